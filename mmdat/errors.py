@@ -1,0 +1,27 @@
+"""Errors that the user can mend, and how they name what was meant."""
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave, told in one sentence.
+
+    Command-line tools print the sentence and end with status 1, without a traceback.
+    """
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """End of a sentence that refuses ``name``: the nearest valid name, or all of them.
+
+    Example:
+        >>> suggest('drop_path_rat', ['drop_path_rate', 'arch'])
+        "did you mean 'drop_path_rate'?"
+        >>> suggest('depth', ['arch', 'out_indices'])
+        "allowed are 'arch' and 'out_indices'"
+    """
+    names = sorted(valid)
+    close = get_close_matches(name, names, n=1, cutoff=0.7)
+    if close:
+        return f'did you mean {close[0]!r}?'
+    quoted = [repr(valid_name) for valid_name in names]
+    return 'allowed are ' + ' and '.join(filter(None, [', '.join(quoted[:-1]), quoted[-1]]))

@@ -1,0 +1,51 @@
+"""Small layers on (batch, channels, height, width) maps that the backbones share."""
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels at each position of a (batch, channels, height, width) map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+def depthwise_conv(channels: int, kernel_size: int, stride: int = 1,
+                   padding: int | None = None) -> nn.Conv2d:
+    """A convolution of each channel by itself, padded by ``kernel_size // 2`` if not said."""
+    padding = kernel_size // 2 if padding is None else padding
+    return nn.Conv2d(channels, channels, kernel_size, stride, padding, groups=channels)
+
+
+class ConvFFN(nn.Module):
+    """Feed-forward network with a depthwise convolution inside (DAT++, section 3.4).
+
+    ``y = W1 x; y = y + DWConv3x3(y); return W2 GELU(y)``.
+    """
+
+    def __init__(self, embed_dims: int, expansion: int = 4) -> None:
+        super().__init__()
+        hidden_dims = embed_dims * expansion
+        self.expand = nn.Conv2d(embed_dims, hidden_dims, 1)
+        self.dwconv = depthwise_conv(hidden_dims, 3)
+        self.reduce = nn.Conv2d(hidden_dims, embed_dims, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.expand(x)
+        return self.reduce(F.gelu(x + self.dwconv(x)))
+
+
+def init_projections(module: nn.Module) -> None:
+    """Truncated normal 0.02 and zero bias for the linear maps between channels in ``module``.
+
+    Convolutions that look at more than a point keep PyTorch's own initialization, which scales
+    with their fan-in.
+    """
+    for layer in module.modules():
+        pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
+        if pointwise or isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,174 @@
+"""Deformable multi-head attention (DAT, arXiv 2201.00520, section 3.2; DAT++, arXiv 2309.01430,
+section 3.2)."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .row_blocks import attend_in_row_blocks
+
+
+def deformable_attention(query: Tensor,
+                         key: Tensor,
+                         value: Tensor,
+                         sampling_locations: Tensor | None = None,
+                         relative_position_bias_table: Tensor | None = None,
+                         *,
+                         scale: float | None = None) -> Tensor:
+    r"""Attention of a regular grid of queries to keys that lie anywhere on the map.
+
+    .. math:: \text{softmax}(\text{scale} \cdot q k^T + B(p_q - p_k)) v
+
+    ``B`` is the bias table, sampled at half the displacement of query and key.
+
+    Args:
+        query: Tensor[batch, num_heads, height, width, head_dim], a query at each map position.
+        key: Tensor[batch, num_heads, num_keys, head_dim].
+        value: Tensor[batch, num_heads, num_keys, head_dim].
+        sampling_locations: Tensor[batch, groups, num_keys, 2], where the keys were sampled, as
+            (y, x) with -1 and 1 at the centers of the first and last position of an axis. Groups
+            share the heads equally, in order. Needed for the bias alone.
+        relative_position_bias_table: Tensor[num_heads, table_height, table_width] or None for no
+            bias.
+        scale: Factor of the logits, ``head_dim ** -0.5`` if None.
+
+    Returns:
+        Tensor[batch, num_heads, height, width, head_dim] in the dtype of ``value``.
+
+    Raises:
+        ValueError: If shapes do not fit each other.
+
+    Differentiable in all tensors. Floating point of any precision; the bias and the softmax are
+    computed in float32 or better.
+
+    Example:
+        >>> q, kv = torch.rand(1, 4, 6, 8, 16), torch.rand(1, 4, 12, 16)
+        >>> locations, table = torch.rand(1, 2, 12, 2), torch.rand(4, 11, 15)
+        >>> deformable_attention(q, kv, kv, locations, table).shape
+        torch.Size([1, 4, 6, 8, 16])
+    """
+    _check_shapes(query, key, value, sampling_locations, relative_position_bias_table)
+    height, width, head_dim = query.shape[2:]
+    if scale is None:
+        scale = head_dim**-0.5
+    query_points = None
+    if sampling_locations is not None:
+        query_points = grid_points(height, width, device=query.device,
+                                   dtype=sampling_locations.dtype)
+
+    def attend(rows: Tensor, first_row: int) -> Tensor:
+        logits = scale * rows.flatten(2, 3) @ key.transpose(-2, -1)  # (B, h, rows * W, Nk)
+        if relative_position_bias_table is not None:
+            assert query_points is not None and sampling_locations is not None
+            points = query_points[first_row:first_row + rows.shape[2]].flatten(0, 1)
+            logits = logits + relative_position_bias(points, sampling_locations,
+                                                     relative_position_bias_table)
+        attention = logits.softmax(-1).to(value.dtype)
+        return (attention @ value).unflatten(2, rows.shape[2:4])
+
+    return attend_in_row_blocks(attend, query, key.shape[2])
+
+
+def relative_position_bias(query_points: Tensor, sampling_locations: Tensor,
+                           table: Tensor) -> Tensor:
+    """Sample the bias table bilinearly at half of (query - key), zero outside (DAT, equation 9).
+
+    Args:
+        query_points: Tensor[num_queries, 2], (y, x) in [-1, 1].
+        sampling_locations: Tensor[batch, groups, num_keys, 2], (y, x) of the keys.
+        table: Tensor[num_heads, table_height, table_width].
+
+    Returns:
+        Tensor[batch, num_heads, num_queries, num_keys], in float32 or better.
+    """
+    batch, groups = sampling_locations.shape[:2]
+    dtype = torch.promote_types(table.dtype, torch.float32)
+    displacement = (query_points[:, None] - sampling_locations[:, :, None]) / 2
+    bias = F.grid_sample(
+        table.to(dtype).unflatten(0, (groups, -1)).repeat(batch, 1, 1, 1),
+        displacement.to(dtype).flatten(0, 1).flip(-1), align_corners=True)
+    return bias.unflatten(0, (batch, groups)).flatten(1, 2)
+
+
+def sample_at(x: Tensor, sampling_locations: Tensor) -> Tensor:
+    """Sample a feature map bilinearly at each group's own locations, zero outside.
+
+    Args:
+        x: Tensor[batch, channels, height, width]; the channels are split over the groups in order.
+        sampling_locations: Tensor[batch, groups, key_height, key_width, 2], (y, x) with -1 and 1
+            at the centers of the first and last position of an axis.
+
+    Returns:
+        Tensor[batch, channels, key_height, key_width] in the dtype of ``x``.
+
+    Example:
+        >>> sample_at(torch.rand(1, 6, 8, 8), torch.zeros(1, 2, 3, 4, 2)).shape
+        torch.Size([1, 6, 3, 4])
+    """
+    batch, groups = sampling_locations.shape[:2]
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    sampled = F.grid_sample(
+        x.to(dtype).unflatten(1, (groups, -1)).flatten(0, 1),
+        sampling_locations.to(dtype).flatten(0, 1).flip(-1), align_corners=True)
+    return sampled.unflatten(0, (batch, groups)).flatten(1, 2).to(x.dtype)
+
+
+def grid_points(height: int, width: int, *, device: torch.device | None = None,
+                dtype: torch.dtype | None = None) -> Tensor:
+    """Positions of a map as (y, x): -1 for the first, 1 for the last, 0 on an axis of size 1.
+
+    Returns:
+        Tensor[height, width, 2].
+
+    Example:
+        >>> grid_points(1, 3)[0].tolist()
+        [[0.0, -1.0], [0.0, 0.0], [0.0, 1.0]]
+    """
+    return _mesh(*(torch.arange(size, device=device, dtype=dtype) / (size - 1) * 2 - 1
+                   if size > 1 else torch.zeros(1, device=device, dtype=dtype)
+                   for size in (height, width)))
+
+
+def reference_points(height: int, width: int, *, device: torch.device | None = None,
+                     dtype: torch.dtype | None = None) -> Tensor:
+    """Where the keys lie before they are offset, as (y, x): ``(i + 0.5) / (size - 1) * 2 - 1``.
+
+    The divisor is ``size - 1``, as published, so the last point lies past 1. On an axis of size 1
+    the coordinate is 0.
+
+    Returns:
+        Tensor[height, width, 2].
+
+    Example:
+        >>> reference_points(1, 3)[0].tolist()
+        [[0.0, -0.5], [0.0, 0.5], [0.0, 1.5]]
+    """
+    return _mesh(*((torch.arange(size, device=device, dtype=dtype) + 0.5) / (size - 1) * 2 - 1
+                   if size > 1 else torch.zeros(1, device=device, dtype=dtype)
+                   for size in (height, width)))
+
+
+def _mesh(y: Tensor, x: Tensor) -> Tensor:
+    return torch.stack(torch.meshgrid(y, x, indexing='ij'), dim=-1)
+
+
+def _check_shapes(query: Tensor, key: Tensor, value: Tensor, sampling_locations: Tensor | None,
+                  table: Tensor | None) -> None:
+    if query.ndim != 5:
+        raise ValueError('query must be (batch, num_heads, height, width, head_dim), '
+                         f'got {tuple(query.shape)}')
+    batch, num_heads, _, _, head_dim = query.shape
+    num_keys = key.shape[2] if key.ndim == 4 else 0
+    if key.shape != (batch, num_heads, num_keys, head_dim) or value.shape[:3] != key.shape[:3]:
+        raise ValueError('key and value must be (batch, num_heads, num_keys, head_dim) like query '
+                         f'{tuple(query.shape)}, got {tuple(key.shape)} and {tuple(value.shape)}')
+    if table is None:
+        return
+    if sampling_locations is None:
+        raise ValueError('a relative_position_bias_table needs sampling_locations')
+    groups = sampling_locations.shape[1]
+    if sampling_locations.shape != (batch, groups, num_keys, 2) or num_heads % groups:
+        raise ValueError('sampling_locations must be (batch, groups, num_keys, 2) with groups that '
+                         f'divide the {num_heads} heads, got {tuple(sampling_locations.shape)}')
+    if table.ndim != 3 or table.shape[0] != num_heads:
+        raise ValueError('relative_position_bias_table must be (num_heads, height, width) with '
+                         f'{num_heads} heads, got {tuple(table.shape)}')

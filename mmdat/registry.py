@@ -1,0 +1,17 @@
+"""Child registries of mmengine's under the scope ``mmdat``.
+
+``custom_imports = dict(imports=['mmdat'])`` in a config makes ``type='mmdat.Name'`` work inside
+mmdet, mmsegmentation and mmpretrain.
+"""
+from mmengine import registry as mmengine_registry
+from mmengine.registry import Registry
+
+
+def _child(parent: Registry, location: str) -> Registry:
+    return Registry(parent.name, parent=parent, scope='mmdat', locations=[location])
+
+
+MODELS = _child(mmengine_registry.MODELS, 'mmdat.models')
+DATASETS = _child(mmengine_registry.DATASETS, 'mmdat.datasets')
+TRANSFORMS = _child(mmengine_registry.TRANSFORMS, 'mmdat.datasets')
+HOOKS = _child(mmengine_registry.HOOKS, 'mmdat.engine')
