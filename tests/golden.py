@@ -22,7 +22,7 @@ TOLERANCES = {torch.float64: (1e-7, 1e-6), torch.float32: (1e-5, 1e-4)}
 
 
 class PublishedClassifier(nn.Module):
-    """A backbone with the authors' classification head, filled with a fixture's weights in float64."""
+    """A backbone with the authors' classification head, with a fixture's weights in float64."""
 
     def __init__(self, backbone: nn.Module, manifest: dict[str, list[int]]) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """Attention modules on (batch, channels, height, width) maps: they hold the parameters, the
-equations are in ``mmdat.ops``."""
+equations are in ``mmdat.ops``.
+"""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -29,17 +29,17 @@ def published_names(backbone: DATPlusPlus) -> dict[str, str]:
         modules[f'downsamples.{index}.0'] = f'down_projs.{index}.0'
         modules[f'downsamples.{index}.1'] = f'down_projs.{index}.1.norm'
     for s, stage in enumerate(backbone.stages):
-        for b, block in enumerate(stage.blocks):
+        for b, block in enumerate(stage.get_submodule('blocks').children()):
             ours, theirs = f'stages.{s}.blocks.{b}', f'stages.{s}'
             modules[f'{ours}.local_perception'] = f'{theirs}.local_perception_units.{b}'
             modules[f'{ours}.norm1'] = f'{theirs}.layer_norms.{2 * b}.norm'
             modules[f'{ours}.norm2'] = f'{theirs}.layer_norms.{2 * b + 1}.norm'
-            for name, published in _ATTENTIONS[type(block.attention)].items():
+            for name, published in _ATTENTIONS[type(block.get_submodule('attention'))].items():
                 modules[f'{ours}.attention.{name}'] = f'{theirs}.attns.{b}.{published}'
             for name, published in _CONV_FFN.items():
                 modules[f'{ours}.ffn.{name}'] = f'{theirs}.mlps.{b}.{published}'
-    for stage in backbone.norms:
-        modules[f'norms.{stage}'] = f'norms.{stage}.norm'
+    for index_name in backbone.norms:
+        modules[f'norms.{index_name}'] = f'norms.{index_name}.norm'
     names = {}
     for name, _ in backbone.named_parameters():
         module, _, leaf = name.rpartition('.')

@@ -1,5 +1,6 @@
 """Deformable multi-head attention (DAT, arXiv 2201.00520, section 3.2; DAT++, arXiv 2309.01430,
-section 3.2)."""
+section 3.2).
+"""
 import torch
 import torch.nn.functional as F
 from torch import Tensor

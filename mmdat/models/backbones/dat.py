@@ -1,7 +1,9 @@
 """DAT++ backbone (Xia et al., DAT++: Spatially Dynamic Vision Transformer with Deformable
-Attention, arXiv 2309.01430)."""
+Attention, arXiv 2309.01430).
+"""
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -58,7 +60,7 @@ class DATArchitecture:
                 raise UserError(f"arch field '{field.name}' needs a value for each of the "
                                 f'{len(self.embed_dims)} stages, got {values!r}')
         for dims, letters, heads, groups in zip(self.embed_dims, self.blocks, self.num_heads,
-                                                self.groups):
+                                                self.groups, strict=True):
             unknown = set(letters) - set('ND')
             if unknown or not letters:
                 raise UserError(f"arch field 'blocks' has {letters!r}: use the letters N and D")
@@ -163,9 +165,8 @@ class DATPlusPlus(BaseModule):
                  pretrain_img_size: int = 224,
                  init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg)
-        arch = self._resolve(arch)
-        dims = arch.embed_dims
-        self.arch = arch
+        self.arch = self._resolve(arch)
+        dims = self.arch.embed_dims
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.stem = nn.Sequential(
@@ -175,12 +176,12 @@ class DATPlusPlus(BaseModule):
         self.downsamples = nn.ModuleList(
             nn.Sequential(nn.Conv2d(previous, current, 3, stride=2, padding=1, bias=False),
                           LayerNorm2d(current))
-            for previous, current in zip(dims, dims[1:]))
-        drop_path_rates = iter(torch.linspace(0, drop_path_rate, sum(arch.depths)).tolist())
+            for previous, current in pairwise(dims))
+        drop_path_rates = iter(torch.linspace(0, drop_path_rate, sum(self.arch.depths)).tolist())
         self.stages = nn.ModuleList(
             DATStage([
                 DATBlock(dims[stage], attention, next(drop_path_rates)) for attention in
-                self._attentions(arch, stage, pretrain_img_size // 4 // 2**stage)
+                self._attentions(self.arch, stage, pretrain_img_size // 4 // 2**stage)
             ], with_cp) for stage in range(len(dims)))
         self.norms = nn.ModuleDict({str(stage): LayerNorm2d(dims[stage]) for stage in out_indices})
         init_projections(self)
