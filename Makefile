@@ -1,0 +1,29 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint
+
+# What sets up may be another Python than the one that python3 is: tools/setup_env.py finds it.
+BOOTSTRAP := $(firstword $(foreach name,python3 python3.11 python3.12 python3.10,$(shell command -v $(name))))
+PYTHON := .venv/bin/python
+DEMO := mask_rcnn_dat_pp_nano_shapes
+DEMO_CONFIG := configs/$(DEMO).py
+DEMO_RUN := work_dirs/$(DEMO)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## build .venv with the pinned stack; nothing to do when it is current
+	@test -n '$(BOOTSTRAP)' || { echo 'make setup: there is no python3 on PATH: install Python 3.10, 3.11 or 3.12.' >&2; exit 1; }
+	@$(BOOTSTRAP) tools/setup_env.py
+
+demo: setup ## draw data, train and test a small Mask R-CNN with DAT++, show its predictions
+	$(PYTHON) tools/make_shapes.py data/shapes
+	$(PYTHON) tools/train.py $(DEMO_CONFIG)
+	$(PYTHON) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_RUN)/last_checkpoint)" --out $(DEMO_RUN)/results.pkl
+	$(PYTHON) tools/analysis_tools/report.py $(DEMO_CONFIG) $(DEMO_RUN)/results.pkl
+
+test: setup ## run the tests
+	$(PYTHON) -m pytest
+
+lint: setup ## run ruff and mypy
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy

@@ -1,0 +1,131 @@
+"""Made drawings of shapes as a data set in COCO format, for detection and instance segmentation."""
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_api
+from rich.progress import track
+
+from mmdat.errors import UserError
+from mmdat.registry import DATASETS
+
+from .coco import CocoDataset
+from .shapes import METAINFO, draw_scene
+
+SPLITS = ('train', 'val')
+PARAMETERS_FILE = 'shapes.json'
+# To be raised when the drawings change, so that those of an earlier version are drawn anew.
+VERSION = 1
+JPEG_QUALITY = 92
+
+
+@DATASETS.register_module()
+class ShapesDataset(CocoDataset):
+    """The data set that :func:`write_shapes_coco` draws."""
+    METAINFO = METAINFO
+
+
+@dataclass(frozen=True)
+class ShapesParameters:
+    """All that a made data set depends on.
+
+    Attributes:
+        train: Number of training images.
+        val: Number of held-out images; their random numbers are independent of the training ones.
+        size: Side of the square images in pixels.
+        seed: Of the random numbers.
+
+    Raises:
+        UserError: If a value is too small.
+    """
+    train: int = 1200
+    val: int = 160
+    size: int = 192
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in dict(train=1, val=1, size=64, seed=0).items():
+            if getattr(self, name) < least:
+                raise UserError(f'{name}={getattr(self, name)} is too small: give at least {least}')
+
+
+def write_shapes_coco(root: str | Path, parameters: ShapesParameters | None = None) -> None:
+    """Draw a data set, unless it is there already.
+
+    Writes ``train/*.jpg``, ``val/*.jpg`` and ``annotations/instances_{train,val}.json`` with masks
+    as run lengths. The same parameters give the same bytes, and an image does not depend on how
+    many there are. ``root`` appears when all is drawn; a data set of shapes that is incomplete or
+    has other parameters is replaced.
+
+    Raises:
+        UserError: If ``root`` holds anything else.
+    """
+    root = Path(root)
+    parameters = parameters or ShapesParameters()
+    if _is_complete(root, parameters):
+        return
+    if root.exists() and not (root / PARAMETERS_FILE).exists() and (root.is_file()
+                                                                    or any(root.iterdir())):
+        raise UserError(f'{root} exists and is not a data set of shapes (it has no '
+                        f'{PARAMETERS_FILE}): name another folder, or remove it')
+    partial = root.with_name(f'{root.name}.partial')
+    if partial.exists():
+        shutil.rmtree(partial)
+    (partial / 'annotations').mkdir(parents=True)
+    for split in SPLITS:
+        content = _draw_split(partial / split, split, parameters)
+        _annotation_file(partial, split).write_text(json.dumps(content))
+    (partial / PARAMETERS_FILE).write_text(json.dumps(_signature(parameters)))
+    if root.exists():
+        shutil.rmtree(root)
+    partial.rename(root)
+
+
+def _annotation_file(root: Path, split: str) -> Path:
+    return root / 'annotations' / f'instances_{split}.json'
+
+
+def _signature(parameters: ShapesParameters) -> dict[str, int]:
+    return dict(version=VERSION, **asdict(parameters))
+
+
+def _is_complete(root: Path, parameters: ShapesParameters) -> bool:
+    try:
+        signature = json.loads((root / PARAMETERS_FILE).read_text())
+    except (OSError, ValueError):
+        return False
+    return signature == _signature(parameters) and all(
+        _annotation_file(root, split).is_file()
+        and len(list((root / split).glob('*.jpg'))) == getattr(parameters, split)
+        for split in SPLITS)
+
+
+def _draw_split(folder: Path, split: str, parameters: ShapesParameters) -> dict[str, Any]:
+    """Draw the images of a split into a new folder; their annotations, as COCO has them."""
+    folder.mkdir()
+    size, count = parameters.size, getattr(parameters, split)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id in track(range(1, count + 1), f'Drawing {count} images of {folder.name}'):
+        rng = np.random.default_rng((parameters.seed, SPLITS.index(split), image_id))
+        scene = draw_scene(rng, size)
+        file_name = f'{image_id:06d}.jpg'
+        cv2.imwrite(str(folder / file_name), scene.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        images.append(dict(id=image_id, file_name=file_name, width=size, height=size))
+        for instance in scene.instances:
+            rle = mask_api.encode(np.asfortranarray(instance.mask, dtype=np.uint8))
+            annotations.append(dict(
+                id=len(annotations) + 1,
+                image_id=image_id,
+                category_id=instance.label + 1,
+                bbox=mask_api.toBbox(rle).tolist(),
+                area=int(mask_api.area(rle)),
+                iscrowd=0,
+                segmentation=dict(size=rle['size'], counts=rle['counts'].decode())))
+    categories = [dict(id=number, name=name)
+                  for number, name in enumerate(METAINFO['classes'], start=1)]
+    return dict(images=images, annotations=annotations, categories=categories)

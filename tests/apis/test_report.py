@@ -1,0 +1,165 @@
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmdet.evaluation import CocoMetric
+from mmengine.config import Config
+from pycocotools import mask as mask_api
+
+from mmdat.apis.report import ALL_CLASSES, print_report, write_report
+from mmdat.datasets.shapes import METAINFO
+from mmdat.datasets.shapes_coco import ShapesParameters, write_shapes_coco
+from mmdat.errors import UserError
+
+SIZE = 96
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory) -> Config:
+    root = tmp_path_factory.mktemp('data') / 'shapes'
+    write_shapes_coco(root, ShapesParameters(train=1, val=12, size=SIZE))
+    return Config(dict(test_dataloader=dict(dataset=dict(
+        type='mmdat.ShapesDataset', data_root=str(root), data_prefix=dict(img='val/'),
+        ann_file='annotations/instances_val.json', test_mode=True))))
+
+
+def annotation_file(config: Config) -> Path:
+    dataset = config.test_dataloader.dataset
+    return Path(dataset.data_root) / dataset.ann_file
+
+
+@pytest.fixture
+def perfect(config) -> list[dict]:
+    """What DumpDetResults would write for a detector that makes no mistake."""
+    truth = json.loads(annotation_file(config).read_text())
+    results = []
+    for image in truth['images']:
+        found = [item for item in truth['annotations'] if item['image_id'] == image['id']]
+        boxes = torch.tensor([item['bbox'] for item in found])
+        boxes[:, 2:] += boxes[:, :2]
+        results.append(dict(
+            img_id=image['id'], ori_shape=(SIZE, SIZE),
+            pred_instances=dict(
+                bboxes=boxes, scores=torch.full((len(found),), 0.9),
+                labels=torch.tensor([item['category_id'] - 1 for item in found]),
+                masks=[item['segmentation'] for item in found])))
+    return results
+
+
+def shifted(results: list[dict], pixels: int) -> list[dict]:
+    results = copy.deepcopy(results)
+    for sample in results:
+        instances = sample['pred_instances']
+        instances['bboxes'] += pixels
+        masks = np.roll(mask_api.decode(instances['masks']), pixels, axis=(0, 1))
+        instances['masks'] = mask_api.encode(np.asfortranarray(masks))
+    return results
+
+
+def report_on(results: object, config: Config, folder: Path, **options):
+    (folder / 'results.pkl').write_bytes(pickle.dumps(results))
+    return write_report(config, folder / 'results.pkl', **options)
+
+
+def test_perfect_predictions_have_an_ap_of_one_in_every_class(config, perfect, tmp_path):
+    measured = report_on(perfect, config, tmp_path).average_precisions
+    assert list(measured) == ['bbox', 'segm']
+    for rows in measured.values():
+        assert list(rows) == [ALL_CLASSES, *METAINFO['classes']]
+        for row in rows.values():
+            assert row['AP'] == row['AP50'] == row['AP75'] == pytest.approx(1)
+
+
+def test_shifted_predictions_have_less_the_further_the_less(config, perfect, tmp_path):
+    for metric in ('bbox', 'segm'):
+        aps = [report_on(shifted(perfect, pixels), config, tmp_path).average_precisions
+               [metric][ALL_CLASSES]['AP'] for pixels in (0, 2, 6)]
+        assert aps[0] == pytest.approx(1)
+        assert aps[0] > aps[1] > aps[2]
+
+
+def test_figures_are_those_of_mmdet(config, perfect, tmp_path):
+    results = shifted(perfect, 2)
+    for index, sample in enumerate(results):
+        sample['pred_instances']['scores'] = torch.linspace(
+            0.1 * (index % 3), 0.9, len(sample['pred_instances']['labels']))
+    measured = report_on(results, config, tmp_path).average_precisions
+    metric = CocoMetric(str(annotation_file(config)), metric=['bbox', 'segm'])
+    metric.dataset_meta = METAINFO
+    metric.process({}, copy.deepcopy(results))
+    expected = metric.evaluate(len(results))
+    names = dict(AP='mAP', AP50='mAP_50', AP75='mAP_75') | {
+        f'AP {area}': f'mAP_{area[0]}' for area in ('small', 'medium', 'large')}
+    for kind, rows in measured.items():
+        for column, value in rows[ALL_CLASSES].items():
+            theirs = expected[f'coco/{kind}_{names[column]}']
+            assert (-1 if value is None else value) == pytest.approx(theirs, abs=6e-4)
+
+
+def test_a_detector_without_masks_or_findings_is_measured_too(config, perfect, tmp_path):
+    for sample in perfect:
+        del sample['pred_instances']['masks']
+    measured = report_on(perfect, config, tmp_path).average_precisions
+    assert list(measured) == ['bbox']
+    for sample in perfect:
+        instances = sample['pred_instances']
+        instances.update({name: value[:0] for name, value in instances.items()})
+    measured = report_on(perfect, config, tmp_path).average_precisions
+    assert measured['bbox'][ALL_CLASSES]['AP'] == 0
+
+
+def test_pictures_and_tables_are_written_and_their_paths_printed_last(
+        config, perfect, tmp_path, capsys):
+    report = report_on(perfect, config, tmp_path, out_dir=tmp_path / 'new' / 'folder',
+                       num_images=3)
+    assert cv2.imread(str(report.grid)).std() > 10
+    assert json.loads(report.figures.read_text()) == report.average_precisions
+    table = report.table.read_text()
+    assert '| all classes | 100.0 | 100.0 | 100.0 |' in table
+    assert all(f'| {name} | 100.0 |' in table for name in METAINFO['classes'])
+    print_report(report)
+    *_, grid, table = capsys.readouterr().out.splitlines()
+    assert grid.endswith(str(report.grid))
+    assert table.endswith(str(report.table))
+
+
+def test_missing_results_are_told_in_a_sentence(config, tmp_path):
+    with pytest.raises(UserError, match=r'there are no results at .*none\.pkl: write them with'):
+        write_report(config, tmp_path / 'none.pkl')
+
+
+@pytest.mark.parametrize('content', [b'', b'not a pickle', b'\x80\x04K'])
+def test_a_file_that_is_no_pickle_is_refused(config, tmp_path, content):
+    (tmp_path / 'results.pkl').write_bytes(content)
+    with pytest.raises(UserError, match=r'results\.pkl is not a pickle of results'):
+        write_report(config, tmp_path / 'results.pkl')
+
+
+@pytest.mark.parametrize('results', [[], {}, [1], [dict(img_id=1)],
+                                     [dict(img_id=1, ori_shape=(1, 1), pred_instances=dict())]])
+def test_a_pickle_of_something_else_is_refused(config, tmp_path, results):
+    with pytest.raises(UserError, match=r'results\.pkl holds no detections'):
+        report_on(results, config, tmp_path)
+
+
+def test_results_of_another_data_set_are_refused(config, perfect, tmp_path):
+    match = 'belongs to another data set than .*instances_val.json'
+    with pytest.raises(UserError, match=match):
+        report_on(perfect[:5], config, tmp_path)
+    other_size = copy.deepcopy(perfect)
+    other_size[0]['ori_shape'] = (480, 640)
+    with pytest.raises(UserError, match=match):
+        report_on(other_size, config, tmp_path)
+    perfect[0]['pred_instances']['labels'][0] = 79
+    with pytest.raises(UserError, match='class number 79'):
+        report_on(perfect, config, tmp_path)
+
+
+def test_a_number_of_pictures_below_one_is_refused(config, perfect, tmp_path):
+    with pytest.raises(UserError, match='num_images=0'):
+        report_on(perfect, config, tmp_path, num_images=0)

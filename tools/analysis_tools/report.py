@@ -1,0 +1,20 @@
+#!/usr/bin/env python
+"""Draw predictions beside the truth and tabulate AP from the results of tools/test.py --out."""
+import argparse
+
+from mmdat.apis import command_line
+from mmdat.apis.report import print_report, write_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of the model')
+    parser.add_argument('results', help='pickle that tools/test.py --out wrote')
+    parser.add_argument('--out-dir', help='folder of the report (that of the results)')
+    parser.add_argument('--num-images', type=int, default=8, help='number of pictures')
+    args = parser.parse_args()
+    print_report(write_report(args.config, args.results, args.out_dir, args.num_images))
+
+
+if __name__ == '__main__':
+    command_line(main)
