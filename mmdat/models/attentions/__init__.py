@@ -1,0 +1,14 @@
+"""Attention modules on (batch, channels, height, width) maps: they hold the parameters, the
+equations are in ``mmdat.ops``."""
+from .deformable import DeformableAttention, PositionBias
+from .interactive_window import InteractiveWindowAttention
+from .neighborhood import NeighborhoodAttention
+from .pyramid import PyramidAttention
+from .scalable import ScalableAttention
+from .slide import SlideAttention
+from .window import WindowAttention
+
+__all__ = [
+    'DeformableAttention', 'InteractiveWindowAttention', 'NeighborhoodAttention', 'PositionBias',
+    'PyramidAttention', 'ScalableAttention', 'SlideAttention', 'WindowAttention'
+]
