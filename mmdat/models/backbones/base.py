@@ -3,7 +3,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -11,6 +11,9 @@ from mmdat.errors import UserError, suggest
 from mmdat.models.layers import LayerNorm2d, init_projections
 from mmdat.models.published import PublishedLayout, load_pretrained
 from mmdat.models.settings import StageSettings, stage_settings
+
+# What mmengine calls an initialization from a file.
+PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
 
 
 class Stage(nn.Module):
@@ -45,7 +48,7 @@ class HierarchicalBackbone(BaseModule):
 
     Args:
         arch: The name of an architecture, or a dict with the fields of ``SETTINGS``.
-        out_indices: Stages whose maps are returned, each behind a norm of its own.
+        out_indices: Stages whose maps are returned, each behind a norm of its own; all if None.
         drop_path_rate: Of the last block; the others have linearly less, the first 0.
         frozen_stages: Number of stages, with the embeddings before them, that are not trained; 0
             freezes the first embedding alone, -1 nothing.
@@ -66,7 +69,7 @@ class HierarchicalBackbone(BaseModule):
 
     def __init__(self,
                  arch: str | Mapping[str, Any],
-                 out_indices: Sequence[int],
+                 out_indices: Sequence[int] | None,
                  drop_path_rate: float,
                  frozen_stages: int,
                  with_cp: bool,
@@ -74,7 +77,7 @@ class HierarchicalBackbone(BaseModule):
                  init_cfg: dict | list[dict] | None) -> None:
         super().__init__(init_cfg)
         self.settings = stage_settings(self.SETTINGS, {**self.DEFAULTS, **self._fields(arch)})
-        self.out_indices = tuple(out_indices)
+        self.out_indices = tuple(range(len(self.settings)) if out_indices is None else out_indices)
         self.frozen_stages = frozen_stages
         self.pretrain_img_size = pretrain_img_size
         self._check_arguments(drop_path_rate)
@@ -122,12 +125,12 @@ class HierarchicalBackbone(BaseModule):
             return
         init_cfg = self.init_cfg
         configs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or [])
-        self.init_cfg = [config for config in configs if config['type'] != 'Pretrained']
+        pretrained = [config for config in configs if config['type'] in PRETRAINED]
+        self.init_cfg = [config for config in configs if config not in pretrained]
         super().init_weights()
         self.init_cfg = init_cfg
-        for config in configs:
-            if config['type'] == 'Pretrained':
-                load_pretrained(self, config['checkpoint'], config.get('prefix'))
+        for config in pretrained:
+            load_pretrained(self, config['checkpoint'], config.get('prefix'))
 
     def _build_embedding(self, stage: int, previous_dims: int, settings: Any) -> nn.Module:
         """What leads from the image or the previous stage's map to this stage's."""
@@ -160,6 +163,9 @@ class HierarchicalBackbone(BaseModule):
                             f'got {self.out_indices}')
         if not -1 <= self.frozen_stages <= stages:
             raise UserError(f'frozen_stages must be from -1 to {stages}, got {self.frozen_stages}')
+        if not isinstance(self.pretrain_img_size, int) or self.pretrain_img_size < 1:
+            raise UserError('pretrain_img_size must be the side of the images in pixels, got '
+                            f'{self.pretrain_img_size!r}')
         if not 0 <= drop_path_rate < 1:
             raise UserError(f'drop_path_rate must be at least 0 and below 1, got {drop_path_rate}')
 

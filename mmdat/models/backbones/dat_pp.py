@@ -1,6 +1,6 @@
 """DAT++ backbone (Xia et al., DAT++: Spatially Dynamic Vision Transformer with Deformable
 Attention, arXiv 2309.01430)."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from mmdat.registry import MODELS
@@ -14,9 +14,12 @@ PUBLISHED_BLOCKS = ('ND', 'NDND', 'ND' * 9, 'DD')
 class DATPlusPlus(DAT):
     """DAT++: deformable and neighborhood attention in four stages, with convolutions between.
 
-    Arguments and errors are those of :class:`DAT`. Input: Tensor[batch, 3, height, width] of any
-    size. Output: a tuple of Tensor[batch, embed_dims[i], height / stride_i, width / stride_i],
-    rounded up, with strides 4, 8, 16, 32.
+    Arguments and errors are those of :class:`DAT`; it differs in the named architectures and in the
+    fields that a custom one may leave out.
+
+    Input: Tensor[batch, 3, height, width] of any size. Output: a tuple of
+    Tensor[batch, embed_dims[i], height / stride_i, width / stride_i], rounded up, with strides 4, 8,
+    16, 32.
 
     Example:
         >>> backbone = DATPlusPlus(arch='nano')
@@ -35,3 +38,14 @@ class DATPlusPlus(DAT):
     }
     DEFAULTS = dict(stride=(8, 4, 2, 1), offset_kernel_size=(9, 7, 5, 3), conv_ffn=True,
                     local_perception=True, conv_embedding=True)
+
+    def __init__(self,
+                 arch: str | Mapping[str, Any] = 'tiny',
+                 out_indices: Sequence[int] | None = None,
+                 drop_path_rate: float = 0.0,
+                 frozen_stages: int = -1,
+                 with_cp: bool = False,
+                 pretrain_img_size: int = 224,
+                 init_cfg: dict | list[dict] | None = None) -> None:
+        super().__init__(arch, out_indices, drop_path_rate, frozen_stages, with_cp,
+                         pretrain_img_size, init_cfg)

@@ -86,7 +86,7 @@ class ScalableViT(HierarchicalBackbone):
             the fields of :class:`ScalableViTSettings`, of which ``embed_dims``, ``depth`` and
             ``num_heads`` must be there. A field is a sequence with a value for each stage, or one
             for all.
-        out_indices: Stages whose maps are returned, each behind a norm of its own.
+        out_indices: Stages whose maps are returned, each behind a norm of its own; all if None.
         drop_path_rate: Of the last block; the others have linearly less, the first 0.
         frozen_stages: Number of stages, with the embeddings before them, that are not trained; 0
             freezes the first embedding alone, -1 nothing.
@@ -126,7 +126,7 @@ class ScalableViT(HierarchicalBackbone):
 
     def __init__(self,
                  arch: str | Mapping[str, Any] = 'small',
-                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 out_indices: Sequence[int] | None = None,
                  drop_path_rate: float = 0.0,
                  frozen_stages: int = -1,
                  with_cp: bool = False,

@@ -277,7 +277,7 @@ def _resize_tables(backbone: nn.Module, weights: Weights) -> Weights:
             side = round(given.shape[0]**0.5)
             if side**2 == given.shape[0]:
                 grid = given.T.unflatten(1, (side, side))
-                resized[table] = _resize(grid, (2 * module.window_size - 1,) * 2).flatten(1).T
+                resized[table] = _resize(grid, (2 * module.window_size - 1,) * 2).flatten(1).T.contiguous()
     return resized
 
 
