@@ -24,7 +24,7 @@ TOLERANCES = {torch.float64: (1e-7, 1e-6), torch.float32: (1e-5, 1e-4)}
 
 
 def build_classifier(fixture: dict[str, Any], **options: Any) -> ImageClassifier:
-    """mmpretrain's classifier of a fixture's options, with the weights of the fixture in float64."""
+    """A classifier of a fixture's options, with the fixture's weights in float64."""
     family = ScalableViT if fixture['model'] == 'ScalableViT' else DAT
     backbone = family.from_published(**fixture['options'], out_indices=(3,), **options)
     head = dict(num_classes=fixture['options']['num_classes'],

@@ -55,8 +55,8 @@ def _recognize(source: str, weights: dict[str, torch.Tensor]) -> HierarchicalBac
             except UserError:
                 continue
             return backbone
-    raise UserError(f'{source} is of none of the architectures that have a name: give --config with '
-                    "a model that has the checkpoint's backbone")
+    raise UserError(f'{source} is of none of the architectures that have a name: give --config '
+                    "with a model that has the checkpoint's backbone")
 
 
 def _build(config: str) -> HierarchicalBackbone:

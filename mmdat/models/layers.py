@@ -86,8 +86,8 @@ def init_projections(module: nn.Module) -> None:
     with their fan-in.
     """
     for layer in module.modules():
-        pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
-        if pointwise or isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d)
+                                            and layer.kernel_size == (1, 1)):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -24,13 +24,15 @@ class StageSettings:
 Settings = TypeVar('Settings', bound=StageSettings)
 
 
-def stage_settings(kind: type[Settings], arch: Mapping[str, Any]) -> tuple[Settings, ...]:
+def stage_settings(kind: type[Settings], arch: Mapping[str, Any],
+                   defaults: Mapping[str, Any] | None = None) -> tuple[Settings, ...]:
     """The settings of each stage.
 
     Args:
         kind: The family's settings.
         arch: Values of their fields: a sequence with one for each stage, or one for all stages.
             ``embed_dims`` is a sequence, its length the number of stages.
+        defaults: Values of fields that ``arch`` does not have, for at least as many stages.
 
     Raises:
         UserError: If a field is unknown or missing, or if values do not fit.
@@ -54,13 +56,15 @@ def stage_settings(kind: type[Settings], arch: Mapping[str, Any]) -> tuple[Setti
         raise UserError("arch field 'embed_dims' must be a list with the channels of each stage, "
                         f"got {arch['embed_dims']!r}")
     stages = len(arch['embed_dims'])
-    for name, value in arch.items():
+    given = {name: value[:stages] if _is_sequence(value) else value
+             for name, value in (defaults or {}).items()} | dict(arch)
+    for name, value in given.items():
         if _is_sequence(value) and len(value) != stages:
             raise UserError(f"arch field '{name}' needs a value for each of the {stages} stages, "
                             f'got {value!r}')
     return tuple(
         kind(**{name: value[stage] if _is_sequence(value) else value
-                for name, value in arch.items()})
+                for name, value in given.items()})
         for stage in range(stages))
 
 

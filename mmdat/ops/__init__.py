@@ -1,7 +1,12 @@
 """Attention operators: functions on tensors that need torch alone."""
-from .deformable_attention import (deformable_attention, grid_points,
-                                   log_spaced_deformable_attention, reference_points,
-                                   relative_position_bias, sample_at)
+from .deformable_attention import (
+                                   deformable_attention,
+                                   grid_points,
+                                   log_spaced_deformable_attention,
+                                   reference_points,
+                                   relative_position_bias,
+                                   sample_at,
+)
 from .global_attention import global_attention
 from .neighborhood_attention import neighborhood_attention
 from .slide_attention import slide_attention

@@ -1,5 +1,6 @@
 """Deformable multi-head attention (DAT, arXiv 2201.00520, section 3.2; DAT++, arXiv 2309.01430,
-section 3.2)."""
+section 3.2).
+"""
 from collections.abc import Callable
 
 import torch
@@ -70,7 +71,7 @@ def log_spaced_deformable_attention(query: Tensor,
                                     scale: float | None = None) -> Tensor:
     r"""Like :func:`deformable_attention`, with a bias that a small network computes.
 
-    .. math:: B(t) = W_2 \, \text{relu}(W_1 \, \text{sign}(t) \log_8(|t| + 1) + b_1), t = 4 (p_q - p_k)
+    .. math:: B = W_2 \, \text{relu}(W_1 \, \text{sign}(t) \log_8(|t| + 1) + b_1), t = 4 (p_q - p_k)
 
     This is the log-spaced continuous position bias of Swin v2 (arXiv 2111.09883, section 3.3).
 

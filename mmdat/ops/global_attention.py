@@ -1,5 +1,6 @@
 """Attention of every position of a map to one set of keys (PVT, arXiv 2102.12122, section 3.3;
-ScalableViT, arXiv 2203.10790, section 3.2)."""
+ScalableViT, arXiv 2203.10790, section 3.2).
+"""
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,7 +28,8 @@ def global_attention(query: Tensor,
     Raises:
         ValueError: If shapes do not fit each other.
 
-    Differentiable in all tensors. Floating point of any precision, accumulated in float32 or better.
+    Differentiable in all tensors. Floating point of any precision, accumulated in float32 or
+    better.
 
     Example:
         >>> q, k, v = torch.rand(1, 2, 6, 8, 20), torch.rand(1, 2, 12, 20), torch.rand(1, 2, 12, 16)

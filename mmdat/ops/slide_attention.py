@@ -40,7 +40,8 @@ def slide_attention(query: Tensor,
                          '(batch, num_heads, head_dim, taps, height, width), got '
                          f'{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}')
     if position_bias.shape != (query.shape[1], key.shape[3]):
-        raise ValueError(f'position_bias must be (num_heads, taps), got {tuple(position_bias.shape)}')
+        raise ValueError('position_bias must be (num_heads, taps), '
+                         f'got {tuple(position_bias.shape)}')
     if scale is None:
         scale = query.shape[2]**-0.5
     query = scale * query

@@ -29,8 +29,8 @@ def window_attention(query: Tensor,
         value: Like query.
         window_size: Side w of a window.
         relative_position_bias_table: Tensor[(2 * w - 1) ** 2, num_heads], the bias of a key that
-            lies at ``query - (dy, dx)`` in row ``(dy + w - 1) * (2 * w - 1) + dx + w - 1``; None for
-            no bias.
+            lies at ``query - (dy, dx)`` in row ``(dy + w - 1) * (2 * w - 1) + dx + w - 1``; None
+            for no bias.
         shift: Positions to roll by, 0 to w.
         scale: Factor of the logits, ``head_dim ** -0.5`` if None.
 

@@ -6,20 +6,14 @@ import torch
 from mmdat.models import DAT, DATPlusPlus, ScalableViT
 
 FIXTURES = sorted(path.stem for path in golden.DATA.glob('*.json'))
-# The full-sized models take seconds each: one of a family runs each time.
-SLOW = {'dat_t', 'dat_s', 'dat_b', 'dat_pp_s', 'dat_pp_b', 'scalablevit_b', 'scalablevit_l'}
+# The smallest full-sized model of each family runs each time; the others take seconds each.
+SLOW = {'dat_s', 'dat_b', 'dat_pp_s', 'dat_pp_b', 'scalablevit_b', 'scalablevit_l'}
 NAMED = {
     'dat_nano': (DAT, 'nano'), 'dat_t': (DAT, 'tiny'), 'dat_s': (DAT, 'small'),
     'dat_b': (DAT, 'base'), 'dat_pp_nano': (DATPlusPlus, 'nano'), 'dat_pp_t': (DATPlusPlus, 'tiny'),
     'dat_pp_s': (DATPlusPlus, 'small'), 'dat_pp_b': (DATPlusPlus, 'base'),
     'scalablevit_nano': (ScalableViT, 'nano'), 'scalablevit_s': (ScalableViT, 'small'),
     'scalablevit_b': (ScalableViT, 'base'), 'scalablevit_l': (ScalableViT, 'large'),
-}
-# Of the classifiers with 1000 classes, in the papers' order of models.
-PARAMETERS = {
-    'dat_t': 28_319_138, 'dat_s': 49_700_402, 'dat_b': 87_881_632,
-    'dat_pp_t': 23_962_876, 'dat_pp_s': 53_127_366, 'dat_pp_b': 93_690_640,
-    'scalablevit_s': 32_000_472, 'scalablevit_b': 81_881_624, 'scalablevit_l': 109_288_840,
 }
 
 
@@ -65,23 +59,13 @@ def test_a_named_architecture_is_the_one_of_the_published_options(name: str) -> 
     assert _shapes(named) == _shapes(published)
     unused = {'stride', 'offset_kernel_size', 'offset_range', 'groups', 'position_bias',
               'window_size', 'neighborhood_size'}
-    for ours, theirs in zip(named.settings, published.settings):
-        differing = {field for field in vars(ours) if getattr(ours, field) != getattr(theirs, field)}
+    for ours, theirs in zip(named.settings, published.settings, strict=True):
+        differing = {field for field, value in vars(ours).items()
+                     if getattr(theirs, field) != value}
         letters = getattr(ours, 'blocks', '')
         if 'D' in letters:
             unused = {'window_size', 'neighborhood_size'}
         assert differing <= unused
-
-
-@pytest.mark.parametrize('name', PARAMETERS)
-def test_a_classifier_has_the_published_number_of_parameters(name: str) -> None:
-    family, arch = NAMED[name]
-    with torch.device('meta'):
-        backbone = family(arch, out_indices=(3,))
-    dims = backbone.settings[-1].embed_dims
-    head = ((dims + 1) * 4096 + 2 * 4096 + 4097 * 1000 if family is ScalableViT
-            else (dims + 1) * 1000)
-    assert sum(p.numel() for p in backbone.parameters()) + head == PARAMETERS[name]
 
 
 def _shapes(backbone: torch.nn.Module) -> dict[str, torch.Size]:

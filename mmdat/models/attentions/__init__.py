@@ -1,6 +1,7 @@
 """Attention modules on (batch, channels, height, width) maps: they hold the parameters, the
-equations are in ``mmdat.ops``."""
-from .deformable import DeformableAttention, PositionBias
+equations are in ``mmdat.ops``.
+"""
+from .deformable import DeformableAttention
 from .interactive_window import InteractiveWindowAttention
 from .neighborhood import NeighborhoodAttention
 from .pyramid import PyramidAttention
@@ -9,6 +10,6 @@ from .slide import SlideAttention
 from .window import WindowAttention
 
 __all__ = [
-    'DeformableAttention', 'InteractiveWindowAttention', 'NeighborhoodAttention', 'PositionBias',
+    'DeformableAttention', 'InteractiveWindowAttention', 'NeighborhoodAttention',
     'PyramidAttention', 'ScalableAttention', 'SlideAttention', 'WindowAttention'
 ]

@@ -1,5 +1,4 @@
 """Deformable multi-head attention, DMHA (DAT, arXiv 2201.00520, section 3.2)."""
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -7,8 +6,13 @@ from torch import Tensor, nn
 
 from mmdat.errors import UserError, suggest
 from mmdat.models.layers import LayerNorm2d, depthwise_conv, merge_heads, split_heads
-from mmdat.ops import (deformable_attention, global_attention, log_spaced_deformable_attention,
-                       reference_points, sample_at)
+from mmdat.ops import (
+    deformable_attention,
+    global_attention,
+    log_spaced_deformable_attention,
+    reference_points,
+    sample_at,
+)
 
 # How logits or outputs depend on where queries and keys lie:
 # none       not at all
@@ -16,7 +20,7 @@ from mmdat.ops import (deformable_attention, global_attention, log_spaced_deform
 # fixed      a value for each pair of a query and a key
 # log        a small network of their displacement on a logarithmic scale
 # depthwise  no bias: a depthwise convolution of the queries is added to the output
-PositionBias = Literal['none', 'table', 'fixed', 'log', 'depthwise']
+POSITION_BIASES = ('none', 'table', 'fixed', 'log', 'depthwise')
 
 LOG_BIAS_DIMS = 32
 
@@ -37,7 +41,7 @@ class DeformableAttention(nn.Module):
         offset_range: Largest offset in steps of the key grid; None for unbounded offsets, of which
             the locations are clamped to the map.
         pooled_keys: Average the map over ``stride`` x ``stride`` positions instead of sampling it.
-        position_bias: One of :data:`PositionBias`.
+        position_bias: One of :data:`POSITION_BIASES`.
     """
 
     def __init__(self,
@@ -49,7 +53,7 @@ class DeformableAttention(nn.Module):
                  map_size: tuple[int, int],
                  offset_range: float | None = None,
                  pooled_keys: bool = False,
-                 position_bias: PositionBias = 'table') -> None:
+                 position_bias: str = 'table') -> None:
         super().__init__()
         _check(embed_dims, num_heads, groups, pooled_keys, position_bias)
         self.num_heads = num_heads
@@ -63,10 +67,11 @@ class DeformableAttention(nn.Module):
         self.key = nn.Conv2d(embed_dims, embed_dims, 1)
         self.value = nn.Conv2d(embed_dims, embed_dims, 1)
         self.project = nn.Conv2d(embed_dims, embed_dims, 1)
-        padding = 0 if kernel_size == stride else kernel_size // 2
+        self.kernel_size = kernel_size
+        self.padding = 0 if kernel_size == stride else kernel_size // 2
         if not pooled_keys:
             self.offsets = nn.Sequential(
-                depthwise_conv(group_dims, kernel_size, stride, padding),
+                depthwise_conv(group_dims, kernel_size, stride, self.padding),
                 LayerNorm2d(group_dims), nn.GELU(), nn.Conv2d(group_dims, 2, 1, bias=False))
         height, width = map_size
         if position_bias == 'table':
@@ -74,7 +79,7 @@ class DeformableAttention(nn.Module):
                 torch.empty(num_heads, 2 * height - 1, 2 * width - 1))
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
         elif position_bias == 'fixed':
-            keys = [(side + 2 * padding - kernel_size) // stride + 1 for side in map_size]
+            keys = [(side + 2 * self.padding - kernel_size) // stride + 1 for side in map_size]
             self.position_bias_table = nn.Parameter(
                 torch.empty(num_heads, height * width, keys[0] * keys[1]))
             nn.init.trunc_normal_(self.position_bias_table, std=0.01)
@@ -103,7 +108,7 @@ class DeformableAttention(nn.Module):
         return self.project(out)
 
     def sampling_locations(self, query: Tensor) -> Tensor:
-        """Where each group samples its keys, (y, x) with -1 and 1 the map's first and last position.
+        """Where each group samples its keys, (y, x) with -1 and 1 the first and last position.
 
         Args:
             query: Tensor[batch, embed_dims, height, width], the projected queries.
@@ -113,10 +118,9 @@ class DeformableAttention(nn.Module):
         """
         query = query.unflatten(1, (self.groups, -1)).flatten(0, 1)
         # A convolution without padding needs a map of its kernel's size to leave a key.
-        height, width = query.shape[2:]
-        kernel_size, padding = self.offsets[0].kernel_size[0], self.offsets[0].padding[0]
-        if padding == 0 and min(height, width) < kernel_size:
-            query = F.pad(query, (0, max(0, kernel_size - width), 0, max(0, kernel_size - height)))
+        missing = [max(0, self.kernel_size - side) for side in query.shape[2:]]
+        if self.padding == 0 and any(missing):
+            query = F.pad(query, (0, missing[1], 0, missing[0]))
         offsets = self.offsets(query)
         # Half precision would move the keys by up to an eighth of a position on a large map.
         offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
@@ -135,11 +139,11 @@ class DeformableAttention(nn.Module):
             return deformable_attention(query, key, value, locations,
                                         self.relative_position_bias_table)
         if self.position_bias == 'log':
-            hidden, _, output = self.position_bias_network
-            return log_spaced_deformable_attention(query, key, value, locations, hidden.weight,
-                                                   hidden.bias, output.weight)
+            assert locations is not None
+            return log_spaced_deformable_attention(query, key, value, locations,
+                                                   *self.position_bias_network.parameters())
         if self.position_bias == 'fixed':
-            bias = self.position_bias_table
+            bias: Tensor = self.position_bias_table
             pairs = query.shape[2] * query.shape[3], key.shape[2]
             if bias.shape[1:] != pairs:
                 bias = F.interpolate(bias[None], pairs, mode='bilinear', align_corners=True)[0]
@@ -152,8 +156,8 @@ def _check(embed_dims: int, num_heads: int, groups: int, pooled_keys: bool,
     if embed_dims % num_heads or num_heads % groups:
         raise UserError(f'deformable attention has {embed_dims} channels, {num_heads} heads and '
                         f'{groups} groups: heads must divide channels, groups heads')
-    if position_bias not in get_args(PositionBias):
+    if position_bias not in POSITION_BIASES:
         raise UserError(f"there is no position_bias '{position_bias}': "
-                        f'{suggest(position_bias, get_args(PositionBias))}')
+                        f'{suggest(position_bias, POSITION_BIASES)}')
     if pooled_keys and position_bias != 'none':
         raise UserError(f"pooled_keys has no position_bias '{position_bias}': set it to 'none'")

@@ -27,7 +27,7 @@ class InteractiveWindowAttention(nn.Module):
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
         qkv = self.qkv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         query, key, value = qkv.chunk(3, dim=1)
-        out = window_attention(*(split_heads(y, self.num_heads) for y in (query, key, value)),
-                               window_size=self.window_size)
+        out = window_attention(split_heads(query, self.num_heads), split_heads(key, self.num_heads),
+                               split_heads(value, self.num_heads), self.window_size)
         out = merge_heads(out) + self.local_interaction(value)
         return self.project(out.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

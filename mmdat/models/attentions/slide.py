@@ -50,12 +50,13 @@ class SlideAttention(nn.Module):
     def _neighbors(self, x: Tensor) -> Tensor:
         """(B, h, d, H, W) -> (B, h, d, taps, H, W)."""
         # The sum of two convolutions is the convolution with the sum of their weights.
-        out = F.conv2d(x.flatten(0, 1), self.shifts.weight + self.deformed_shifts.weight,
-                       self.shifts.bias + self.deformed_shifts.bias,
-                       padding=1, groups=self.head_dim)
+        weight, bias = (getattr(self.shifts, name) + getattr(self.deformed_shifts, name)
+                        for name in ('weight', 'bias'))
+        out = F.conv2d(x.flatten(0, 1), weight, bias, padding=1, groups=self.head_dim)
         return out.unflatten(1, (self.head_dim, TAPS)).unflatten(0, (-1, self.num_heads))
 
     def _taps(self) -> nn.Conv2d:
         conv = nn.Conv2d(self.head_dim, TAPS * self.head_dim, 3, padding=1, groups=self.head_dim)
+        assert conv.bias is not None
         nn.init.zeros_(conv.bias)
         return conv

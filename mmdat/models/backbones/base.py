@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from mmdat.errors import UserError, suggest
 from mmdat.models.layers import LayerNorm2d, init_projections
 from mmdat.models.published import PublishedLayout, load_pretrained
-from mmdat.models.settings import StageSettings, stage_settings
+from mmdat.models.settings import stage_settings
 
 # What mmengine calls an initialization from a file.
 PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
@@ -63,9 +63,10 @@ class HierarchicalBackbone(BaseModule):
     """
     ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]]
     DEFAULTS: ClassVar[Mapping[str, Any]]
-    SETTINGS: ClassVar[type[StageSettings]]
+    SETTINGS: ClassVar[type[Any]]
     PUBLISHED: ClassVar[PublishedLayout]
     NORM_EPS: ClassVar[float] = 1e-5
+    init_cfg: Any
 
     def __init__(self,
                  arch: str | Mapping[str, Any],
@@ -76,7 +77,7 @@ class HierarchicalBackbone(BaseModule):
                  pretrain_img_size: int,
                  init_cfg: dict | list[dict] | None) -> None:
         super().__init__(init_cfg)
-        self.settings = stage_settings(self.SETTINGS, {**self.DEFAULTS, **self._fields(arch)})
+        self.settings = stage_settings(self.SETTINGS, self._fields(arch), self.DEFAULTS)
         self.out_indices = tuple(range(len(self.settings)) if out_indices is None else out_indices)
         self.frozen_stages = frozen_stages
         self.pretrain_img_size = pretrain_img_size
@@ -89,7 +90,7 @@ class HierarchicalBackbone(BaseModule):
         rates = _linear(drop_path_rate, sum(settings.depth for settings in self.settings))
         self.stages = nn.ModuleList()
         side = pretrain_img_size
-        for embedding, settings in zip(self.embeddings, self.settings):
+        for embedding, settings in zip(self.embeddings, self.settings, strict=True):
             side = _output_side(embedding, side)
             self.stages.append(Stage(list(self._build_blocks(settings, side, rates)), with_cp))
         self.norms = nn.ModuleDict({
@@ -103,10 +104,10 @@ class HierarchicalBackbone(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         smallest = self.smallest_image
         if x.shape[2] < smallest or x.shape[3] < smallest:
-            raise UserError(f'an image of {x.shape[2]} x {x.shape[3]} pixels leaves a stage of this '
+            raise UserError(f'an image of {x.shape[2]} x {x.shape[3]} pixels leaves a stage of '
                             f'{type(self).__name__} empty: give at least {smallest} x {smallest}')
         outputs = []
-        for index, (embedding, stage) in enumerate(zip(self.embeddings, self.stages)):
+        for index, (embedding, stage) in enumerate(zip(self.embeddings, self.stages, strict=True)):
             x = stage(embedding(x))
             if index in self.out_indices:
                 outputs.append(self.norms[str(index)](x))
@@ -181,12 +182,19 @@ def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
 
 def _output_side(embedding: nn.Module, side: int) -> int:
     for conv in _convolutions(embedding):
-        side = (side + 2 * conv.padding[0] - conv.kernel_size[0]) // conv.stride[0] + 1
+        stride, kernel_size, padding = _geometry(conv)
+        side = (side + 2 * padding - kernel_size) // stride + 1
     return side
 
 
 def _smallest_input(embeddings: nn.Module) -> int:
     side = 1
     for conv in reversed(_convolutions(embeddings)):
-        side = max(1, (side - 1) * conv.stride[0] + conv.kernel_size[0] - 2 * conv.padding[0])
+        stride, kernel_size, padding = _geometry(conv)
+        side = max(1, (side - 1) * stride + kernel_size - 2 * padding)
     return side
+
+
+def _geometry(conv: nn.Conv2d) -> tuple[int, int, int]:
+    assert not isinstance(conv.padding, str)
+    return conv.stride[0], conv.kernel_size[0], conv.padding[0]

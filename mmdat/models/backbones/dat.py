@@ -7,8 +7,13 @@ from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
-from mmdat.models.attentions import (DeformableAttention, NeighborhoodAttention, PositionBias,
-                                     PyramidAttention, SlideAttention, WindowAttention)
+from mmdat.models.attentions import (
+    DeformableAttention,
+    NeighborhoodAttention,
+    PyramidAttention,
+    SlideAttention,
+    WindowAttention,
+)
 from mmdat.models.layers import FFN, ConvFFN, LayerNorm2d, LayerScale, depthwise_conv
 from mmdat.models.published import DAT_LAYOUT, dat_fields
 from mmdat.models.settings import StageSettings
@@ -39,7 +44,7 @@ class DATSettings(StageSettings):
         reduction_ratio: Factor between the sides of the map and of the keys' map in ``P``.
         ffn_ratio: Factor between the channels inside a feed-forward network and ``embed_dims``.
         conv_ffn: Put a depthwise convolution into the feed-forward networks.
-        local_perception: Add a depthwise convolution of the map to it before each block's attention.
+        local_perception: Add a depthwise convolution of the map to it before each attention.
         layer_scale: First value of the learned factors of attention and feed-forward network, 0
             for none.
         conv_embedding: Embed with overlapping convolutions instead of patches.
@@ -145,8 +150,9 @@ class DAT(HierarchicalBackbone):
 
     Args:
         arch: ``'nano'`` (for demos and tests), ``'tiny'``, ``'small'``, ``'base'``, or a dict with
-            the fields of :class:`DATSettings`, of which ``embed_dims``, ``blocks`` and ``num_heads``
-            must be there. A field is a sequence with a value for each stage, or one for all.
+            the fields of :class:`DATSettings`, of which ``embed_dims``, ``blocks`` and
+            ``num_heads`` must be there. A field is a sequence with a value for each stage, or one
+            for all.
         out_indices: Stages whose maps are returned, each behind a norm of its own; all if None.
         drop_path_rate: Of the last block; the others have linearly less, the first 0.
         frozen_stages: Number of stages, with the embeddings before them, that are not trained; 0
@@ -170,16 +176,16 @@ class DAT(HierarchicalBackbone):
         [(1, 16, 16, 24), (1, 32, 8, 12), (1, 64, 4, 6), (1, 128, 2, 3)]
     """
     ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        'nano':  dict(embed_dims=(16, 32, 64, 128),     num_heads=(1, 2, 4, 8),   groups=(1, 1, 2, 4),
-                      blocks=('LS', 'LS', 'LDLDLD', 'LD')),
-        'tiny':  dict(embed_dims=(96, 192, 384, 768),   num_heads=(3, 6, 12, 24), groups=(1, 1, 3, 6),
-                      blocks=('LS', 'LS', 'LDLDLD', 'LD')),
-        'small': dict(embed_dims=(96, 192, 384, 768),   num_heads=(3, 6, 12, 24), groups=(1, 1, 3, 6),
-                      blocks=('LS', 'LS', 'LD' * 9, 'LD')),
-        'base':  dict(embed_dims=(128, 256, 512, 1024), num_heads=(4, 8, 16, 32), groups=(1, 1, 4, 8),
-                      blocks=('LS', 'LS', 'LD' * 9, 'LD')),
+        'nano':  dict(embed_dims=(16, 32, 64, 128),        num_heads=(1, 2, 4, 8),
+                      groups=(1, 1, 2, 4),                 blocks=('LS', 'LS', 'LDLDLD', 'LD')),
+        'tiny':  dict(embed_dims=(96, 192, 384, 768),      num_heads=(3, 6, 12, 24),
+                      groups=(1, 1, 3, 6),                 blocks=('LS', 'LS', 'LDLDLD', 'LD')),
+        'small': dict(embed_dims=(96, 192, 384, 768),      num_heads=(3, 6, 12, 24),
+                      groups=(1, 1, 3, 6),                 blocks=('LS', 'LS', 'LD' * 9, 'LD')),
+        'base':  dict(embed_dims=(128, 256, 512, 1024),    num_heads=(4, 8, 16, 32),
+                      groups=(1, 1, 4, 8),                 blocks=('LS', 'LS', 'LD' * 9, 'LD')),
     }
-    DEFAULTS = dict(offset_kernel_size=(9, 7, 5, 3), offset_range=2)
+    DEFAULTS: ClassVar[Mapping[str, Any]] = dict(offset_kernel_size=(9, 7, 5, 3), offset_range=2)
     SETTINGS = DATSettings
     PUBLISHED = DAT_LAYOUT
 
@@ -199,18 +205,20 @@ class DAT(HierarchicalBackbone):
         """Build the backbone that the authors' code builds from ``options`` of their configs.
 
         Args:
-            options: ``dims``, ``stage_spec``, ``heads``, ``strides``, ``use_pes``, ... Options that
-                their code ignores are ignored. This class's own arguments, but for ``arch`` and
-                ``pretrain_img_size``, may stand beside them.
+            options: ``dims``, ``stage_spec``, ``heads``, ``strides``, ``use_pes``, ... Options
+                that their code ignores are ignored. This class's own arguments, but for ``arch``
+                and ``pretrain_img_size``, may stand beside them.
 
         Raises:
             UserError: If an option is unknown, missing or of no use here.
 
         Example:
-            >>> DAT.from_published(dims=[16, 32], heads=[1, 2], stage_spec=['LS', 'ND'], groups=[1, 1],
-            ...                    use_pes=[True, True], strides=[2, 1], nat_ksizes=[3, 3],
-            ...                    offset_range_factor=[-1, -1], out_indices=(1,)).settings[1].blocks
-            'ND'
+            >>> backbone = DAT.from_published(
+            ...     dims=[16, 32], heads=[1, 2], groups=[1, 1], stage_spec=['LS', 'ND'],
+            ...     strides=[2, 1], offset_range_factor=[-1, 2], use_pes=[True, True],
+            ...     window_sizes=[7, 7], nat_ksizes=[3, 3])
+            >>> backbone.settings[1].offset_range
+            2
         """
         return cls(**dat_fields(options))
 

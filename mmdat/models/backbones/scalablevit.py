@@ -1,5 +1,6 @@
 """ScalableViT backbone (Yang et al., ScalableViT: Rethinking the Context-oriented Generalization of
-Vision Transformer, arXiv 2203.10790)."""
+Vision Transformer, arXiv 2203.10790).
+"""
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -97,8 +98,8 @@ class ScalableViT(HierarchicalBackbone):
             and ordinary ones alike.
 
     Input: Tensor[batch, 3, height, width] of any size. Output: a tuple of
-    Tensor[batch, embed_dims[i], height / stride_i, width / stride_i], rounded up, with strides 4, 8,
-    16, 32.
+    Tensor[batch, embed_dims[i], height / stride_i, width / stride_i], rounded up, with strides
+    4, 8, 16, 32.
 
     Raises:
         UserError: If ``arch`` is unknown, has an unknown or missing field or does not fit together,
@@ -110,16 +111,16 @@ class ScalableViT(HierarchicalBackbone):
         [(1, 16, 16, 23), (1, 32, 8, 12), (1, 64, 4, 6), (1, 128, 2, 3)]
     """
     ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        'nano':  dict(embed_dims=(16, 32, 64, 128),     depth=2,              num_heads=(1, 2, 4, 8),
-                      channel_ratio=(1.25, 1.25, 1.25, 1)),
-        'small': dict(embed_dims=(64, 128, 256, 512),   depth=(2, 2, 20, 2),  num_heads=(2, 4, 8, 16),
-                      channel_ratio=(1.25, 1.25, 1.25, 1)),
-        'base':  dict(embed_dims=(96, 192, 384, 768),   depth=(2, 2, 14, 6),  num_heads=(3, 6, 12, 24),
-                      channel_ratio=(2, 1.25, 1.25, 1)),
-        'large': dict(embed_dims=(128, 256, 512, 1024), depth=(2, 6, 12, 4),  num_heads=(4, 8, 16, 32),
-                      channel_ratio=(0.25, 0.5, 1, 1)),
+        'nano':  dict(embed_dims=(16, 32, 64, 128),        num_heads=(1, 2, 4, 8),
+                      depth=2,                             channel_ratio=(1.25, 1.25, 1.25, 1)),
+        'small': dict(embed_dims=(64, 128, 256, 512),      num_heads=(2, 4, 8, 16),
+                      depth=(2, 2, 20, 2),                 channel_ratio=(1.25, 1.25, 1.25, 1)),
+        'base':  dict(embed_dims=(96, 192, 384, 768),      num_heads=(3, 6, 12, 24),
+                      depth=(2, 2, 14, 6),                 channel_ratio=(2, 1.25, 1.25, 1)),
+        'large': dict(embed_dims=(128, 256, 512, 1024),    num_heads=(4, 8, 16, 32),
+                      depth=(2, 6, 12, 4),                 channel_ratio=(0.25, 0.5, 1, 1)),
     }
-    DEFAULTS = dict(reduction_ratio=(8, 4, 2, 1))
+    DEFAULTS: ClassVar[Mapping[str, Any]] = dict(reduction_ratio=(8, 4, 2, 1))
     SETTINGS = ScalableViTSettings
     PUBLISHED = SCALABLEVIT_LAYOUT
     NORM_EPS = 1e-6
@@ -141,8 +142,8 @@ class ScalableViT(HierarchicalBackbone):
 
         Args:
             options: ``embed_dims``, ``depths``, ``num_heads``, ``wss``, ``sr_ratios``, ... Options
-                that their code ignores are ignored. This class's own arguments, but for ``arch`` and
-                ``pretrain_img_size``, may stand beside them.
+                that their code ignores are ignored. This class's own arguments, but for ``arch``
+                and ``pretrain_img_size``, may stand beside them.
 
         Raises:
             UserError: If an option is unknown, missing or of no use here.

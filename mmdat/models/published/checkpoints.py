@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
-from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
@@ -34,19 +34,19 @@ def load_published_checkpoint(model: nn.Module, checkpoint: str | os.PathLike | 
     Args:
         model: A backbone of mmdat, or a classifier, detector or segmentor of mmpretrain, mmdet or
             mmseg that is built on one.
-        checkpoint: A file, or what is in one: of a classifier (``{'model': ...}``), or of a detector
-            of mmdet 2.x or a segmentor of mmseg 0.x (``{'state_dict': ...}``).
+        checkpoint: A file, or what is in one: of a classifier (``{'model': ...}``), or of a
+            detector of mmdet 2.x or a segmentor of mmseg 0.x (``{'state_dict': ...}``).
 
     Raises:
-        UserError: If the file cannot be read, or if something does not fit; it lists what. The model
-            is then as it was.
+        UserError: If the file cannot be read, or if something does not fit; it lists what. The
+            model is then as it was.
 
     Example:
         >>> from mmdat.models import DATPlusPlus
         >>> backbone = DATPlusPlus('nano')
-        >>> weights = {theirs: backbone.get_parameter(ours)
+        >>> weights = {f'backbone.{theirs}': backbone.get_parameter(ours).detach()
         ...            for ours, theirs in published_names(backbone).items()}
-        >>> load_published_checkpoint(backbone, {'model': weights})
+        >>> load_published_checkpoint(backbone, {'state_dict': weights})
     """
     _fill(model, read_weights(checkpoint), _describe(checkpoint))
 
@@ -61,13 +61,14 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
             None, keys that start with ``backbone.`` are the backbone's.
 
     Raises:
-        UserError: If the checkpoint has nothing for this backbone, or if it is one of the authors'
-            and does not fit.
+        UserError: If the checkpoint has nothing for this backbone or does not fit it, but for the
+            norms of outputs; it lists what.
     """
     print_log(f'load {type(backbone).__name__} from: {checkpoint}', logger='current')
     weights = read_weights(checkpoint)
     if prefix is not None:
-        weights = _strip(weights, prefix.rstrip('.') + '.')
+        stripped = _strip(weights, prefix.rstrip('.') + '.')
+        weights = {f'backbone.{name}': tensor for name, tensor in stripped.items()}
     body = _strip(weights, 'backbone.') or weights
     ours, theirs = set(backbone.state_dict()), set(published_names(backbone).values())
     if (theirs - ours) & set(body):
@@ -76,7 +77,14 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
     if not ours & set(body):
         raise UserError(f"{checkpoint} has no parameter of {type(backbone).__name__}"
                         f"{f' under {prefix!r}' if prefix else ''}: is it of another model?")
-    load_state_dict(backbone, _resize_tables(backbone, body), strict=False, logger='current')
+    match = _Match(filled={name: body[name] for name in sorted(ours & set(body))})
+    match.filled = _resize_tables(backbone, match.filled)
+    # Outputs may differ between the checkpoint's task and this one, and their norms with them.
+    match.unmapped = sorted(name for name in set(body) - ours if not name.startswith('norms.'))
+    match.unfilled = sorted(name for name in ours - set(body) if not name.startswith('norms.'))
+    match.compare_shapes(backbone.state_dict())
+    match.check(checkpoint, backbone)
+    _copy(match.filled, backbone)
 
 
 def convert_published_checkpoint(backbone: nn.Module,
@@ -89,8 +97,8 @@ def convert_published_checkpoint(backbone: nn.Module,
         checkpoint: Like that of :func:`load_published_checkpoint`.
 
     Returns:
-        The backbone's tensors under ``backbone.``, and those of the heads: for a classifier the norm
-        is that of the backbone's last stage, and the head mmpretrain's.
+        The backbone's tensors under ``backbone.``, and those of the heads: for a classifier the
+        norm is that of the backbone's last stage, and the head mmpretrain's.
 
     Raises:
         UserError: If the file cannot be read or does not fit the backbone; it lists what.
@@ -121,7 +129,9 @@ def read_weights(checkpoint: str | os.PathLike | Mapping) -> Weights:
             isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{source} has no weights: there must be tensors by name under 'model' or "
                         "'state_dict'")
-    return _strip(content, 'module.') or dict(content)
+    if all(name.startswith('module.') for name in content):  # of a model that ran in parallel
+        content = _strip(content, 'module.')
+    return dict(content)
 
 
 def _read(path: str) -> Any:
@@ -139,13 +149,13 @@ def _read(path: str) -> Any:
     try:
         # Objects of other packages lie beside the weights. Nothing of them is run or built.
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        stand_ins = [(_StandInDict if name == 'yacs.config.CfgNode' else _StandIn, name)
+        stand_ins: list[Any] = [(_StandInDict if name == 'yacs.config.CfgNode' else _StandIn, name)
                      for name in names]
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location='cpu', weights_only=True)
     except (UnpicklingError, ValueError, RuntimeError, EOFError) as error:
-        raise UserError(f'{path} cannot be read without running code that is in it: save its weights '
-                        'alone, as a dict of tensors') from error
+        raise UserError(f'{path} cannot be read without running code that is in it: save its '
+                        'weights alone, as a dict of tensors') from error
 
 
 class _StandIn:
@@ -216,8 +226,13 @@ def _fill(model: nn.Module, weights: Weights, source: str) -> None:
             match.unfilled += sorted(heads - given)
             match.compare_shapes({name: own[name] for name in sorted(heads)})
     match.check(source, model)
+    _copy(match.filled, model)
+
+
+def _copy(weights: Weights, model: nn.Module) -> None:
+    own = model.state_dict()
     with torch.no_grad():
-        for name, tensor in match.filled.items():
+        for name, tensor in weights.items():
             own[name].copy_(tensor)
 
 
@@ -277,7 +292,8 @@ def _resize_tables(backbone: nn.Module, weights: Weights) -> Weights:
             side = round(given.shape[0]**0.5)
             if side**2 == given.shape[0]:
                 grid = given.T.unflatten(1, (side, side))
-                resized[table] = _resize(grid, (2 * module.window_size - 1,) * 2).flatten(1).T.contiguous()
+                grid = _resize(grid, (2 * module.window_size - 1,) * 2)
+                resized[table] = grid.flatten(1).T.contiguous()
     return resized
 
 

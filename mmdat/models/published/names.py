@@ -5,9 +5,15 @@ from typing import Any
 
 from torch import nn
 
-from mmdat.models.attentions import (DeformableAttention, InteractiveWindowAttention,
-                                     NeighborhoodAttention, PyramidAttention, ScalableAttention,
-                                     SlideAttention, WindowAttention)
+from mmdat.models.attentions import (
+    DeformableAttention,
+    InteractiveWindowAttention,
+    NeighborhoodAttention,
+    PyramidAttention,
+    ScalableAttention,
+    SlideAttention,
+    WindowAttention,
+)
 from mmdat.models.layers import ConvFFN
 
 # What a module's children and parameters are called, by ours.
@@ -84,7 +90,7 @@ def _children(module: nn.Module, ours: str, theirs: str) -> Names:
 
 
 def _dat_modules(backbone: Any) -> Names:
-    for s, (embedding, stage) in enumerate(zip(backbone.embeddings, backbone.stages)):
+    for s, (embedding, stage) in enumerate(zip(backbone.embeddings, backbone.stages, strict=True)):
         for index, layer in enumerate(embedding):
             published = f'down_projs.{s - 1}.{index}' if s else f'patch_proj.{index}'
             norm = '.norm' if isinstance(layer, nn.LayerNorm) else ''

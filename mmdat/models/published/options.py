@@ -102,7 +102,7 @@ def _position_biases(values: Callable[..., tuple]) -> tuple[str, ...]:
     switches = [values(name, 'D', unused=False, absent=False)
                 for name in ('no_offs', 'use_pes', 'dwc_pes', 'fixed_pes', 'log_cpb')]
     biases = []
-    for pooled, biased, depthwise, fixed, log in zip(*switches):
+    for pooled, biased, depthwise, fixed, log in zip(*switches, strict=True):
         if pooled and depthwise:
             raise UserError("options 'no_offs' and 'dwc_pes' exclude each other in a stage: unset "
                             'one of them')
