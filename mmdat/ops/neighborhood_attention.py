@@ -4,6 +4,10 @@ from torch import Tensor
 
 from .row_blocks import attend_in_row_blocks
 
+# Side of the square tiles of queries that are multiplied with their keys at once: small enough
+# that few of these lie outside a query's window, large enough for a matrix product.
+TILE = 8
+
 
 def neighborhood_attention(query: Tensor,
                            key: Tensor,
@@ -44,32 +48,53 @@ def neighborhood_attention(query: Tensor,
     kernel_size = (relative_position_bias_table.shape[1] + 1) // 2
     if scale is None:
         scale = head_dim**-0.5
-    row_windows = _windows(height, kernel_size, query.device)
-    column_windows = _windows(width, kernel_size, query.device)
-    column_offsets = column_windows - torch.arange(width, device=query.device)[:, None]
+    rows = _AxisTiles(height, kernel_size, query.device)
+    columns = _AxisTiles(width, kernel_size, query.device)
 
-    def attend(rows: Tensor, first_row: int) -> Tensor:
-        last_row = first_row + rows.shape[2]
-        windows = row_windows[first_row:last_row]
-        offsets = windows - torch.arange(first_row, last_row, device=query.device)[:, None]
-        bias = relative_position_bias_table[  # (h, rows, W, k, k)
-            :, offsets[:, None, :, None] + kernel_size - 1,
-            column_offsets[None, :, None, :] + kernel_size - 1]
-        neighbors = (slice(None), slice(None), windows[:, None, :, None],
-                     column_windows[None, :, None, :])
-        logits = torch.einsum('bhywd,bhywijd->bhywij', scale * rows, key[neighbors]) + bias
-        attention = logits.flatten(-2).softmax(-1).view_as(logits).to(value.dtype)
-        return torch.einsum('bhywij,bhywijd->bhywd', attention, value[neighbors])
+    def attend(tile_rows: Tensor, first: int) -> Tensor:
+        chosen = slice(first, first + tile_rows.shape[2])
+        inside = rows.inside[chosen, None, :, None, :, None] & columns.inside[:, None, :, None, :]
+        bias = relative_position_bias_table[  # (h, tile rows, tile columns, t, t, s, s)
+            :, rows.offsets[chosen, None, :, None, :, None], columns.offsets[:, None, :, None, :]]
+        bias = bias.masked_fill(~inside, -torch.inf).flatten(-2).flatten(3, 4)
+        keys, values = (_gather(x, rows.keys[chosen], columns.keys) for x in (key, value))
+        logits = scale * tile_rows @ keys.transpose(-2, -1) + bias
+        return logits.softmax(-1).to(value.dtype) @ values
 
-    # The gathered keys and values weigh head_dim times what the logits do.
-    return attend_in_row_blocks(attend, query, 2 * head_dim * kernel_size**2)
+    tiles = _gather(query, rows.queries, columns.queries)  # (B, h, tile rows, tile columns, t*t, d)
+    out = attend_in_row_blocks(attend, tiles, TILE**2 * rows.keys.shape[1] * columns.keys.shape[1])
+    out = out.unflatten(4, (TILE, TILE)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+    return out[:, :, :height, :width]
 
 
-def _windows(size: int, kernel_size: int, device: torch.device) -> Tensor:
-    """Tensor[size, kernel_size]: the positions that each position of an axis attends to."""
-    position = torch.arange(size, device=device)
-    first = (position - kernel_size // 2).clamp(0, size - kernel_size)
-    return first[:, None] + torch.arange(kernel_size, device=device)
+class _AxisTiles:
+    """An axis cut into tiles of queries; a tile shares the span of keys that its windows cover.
+
+    Attributes:
+        queries: Tensor[tiles, TILE], positions; those past the end repeat the last.
+        keys: Tensor[tiles, span], positions.
+        offsets: Tensor[tiles, TILE, span], the bias table's index for key - query.
+        inside: Tensor[tiles, TILE, span], whether the key lies in the query's window.
+    """
+
+    def __init__(self, size: int, kernel_size: int, device: torch.device) -> None:
+        span = min(TILE + kernel_size - 1, size)
+        first = torch.arange(0, size, TILE, device=device)
+        self.queries = (first[:, None] + torch.arange(TILE, device=device)).clamp(max=size - 1)
+        # The window is moved inside the map at a border, and so is the span of a tile.
+        self.keys = (first - kernel_size // 2).clamp(0, size - span)[:, None] + torch.arange(
+            span, device=device)
+        window = (self.queries - kernel_size // 2).clamp(0, size - kernel_size)
+        in_window = self.keys[:, None] - window[:, :, None]
+        self.inside = (in_window >= 0) & (in_window < kernel_size)
+        offsets = self.keys[:, None] - self.queries[:, :, None] + kernel_size - 1
+        self.offsets = offsets.clamp(0, 2 * kernel_size - 2)
+
+
+def _gather(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(B, h, H, W, d) at Tensor[a, s], Tensor[b, t] -> (B, h, a, b, s * t, d)."""
+    x = x.index_select(2, rows.flatten()).index_select(3, columns.flatten())
+    return x.unflatten(3, columns.shape).unflatten(2, rows.shape).transpose(3, 4).flatten(4, 5)
 
 
 def _check_shapes(query: Tensor, key: Tensor, value: Tensor, table: Tensor) -> None:

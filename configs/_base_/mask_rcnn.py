@@ -1,0 +1,3 @@
+# Mask R-CNN with a feature pyramid; a leaf says the backbone and neck.in_channels, its widths.
+_base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
+model = dict(backbone=dict(_delete_=True, type='mmdat.DATPlusPlus'))

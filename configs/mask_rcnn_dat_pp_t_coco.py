@@ -1,0 +1,6 @@
+_base_ = [
+    './_base_/mask_rcnn.py', './_base_/coco_instance.py', './_base_/coco_1x.py',
+    './_base_/default_runtime.py'
+]
+model = dict(
+    backbone=dict(arch='tiny', drop_path_rate=0.0), neck=dict(in_channels=[64, 128, 256, 512]))

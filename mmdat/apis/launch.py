@@ -1,0 +1,159 @@
+"""Train and test from a config: mmengine's runner, behind checks that cost no time."""
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.evaluation import DumpDetResults
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmdat.errors import UserError, suggest
+
+from .explain import explained
+
+# Top-level keys that the runner or the tools read; a config may hold others for its own use.
+RUNNER_KEYS = {
+    'auto_scale_lr', 'compile', 'custom_hooks', 'custom_imports', 'data_preprocessor',
+    'default_hooks', 'default_scope', 'env_cfg', 'experiment_name', 'launcher', 'load_from',
+    'log_level', 'log_processor', 'model', 'model_wrapper_cfg', 'optim_wrapper',
+    'param_scheduler', 'randomness', 'resume', 'test_cfg', 'test_dataloader', 'test_evaluator',
+    'train_cfg', 'train_dataloader', 'tta_model', 'tta_pipeline', 'val_cfg', 'val_dataloader',
+    'val_evaluator', 'visualizer', 'vis_backends', 'work_dir'
+}
+
+
+def train(config: str, work_dir: str | None = None, resume: str | None = None, amp: bool = False,
+          auto_scale_lr: bool = False, cfg_options: dict[str, Any] | None = None,
+          launcher: str = 'none') -> Runner:
+    """Train the model of a config.
+
+    Args:
+        config: Path of the config.
+        work_dir: Where logs and checkpoints go, ``work_dirs/<config's name>`` if None.
+        resume: A checkpoint to go on from, ``'auto'`` for the latest in ``work_dir``.
+        amp: Train in mixed precision; needs a GPU.
+        auto_scale_lr: Scale the learning rate to the batch size in use.
+        cfg_options: Values to put into the config, by dotted key.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Raises:
+        UserError: For a mistake in what was given, before the first iteration where it can be
+            known then.
+    """
+    cfg = _load_config(config, work_dir, cfg_options, launcher)
+    _check_data(cfg, ('train', 'val'))
+    if amp:
+        if not torch.cuda.is_available():
+            raise UserError('--amp needs a GPU, and none is available: train without it')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    if auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {config}')
+        cfg.auto_scale_lr.enable = True
+    if resume is not None:
+        cfg.resume = True
+        cfg.load_from = _latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+    if cfg.get('load_from'):
+        _check_checkpoint(cfg.load_from)
+    with explained(cfg):
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+    return runner
+
+
+def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | None = None,
+         show_dir: str | None = None, tta: bool = False,
+         cfg_options: dict[str, Any] | None = None, launcher: str = 'none') -> dict[str, float]:
+    """Evaluate a checkpoint on the test data of a config.
+
+    Args:
+        config: Path of the config.
+        checkpoint: Path of a checkpoint that fits the config's model.
+        work_dir: Where the log goes, ``work_dirs/<config's name>`` if None.
+        out: A ``.pkl`` file to write the predictions to.
+        show_dir: A folder for pictures of the predictions, below the log's.
+        tta: Merge the predictions for augmented copies of each image (test-time augmentation).
+        cfg_options: Values to put into the config, by dotted key.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Returns:
+        The metrics by name.
+
+    Raises:
+        UserError: For a mistake in what was given.
+    """
+    if out is not None and not out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out {out} must end in .pkl')
+    cfg = _load_config(config, work_dir, cfg_options, launcher)
+    _check_data(cfg, ('test',))
+    _check_checkpoint(checkpoint)
+    cfg.load_from = checkpoint
+    if show_dir is not None:
+        cfg.default_hooks.visualization.update(draw=True, test_out_dir=show_dir)
+    if tta:
+        if missing := {'tta_model', 'tta_pipeline'} - set(cfg):
+            raise UserError(f"--tta needs {' and '.join(sorted(missing))} in {config}")
+        cfg.model = dict(cfg.tta_model, module=cfg.model)
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    with explained(cfg):
+        runner = Runner.from_cfg(cfg)
+        if out is not None:
+            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
+        return runner.test()
+
+
+def _load_config(config: str, work_dir: str | None, cfg_options: dict[str, Any] | None,
+                 launcher: str) -> Config:
+    if not Path(config).is_file():
+        raise UserError(f'config {config} does not exist')
+    setup_cache_size_limit_of_dynamo()
+    try:
+        cfg = Config.fromfile(config)
+    except SyntaxError as error:
+        raise UserError(f'config {error.filename or config} is not valid Python: {error.msg} in '
+                        f'line {error.lineno}') from error
+    except (FileNotFoundError, ImportError, KeyError, NameError, TypeError) as error:
+        raise UserError(f'config {config} cannot be read: {error}') from error
+    for key in cfg_options or {}:
+        name = key.split('.')[0]
+        if name not in RUNNER_KEYS and name not in cfg:
+            raise UserError(f"unknown key '{key}' in --cfg-options: "
+                            f'{suggest(name, RUNNER_KEYS | set(cfg))}')
+    cfg.merge_from_dict(cfg_options or {})
+    for key in set(cfg) - RUNNER_KEYS:
+        # A config may hold variables of its own; one that all but is a runner's key is a slip.
+        if meant := get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.9):
+            raise UserError(f"unknown key '{key}' in config {config}: did you mean {meant[0]!r}?")
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
+    return cfg
+
+
+def _check_data(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Refuse data roots that do not exist before anything is built or written."""
+    for split in splits:
+        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset', {})
+        while 'dataset' in dataset:
+            dataset = dataset['dataset']
+        root = dataset.get('data_root')
+        if root and '://' not in root and not os.path.isdir(root):
+            raise UserError(f'data root {root} of {split}_dataloader does not exist: set the '
+                            'environment variable that the config reads (COCO_ROOT for COCO) or '
+                            f'{split}_dataloader.dataset.data_root')
+
+
+def _check_checkpoint(path: str) -> None:
+    if '://' not in path and not Path(path).is_file():
+        raise UserError(f'checkpoint {path} does not exist')
+
+
+def _latest_checkpoint(work_dir: str) -> str:
+    checkpoint = find_latest_checkpoint(work_dir)
+    if checkpoint is None:
+        raise UserError(f'--resume found no checkpoint in {work_dir}: train without it, or name a '
+                        'checkpoint')
+    return checkpoint

@@ -1,0 +1,102 @@
+"""Hooks that find mistakes before time is spent, or tell of what was passed over."""
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+
+from mmdat.errors import UserError
+from mmdat.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CheckFitHook(Hook):
+    """Refuse heads that do not fit the data's classes, and a checkpoint of another model.
+
+    A checkpoint that is tested or resumed must fill the model exactly; one that training starts
+    from must fill the backbone, since heads may be for other classes.
+
+    Raises:
+        UserError: Before the first iteration; names what does not fit.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        model = _unwrap(runner.model)
+        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+            dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
+            classes = getattr(dataset, 'metainfo', {}).get('classes', ())
+            for name, num_classes in _head_classes(model):
+                if classes and num_classes != len(classes):
+                    raise UserError(
+                        f"model.{name}.num_classes is {num_classes}, but the data set has "
+                        f"{len(classes)} classes ({', '.join(map(str, classes[:8]))}"
+                        f"{', ...' if len(classes) > 8 else ''}): make num_classes of the heads "
+                        "and the data set's metainfo=dict(classes=(...)) agree")
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint.get('state_dict', checkpoint)
+        loaded = {name.removeprefix('module.'): value for name, value in state.items()}
+        model = {name: value for name, value in _unwrap(runner.model).state_dict().items()
+                 if not name.endswith('num_batches_tracked')}
+        fine_tuning = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+        if fine_tuning:
+            model = {name: value for name, value in model.items() if name.startswith('backbone.')}
+        problems = [
+            _describe('lacks', sorted(model.keys() - loaded.keys())),
+            _describe('has other shapes for', [
+                name for name in sorted(model.keys() & loaded.keys())
+                if getattr(loaded[name], 'shape', None) != model[name].shape]),
+        ]
+        if not fine_tuning:
+            problems.append(_describe('has in addition', [
+                name for name in sorted(loaded.keys() - model.keys())
+                if not name.endswith('num_batches_tracked')]))
+        if any(problems):
+            raise UserError(f'{runner._load_from or "the checkpoint"} is of another model than '
+                            f"the config's: it {', '.join(filter(None, problems))}")
+
+
+@HOOKS.register_module()
+class CountBrokenImagesHook(Hook):
+    """Tell after each epoch how many images were skipped because they could not be read."""
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        skipped = sum(transform.num_broken for transform in _transforms(runner.train_dataloader)
+                      if hasattr(transform, 'num_broken'))
+        if skipped:
+            runner.logger.log(logging.WARNING, f'Skipped broken images {skipped} times so far; '
+                              'their paths are in the warnings above')
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.get_submodule('module')
+    return model
+
+
+def _head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """Name and ``num_classes`` of the heads that tell the data's classes apart."""
+    for name, module in model.named_modules():
+        num_classes = getattr(module, 'num_classes', None)
+        # A region proposal head tells objects from background, whatever the classes.
+        if 'head' in name and 'rpn_head' not in name and isinstance(num_classes, int):
+            yield name, num_classes
+
+
+def _describe(verb: str, names: list[str], most: int = 3) -> str:
+    if not names:
+        return ''
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return f"{verb} {', '.join(names[:most])}{more}"
+
+
+def _transforms(dataloader: Any) -> Iterable[Any]:
+    """The transforms of the data sets in a data loader, through wrappers such as RepeatDataset."""
+    datasets = [dataloader.dataset]
+    for dataset in datasets:
+        datasets += getattr(dataset, 'datasets', [])
+        datasets += [dataset.dataset] if hasattr(dataset, 'dataset') else []
+        yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', [])

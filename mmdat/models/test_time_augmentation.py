@@ -1,0 +1,44 @@
+"""Test-time augmentation of instance segmentation; importing this module needs mmdet."""
+import torch
+from mmcv.ops import batched_nms
+from mmdet.models.test_time_augs import DetTTAModel
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+from mmdat.registry import MODELS
+
+FLIPPED_AXES = {'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-2, -1)}
+
+
+@MODELS.register_module()
+class InstanceTTAModel(DetTTAModel):
+    """mmdet's ``DetTTAModel`` for models with masks too.
+
+    The detections of all augmented copies go through one non-maximum suppression; each survivor
+    keeps the mask that was predicted with it, flipped back.
+
+    Args:
+        tta_cfg: ``nms``, mmcv's config for non-maximum suppression, and ``max_per_img``.
+        module: Config of the model.
+    """
+
+    def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
+        predictions = [sample.pred_instances for sample in data_samples]
+        metas = [sample.metainfo for sample in data_samples]
+        bboxes, scores = self.merge_aug_bboxes([p.bboxes for p in predictions],
+                                               [p.scores for p in predictions], metas)
+        labels = torch.cat([p.labels for p in predictions])
+        detections, keep = batched_nms(bboxes, scores, labels, self.tta_cfg['nms'])
+        detections = detections[:self.tta_cfg['max_per_img']]
+        keep = keep[:len(detections)]
+        merged = InstanceData(bboxes=detections[:, :4], scores=detections[:, 4],
+                              labels=labels[keep])
+        if 'masks' in predictions[0]:
+            masks = torch.cat([
+                p.masks.flip(FLIPPED_AXES[meta['flip_direction']]) if meta['flip'] else p.masks
+                for p, meta in zip(predictions, metas, strict=True)
+            ])
+            merged.masks = masks[keep]
+        result = data_samples[0]
+        result.pred_instances = merged
+        return result

@@ -1,0 +1,206 @@
+"""Training, testing and resuming from a config; and how the user's mistakes end."""
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmdat.apis import test as evaluate
+from mmdat.apis import train
+from mmdat.datasets import LoadImageFromFile
+from mmdat.errors import UserError
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def epochs_in(checkpoint: Path) -> int:
+    # Not weights_only: what is in it is ours, and mmdat's allow-list is not what is tested here.
+    return torch.load(checkpoint, weights_only=False)['meta']['epoch']
+
+
+def test_train_resume_and_test_run_through(config: Path, tmp_path: Path) -> None:
+    work_dir = tmp_path / 'work'
+    train(str(config), str(work_dir))
+    checkpoint = work_dir / 'epoch_1.pth'
+    runner = train(str(config), str(work_dir), resume='auto',
+                   cfg_options={'train_cfg.max_epochs': 2})
+    assert epochs_in(work_dir / 'epoch_2.pth') == 2
+    losses = runner.message_hub.get_scalar('train/loss').data[0]
+    assert len(losses) == 6, 'the resumed run goes on with the history of the first'
+
+    out = tmp_path / 'results.pkl'
+    metrics = evaluate(str(config), str(checkpoint), str(work_dir), out=str(out),
+                       show_dir='pictures')
+    assert 'coco/segm_mAP_50' in metrics
+    assert len(pickle.loads(out.read_bytes())) == 2
+    assert len(list(work_dir.glob('*/pictures/*.png'))) == 2
+
+    augmented = evaluate(str(config), str(checkpoint), str(work_dir), tta=True)
+    assert augmented.keys() == metrics.keys()
+
+
+def test_broken_training_image_is_skipped_and_counted(config: Path, coco_root: Path,
+                                                      tmp_path: Path) -> None:
+    (coco_root / 'train2017' / '0.png').write_bytes(b'no image')
+    runner = train(str(config), str(tmp_path / 'work'))
+    loader = runner.train_dataloader.dataset.pipeline.transforms[0]
+    assert isinstance(loader, LoadImageFromFile)
+    assert loader.num_broken == 1
+    log = next((tmp_path / 'work').rglob('*.log')).read_text()
+    assert log.count('0.png') == 1 and 'Skipped broken images 1 times' in log
+
+
+def break_annotations(change: Callable[[dict], object]) -> Callable[[Path, Path], None]:
+    def apply(config: Path, root: Path) -> None:
+        path = root / 'annotations' / 'instances_train2017.json'
+        annotations = json.loads(path.read_text())
+        change(annotations)
+        path.write_text(json.dumps(annotations))
+    return apply
+
+
+def break_images(split: str, number: int) -> Callable[[Path, Path], None]:
+    def apply(config: Path, root: Path) -> None:
+        for index in range(number):
+            (root / split / f'{index}.png').write_bytes(b'no image')
+    return apply
+
+
+MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    'missing data root': (
+        lambda config, root: root.rename(root.with_name('elsewhere')),
+        r'data root .*/coco/ of train_dataloader does not exist: set .*COCO_ROOT'),
+    'missing annotation file': (
+        lambda config, root: (root / 'annotations' / 'instances_train2017.json').unlink(),
+        r'annotation file .*instances_train2017.json does not exist'),
+    'annotations that are not JSON': (
+        lambda config, root: (root / 'annotations' / 'instances_train2017.json').write_text('a,b'),
+        r'annotation file .*instances_train2017.json is not JSON'),
+    'annotations without images': (
+        break_annotations(lambda annotations: annotations.pop('images')),
+        r"annotation file .* is not in COCO format: it has no list 'images'"),
+    'annotations without boxes': (
+        break_annotations(lambda annotations: annotations['annotations'][3].pop('bbox')),
+        r"not in COCO format: in 'annotations' the item with id 3 has no 'bbox'"),
+    'categories of other data': (
+        break_annotations(lambda annotations: annotations['categories'][0].update(name='cat')),
+        r"has no category 'box', .*num_classes of the heads to its own \('cat' and 'disk'\)"),
+    'no annotated object': (
+        break_annotations(lambda annotations: annotations['annotations'].clear()),
+        r'leaves no image to use'),
+    'head for other classes': (
+        lambda config, root: replace(config, 'fc_out_channels=16, num_classes=2',
+                                     'fc_out_channels=16, num_classes=80'),
+        r'model.roi_head.bbox_head.num_classes is 80, but the data set has 2 classes \(box, disk'),
+    'missing images': (
+        lambda config, root: (root / 'val2017' / '1.png').unlink(),
+        r'1 of the 2 images of .*val2017.json do not exist, such as .*val2017/1.png'),
+    'validation image that does not decode': (
+        break_images('val2017', 1), r'val2017/0.png is not an image that can be read'),
+    'mostly broken training images': (
+        break_images('train2017', 5), r'of the first \d+ images cannot be read, the last is .*png'),
+    'unknown backbone option': (
+        lambda config, root: replace(config, "arch='nano'", "arch='nano', drop_path_rat=0.1"),
+        r"unknown key 'model.backbone.drop_path_rat' for DATPlusPlus: did you mean 'drop_path_r"),
+    'unknown architecture': (
+        lambda config, root: replace(config, "arch='nano'", "arch='tny'"),
+        r"DATPlusPlus has no arch 'tny': did you mean 'tiny'\?"),
+    'unknown option of the data loader': (
+        lambda config, root: replace(config, 'train_dataloader = dict(',
+                                     'train_dataloader = dict(batchsize=2,'),
+        r"unknown key 'train_dataloader.batchsize' for DataLoader: did you mean 'batch_size'"),
+    'unknown option of the optimizer': (
+        lambda config, root: config.write_text(
+            config.read_text() + 'optim_wrapper = dict(optimizer=dict(learning_rate=1))'),
+        r"unknown key 'optim_wrapper.optimizer.learning_rate' for AdamW: allowed are .*'lr'"),
+    'unknown key of the config': (
+        lambda config, root: replace(config, 'train_dataloader = ', 'train_dataloder = '),
+        r"unknown key 'train_dataloder' in config .*: did you mean 'train_dataloader'\?"),
+    'unknown type': (
+        lambda config, root: replace(config, "arch='nano'", "type='mmdat.DATPlus', arch='nano'"),
+        r"unknown model.backbone.type='mmdat.DATPlus'"),
+    'config that is not Python': (
+        lambda config, root: config.write_text('model = dict('),
+        r'config .* is not valid Python: .* in line 1'),
+    'config whose base is missing': (
+        lambda config, root: replace(config, 'coco_1x.py', 'coco_9x.py'),
+        r'config .* cannot be read: .*coco_9x.py'),
+}
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_mistake_ends_training_in_one_sentence(mistake: str, config: Path, coco_root: Path,
+                                               tmp_path: Path) -> None:
+    apply, sentence = MISTAKES[mistake]
+    apply(config, coco_root)
+    with pytest.raises(UserError, match=sentence) as caught:
+        train(str(config), str(tmp_path / 'work'))
+    assert '\n' not in str(caught.value)
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+@pytest.mark.parametrize('arguments, sentence', [
+    (dict(resume='auto'), r'--resume found no checkpoint in .*work'),
+    (dict(resume='nowhere.pth'), r'checkpoint nowhere.pth does not exist'),
+    (dict(cfg_options={'train_dataloder.batch_size': 1}),
+     r"unknown key 'train_dataloder.batch_size' in --cfg-options: did you mean 'train_dataloader'"),
+    pytest.param(dict(amp=True), r'--amp needs a GPU', marks=pytest.mark.skipif(
+        torch.cuda.is_available(), reason='a GPU is here')),
+])
+def test_wrong_argument_ends_before_anything_is_written(arguments: dict, sentence: str,
+                                                        config: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=sentence):
+        train(str(config), str(tmp_path / 'work'), **arguments)
+    assert not (tmp_path / 'work').exists()
+
+
+def test_checkpoint_of_another_model_is_refused(config: Path, tmp_path: Path) -> None:
+    work_dir = tmp_path / 'work'
+    train(str(config), str(work_dir))
+    checkpoint = str(work_dir / 'epoch_1.pth')
+    for old, new, sentence in [
+        ("arch='nano'", "arch=dict(embed_dims=(16, 32, 64, 128), num_heads=(1, 2, 4, 8), "
+         "groups=(1, 1, 2, 4), blocks=('D', 'D', 'D', 'D'))", 'lacks backbone.stages.0'),
+        ('num_convs=1', 'num_convs=2', r'lacks roi_head.mask_head.convs.1.*bias'),
+    ]:
+        other = tmp_path / 'other.py'
+        other.write_text(config.read_text())
+        replace(other, old, new)
+        with pytest.raises(UserError, match=f'epoch_1.pth is of another model.*{sentence}'):
+            evaluate(str(other), checkpoint, str(work_dir))
+
+
+def test_heads_for_other_classes_can_be_trained_from_a_checkpoint(config: Path,
+                                                                  tmp_path: Path) -> None:
+    train(str(config), str(tmp_path / 'work'))
+    replace(config, 'num_convs=1', 'num_convs=2')
+    runner = train(str(config), str(tmp_path / 'fine_tuned'),
+                   cfg_options={'load_from': str(tmp_path / 'work' / 'epoch_1.pth')})
+    assert runner.epoch == 1
+
+
+def test_damaged_checkpoint_is_refused(config: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / 'damaged.pth'
+    checkpoint.write_bytes(pickle.dumps(subprocess.run))
+    with pytest.raises(UserError, match=r'damaged.pth cannot be loaded as a checkpoint'):
+        evaluate(str(config), str(checkpoint), str(tmp_path / 'work'))
+
+
+@pytest.mark.parametrize('tool, arguments', [
+    ('train.py', ['missing.py']), ('test.py', ['missing.py', 'missing.pth'])])
+def test_tool_prints_the_sentence_without_traceback(tool: str, arguments: list[str]) -> None:
+    result = subprocess.run([sys.executable, TOOLS / tool, *arguments], capture_output=True,
+                            text=True)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == 'error: config missing.py does not exist'
+    assert 'Traceback' not in result.stderr

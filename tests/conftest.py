@@ -1,0 +1,90 @@
+"""Small data and a small config for tests that train."""
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+# The models of the tests are too small for several threads to be worth their waiting for another.
+torch.set_num_threads(1)
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+
+# What a user writes for data of their own: Mask R-CNN on the shared parts.
+CONFIG = """
+_base_ = [
+    '{configs}/_base_/mask_rcnn.py', '{configs}/_base_/coco_instance.py',
+    '{configs}/_base_/coco_1x.py', '{configs}/_base_/default_runtime.py'
+]
+model = dict(
+    backbone=dict(arch='nano'),
+    neck=dict(in_channels=[16, 32, 64, 128], out_channels=16),
+    rpn_head=dict(in_channels=16, feat_channels=16),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=16),
+        bbox_head=dict(in_channels=16, fc_out_channels=16, num_classes=2),
+        mask_roi_extractor=dict(out_channels=16),
+        mask_head=dict(in_channels=16, conv_out_channels=16, num_convs=1, num_classes=2)),
+    train_cfg=dict(rpn_proposal=dict(max_per_img=20), rcnn=dict(sampler=dict(num=8))),
+    test_cfg=dict(rpn=dict(max_per_img=20), rcnn=dict(max_per_img=5)))
+data = dict(metainfo=dict(classes=('box', 'disk')))
+train_pipeline = [
+    dict(type='mmdat.LoadImageFromFile', skip_broken=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(pipeline=train_pipeline, **data))
+test_pipeline = [
+    dict(type='mmdat.LoadImageFromFile'),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True),
+    dict(type='PackDetInputs', meta_keys={{{{_base_.META_KEYS}}}}),
+]
+val_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline, **data))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1)
+randomness = dict(seed=0)
+"""
+
+
+def make_coco(root: Path, images: dict[str, int]) -> None:
+    """Draw ``{split: number}`` images of 64 x 64 with a box and a disk each, in COCO's layout."""
+    rng = np.random.default_rng(0)
+    categories = [dict(id=5, name='box'), dict(id=9, name='disk')]
+    (root / 'annotations').mkdir(parents=True)
+    for split, number in images.items():
+        (root / split).mkdir()
+        infos, annotations = [], []
+        for image_id in range(number):
+            image = rng.integers(0, 80, (64, 64, 3), dtype=np.uint8)
+            x, y = (int(value) for value in rng.integers(2, 40, 2))
+            cv2.rectangle(image, (x, y), (x + 20, y + 15), (0, 200, 200), -1)
+            infos.append(dict(id=image_id, file_name=f'{image_id}.png', height=64, width=64))
+            for category in categories:
+                annotations.append(dict(
+                    id=len(annotations), image_id=image_id, category_id=category['id'],
+                    iscrowd=0, bbox=[x, y, 20, 15], area=300,
+                    segmentation=[[x, y, x + 20, y, x + 20, y + 15, x, y + 15]]))
+            cv2.imwrite(str(root / split / f'{image_id}.png'), image)
+        (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(
+            dict(images=infos, annotations=annotations, categories=categories)))
+
+
+@pytest.fixture
+def coco_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Data in COCO's layout that the configs find through COCO_ROOT."""
+    root = tmp_path / 'coco'
+    make_coco(root, dict(train2017=6, val2017=2))
+    monkeypatch.setenv('COCO_ROOT', str(root))
+    return root
+
+
+@pytest.fixture
+def config(coco_root: Path, tmp_path: Path) -> Path:
+    """A config that trains a nano Mask R-CNN on ``coco_root``."""
+    path = tmp_path / f'{tmp_path.name}.py'
+    path.write_text(CONFIG.format(configs=CONFIGS))
+    return path
