@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from mmengine.registry import DefaultScope
+from mmpretrain.models import ImageClassifier
+from torch import Tensor
 
-from mmdat.models import published_names
+from mmdat.models import DAT, ScalableViT, load_published_checkpoint, published_names
 
 DATA = Path(__file__).parent / 'data'
 BIAS_TABLES = ('rpe_table', 'rpb', 'relative_position_bias_table')
@@ -21,36 +23,43 @@ BIAS_TABLES = ('rpe_table', 'rpb', 'relative_position_bias_table')
 TOLERANCES = {torch.float64: (1e-7, 1e-6), torch.float32: (1e-5, 1e-4)}
 
 
-class PublishedClassifier(nn.Module):
-    """A backbone with the authors' classification head, with a fixture's weights in float64."""
+def build_classifier(fixture: dict[str, Any], **options: Any) -> ImageClassifier:
+    """A classifier of a fixture's options, with the fixture's weights in float64."""
+    family = ScalableViT if fixture['model'] == 'ScalableViT' else DAT
+    backbone = family.from_published(**fixture['options'], out_indices=(3,), **options)
+    head = dict(num_classes=fixture['options']['num_classes'],
+                in_channels=backbone.settings[-1].embed_dims)
+    if family is ScalableViT:
+        head |= dict(type='StackedLinearClsHead', mid_channels=[4096],
+                     norm_cfg=dict(type='LN', eps=1e-6), act_cfg=dict(type='GELU'))
+    else:
+        head |= dict(type='LinearClsHead')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = ImageClassifier(backbone, dict(type='GlobalAveragePooling'), head).double()
+    load_published_checkpoint(model, {'model': make_state_dict(fixture['manifest'])})
+    return model
 
-    def __init__(self, backbone: nn.Module, manifest: dict[str, list[int]]) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.norm = nn.LayerNorm(manifest['cls_norm.norm.weight'])
-        self.head = nn.Linear(*reversed(manifest['cls_head.weight']))
-        head_names = {'norm.weight': 'cls_norm.norm.weight', 'norm.bias': 'cls_norm.norm.bias',
-                      'head.weight': 'cls_head.weight', 'head.bias': 'cls_head.bias'}
-        backbone_names = {f'backbone.{ours}': theirs
-                          for ours, theirs in published_names(backbone).items()
-                          if not theirs.startswith('norms.')}
-        self.published_names = head_names | backbone_names
-        assert set(self.published_names.values()) == set(manifest)
-        self.double()
-        with torch.no_grad():
-            for ours, theirs in self.published_names.items():
-                self.get_parameter(ours).copy_(make_weight(theirs, manifest[theirs]))
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """The un-normed map of each stage and the logits."""
-        maps: list[Tensor] = []
-        handles = [stage.register_forward_hook(lambda *args: maps.append(args[-1]))
-                   for stage in self.backbone.stages]
-        self.backbone(x)
-        for handle in handles:
-            handle.remove()
-        logits = self.head(self.norm(maps[-1].permute(0, 2, 3, 1)).mean((1, 2)))
-        return {**{f'stage{i}': y for i, y in enumerate(maps)}, 'logits': logits}
+def names_in_classifier(model: ImageClassifier) -> dict[str, str]:
+    """The published name of each parameter of a classifier, by ours."""
+    layout = model.backbone.PUBLISHED
+    modules = {f'head.{ours}': theirs for theirs, ours in layout.classifier_head.items()}
+    modules['backbone.norms.3'] = layout.classifier_norm
+    names = {f'backbone.{ours}': theirs for ours, theirs in published_names(model.backbone).items()
+             if not theirs.startswith('norms.')}
+    return names | {f'{ours}.{leaf}': f'{theirs}.{leaf}'
+                    for ours, theirs in modules.items() for leaf in ('weight', 'bias')}
+
+
+def run(model: ImageClassifier, x: Tensor) -> dict[str, Tensor]:
+    """The un-normed map of each stage and the logits."""
+    maps: list[Tensor] = []
+    handles = [stage.register_forward_hook(lambda *args: maps.append(args[-1]))
+               for stage in model.backbone.stages]
+    logits = model(x)
+    for handle in handles:
+        handle.remove()
+    return {**{f'stage{i}': y for i, y in enumerate(maps)}, 'logits': logits}
 
 
 def load(name: str) -> dict[str, Any]:
@@ -69,6 +78,10 @@ def make_weight(name: str, shape: Iterable[int]) -> Tensor:
     else:
         x = 1 + 0.1 * x
     return torch.from_numpy(x)
+
+
+def make_state_dict(manifest: dict[str, list[int]]) -> dict[str, Tensor]:
+    return {name: make_weight(name, shape) for name, shape in manifest.items()}
 
 
 def make_input(seed: int, shape: Iterable[int]) -> Tensor:

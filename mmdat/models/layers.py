@@ -1,4 +1,5 @@
 """Small layers on (batch, channels, height, width) maps that the backbones share."""
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,15 +20,56 @@ def depthwise_conv(channels: int, kernel_size: int, stride: int = 1,
     return nn.Conv2d(channels, channels, kernel_size, stride, padding, groups=channels)
 
 
+def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
+    """Pad a map with zeros on the right and bottom until ``divisor`` divides its sides."""
+    height, width = x.shape[2:]
+    if height % divisor == 0 and width % divisor == 0:
+        return x
+    return F.pad(x, (0, -width % divisor, 0, -height % divisor))
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, C, H, W) -> (B, h, H, W, d), or (B, C, N) -> (B, h, N, d)."""
+    return x.unflatten(1, (num_heads, -1)).movedim(2, -1)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, h, H, W, d) -> (B, C, H, W), the inverse of :func:`split_heads`."""
+    return x.movedim(-1, 2).flatten(1, 2)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel (CaiT, arXiv 2103.17239, section 2.1)."""
+
+    def __init__(self, embed_dims: int, value: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((embed_dims,), float(value)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight[:, None, None]
+
+
+class FFN(nn.Module):
+    """Feed-forward network of each position: ``W2 GELU(W1 x)``."""
+
+    def __init__(self, embed_dims: int, hidden_dims: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(embed_dims, hidden_dims)
+        self.reduce = nn.Linear(hidden_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.reduce(F.gelu(self.expand(x.permute(0, 2, 3, 1))))
+        return x.permute(0, 3, 1, 2)
+
+
 class ConvFFN(nn.Module):
     """Feed-forward network with a depthwise convolution inside (DAT++, section 3.4).
 
     ``y = W1 x; y = y + DWConv3x3(y); return W2 GELU(y)``.
     """
 
-    def __init__(self, embed_dims: int, expansion: int = 4) -> None:
+    def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
-        hidden_dims = embed_dims * expansion
         self.expand = nn.Conv2d(embed_dims, hidden_dims, 1)
         self.dwconv = depthwise_conv(hidden_dims, 3)
         self.reduce = nn.Conv2d(hidden_dims, embed_dims, 1)

@@ -1,6 +1,8 @@
 """Deformable multi-head attention (DAT, arXiv 2201.00520, section 3.2; DAT++, arXiv 2309.01430,
 section 3.2).
 """
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,25 +50,98 @@ def deformable_attention(query: Tensor,
         torch.Size([1, 4, 6, 8, 16])
     """
     _check_shapes(query, key, value, sampling_locations, relative_position_bias_table)
+    if relative_position_bias_table is None:
+        return _attend(query, key, value, None, scale, key.shape[2])
+    assert sampling_locations is not None
+
+    def bias(points: Tensor) -> Tensor:
+        return relative_position_bias(points, sampling_locations, relative_position_bias_table)
+
+    return _attend(query, key, value, bias, scale, key.shape[2])
+
+
+def log_spaced_deformable_attention(query: Tensor,
+                                    key: Tensor,
+                                    value: Tensor,
+                                    sampling_locations: Tensor,
+                                    hidden_weight: Tensor,
+                                    hidden_bias: Tensor,
+                                    output_weight: Tensor,
+                                    *,
+                                    scale: float | None = None) -> Tensor:
+    r"""Like :func:`deformable_attention`, with a bias that a small network computes.
+
+    .. math:: B = W_2 \, \text{relu}(W_1 \, \text{sign}(t) \log_8(|t| + 1) + b_1), t = 4 (p_q - p_k)
+
+    This is the log-spaced continuous position bias of Swin v2 (arXiv 2111.09883, section 3.3).
+
+    Args:
+        query: Tensor[batch, num_heads, height, width, head_dim], a query at each map position.
+        key: Tensor[batch, num_heads, num_keys, head_dim].
+        value: Tensor[batch, num_heads, num_keys, head_dim].
+        sampling_locations: Tensor[batch, groups, num_keys, 2], where the keys were sampled, (y, x).
+        hidden_weight: Tensor[hidden_dims, 2], W1, for (y, x).
+        hidden_bias: Tensor[hidden_dims], b1.
+        output_weight: Tensor[num_heads / groups, hidden_dims], W2, for the heads of any group.
+        scale: Factor of the logits, ``head_dim ** -0.5`` if None.
+
+    Returns:
+        Tensor[batch, num_heads, height, width, head_dim] in the dtype of ``value``.
+
+    Raises:
+        ValueError: If shapes do not fit each other.
+
+    Differentiable in all tensors. Floating point of any precision; the bias and the softmax are
+    computed in float32 or better.
+
+    Example:
+        >>> q, kv = torch.rand(1, 4, 6, 8, 16), torch.rand(1, 4, 12, 16)
+        >>> weights = torch.rand(32, 2), torch.rand(32), torch.rand(2, 32)
+        >>> log_spaced_deformable_attention(q, kv, kv, torch.rand(1, 2, 12, 2), *weights).shape
+        torch.Size([1, 4, 6, 8, 16])
+    """
+    _check_shapes(query, key, value, sampling_locations, None)
+    groups, num_keys = sampling_locations.shape[1:3]
+    if output_weight.shape[0] * groups != query.shape[1]:
+        raise ValueError('output_weight must be (num_heads / groups, hidden_dims) with '
+                         f'{query.shape[1]} heads and {groups} groups, '
+                         f'got {tuple(output_weight.shape)}')
+    dtype = torch.promote_types(sampling_locations.dtype, torch.float32)
+
+    def bias(points: Tensor) -> Tensor:
+        displacement = 4 * (points[:, None] - sampling_locations[:, :, None]).to(dtype)
+        displacement = displacement.sign() * (displacement.abs() + 1).log2() / 3  # log2(8) = 3
+        # Half precision does not tell the positions of a large map apart.
+        with torch.autocast(query.device.type, enabled=False):
+            hidden = F.linear(displacement, hidden_weight.to(dtype), hidden_bias.to(dtype)).relu()
+            out = F.linear(hidden, output_weight.to(dtype))  # (B, g, Nq, Nk, h / g)
+        return out.permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+    # The hidden layer, one for each group, weighs more than the logits do.
+    hidden_dims = hidden_weight.shape[0]
+    return _attend(query, key, value, bias, scale,
+                   max(1, num_keys * hidden_dims * groups // query.shape[1]))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Callable[[Tensor], Tensor] | None,
+            scale: float | None, weight_per_query: int) -> Tensor:
+    """``softmax(scale * q k^T + bias(query points)) v`` in blocks of query rows."""
     height, width, head_dim = query.shape[2:]
     if scale is None:
         scale = head_dim**-0.5
-    query_points = None
-    if sampling_locations is not None:
-        query_points = grid_points(height, width, device=query.device,
-                                   dtype=sampling_locations.dtype)
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    query_points = grid_points(height, width, device=query.device, dtype=dtype)
 
     def attend(rows: Tensor, first_row: int) -> Tensor:
         logits = scale * rows.flatten(2, 3) @ key.transpose(-2, -1)  # (B, h, rows * W, Nk)
-        if relative_position_bias_table is not None:
-            assert query_points is not None and sampling_locations is not None
+        logits = logits.to(dtype)
+        if bias is not None:
             points = query_points[first_row:first_row + rows.shape[2]].flatten(0, 1)
-            logits = logits + relative_position_bias(points, sampling_locations,
-                                                     relative_position_bias_table)
+            logits = logits + bias(points)
         attention = logits.softmax(-1).to(value.dtype)
         return (attention @ value).unflatten(2, rows.shape[2:4])
 
-    return attend_in_row_blocks(attend, query, key.shape[2])
+    return attend_in_row_blocks(attend, query, weight_per_query)
 
 
 def relative_position_bias(query_points: Tensor, sampling_locations: Tensor,
@@ -162,14 +237,14 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, sampling_locations:
     if key.shape != (batch, num_heads, num_keys, head_dim) or value.shape[:3] != key.shape[:3]:
         raise ValueError('key and value must be (batch, num_heads, num_keys, head_dim) like query '
                          f'{tuple(query.shape)}, got {tuple(key.shape)} and {tuple(value.shape)}')
-    if table is None:
-        return
     if sampling_locations is None:
-        raise ValueError('a relative_position_bias_table needs sampling_locations')
+        if table is not None:
+            raise ValueError('a relative_position_bias_table needs sampling_locations')
+        return
     groups = sampling_locations.shape[1]
     if sampling_locations.shape != (batch, groups, num_keys, 2) or num_heads % groups:
         raise ValueError('sampling_locations must be (batch, groups, num_keys, 2) with groups that '
                          f'divide the {num_heads} heads, got {tuple(sampling_locations.shape)}')
-    if table.ndim != 3 or table.shape[0] != num_heads:
+    if table is not None and (table.ndim != 3 or table.shape[0] != num_heads):
         raise ValueError('relative_position_bias_table must be (num_heads, height, width) with '
                          f'{num_heads} heads, got {tuple(table.shape)}')

@@ -3,45 +3,70 @@ import golden
 import pytest
 import torch
 
-from mmdat.models import DATPlusPlus
+from mmdat.models import DAT, DATPlusPlus, ScalableViT
 
-ARCHS = {'dat_pp_nano': 'nano', 'dat_pp_nano_96x160': 'nano', 'dat_pp_t': 'tiny'}
+FIXTURES = sorted(path.stem for path in golden.DATA.glob('*.json'))
+# The smallest full-sized model of each family runs each time; the others take seconds each.
+SLOW = {'dat_s', 'dat_b', 'dat_pp_s', 'dat_pp_b', 'scalablevit_b', 'scalablevit_l'}
+NAMED = {
+    'dat_nano': (DAT, 'nano'), 'dat_t': (DAT, 'tiny'), 'dat_s': (DAT, 'small'),
+    'dat_b': (DAT, 'base'), 'dat_pp_nano': (DATPlusPlus, 'nano'), 'dat_pp_t': (DATPlusPlus, 'tiny'),
+    'dat_pp_s': (DATPlusPlus, 'small'), 'dat_pp_b': (DATPlusPlus, 'base'),
+    'scalablevit_nano': (ScalableViT, 'nano'), 'scalablevit_s': (ScalableViT, 'small'),
+    'scalablevit_b': (ScalableViT, 'base'), 'scalablevit_l': (ScalableViT, 'large'),
+}
 
 
-def build(fixture: dict) -> golden.PublishedClassifier:
-    backbone = DATPlusPlus(arch=ARCHS[fixture['name']])
-    return golden.PublishedClassifier(backbone, fixture['manifest'])
-
-
-@pytest.mark.parametrize('dtype', golden.TOLERANCES, ids=str)
-@pytest.mark.parametrize('name', ARCHS)
-def test_outputs_and_gradients_equal_the_published_models(name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in FIXTURES])
+def test_outputs_and_gradients_equal_the_published_models(name: str) -> None:
     fixture = golden.load(name)
-    model = build(fixture).to(dtype)
-    x = golden.make_input(**fixture['input']).to(dtype).requires_grad_()
-    outputs = model(x)
-    output_tolerance, gradient_tolerance = golden.TOLERANCES[dtype]
-    for key, recorded in fixture['outputs'].items():
-        assert list(outputs[key].shape) == recorded['shape']
-        assert golden.difference(key, outputs[key], recorded) < output_tolerance, key
-    if 'grads' not in fixture:
-        return
-    loss = golden.loss(outputs)
-    assert loss.item() == pytest.approx(fixture['loss'], rel=10 * output_tolerance)
-    loss.backward()
-    largest = max(gradient.get('norm', 0) for gradient in fixture['grads'].values())
-    gradients = {theirs: model.get_parameter(ours).grad
-                 for ours, theirs in model.published_names.items()} | {'input': x.grad}
-    assert set(gradients) == set(fixture['grads'])
-    for key, recorded in fixture['grads'].items():
-        # A gradient that is zero in theory is recorded as noise: compare it with the others' size.
-        is_noise = recorded.get('norm', largest) < 1e-12 * largest
-        error = golden.difference(f'grad:{key}', gradients[key], recorded,
-                                  largest if is_noise else None)
-        assert error < gradient_tolerance, key
+    model = golden.build_classifier(fixture)
+    for dtype, (output_tolerance, gradient_tolerance) in golden.TOLERANCES.items():
+        model = model.to(dtype)
+        model.zero_grad()
+        x = golden.make_input(**fixture['input']).to(dtype).requires_grad_()
+        with torch.set_grad_enabled('grads' in fixture):
+            outputs = golden.run(model, x)
+        for key, recorded in fixture['outputs'].items():
+            assert list(outputs[key].shape) == recorded['shape']
+            assert golden.difference(key, outputs[key], recorded) < output_tolerance, (key, dtype)
+        if 'grads' not in fixture:
+            continue
+        loss = golden.loss(outputs)
+        assert loss.item() == pytest.approx(fixture['loss'], rel=10 * output_tolerance)
+        loss.backward()
+        gradients = {theirs: model.get_parameter(ours).grad
+                     for ours, theirs in golden.names_in_classifier(model).items()}
+        gradients = {key: gradient for key, gradient in gradients.items() if gradient is not None}
+        gradients['input'] = x.grad
+        assert set(gradients) == set(fixture['grads'])
+        largest = max(gradient.get('norm', 0) for gradient in fixture['grads'].values())
+        for key, recorded in fixture['grads'].items():
+            # A gradient that is zero in theory is recorded as noise: compare with the others' size.
+            is_noise = recorded.get('norm', largest) < 1e-12 * largest
+            error = golden.difference(f'grad:{key}', gradients[key], recorded,
+                                      largest if is_noise else None)
+            assert error < gradient_tolerance, (key, dtype)
 
 
-def test_parameter_count_of_dat_pp_t_is_the_published_one() -> None:
-    model = build(golden.load('dat_pp_t'))
-    norms = sum(p.numel() for p in model.backbone.norms.parameters())
-    assert sum(p.numel() for p in model.parameters()) - norms == 23_962_876
+@pytest.mark.parametrize('name', NAMED)
+def test_a_named_architecture_is_the_one_of_the_published_options(name: str) -> None:
+    family, arch = NAMED[name]
+    with torch.device('meta'):
+        named = family(arch)
+        published = family.from_published(**golden.load(name)['options'])
+    assert _shapes(named) == _shapes(published)
+    unused = {'stride', 'offset_kernel_size', 'offset_range', 'groups', 'position_bias',
+              'window_size', 'neighborhood_size'}
+    for ours, theirs in zip(named.settings, published.settings, strict=True):
+        differing = {field for field, value in vars(ours).items()
+                     if getattr(theirs, field) != value}
+        letters = getattr(ours, 'blocks', '')
+        if 'D' in letters:
+            unused = {'window_size', 'neighborhood_size'}
+        assert differing <= unused
+
+
+def _shapes(backbone: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in backbone.named_parameters()}

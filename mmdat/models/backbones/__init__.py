@@ -1,4 +1,6 @@
 """Backbones, one file a family."""
-from .dat import DATPlusPlus
+from .dat import DAT
+from .dat_pp import DATPlusPlus
+from .scalablevit import ScalableViT
 
-__all__ = ['DATPlusPlus']
+__all__ = ['DAT', 'DATPlusPlus', 'ScalableViT']

@@ -1,235 +1,268 @@
-"""DAT++ backbone (Xia et al., DAT++: Spatially Dynamic Vision Transformer with Deformable
-Attention, arXiv 2309.01430).
-"""
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from itertools import pairwise
+"""DAT backbone (Xia et al., Vision Transformer with Deformable Attention, arXiv 2201.00520)."""
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from mmcv.cnn.bricks import DropPath
-from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from mmdat.errors import UserError, suggest
-from mmdat.models.attentions import DeformableAttention, NeighborhoodAttention
-from mmdat.models.layers import ConvFFN, LayerNorm2d, depthwise_conv, init_projections
+from mmdat.errors import UserError
+from mmdat.models.attentions import (
+    DeformableAttention,
+    NeighborhoodAttention,
+    PyramidAttention,
+    SlideAttention,
+    WindowAttention,
+)
+from mmdat.models.layers import FFN, ConvFFN, LayerNorm2d, LayerScale, depthwise_conv
+from mmdat.models.published import DAT_LAYOUT, dat_fields
+from mmdat.models.settings import StageSettings
 from mmdat.registry import MODELS
 
-PUBLISHED = ('ND', 'NDND', 'ND' * 9, 'DD')
+from .base import HierarchicalBackbone
 
 
-@dataclass(frozen=True)
-class DATArchitecture:
-    """A network of the family; each field has a value for each stage.
+@dataclass(frozen=True, kw_only=True)
+class DATSettings(StageSettings):
+    """What a stage of DAT or DAT++ is built from.
 
     Attributes:
         embed_dims: Channels.
-        blocks: A letter for each block: ``N`` neighborhood attention, ``D`` deformable attention.
+        blocks: A letter for each block: ``L`` window attention, ``S`` shifted window attention,
+            ``D`` deformable attention, ``N`` neighborhood attention, ``P`` spatial-reduction
+            attention (PVT), ``X`` a ConvNeXt block, ``E`` slide attention.
         num_heads: Attention heads.
         groups: Groups of channels in ``D`` that sample their keys together.
-        strides: Of the key grid in ``D``.
-        offset_kernel_sizes: Of the convolution in ``D`` that computes the offsets.
-        neighborhood_sizes: Side of the window in ``N``.
+        stride: Of the key grid in ``D``.
+        offset_kernel_size: Of the convolution in ``D`` that computes the offsets.
+        offset_range: Largest offset in ``D``, in steps of the key grid; None for unbounded
+            offsets, of which the sampling locations are clamped to the map.
+        pooled_keys: Average the map for the keys of ``D`` instead of sampling it.
+        position_bias: Of ``D``: ``'none'``, ``'table'``, ``'fixed'``, ``'log'`` or ``'depthwise'``.
+        window_size: Side of the windows in ``L`` and ``S``, of the kernel in ``X``.
+        neighborhood_size: Side of the window in ``N``.
+        reduction_ratio: Factor between the sides of the map and of the keys' map in ``P``.
+        ffn_ratio: Factor between the channels inside a feed-forward network and ``embed_dims``.
+        conv_ffn: Put a depthwise convolution into the feed-forward networks.
+        local_perception: Add a depthwise convolution of the map to it before each attention.
+        layer_scale: First value of the learned factors of attention and feed-forward network, 0
+            for none.
+        conv_embedding: Embed with overlapping convolutions instead of patches.
     """
-    embed_dims: Sequence[int]
-    blocks: Sequence[str]
-    num_heads: Sequence[int]
-    groups: Sequence[int]
-    strides: Sequence[int] = (8, 4, 2, 1)
-    offset_kernel_sizes: Sequence[int] = (9, 7, 5, 3)
-    neighborhood_sizes: Sequence[int] = (7, 7, 7, 7)
-
-    @classmethod
-    def from_options(cls, options: dict[str, Any]) -> 'DATArchitecture':
-        """Build from a config's dict; a field that is unknown or missing is a UserError."""
-        valid = {field.name for field in fields(cls)}
-        for name in options:
-            if name not in valid:
-                raise UserError(f"unknown field '{name}' in arch: {suggest(name, valid)}")
-        try:
-            return cls(**options)
-        except TypeError as error:
-            raise UserError(f'arch is incomplete: {error}') from None
+    embed_dims: int
+    blocks: str
+    num_heads: int
+    groups: int = 1
+    stride: int = 1
+    offset_kernel_size: int = 3
+    offset_range: float | None = None
+    pooled_keys: bool = False
+    position_bias: str = 'table'
+    window_size: int = 7
+    neighborhood_size: int = 7
+    reduction_ratio: int = 1
+    ffn_ratio: float = 4
+    conv_ffn: bool = False
+    local_perception: bool = False
+    layer_scale: float = 0.0
+    conv_embedding: bool = False
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            values = getattr(self, field.name)
-            if isinstance(values, str) or len(values) != len(self.embed_dims):
-                raise UserError(f"arch field '{field.name}' needs a value for each of the "
-                                f'{len(self.embed_dims)} stages, got {values!r}')
-        for dims, letters, heads, groups in zip(self.embed_dims, self.blocks, self.num_heads,
-                                                self.groups, strict=True):
-            unknown = set(letters) - set('ND')
-            if unknown or not letters:
-                raise UserError(f"arch field 'blocks' has {letters!r}: use the letters N and D")
-            if dims % heads or heads % groups:
-                raise UserError(f'arch has a stage with {dims} channels, {heads} heads and '
-                                f'{groups} groups: heads must divide channels, groups heads')
+        super().__post_init__()
+        unknown = set(self.blocks) - set('LSDNPXE')
+        if unknown or not self.blocks:
+            raise UserError(f"arch field 'blocks' has {self.blocks!r}: use the letters L, S, D, N, "
+                            'P, X and E')
+        if self.embed_dims % self.num_heads:
+            raise UserError(f'arch has a stage with {self.embed_dims} channels and '
+                            f'{self.num_heads} heads: heads must divide channels')
+        if 'E' in self.blocks and self.embed_dims % (4 * self.num_heads):
+            raise UserError(f'arch has an E block with {self.embed_dims} channels and '
+                            f'{self.num_heads} heads: 4 times the heads must divide channels')
+        for letter, name in (('N', 'neighborhood_size'), ('X', 'window_size')):
+            if letter in self.blocks and getattr(self, name) % 2 == 0:
+                raise UserError(f"arch field '{name}' must be odd where there are {letter} blocks, "
+                                f'got {getattr(self, name)}')
 
     @property
-    def depths(self) -> list[int]:
-        """Blocks in each stage."""
-        return [len(letters) for letters in self.blocks]
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
 
 
 class DATBlock(nn.Module):
-    """Local perception, attention and feed-forward, each added to its input (DAT++, figure 4).
+    """Attention and feed-forward network, each added to its input (DAT++, figure 4).
 
     Args:
-        embed_dims: Channels.
+        settings: Of the stage.
         attention: The block's attention module.
         drop_path_rate: Probability to leave out a residual branch of a sample in training.
     """
 
-    def __init__(self, embed_dims: int, attention: nn.Module, drop_path_rate: float) -> None:
+    def __init__(self, settings: DATSettings, attention: nn.Module, drop_path_rate: float) -> None:
         super().__init__()
-        self.local_perception = depthwise_conv(embed_dims, 3)
-        self.norm1 = LayerNorm2d(embed_dims)
+        dims = settings.embed_dims
+        self.local_perception = depthwise_conv(dims, 3) if settings.local_perception else None
+        self.norm1 = LayerNorm2d(dims)
         self.attention = attention
-        self.norm2 = LayerNorm2d(embed_dims)
-        self.ffn = ConvFFN(embed_dims)
+        self.norm2 = LayerNorm2d(dims)
+        self.ffn = _ffn(settings)
+        self.scale1, self.scale2 = (
+            LayerScale(dims, settings.layer_scale) if settings.layer_scale > 0 else nn.Identity()
+            for _ in range(2))
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
-        x = x + self.local_perception(x)
-        x = x + self.drop_path(self.attention(self.norm1(x)))
-        return x + self.drop_path(self.ffn(self.norm2(x)))
+        if self.local_perception is not None:
+            x = x + self.local_perception(x)
+        x = x + self.drop_path(self.scale1(self.attention(self.norm1(x))))
+        return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
 
 
-class DATStage(nn.Module):
-    """The blocks of one resolution.
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution and feed-forward network in one residual (ConvNeXt, arXiv 2201.03545).
 
     Args:
-        blocks: In order.
-        with_cp: Recompute the activations of each block in the backward pass to save memory.
+        settings: Of the stage.
+        drop_path_rate: Probability to leave out the residual branch of a sample in training.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], with_cp: bool) -> None:
+    def __init__(self, settings: DATSettings, drop_path_rate: float) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.with_cp = with_cp
+        dims = settings.embed_dims
+        self.local_perception = depthwise_conv(dims, 3) if settings.local_perception else None
+        self.dwconv = depthwise_conv(dims, settings.window_size)
+        self.norm = LayerNorm2d(dims)
+        self.ffn = _ffn(settings)
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
-        for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        return x
+        if self.local_perception is not None:
+            x = x + self.local_perception(x)
+        return x + self.drop_path(self.ffn(self.norm(self.dwconv(x))))
 
 
 @MODELS.register_module()
-class DATPlusPlus(BaseModule):
-    """DAT++: deformable and neighborhood attention in four stages of strides 4, 8, 16 and 32.
+class DAT(HierarchicalBackbone):
+    """DAT: window attention, and deformable attention in the last two of four stages.
 
     Args:
         arch: ``'nano'`` (for demos and tests), ``'tiny'``, ``'small'``, ``'base'``, or a dict with
-            the fields of :class:`DATArchitecture`.
-        out_indices: Stages whose maps are returned, each behind a norm of its own.
+            the fields of :class:`DATSettings`, of which ``embed_dims``, ``blocks`` and
+            ``num_heads`` must be there. A field is a sequence with a value for each stage, or one
+            for all.
+        out_indices: Stages whose maps are returned, each behind a norm of its own; all if None.
         drop_path_rate: Of the last block; the others have linearly less, the first 0.
-        frozen_stages: Number of stages, with the stem, that are not trained; -1 trains all.
+        frozen_stages: Number of stages, with the embeddings before them, that are not trained; 0
+            freezes the first embedding alone, -1 nothing.
         with_cp: Recompute the activations of each block in the backward pass to save memory.
         pretrain_img_size: Side in pixels of the square images that the bias tables cover.
-        init_cfg: mmengine's initialization config.
+        init_cfg: mmengine's initialization config; ``Pretrained`` takes the authors' checkpoints
+            and ordinary ones alike.
 
-    Input: Tensor[batch, 3, height, width] of any size. Output: a tuple of
-    Tensor[batch, embed_dims[i], height / stride_i, width / stride_i], rounded up.
+    Input: Tensor[batch, 3, height, width] of at least 32 x 32. Output: a tuple of
+    Tensor[batch, embed_dims[i], height / stride_i, width / stride_i], rounded down, with strides
+    4, 8, 16, 32.
 
     Raises:
-        UserError: If ``arch`` is unknown, has an unknown or missing field or does not fit together.
+        UserError: If ``arch`` is unknown, has an unknown or missing field or does not fit together,
+            if an argument is out of range, or, in a forward pass, if the images are too small.
 
     Example:
-        >>> backbone = DATPlusPlus(arch='nano')
+        >>> backbone = DAT(arch='nano')
         >>> [tuple(x.shape) for x in backbone(torch.rand(1, 3, 64, 96))]
         [(1, 16, 16, 24), (1, 32, 8, 12), (1, 64, 4, 6), (1, 128, 2, 3)]
     """
-    ARCHITECTURES: ClassVar[dict[str, DATArchitecture]] = {
-        #                        embed_dims             blocks     num_heads       groups
-        'nano':  DATArchitecture((16, 32, 64, 128),     ('ND', 'ND', 'ND', 'DD'),
-                                                                   (1, 2, 4, 8),   (1, 1, 2, 4)),
-        'tiny':  DATArchitecture((64, 128, 256, 512),   PUBLISHED, (2, 4, 8, 16),  (1, 2, 4, 8)),
-        'small': DATArchitecture((96, 192, 384, 768),   PUBLISHED, (3, 6, 12, 24), (1, 2, 3, 6)),
-        'base':  DATArchitecture((128, 256, 512, 1024), PUBLISHED, (4, 8, 16, 32), (2, 4, 8, 16)),
+    ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        'nano':  dict(embed_dims=(16, 32, 64, 128),        num_heads=(1, 2, 4, 8),
+                      groups=(1, 1, 2, 4),                 blocks=('LS', 'LS', 'LDLDLD', 'LD')),
+        'tiny':  dict(embed_dims=(96, 192, 384, 768),      num_heads=(3, 6, 12, 24),
+                      groups=(1, 1, 3, 6),                 blocks=('LS', 'LS', 'LDLDLD', 'LD')),
+        'small': dict(embed_dims=(96, 192, 384, 768),      num_heads=(3, 6, 12, 24),
+                      groups=(1, 1, 3, 6),                 blocks=('LS', 'LS', 'LD' * 9, 'LD')),
+        'base':  dict(embed_dims=(128, 256, 512, 1024),    num_heads=(4, 8, 16, 32),
+                      groups=(1, 1, 4, 8),                 blocks=('LS', 'LS', 'LD' * 9, 'LD')),
     }
+    DEFAULTS: ClassVar[Mapping[str, Any]] = dict(offset_kernel_size=(9, 7, 5, 3), offset_range=2)
+    SETTINGS = DATSettings
+    PUBLISHED = DAT_LAYOUT
 
     def __init__(self,
-                 arch: str | dict[str, Any] = 'tiny',
-                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 arch: str | Mapping[str, Any] = 'tiny',
+                 out_indices: Sequence[int] | None = None,
                  drop_path_rate: float = 0.0,
                  frozen_stages: int = -1,
                  with_cp: bool = False,
                  pretrain_img_size: int = 224,
                  init_cfg: dict | list[dict] | None = None) -> None:
-        super().__init__(init_cfg)
-        self.arch = self._resolve(arch)
-        dims = self.arch.embed_dims
-        self.out_indices = tuple(out_indices)
-        self.frozen_stages = frozen_stages
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, dims[0] // 2, 3, stride=2, padding=1), LayerNorm2d(dims[0] // 2),
-            nn.GELU(),
-            nn.Conv2d(dims[0] // 2, dims[0], 3, stride=2, padding=1), LayerNorm2d(dims[0]))
-        self.downsamples = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(previous, current, 3, stride=2, padding=1, bias=False),
-                          LayerNorm2d(current))
-            for previous, current in pairwise(dims))
-        drop_path_rates = iter(torch.linspace(0, drop_path_rate, sum(self.arch.depths)).tolist())
-        self.stages = nn.ModuleList(
-            DATStage([
-                DATBlock(dims[stage], attention, next(drop_path_rates)) for attention in
-                self._attentions(self.arch, stage, pretrain_img_size // 4 // 2**stage)
-            ], with_cp) for stage in range(len(dims)))
-        self.norms = nn.ModuleDict({str(stage): LayerNorm2d(dims[stage]) for stage in out_indices})
-        init_projections(self)
-        self._freeze()
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        x = self.stem(x)
-        outputs = []
-        for index, stage in enumerate(self.stages):
-            if index > 0:
-                x = self.downsamples[index - 1](x)
-            x = stage(x)
-            if index in self.out_indices:
-                outputs.append(self.norms[str(index)](x))
-        return tuple(outputs)
-
-    def train(self, mode: bool = True) -> 'DATPlusPlus':
-        """Set the training mode; frozen stages stay in evaluation mode."""
-        super().train(mode)
-        self._freeze()
-        return self
-
-    def _freeze(self) -> None:
-        if self.frozen_stages < 0:
-            return
-        frozen: list[nn.Module] = [self.stem, *self.stages[:self.frozen_stages],
-                                   *self.downsamples[:max(0, self.frozen_stages - 1)]]
-        for module in frozen:
-            module.eval().requires_grad_(False)
+        super().__init__(arch, out_indices, drop_path_rate, frozen_stages, with_cp,
+                         pretrain_img_size, init_cfg)
 
     @classmethod
-    def _resolve(cls, arch: str | dict[str, Any]) -> DATArchitecture:
-        if isinstance(arch, dict):
-            return DATArchitecture.from_options(arch)
-        if arch not in cls.ARCHITECTURES:
-            raise UserError(f"{cls.__name__} has no arch '{arch}': "
-                            f'{suggest(arch, cls.ARCHITECTURES)}')
-        return cls.ARCHITECTURES[arch]
+    def from_published(cls, **options: Any) -> 'DAT':
+        """Build the backbone that the authors' code builds from ``options`` of their configs.
 
-    @staticmethod
-    def _attentions(arch: DATArchitecture, stage: int,
-                    bias_map_side: int) -> Iterator[nn.Module]:
-        """The attention module of each block of a stage."""
-        dims, heads = arch.embed_dims[stage], arch.num_heads[stage]
-        for letter in arch.blocks[stage]:
-            if letter == 'N':
-                yield NeighborhoodAttention(dims, heads, arch.neighborhood_sizes[stage])
+        Args:
+            options: ``dims``, ``stage_spec``, ``heads``, ``strides``, ``use_pes``, ... Options
+                that their code ignores are ignored. This class's own arguments, but for ``arch``
+                and ``pretrain_img_size``, may stand beside them.
+
+        Raises:
+            UserError: If an option is unknown, missing or of no use here.
+
+        Example:
+            >>> backbone = DAT.from_published(
+            ...     dims=[16, 32], heads=[1, 2], groups=[1, 1], stage_spec=['LS', 'ND'],
+            ...     strides=[2, 1], offset_range_factor=[-1, 2], use_pes=[True, True],
+            ...     window_sizes=[7, 7], nat_ksizes=[3, 3])
+            >>> backbone.settings[1].offset_range
+            2
+        """
+        return cls(**dat_fields(options))
+
+    def _build_embedding(self, stage: int, previous_dims: int, settings: DATSettings) -> nn.Module:
+        dims = settings.embed_dims
+        if stage > 0:
+            conv = (nn.Conv2d(previous_dims, dims, 3, stride=2, padding=1, bias=False)
+                    if settings.conv_embedding else
+                    nn.Conv2d(previous_dims, dims, 2, stride=2, bias=False))
+            return nn.Sequential(conv, LayerNorm2d(dims))
+        if not settings.conv_embedding:
+            return nn.Sequential(nn.Conv2d(previous_dims, dims, 4, stride=4), LayerNorm2d(dims))
+        return nn.Sequential(
+            nn.Conv2d(previous_dims, dims // 2, 3, stride=2, padding=1), LayerNorm2d(dims // 2),
+            nn.GELU(),
+            nn.Conv2d(dims // 2, dims, 3, stride=2, padding=1), LayerNorm2d(dims))
+
+    def _build_blocks(self, settings: DATSettings, map_side: int,
+                      drop_path_rates: Iterator[float]) -> Iterator[nn.Module]:
+        for letter in settings.blocks:
+            if letter == 'X':
+                yield ConvNeXtBlock(settings, next(drop_path_rates))
             else:
-                yield DeformableAttention(dims, heads, arch.groups[stage], arch.strides[stage],
-                                          arch.offset_kernel_sizes[stage],
-                                          (bias_map_side, bias_map_side))
+                yield DATBlock(settings, _attention(letter, settings, map_side),
+                               next(drop_path_rates))
+
+
+def _attention(letter: str, settings: DATSettings, map_side: int) -> nn.Module:
+    """The attention module that a letter of ``blocks`` stands for."""
+    dims, heads = settings.embed_dims, settings.num_heads
+    match letter:
+        case 'L' | 'S':
+            return WindowAttention(dims, heads, settings.window_size, shifted=letter == 'S')
+        case 'N':
+            return NeighborhoodAttention(dims, heads, settings.neighborhood_size)
+        case 'P':
+            return PyramidAttention(dims, heads, settings.reduction_ratio)
+        case 'E':
+            return SlideAttention(dims, heads)
+    return DeformableAttention(
+        dims, heads, settings.groups, settings.stride, settings.offset_kernel_size,
+        (map_side, map_side), settings.offset_range, settings.pooled_keys, settings.position_bias)
+
+
+def _ffn(settings: DATSettings) -> nn.Module:
+    hidden_dims = int(settings.embed_dims * settings.ffn_ratio)
+    return (ConvFFN if settings.conv_ffn else FFN)(settings.embed_dims, hidden_dims)

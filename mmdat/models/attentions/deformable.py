@@ -1,0 +1,163 @@
+"""Deformable multi-head attention, DMHA (DAT, arXiv 2201.00520, section 3.2)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdat.errors import UserError, suggest
+from mmdat.models.layers import LayerNorm2d, depthwise_conv, merge_heads, split_heads
+from mmdat.ops import (
+    deformable_attention,
+    global_attention,
+    log_spaced_deformable_attention,
+    reference_points,
+    sample_at,
+)
+
+# How logits or outputs depend on where queries and keys lie:
+# none       not at all
+# table      a table sampled at half of their displacement, for each head (the papers' choice)
+# fixed      a value for each pair of a query and a key
+# log        a small network of their displacement on a logarithmic scale
+# depthwise  no bias: a depthwise convolution of the queries is added to the output
+POSITION_BIASES = ('none', 'table', 'fixed', 'log', 'depthwise')
+
+LOG_BIAS_DIMS = 32
+
+
+class DeformableAttention(nn.Module):
+    """Attention of each position to keys sampled where the queries say.
+
+    Each group of channels samples its own keys: on a grid ``stride`` times coarser than the map,
+    moved by offsets that a small convolutional network computes from the queries.
+
+    Args:
+        embed_dims: Channels.
+        num_heads: Attention heads.
+        groups: Groups of channels with their own sampling locations; divides ``num_heads``.
+        stride: Of the key grid.
+        kernel_size: Of the convolution that computes the offsets.
+        map_size: (height, width) of the map that the position bias covers.
+        offset_range: Largest offset in steps of the key grid; None for unbounded offsets, of which
+            the locations are clamped to the map.
+        pooled_keys: Average the map over ``stride`` x ``stride`` positions instead of sampling it.
+        position_bias: One of :data:`POSITION_BIASES`.
+    """
+
+    def __init__(self,
+                 embed_dims: int,
+                 num_heads: int,
+                 groups: int,
+                 stride: int,
+                 kernel_size: int,
+                 map_size: tuple[int, int],
+                 offset_range: float | None = None,
+                 pooled_keys: bool = False,
+                 position_bias: str = 'table') -> None:
+        super().__init__()
+        _check(embed_dims, num_heads, groups, pooled_keys, position_bias)
+        self.num_heads = num_heads
+        self.groups = groups
+        self.stride = stride
+        self.offset_range = offset_range
+        self.pooled_keys = pooled_keys
+        self.position_bias = position_bias
+        group_dims = embed_dims // groups
+        self.query = nn.Conv2d(embed_dims, embed_dims, 1)
+        self.key = nn.Conv2d(embed_dims, embed_dims, 1)
+        self.value = nn.Conv2d(embed_dims, embed_dims, 1)
+        self.project = nn.Conv2d(embed_dims, embed_dims, 1)
+        self.kernel_size = kernel_size
+        self.padding = 0 if kernel_size == stride else kernel_size // 2
+        if not pooled_keys:
+            self.offsets = nn.Sequential(
+                depthwise_conv(group_dims, kernel_size, stride, self.padding),
+                LayerNorm2d(group_dims), nn.GELU(), nn.Conv2d(group_dims, 2, 1, bias=False))
+        height, width = map_size
+        if position_bias == 'table':
+            self.relative_position_bias_table = nn.Parameter(
+                torch.empty(num_heads, 2 * height - 1, 2 * width - 1))
+            nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
+        elif position_bias == 'fixed':
+            keys = [(side + 2 * self.padding - kernel_size) // stride + 1 for side in map_size]
+            self.position_bias_table = nn.Parameter(
+                torch.empty(num_heads, height * width, keys[0] * keys[1]))
+            nn.init.trunc_normal_(self.position_bias_table, std=0.01)
+        elif position_bias == 'log':
+            self.position_bias_network = nn.Sequential(
+                nn.Linear(2, LOG_BIAS_DIMS), nn.ReLU(),
+                nn.Linear(LOG_BIAS_DIMS, num_heads // groups, bias=False))
+        elif position_bias == 'depthwise':
+            self.position_conv = depthwise_conv(embed_dims, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tensor[batch, embed_dims, height, width] -> the same shape."""
+        query = self.query(x)
+        if self.pooled_keys:
+            # The last cell of an axis averages only the positions inside the map.
+            locations, sampled = None, F.avg_pool2d(x, self.stride, ceil_mode=True)
+        else:
+            locations = self.sampling_locations(query)  # (B, g, Hk, Wk, 2)
+            sampled = sample_at(x, locations)
+            locations = locations.flatten(2, 3)
+        key, value = (split_heads(project(sampled).flatten(2), self.num_heads)
+                      for project in (self.key, self.value))
+        out = merge_heads(self._attend(split_heads(query, self.num_heads), key, value, locations))
+        if self.position_bias == 'depthwise':
+            out = out + self.position_conv(query)
+        return self.project(out)
+
+    def sampling_locations(self, query: Tensor) -> Tensor:
+        """Where each group samples its keys, (y, x) with -1 and 1 the first and last position.
+
+        Args:
+            query: Tensor[batch, embed_dims, height, width], the projected queries.
+
+        Returns:
+            Tensor[batch, groups, key_height, key_width, 2] in float32 or better.
+        """
+        query = query.unflatten(1, (self.groups, -1)).flatten(0, 1)
+        # A convolution without padding needs a map of its kernel's size to leave a key.
+        missing = [max(0, self.kernel_size - side) for side in query.shape[2:]]
+        if self.padding == 0 and any(missing):
+            query = F.pad(query, (0, missing[1], 0, missing[0]))
+        offsets = self.offsets(query)
+        # Half precision would move the keys by up to an eighth of a position on a large map.
+        offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
+        offsets = offsets.unflatten(0, (-1, self.groups)).permute(0, 1, 3, 4, 2)
+        grid = offsets.shape[2:4]
+        points = reference_points(*grid, device=query.device, dtype=offsets.dtype)
+        if self.offset_range is None:
+            return (points + offsets).clamp(-1, 1)
+        step = offsets.new_tensor([1 / max(1, side - 1) for side in grid])
+        return points + offsets.tanh() * self.offset_range * step
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor,
+                locations: Tensor | None) -> Tensor:
+        """(B, h, H, W, d) and twice (B, h, Nk, d) -> (B, h, H, W, d)."""
+        if self.position_bias == 'table':
+            return deformable_attention(query, key, value, locations,
+                                        self.relative_position_bias_table)
+        if self.position_bias == 'log':
+            assert locations is not None
+            return log_spaced_deformable_attention(query, key, value, locations,
+                                                   *self.position_bias_network.parameters())
+        if self.position_bias == 'fixed':
+            bias: Tensor = self.position_bias_table
+            pairs = query.shape[2] * query.shape[3], key.shape[2]
+            if bias.shape[1:] != pairs:
+                bias = F.interpolate(bias[None], pairs, mode='bilinear', align_corners=True)[0]
+            return global_attention(query, key, value, bias)
+        return deformable_attention(query, key, value)
+
+
+def _check(embed_dims: int, num_heads: int, groups: int, pooled_keys: bool,
+           position_bias: str) -> None:
+    if embed_dims % num_heads or num_heads % groups:
+        raise UserError(f'deformable attention has {embed_dims} channels, {num_heads} heads and '
+                        f'{groups} groups: heads must divide channels, groups heads')
+    if position_bias not in POSITION_BIASES:
+        raise UserError(f"there is no position_bias '{position_bias}': "
+                        f'{suggest(position_bias, POSITION_BIASES)}')
+    if pooled_keys and position_bias != 'none':
+        raise UserError(f"pooled_keys has no position_bias '{position_bias}': set it to 'none'")

@@ -1,0 +1,37 @@
+"""Neighborhood attention (NAT, arXiv 2204.07143), the local attention of DAT++."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdat.ops import neighborhood_attention
+
+
+class NeighborhoodAttention(nn.Module):
+    """Attention of each position to the window nearest to it.
+
+    Args:
+        embed_dims: Channels.
+        num_heads: Attention heads.
+        kernel_size: Side of the window that a query attends to.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, kernel_size: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.kernel_size = kernel_size
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.project = nn.Linear(embed_dims, embed_dims)
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tensor[batch, embed_dims, height, width] -> the same shape."""
+        height, width = x.shape[2:]
+        # A map smaller than the window grows to it; the new positions are queries and keys too.
+        x = F.pad(x, (0, max(0, self.kernel_size - width), 0, max(0, self.kernel_size - height)))
+        qkv = self.qkv(x.permute(0, 2, 3, 1)).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = qkv.permute(3, 0, 4, 1, 2, 5)  # each (B, h, H, W, d)
+        out = neighborhood_attention(query, key, value, self.relative_position_bias_table)
+        out = self.project(out[:, :, :height, :width].permute(0, 2, 3, 1, 4).flatten(-2))
+        return out.permute(0, 3, 1, 2)

@@ -1,0 +1,37 @@
+"""(Shifted) window attention (Swin, arXiv 2103.14030, section 3.2), the local attention of DAT."""
+import torch
+from torch import Tensor, nn
+
+from mmdat.ops import window_attention
+
+
+class WindowAttention(nn.Module):
+    """Attention of each position to the window of a partition that it lies in.
+
+    Args:
+        embed_dims: Channels.
+        num_heads: Attention heads.
+        window_size: Side of a window.
+        shifted: Move the partition by half a window, rounded up.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, window_size: int,
+                 shifted: bool = False) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift = (window_size + 1) // 2 if shifted else 0
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
+        self.project = nn.Linear(embed_dims, embed_dims)
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty((2 * window_size - 1)**2, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tensor[batch, embed_dims, height, width] -> the same shape."""
+        qkv = self.qkv(x.permute(0, 2, 3, 1)).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = qkv.permute(3, 0, 4, 1, 2, 5)  # each (B, h, H, W, d)
+        out = window_attention(query, key, value, self.window_size,
+                               self.relative_position_bias_table, shift=self.shift)
+        out = self.project(out.permute(0, 2, 3, 1, 4).flatten(-2))
+        return out.permute(0, 3, 1, 2)

@@ -1,0 +1,200 @@
+"""What the backbones share: stages of falling resolution, their outputs, freezing and loading."""
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmengine.model import BaseModule, PretrainedInit
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmdat.errors import UserError, suggest
+from mmdat.models.layers import LayerNorm2d, init_projections
+from mmdat.models.published import PublishedLayout, load_pretrained
+from mmdat.models.settings import stage_settings
+
+# What mmengine calls an initialization from a file.
+PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
+
+
+class Stage(nn.Module):
+    """The blocks of one resolution.
+
+    Args:
+        blocks: In order.
+        with_cp: Recompute the activations of each block in the backward pass to save memory.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], with_cp: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tensor[batch, embed_dims, height, width] -> the same shape."""
+        for block in self.blocks:
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+class HierarchicalBackbone(BaseModule):
+    """Stages of blocks on maps of falling resolution, each behind an embedding that halves it.
+
+    A family says what its stages are built from (``SETTINGS``), its named architectures and the
+    fields that they share, builds the embeddings and blocks, and says how the authors' checkpoints
+    name them (``PUBLISHED``).
+
+    Args:
+        arch: The name of an architecture, or a dict with the fields of ``SETTINGS``.
+        out_indices: Stages whose maps are returned, each behind a norm of its own; all if None.
+        drop_path_rate: Of the last block; the others have linearly less, the first 0.
+        frozen_stages: Number of stages, with the embeddings before them, that are not trained; 0
+            freezes the first embedding alone, -1 nothing.
+        with_cp: Recompute the activations of each block in the backward pass to save memory.
+        pretrain_img_size: Side in pixels of the square images that the bias tables cover.
+        init_cfg: mmengine's initialization config; ``Pretrained`` takes the authors' checkpoints
+            and ordinary ones alike.
+
+    Raises:
+        UserError: If ``arch`` is unknown, has an unknown or missing field or does not fit together,
+            if an argument is out of range, or, in a forward pass, if the images are too small.
+    """
+    ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]]
+    DEFAULTS: ClassVar[Mapping[str, Any]]
+    SETTINGS: ClassVar[type[Any]]
+    PUBLISHED: ClassVar[PublishedLayout]
+    NORM_EPS: ClassVar[float] = 1e-5
+    init_cfg: Any
+
+    def __init__(self,
+                 arch: str | Mapping[str, Any],
+                 out_indices: Sequence[int] | None,
+                 drop_path_rate: float,
+                 frozen_stages: int,
+                 with_cp: bool,
+                 pretrain_img_size: int,
+                 init_cfg: dict | list[dict] | None) -> None:
+        super().__init__(init_cfg)
+        self.settings = stage_settings(self.SETTINGS, self._fields(arch), self.DEFAULTS)
+        self.out_indices = tuple(range(len(self.settings)) if out_indices is None else out_indices)
+        self.frozen_stages = frozen_stages
+        self.pretrain_img_size = pretrain_img_size
+        self._check_arguments(drop_path_rate)
+
+        self.embeddings = nn.ModuleList()
+        for stage, settings in enumerate(self.settings):
+            previous_dims = self.settings[stage - 1].embed_dims if stage else 3
+            self.embeddings.append(self._build_embedding(stage, previous_dims, settings))
+        rates = _linear(drop_path_rate, sum(settings.depth for settings in self.settings))
+        self.stages = nn.ModuleList()
+        side = pretrain_img_size
+        for embedding, settings in zip(self.embeddings, self.settings, strict=True):
+            side = _output_side(embedding, side)
+            self.stages.append(Stage(list(self._build_blocks(settings, side, rates)), with_cp))
+        self.norms = nn.ModuleDict({
+            str(stage): LayerNorm2d(self.settings[stage].embed_dims, eps=self.NORM_EPS)
+            for stage in self.out_indices})
+        # Side in pixels of the smallest image that leaves each stage a position.
+        self.smallest_image = _smallest_input(self.embeddings)
+        init_projections(self)
+        self._freeze()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        smallest = self.smallest_image
+        if x.shape[2] < smallest or x.shape[3] < smallest:
+            raise UserError(f'an image of {x.shape[2]} x {x.shape[3]} pixels leaves a stage of '
+                            f'{type(self).__name__} empty: give at least {smallest} x {smallest}')
+        outputs = []
+        for index, (embedding, stage) in enumerate(zip(self.embeddings, self.stages, strict=True)):
+            x = stage(embedding(x))
+            if index in self.out_indices:
+                outputs.append(self.norms[str(index)](x))
+        return tuple(outputs)
+
+    def train(self, mode: bool = True) -> 'HierarchicalBackbone':
+        """Set the training mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def init_weights(self) -> None:
+        """Run ``init_cfg``; its ``Pretrained`` takes the authors' files and ordinary ones."""
+        if self.is_init:
+            super().init_weights()  # which says so
+            return
+        init_cfg = self.init_cfg
+        configs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or [])
+        pretrained = [config for config in configs if config['type'] in PRETRAINED]
+        self.init_cfg = [config for config in configs if config not in pretrained]
+        super().init_weights()
+        self.init_cfg = init_cfg
+        for config in pretrained:
+            load_pretrained(self, config['checkpoint'], config.get('prefix'))
+
+    def _build_embedding(self, stage: int, previous_dims: int, settings: Any) -> nn.Module:
+        """What leads from the image or the previous stage's map to this stage's."""
+        raise NotImplementedError
+
+    def _build_blocks(self, settings: Any, map_side: int,
+                      drop_path_rates: Iterator[float]) -> Iterator[nn.Module]:
+        """The blocks of a stage whose map has ``map_side`` at the pretraining image size."""
+        raise NotImplementedError
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        for module in (*self.embeddings[:max(1, self.frozen_stages)],
+                       *self.stages[:self.frozen_stages]):
+            module.eval().requires_grad_(False)
+
+    def _fields(self, arch: str | Mapping[str, Any]) -> Mapping[str, Any]:
+        if isinstance(arch, Mapping):
+            return arch
+        if arch not in self.ARCHITECTURES:
+            raise UserError(f"{type(self).__name__} has no arch '{arch}': "
+                            f'{suggest(str(arch), self.ARCHITECTURES)}')
+        return self.ARCHITECTURES[arch]
+
+    def _check_arguments(self, drop_path_rate: float) -> None:
+        stages = len(self.settings)
+        if not self.out_indices or not set(self.out_indices) <= set(range(stages)):
+            raise UserError(f'out_indices must be stages from 0 to {stages - 1}, '
+                            f'got {self.out_indices}')
+        if not -1 <= self.frozen_stages <= stages:
+            raise UserError(f'frozen_stages must be from -1 to {stages}, got {self.frozen_stages}')
+        if not isinstance(self.pretrain_img_size, int) or self.pretrain_img_size < 1:
+            raise UserError('pretrain_img_size must be the side of the images in pixels, got '
+                            f'{self.pretrain_img_size!r}')
+        if not 0 <= drop_path_rate < 1:
+            raise UserError(f'drop_path_rate must be at least 0 and below 1, got {drop_path_rate}')
+
+
+def _linear(last: float, count: int) -> Iterator[float]:
+    """``count`` values from 0 to ``last``."""
+    return (last * index / max(1, count - 1) for index in range(count))
+
+
+def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+
+
+def _output_side(embedding: nn.Module, side: int) -> int:
+    for conv in _convolutions(embedding):
+        stride, kernel_size, padding = _geometry(conv)
+        side = (side + 2 * padding - kernel_size) // stride + 1
+    return side
+
+
+def _smallest_input(embeddings: nn.Module) -> int:
+    side = 1
+    for conv in reversed(_convolutions(embeddings)):
+        stride, kernel_size, padding = _geometry(conv)
+        side = max(1, (side - 1) * stride + kernel_size - 2 * padding)
+    return side
+
+
+def _geometry(conv: nn.Conv2d) -> tuple[int, int, int]:
+    assert not isinstance(conv.padding, str)
+    return conv.stride[0], conv.kernel_size[0], conv.padding[0]

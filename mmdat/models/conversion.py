@@ -1,0 +1,76 @@
+"""Turn a checkpoint that the authors published into an ordinary OpenMMLab checkpoint."""
+import os
+import re
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from mmdat.errors import UserError
+from mmdat.registry import MODELS
+from mmdat.version import __version__
+
+from .backbones import DAT, DATPlusPlus, ScalableViT
+from .backbones.base import HierarchicalBackbone
+from .published import convert_published_checkpoint, read_weights
+
+FAMILIES = (DAT, DATPlusPlus, ScalableViT)
+
+
+def convert_published_file(source: str, target: str, config: str | None = None) -> str:
+    """Write ``target``, with the weights of ``source`` under the names of an OpenMMLab model.
+
+    Args:
+        source: A published checkpoint: a classifier's, a detector's or a segmentor's.
+        target: File to write.
+        config: Config of a model with the checkpoint's backbone. Not needed for the architectures
+            that have a name, which are known by their shapes.
+
+    Returns:
+        The class of the backbone.
+
+    Raises:
+        UserError: If a file cannot be read, or if the checkpoint fits no named architecture or not
+            the config's; ``target`` is then left as it was.
+    """
+    weights = read_weights(source)
+    backbone = _recognize(source, weights) if config is None else _build(config)
+    converted = convert_published_checkpoint(backbone, weights)
+    partial = Path(f'{target}.partial')
+    torch.save(dict(meta=dict(mmdat_version=__version__, converted_from=os.path.basename(source)),
+                    state_dict=converted), partial)
+    partial.replace(target)
+    return type(backbone).__name__
+
+
+def _recognize(source: str, weights: dict[str, torch.Tensor]) -> HierarchicalBackbone:
+    """The named architecture whose names and shapes the checkpoint has."""
+    side = _pretrain_img_size(weights)
+    for family in FAMILIES:
+        for arch in family.ARCHITECTURES:
+            with torch.device('meta'):
+                backbone = family(arch, pretrain_img_size=side)
+            try:
+                convert_published_checkpoint(backbone, weights)
+            except UserError:
+                continue
+            return backbone
+    raise UserError(f'{source} is of none of the architectures that have a name: give --config '
+                    "with a model that has the checkpoint's backbone")
+
+
+def _build(config: str) -> HierarchicalBackbone:
+    if not Path(config).is_file():
+        raise UserError(f'there is no config {config}: give the path of a file')
+    backbone = dict(Config.fromfile(config).model.backbone, init_cfg=None)
+    with torch.device('meta'):
+        return MODELS.build(backbone)
+
+
+def _pretrain_img_size(weights: dict[str, torch.Tensor]) -> int:
+    """From the side ``2 * map - 1`` of a bias table; 224 where there is none."""
+    for name, tensor in weights.items():
+        match = re.search(r'stages\.(\d+)\.attns\.\d+\.rpe_table$', name)
+        if match and tensor.ndim == 3:
+            return (tensor.shape[1] + 1) // 2 * 4 * 2**int(match[1])
+    return 224

@@ -1,0 +1,65 @@
+"""Attention of every position of a map to one set of keys (PVT, arXiv 2102.12122, section 3.3;
+ScalableViT, arXiv 2203.10790, section 3.2).
+"""
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def global_attention(query: Tensor,
+                     key: Tensor,
+                     value: Tensor,
+                     bias: Tensor | None = None,
+                     *,
+                     scale: float | None = None) -> Tensor:
+    r"""Attention of a map of queries to all keys.
+
+    .. math:: \text{softmax}(\text{scale} \cdot q k^T + \text{bias}) v
+
+    Args:
+        query: Tensor[batch, num_heads, height, width, head_dim], a query at each map position.
+        key: Tensor[batch, num_heads, num_keys, head_dim].
+        value: Tensor[batch, num_heads, num_keys, value_dim].
+        bias: Tensor[num_heads, height * width, num_keys], added to the logits, or None.
+        scale: Factor of the logits, ``head_dim ** -0.5`` if None.
+
+    Returns:
+        Tensor[batch, num_heads, height, width, value_dim] in the dtype of ``value``.
+
+    Raises:
+        ValueError: If shapes do not fit each other.
+
+    Differentiable in all tensors. Floating point of any precision, accumulated in float32 or
+    better.
+
+    Example:
+        >>> q, k, v = torch.rand(1, 2, 6, 8, 20), torch.rand(1, 2, 12, 20), torch.rand(1, 2, 12, 16)
+        >>> global_attention(q, k, v).shape
+        torch.Size([1, 2, 6, 8, 16])
+    """
+    _check_shapes(query, key, value, bias)
+    if scale is None:
+        scale = query.shape[-1]**-0.5
+    value_dim = value.shape[-1]
+    # PyTorch's memory-saving kernels want one width; zeros change neither logits nor results.
+    head_dim = max(query.shape[-1], value_dim)
+    query, key, value = (F.pad(x, (0, head_dim - x.shape[-1])) if x.shape[-1] < head_dim else x
+                         for x in (query, key, value))
+    out = F.scaled_dot_product_attention(
+        query.flatten(2, 3), key, value, scale=scale,
+        attn_mask=None if bias is None else bias[None].to(query.dtype))
+    return out[..., :value_dim].unflatten(2, query.shape[2:4])
+
+
+def _check_shapes(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> None:
+    if query.ndim != 5:
+        raise ValueError('query must be (batch, num_heads, height, width, head_dim), '
+                         f'got {tuple(query.shape)}')
+    batch, num_heads, height, width, head_dim = query.shape
+    num_keys = key.shape[2] if key.ndim == 4 else 0
+    if key.shape != (batch, num_heads, num_keys, head_dim) or value.shape[:-1] != key.shape[:-1]:
+        raise ValueError('key must be (batch, num_heads, num_keys, head_dim) and value (batch, '
+                         f'num_heads, num_keys, value_dim) like query {tuple(query.shape)}, '
+                         f'got {tuple(key.shape)} and {tuple(value.shape)}')
+    if bias is not None and bias.shape != (num_heads, height * width, num_keys):
+        raise ValueError('bias must be (num_heads, height * width, num_keys), '
+                         f'got {tuple(bias.shape)}')

@@ -1,0 +1,317 @@
+"""What every backbone promises, whatever its blocks."""
+import copy
+import pickle
+import warnings
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+from variants import NANO, VARIANTS, build
+
+from mmdat.errors import UserError
+from mmdat.models import DAT, DATPlusPlus, ScalableViT
+from mmdat.ops import row_blocks
+from mmdat.registry import MODELS
+
+every_variant = pytest.mark.parametrize('name', VARIANTS)
+# The families' own architectures are deep: tracing them takes long.
+every_traced_variant = pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow if name in NANO else ()) for name in VARIANTS])
+every_family = pytest.mark.parametrize('name', NANO)
+SIZES = [(1, 1), (1, 75), (33, 2), (61, 90)]
+
+
+def image(*size: int, batch: int = 1) -> Tensor:
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def loss(outputs: tuple[Tensor, ...]) -> Tensor:
+    return sum((y * torch.cos(torch.arange(y.numel())).view_as(y)).mean() for y in outputs)
+
+
+def gradients(model: nn.Module, outputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss(outputs).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def difference(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
+    """Largest difference over largest magnitude of any output."""
+    return max(float((a - b).detach().abs().max() / b.detach().abs().max())
+               for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        # torch.compile and torch.export warn about themselves.
+        warnings.filterwarnings('ignore', category=DeprecationWarning)
+        warnings.filterwarnings('ignore', category=FutureWarning)
+        torch.manual_seed(0)
+        yield
+
+
+@every_variant
+@pytest.mark.parametrize('size', SIZES, ids=str)
+def test_any_size_gives_finite_maps_and_a_gradient_for_each_parameter(
+        name: str, size: tuple[int, int]) -> None:
+    model = build(name)
+    size = tuple(max(side, model.smallest_image) for side in size)
+    x = image(*size, batch=2).requires_grad_()
+    outputs = model(x)
+    dims = [settings.embed_dims for settings in model.settings]
+    assert [y.shape[:2] for y in outputs] == [(2, width) for width in dims]
+    assert all(y.isfinite().all() for y in outputs)
+    grads = gradients(model, outputs)
+    assert all(grad.isfinite().all() for grad in grads.values())
+    assert x.grad.isfinite().all() and x.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize('family, rounds_up', [(DAT, False), (DATPlusPlus, True),
+                                               (ScalableViT, True)])
+def test_strides_are_4_8_16_32(family: type, rounds_up: bool) -> None:
+    shapes = [y.shape[2:] for y in family('nano')(image(100, 130))]
+    height, width = (100, 130) if rounds_up else (-100, -130)
+    for stage, shape in enumerate(shapes):
+        stride = 4 * 2**stage
+        # -(-x // s) rounds x / s up.
+        assert [abs(-(-height // stride)), abs(-(-width // stride))] == list(shape)
+
+
+def test_an_image_too_small_for_plain_embeddings_is_refused() -> None:
+    with pytest.raises(UserError, match='31 x 64 pixels .* at least 32 x 32'):
+        DAT('nano')(image(31, 64))
+    assert [y.shape[2:] for y in DAT('nano')(image(32, 32))][-1] == (1, 1)
+
+
+@every_variant
+def test_images_of_a_batch_do_not_see_each_other(name: str) -> None:
+    model = build(name).eval()
+    x = image(40, 56, batch=3)
+    alone = [model(image[None]) for image in x]
+    assert difference(model(x), tuple(torch.cat(maps) for maps in zip(*alone, strict=True))) < 1e-5
+
+
+@every_variant
+def test_channels_last_gives_the_same(name: str) -> None:
+    model = build(name)
+    x = image(40, 56)
+    expected = model(x)
+    grads = gradients(model, expected)
+    outputs = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    assert difference(outputs, expected) < 1e-5
+    for key, grad in gradients(model, outputs).items():
+        assert (grad - grads[key]).abs().max() <= 1e-4 * grads[key].abs().max() + 1e-8, key
+
+
+@every_variant
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_stays_near_float32(name: str, dtype: torch.dtype) -> None:
+    model = build(name)
+    x = image(40, 56)
+    with torch.autocast('cpu', dtype):
+        outputs = model(x)
+    assert difference(outputs, model(x)) < (0.1 if dtype == torch.bfloat16 else 0.02)
+    assert all(grad.isfinite().all() for grad in gradients(model, outputs).values())
+
+
+@every_variant
+def test_copies_and_pickles_compute_the_same(name: str) -> None:
+    model = build(name).eval()
+    x = image(40, 56)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert difference(other(x), model(x)) == 0
+
+
+@every_variant
+def test_activation_checkpointing_gives_the_same_gradients(name: str) -> None:
+    plain, saving = build(name, drop_path_rate=0.3), build(name, drop_path_rate=0.3, with_cp=True)
+    saving.load_state_dict(plain.state_dict())
+    x = image(40, 56, batch=4)
+    results = []
+    for model in (plain, saving):
+        torch.manual_seed(1)
+        results.append(gradients(model, model(x)))
+    for key, grad in results[0].items():
+        assert (grad - results[1][key]).abs().max() <= 1e-5 * grad.abs().max(), key
+
+
+@every_traced_variant
+def test_torch_compile_takes_the_whole_graph(name: str) -> None:
+    model = build(name)
+    x = image(40, 56)
+    expected = model(x)
+    grads = gradients(model, expected)
+    torch._dynamo.reset()
+    outputs = torch.compile(model, fullgraph=True, backend='eager')(x)
+    assert difference(outputs, expected) < 1e-5
+    for key, grad in gradients(model, outputs).items():
+        assert (grad - grads[key]).abs().max() <= 1e-4 * grads[key].abs().max() + 1e-8, key
+
+
+@pytest.mark.slow
+@every_family
+@pytest.mark.parametrize('training', [False, True])
+def test_inductor_compiles_what_eager_computes(name: str, training: bool) -> None:
+    model = build(name).train(training)
+    x = image(40, 56)
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        outputs = torch.compile(model, fullgraph=True)(x)
+    assert difference(outputs, model(x)) < 1e-4
+
+
+@every_traced_variant
+def test_torch_export_computes_the_same(name: str) -> None:
+    model = build(name).eval()
+    exported = torch.export.export(model, (image(40, 56),)).module()
+    x = image(40, 56) + 1
+    assert difference(exported(x), model(x)) < 1e-5
+
+
+@pytest.mark.parametrize('name', ['neighbors', 'log_bias'])
+def test_maps_of_many_row_blocks_compile_and_export(name: str,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(name)
+    x = image(40, 56)
+    expected = model(x)
+    monkeypatch.setattr(row_blocks, 'LOGITS_PER_BLOCK', 2**13)
+    assert difference(model(x), expected) < 1e-5
+    torch._dynamo.reset()
+    assert difference(torch.compile(model, fullgraph=True, backend='eager')(x), expected) < 1e-5
+    assert difference(torch.export.export(model.eval(), (x,)).module()(x), expected) < 1e-5
+
+
+@every_family
+@pytest.mark.parametrize('frozen_stages', [0, 2, 4])
+def test_frozen_stages_do_not_change(name: str, frozen_stages: int) -> None:
+    model = build(name, frozen_stages=frozen_stages).train()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    loss(model(image(32, 64, batch=2))).backward()
+    optimizer.step()
+    frozen = ('embeddings.0.', *(f'{part}.{stage}.' for part in ('embeddings', 'stages')
+                                 for stage in range(frozen_stages)))
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[key]) == key.startswith(frozen), key
+    assert not any(module.training for stage in model.stages[:frozen_stages]
+                   for module in stage.modules())
+
+
+@every_family
+def test_drop_path_grows_linearly_and_is_off_in_evaluation(name: str) -> None:
+    model = build(name, drop_path_rate=0.6)
+    rates = [block.drop_path.drop_prob for stage in model.stages for block in stage.blocks]
+    assert rates[0] == 0 and rates[-1] == pytest.approx(0.6)
+    steps = {round(b - a, 9) for a, b in pairwise(rates)}
+    assert len(steps) == 1
+    x = image(40, 56, batch=4)
+    assert difference(model(x), model(x)) > 0
+    model.eval()
+    assert difference(model(x), model(x)) == 0
+
+
+@every_family
+def test_out_indices_choose_outputs_and_norms(name: str) -> None:
+    model, whole = build(name, out_indices=(1, 3)), build(name)
+    whole.load_state_dict(model.state_dict(), strict=False)
+    x = image(40, 56)
+    assert difference(model(x), whole(x)[1::2]) == 0
+    assert set(model.norms) == {'1', '3'}
+
+
+@every_family
+def test_a_stage_gives_the_map_before_its_norm(name: str) -> None:
+    model = build(name)
+    maps = []
+    for stage in model.stages:
+        stage.register_forward_hook(lambda *args: maps.append(args[-1]))
+    outputs = model(image(40, 56))
+    normed = tuple(norm(x) for norm, x in zip(model.norms.values(), maps, strict=True))
+    assert difference(normed, outputs) == 0
+
+
+@pytest.mark.parametrize('name', ['DAT', 'DATPlusPlus', 'ScalableViT'])
+def test_backbones_are_registered(name: str) -> None:
+    model = MODELS.build(dict(type=f'mmdat.{name}', arch='nano', pretrain_img_size=64))
+    assert type(model).__name__ == name
+
+
+@every_variant
+def test_a_fresh_model_has_sane_scales_at_every_stage(name: str) -> None:
+    model = build(name)
+    maps = []
+    for stage in model.stages:
+        stage.register_forward_hook(lambda *args: maps.append(args[-1]))
+    x = image(96, 64, batch=2)
+    outputs = model(x)
+    for stage, y in enumerate(maps):
+        y.retain_grad()
+        assert 0.05 < y.std() < 20, f'stage {stage}'
+    loss_gradients = gradients(model, outputs)
+    norms = [float(y.grad.norm()) for y in maps]
+    assert all(norm > 0 for norm in norms) and max(norms) < 1e3 * min(norms)
+    assert all(grad.isfinite().all() for grad in loss_gradients.values())
+
+
+def test_projections_and_tables_start_as_the_papers_say() -> None:
+    torch.manual_seed(0)
+    model = DATPlusPlus(dict(embed_dims=(64,), blocks='NDLE', num_heads=4))
+    blocks = model.stages[0].blocks
+    for tensor, std in [(blocks[0].attention.qkv.weight, 0.02),
+                        (blocks[1].attention.query.weight, 0.02),
+                        (blocks[1].ffn.expand.weight, 0.02),
+                        (blocks[0].attention.relative_position_bias_table, 0.02),
+                        (blocks[1].attention.relative_position_bias_table, 0.01),
+                        (blocks[2].attention.relative_position_bias_table, 0.02)]:
+        assert tensor.std().item() == pytest.approx(std, rel=0.15)
+    assert not blocks[0].attention.qkv.bias.any()
+
+
+def test_slide_attention_starts_with_unit_shifts_that_stay() -> None:
+    attention = build('local_blocks').stages[0].blocks[1].attention
+    x = torch.randn(1, attention.head_dim, 5, 6)
+    shifted = attention.shifts(x).unflatten(1, (-1, 9))
+    padded = nn.functional.pad(x, (1, 1, 1, 1))
+    for tap in range(9):
+        y, column = divmod(tap, 3)
+        assert torch.equal(shifted[:, :, tap], padded[:, :, y:y + 5, column:column + 6])
+    assert not attention.shifts.weight.requires_grad
+
+
+@pytest.mark.parametrize('family, options, sentence', [
+    (DAT, dict(arch='tin'), "DAT has no arch 'tin': did you mean 'tiny'"),
+    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='N', num_heads=1, window_siz=3)),
+     "unknown field 'window_siz' in arch: did you mean 'window_size'"),
+    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='N')), "arch has no 'num_heads'"),
+    (DATPlusPlus, dict(arch=dict(embed_dims=8, blocks='N', num_heads=1)), "'embed_dims' must be"),
+    (DATPlusPlus, dict(arch=dict(embed_dims=(8, 8), blocks='N', num_heads=(1, 1, 1))),
+     "'num_heads' needs a value for each of the 2 stages"),
+    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='NQ', num_heads=1)), "'blocks' has 'NQ'"),
+    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='N', num_heads=3)), 'heads must divide'),
+    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='D', num_heads=2, groups=3)),
+     'groups heads'),
+    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='N', num_heads=1, neighborhood_size=4)),
+     "'neighborhood_size' must be odd"),
+    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='N', num_heads='1')),
+     "'num_heads' must be int"),
+    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='D', num_heads=1, position_bias='tabel')),
+     "did you mean 'table'"),
+    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='D', num_heads=1, pooled_keys=True)),
+     "pooled_keys has no position_bias 'table'"),
+    (DATPlusPlus, dict(arch='nano', out_indices=(4,)), 'out_indices must be stages from 0 to 3'),
+    (DATPlusPlus, dict(arch='nano', frozen_stages=5), 'frozen_stages must be from -1 to 4'),
+    (DATPlusPlus, dict(arch='nano', drop_path_rate=1.0), 'drop_path_rate must be'),
+    (DATPlusPlus, dict(arch='nano', pretrain_img_size=(224, 224)), 'pretrain_img_size must be'),
+    (ScalableViT, dict(arch='tiny'), "ScalableViT has no arch 'tiny'"),
+    (ScalableViT, dict(arch=dict(embed_dims=(8,), depth=2, num_heads=4, channel_ratio=0.3)),
+     'channel_ratio 0.3 makes 2 of 8 channels'),
+])
+def test_a_mistake_in_the_arguments_is_told_in_a_sentence(family: type, options: dict,
+                                                          sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        family(**options)
+    assert sentence in str(caught.value)

@@ -1,0 +1,28 @@
+#!/usr/bin/env python
+"""Turn a published checkpoint into an ordinary one: ``convert_published.py IN OUT``."""
+import argparse
+
+from mmdat.apis import command_line
+
+from mmdat.models.conversion import convert_published_file
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Turn a checkpoint of the authors of DAT, DAT++ or ScalableViT into one of '
+        'mmpretrain (for classifiers), mmdet 3.x or mmseg 1.x')
+    parser.add_argument('source', metavar='IN', help='checkpoint that the authors published')
+    parser.add_argument('target', metavar='OUT', help='file to write')
+    parser.add_argument('--config', help='config of a model with the same backbone, for one that '
+                        'is not among the named architectures')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    backbone = convert_published_file(args.source, args.target, args.config)
+    print(f'wrote {args.target}, of a model with {backbone}')
+
+
+if __name__ == '__main__':
+    command_line(main)
