@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint
+.PHONY: help setup demo test test-models lint
 
 # What sets up may be another Python than the one that python3 is: tools/setup_env.py finds it.
 BOOTSTRAP := $(firstword $(foreach name,python3 python3.11 python3.12 python3.10,$(shell command -v $(name))))
@@ -9,7 +9,7 @@ DEMO_CONFIG := configs/$(DEMO).py
 DEMO_RUN := work_dirs/$(DEMO)
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: ## build .venv with the pinned stack; nothing to do when it is current
 	@test -n '$(BOOTSTRAP)' || { echo 'make setup: there is no python3 on PATH: install Python 3.10, 3.11 or 3.12.' >&2; exit 1; }
@@ -23,6 +23,9 @@ demo: setup ## draw data, train and test a small Mask R-CNN with DAT++, show its
 
 test: setup ## run the tests
 	$(PYTHON) -m pytest
+
+test-models: setup ## run the slow tests of the models: the large published ones, compilers
+	$(PYTHON) -m pytest -m slow tests/models
 
 lint: setup ## run ruff and mypy
 	$(PYTHON) -m ruff check .

@@ -3,7 +3,6 @@
 import argparse
 
 from mmdat.apis import command_line
-
 from mmdat.models.conversion import convert_published_file
 
 
