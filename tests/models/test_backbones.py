@@ -53,6 +53,11 @@ def no_warnings():
         yield
 
 
+@every_family
+def test_outputs_are_contiguous_as_the_roi_align_of_mmcv_needs_them(name: str) -> None:
+    assert all(y.is_contiguous() for y in build(name)(image(64, 96)))
+
+
 @every_variant
 @pytest.mark.parametrize('size', SIZES, ids=str)
 def test_any_size_gives_finite_maps_and_a_gradient_for_each_parameter(

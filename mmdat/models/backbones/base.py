@@ -110,7 +110,9 @@ class HierarchicalBackbone(BaseModule):
         for index, (embedding, stage) in enumerate(zip(self.embeddings, self.stages, strict=True)):
             x = stage(embedding(x))
             if index in self.out_indices:
-                outputs.append(self.norms[str(index)](x))
+                # mmcv's RoIAlign on CPU takes its input for contiguous, whatever its strides, and
+                # so reads garbage from the channels-last maps that the norm returns.
+                outputs.append(self.norms[str(index)](x).contiguous())
         return tuple(outputs)
 
     def train(self, mode: bool = True) -> 'HierarchicalBackbone':
