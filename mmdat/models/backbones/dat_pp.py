@@ -1,7 +1,7 @@
 """DAT++ backbone (Xia et al., DAT++: Spatially Dynamic Vision Transformer with Deformable
 Attention, arXiv 2309.01430).
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mmdat.registry import MODELS
@@ -40,14 +40,3 @@ class DATPlusPlus(DAT):
     DEFAULTS: ClassVar[Mapping[str, Any]] = dict(
         stride=(8, 4, 2, 1), offset_kernel_size=(9, 7, 5, 3), conv_ffn=True, local_perception=True,
         conv_embedding=True)
-
-    def __init__(self,
-                 arch: str | Mapping[str, Any] = 'tiny',
-                 out_indices: Sequence[int] | None = None,
-                 drop_path_rate: float = 0.0,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 pretrain_img_size: int = 224,
-                 init_cfg: dict | list[dict] | None = None) -> None:
-        super().__init__(arch, out_indices, drop_path_rate, frozen_stages, with_cp,
-                         pretrain_img_size, init_cfg)
