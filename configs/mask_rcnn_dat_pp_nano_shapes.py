@@ -3,7 +3,7 @@ _base_ = [
     './_base_/mask_rcnn.py', './_base_/shapes_instance.py', './_base_/default_runtime.py'
 ]
 WIDTH = 48
-EPOCHS = 9
+EPOCHS = 7
 BATCH_NORM = dict(type='BN')
 ROI_EXTRACTOR = dict(out_channels=WIDTH, finest_scale=28, roi_layer=dict(sampling_ratio=1))
 
@@ -16,18 +16,17 @@ model = dict(
     roi_head=dict(
         bbox_roi_extractor=ROI_EXTRACTOR,
         bbox_head=dict(
-            in_channels=WIDTH, fc_out_channels=256, num_classes=6, reg_class_agnostic=True),
+            in_channels=WIDTH, fc_out_channels=256, num_classes=4, reg_class_agnostic=True),
         mask_roi_extractor=ROI_EXTRACTOR,
         mask_head=dict(
-            num_convs=2, in_channels=WIDTH, conv_out_channels=WIDTH, num_classes=6,
+            num_convs=2, in_channels=WIDTH, conv_out_channels=WIDTH, num_classes=4,
             class_agnostic=True, norm_cfg=BATCH_NORM)),
     train_cfg=dict(
-        rpn=dict(sampler=dict(num=128)),
-        rpn_proposal=dict(nms_pre=200, max_per_img=60),
-        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5))),
+        rpn_proposal=dict(nms_pre=400, max_per_img=200),
+        rcnn=dict(sampler=dict(num=96))),
     test_cfg=dict(
-        rpn=dict(nms_pre=200, max_per_img=60),
-        rcnn=dict(max_per_img=30)))
+        rpn=dict(nms_pre=400, max_per_img=200),
+        rcnn=dict(max_per_img=50)))
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=EPOCHS, val_interval=EPOCHS)
 val_cfg = dict(type='ValLoop')
@@ -35,7 +34,6 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.05, fused=True),
-    paramwise_cfg=dict(norm_decay_mult=0.0),
     clip_grad=dict(max_norm=5.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),

@@ -1,9 +1,9 @@
-# Made drawings of shapes with masks (tools/make_shapes.py), shown to the network at half size.
-# The folder comes from the environment variable SHAPES_ROOT.
+# Made drawings of shapes with masks (tools/make_shapes.py), shown to the network at three quarters
+# of their size. The folder comes from the environment variable SHAPES_ROOT.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 data_root = '{{$SHAPES_ROOT:data/shapes}}/'
 
-SCALE = (96, 96)
+SCALE = (192, 192)
 train_pipeline = [
     dict(type='mmdat.LoadImageFromFile', skip_broken=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
@@ -19,14 +19,14 @@ test_pipeline = [
          meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=2,
     num_workers=1,
     batch_sampler=None,
     dataset=dict(
         type='mmdat.ShapesDataset', data_root=data_root, pipeline=train_pipeline,
         ann_file='annotations/instances_train.json', data_prefix=dict(img='train/')))
 val_dataloader = dict(
-    batch_size=8,
+    batch_size=2,
     num_workers=1,
     dataset=dict(
         type='mmdat.ShapesDataset', data_root=data_root, pipeline=test_pipeline,
