@@ -1,5 +1,5 @@
 """Modules: parameters, forward passes and their registration."""
-from importlib.util import find_spec
+import contextlib
 
 from .backbones import DAT, DATPlusPlus, ScalableViT
 from .published import convert_published_checkpoint, load_published_checkpoint, published_names
@@ -9,5 +9,6 @@ __all__ = [
     'load_published_checkpoint', 'published_names'
 ]
 
-if find_spec('mmdet') is not None:
+# An mmdet that is missing, or has no mmcv that fits, is no reason to be without the backbones.
+with contextlib.suppress(ImportError):
     from .test_time_augmentation import InstanceTTAModel  # noqa: F401  registers itself

@@ -33,6 +33,8 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
         UserError: If a file cannot be read, or if the checkpoint fits no named architecture or not
             the config's; ``target`` is then left as it was.
     """
+    if not Path(target).absolute().parent.is_dir():
+        raise UserError(f'there is no folder for {target}: make it first')
     weights = read_weights(source)
     backbone = _recognize(source, weights) if config is None else _build(config)
     converted = convert_published_checkpoint(backbone, weights)
@@ -46,17 +48,20 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
 def _recognize(source: str, weights: dict[str, torch.Tensor]) -> HierarchicalBackbone:
     """The named architecture whose names and shapes the checkpoint has."""
     side = _pretrain_img_size(weights)
+    refusals = []
     for family in FAMILIES:
         for arch in family.ARCHITECTURES:
             with torch.device('meta'):
                 backbone = family(arch, pretrain_img_size=side)
             try:
                 convert_published_checkpoint(backbone, weights)
-            except UserError:
+            except UserError as error:
+                refusals.append(f"'{arch}': {error}")
                 continue
             return backbone
+    nearest = min(refusals, key=len)  # it has the fewest names to list
     raise UserError(f'{source} is of none of the architectures that have a name: give --config '
-                    "with a model that has the checkpoint's backbone")
+                    f"with a model that has the checkpoint's backbone. The nearest is {nearest}")
 
 
 def _build(config: str) -> HierarchicalBackbone:

@@ -19,6 +19,8 @@ class StageSettings:
                                 f'got {value!r}')
             if field.type is int and value < 1:
                 raise UserError(f"arch field '{field.name}' must be at least 1, got {value}")
+            if field.name.endswith('_ratio') and value <= 0:
+                raise UserError(f"arch field '{field.name}' must be positive, got {value}")
 
 
 Settings = TypeVar('Settings', bound=StageSettings)

@@ -26,7 +26,7 @@ def attend_in_row_blocks(attend: Callable[[Tensor, int], Tensor], query: Tensor,
         Tensor[batch, num_heads, height, width, head_dim].
     """
     batch, num_heads, height, width = query.shape[:4]
-    rows = max(1, LOGITS_PER_BLOCK // (batch * num_heads * width * keys_per_query))
+    rows = max(1, LOGITS_PER_BLOCK // max(1, batch * num_heads * width * keys_per_query))
     if rows >= height:
         return attend(query, 0)
     blocks = [

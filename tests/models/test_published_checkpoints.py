@@ -116,6 +116,16 @@ def test_a_backbone_takes_its_part_of_a_dense_checkpoint(build: Any) -> None:
     assert backbone_equals(backbone, checkpoint['state_dict'], 'backbone.')
 
 
+def test_output_norms_may_be_missing_in_a_dense_checkpoint() -> None:
+    model, checkpoint = mask_rcnn(), dense_checkpoint(mask_rcnn())
+    for stage in (0, 2):
+        for leaf in ('weight', 'bias'):
+            del checkpoint['state_dict'][f'backbone.norms.{stage}.norm.{leaf}']
+    load_published_checkpoint(model, checkpoint)
+    assert [bool((norm.bias == 0).all()) for norm in model.backbone.norms.values()] == [
+        True, False, True, False]
+
+
 def test_a_detector_takes_a_classifiers_backbone_and_keeps_the_rest() -> None:
     model, checkpoint = mask_rcnn(), classifier_checkpoint('dat_pp_nano')
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -153,6 +163,21 @@ def test_a_load_that_does_not_fit_lists_all_and_changes_nothing(target: str) -> 
         assert 'roi_head.bbox_head.fc_cls.bias' in unfilled
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize('name, options', [
+    ('bogus.counter', {}), ('nowhere.attn_mask', {}), ('cls_head.bogus', {}),
+    ('norms.0.norm.bogus', dict(out_indices=(1, 2, 3))),
+])
+def test_no_key_is_skipped_for_what_it_is_called_or_holds(name: str, options: dict) -> None:
+    checkpoint = (dense_checkpoint(mask_rcnn()) if name.startswith('norms.') else
+                  classifier_checkpoint('dat_pp_nano'))
+    if name.startswith('norms.'):
+        checkpoint['state_dict'][f'backbone.{name}'] = torch.zeros(3)
+    else:
+        checkpoint['model'][name] = torch.zeros(3, dtype=torch.long)
+    with pytest.raises(UserError, match=f'map nowhere: .*{name}'):
+        load_published_checkpoint(DATPlusPlus('nano', **options), checkpoint)
 
 
 def test_a_checkpoint_of_another_model_is_refused() -> None:

@@ -26,10 +26,16 @@ LOG_BIAS_DIMS = 32
 
 
 class DeformableAttention(nn.Module):
-    """Attention of each position to keys sampled where the queries say.
+    r"""Attention of each position to keys sampled where the queries say.
 
     Each group of channels samples its own keys: on a grid ``stride`` times coarser than the map,
     moved by offsets that a small convolutional network computes from the queries.
+
+    .. math:: p = p_{ref} + r \tanh(\text{offsets}(q)) / (\text{size} - 1), k = x(p) W_k,
+        v = x(p) W_v
+
+    with r the offset range, or :math:`p = \text{clamp}(p_{ref} + \text{offsets}(q), -1, 1)`
+    without one (equations 1 to 4).
 
     Args:
         embed_dims: Channels.
@@ -55,7 +61,7 @@ class DeformableAttention(nn.Module):
                  pooled_keys: bool = False,
                  position_bias: str = 'table') -> None:
         super().__init__()
-        _check(embed_dims, num_heads, groups, pooled_keys, position_bias)
+        _check(embed_dims, num_heads, groups, offset_range, pooled_keys, position_bias)
         self.num_heads = num_heads
         self.groups = groups
         self.stride = stride
@@ -79,7 +85,9 @@ class DeformableAttention(nn.Module):
                 torch.empty(num_heads, 2 * height - 1, 2 * width - 1))
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
         elif position_bias == 'fixed':
-            keys = [(side + 2 * self.padding - kernel_size) // stride + 1 for side in map_size]
+            # A map smaller than the kernel is padded to it.
+            keys = [max(0, side + 2 * self.padding - kernel_size) // stride + 1
+                    for side in map_size]
             self.position_bias_table = nn.Parameter(
                 torch.empty(num_heads, height * width, keys[0] * keys[1]))
             nn.init.trunc_normal_(self.position_bias_table, std=0.01)
@@ -151,11 +159,14 @@ class DeformableAttention(nn.Module):
         return deformable_attention(query, key, value)
 
 
-def _check(embed_dims: int, num_heads: int, groups: int, pooled_keys: bool,
-           position_bias: str) -> None:
+def _check(embed_dims: int, num_heads: int, groups: int, offset_range: float | None,
+           pooled_keys: bool, position_bias: str) -> None:
     if embed_dims % num_heads or num_heads % groups:
         raise UserError(f'deformable attention has {embed_dims} channels, {num_heads} heads and '
                         f'{groups} groups: heads must divide channels, groups heads')
+    if offset_range is not None and offset_range < 0:
+        raise UserError(f'offset_range must not be negative, got {offset_range}: None stands for '
+                        'unbounded offsets')
     if position_bias not in POSITION_BIASES:
         raise UserError(f"there is no position_bias '{position_bias}': "
                         f'{suggest(position_bias, POSITION_BIASES)}')

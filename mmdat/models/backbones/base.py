@@ -48,10 +48,11 @@ class HierarchicalBackbone(BaseModule):
 
     Args:
         arch: The name of an architecture, or a dict with the fields of ``SETTINGS``.
-        out_indices: Stages whose maps are returned, each behind a norm of its own; all if None.
+        out_indices: Stages whose maps are returned, in the order of the stages, each behind a norm
+            of its own; all if None.
         drop_path_rate: Of the last block; the others have linearly less, the first 0.
-        frozen_stages: Number of stages, with the embeddings before them, that are not trained; 0
-            freezes the first embedding alone, -1 nothing.
+        frozen_stages: Number of stages, with their embeddings and output norms, that are not
+            trained; 0 freezes the first embedding alone, -1 nothing.
         with_cp: Recompute the activations of each block in the backward pass to save memory.
         pretrain_img_size: Side in pixels of the square images that the bias tables cover.
         init_cfg: mmengine's initialization config; ``Pretrained`` takes the authors' checkpoints
@@ -90,14 +91,17 @@ class HierarchicalBackbone(BaseModule):
         rates = _linear(drop_path_rate, sum(settings.depth for settings in self.settings))
         self.stages = nn.ModuleList()
         side = pretrain_img_size
+        # Side in pixels of the smallest image that leaves each stage a position.
+        self.smallest_image = _smallest_input(self.embeddings)
+        if pretrain_img_size < self.smallest_image:
+            raise UserError(f'pretrain_img_size must be at least {self.smallest_image}, got '
+                            f'{pretrain_img_size}')
         for embedding, settings in zip(self.embeddings, self.settings, strict=True):
             side = _output_side(embedding, side)
             self.stages.append(Stage(list(self._build_blocks(settings, side, rates)), with_cp))
         self.norms = nn.ModuleDict({
             str(stage): LayerNorm2d(self.settings[stage].embed_dims, eps=self.NORM_EPS)
             for stage in self.out_indices})
-        # Side in pixels of the smallest image that leaves each stage a position.
-        self.smallest_image = _smallest_input(self.embeddings)
         init_projections(self)
         self._freeze()
 
@@ -147,8 +151,9 @@ class HierarchicalBackbone(BaseModule):
     def _freeze(self) -> None:
         if self.frozen_stages < 0:
             return
+        norms = [norm for stage, norm in self.norms.items() if int(stage) < self.frozen_stages]
         for module in (*self.embeddings[:max(1, self.frozen_stages)],
-                       *self.stages[:self.frozen_stages]):
+                       *self.stages[:self.frozen_stages], *norms):
             module.eval().requires_grad_(False)
 
     def _fields(self, arch: str | Mapping[str, Any]) -> Mapping[str, Any]:

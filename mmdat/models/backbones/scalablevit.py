@@ -87,10 +87,11 @@ class ScalableViT(HierarchicalBackbone):
             the fields of :class:`ScalableViTSettings`, of which ``embed_dims``, ``depth`` and
             ``num_heads`` must be there. A field is a sequence with a value for each stage, or one
             for all.
-        out_indices: Stages whose maps are returned, each behind a norm of its own; all if None.
+        out_indices: Stages whose maps are returned, in the order of the stages, each behind a norm
+            of its own; all if None.
         drop_path_rate: Of the last block; the others have linearly less, the first 0.
-        frozen_stages: Number of stages, with the embeddings before them, that are not trained; 0
-            freezes the first embedding alone, -1 nothing.
+        frozen_stages: Number of stages, with their embeddings and output norms, that are not
+            trained; 0 freezes the first embedding alone, -1 nothing.
         with_cp: Recompute the activations of each block in the backward pass to save memory.
         pretrain_img_size: Without effect, as the model has no bias tables; for configs that set it
             for each backbone.

@@ -19,7 +19,9 @@ from mmdat.models.attentions import DeformableAttention, WindowAttention
 from .names import published_names
 
 Weights = dict[str, Tensor]
-# Computed from sizes, never loaded. The authors' models keep other buffers as integers only.
+# Kinds of dict that lie beside the weights, such as the authors' configuration.
+DICTS = ('yacs.config.CfgNode', 'collections.defaultdict')
+# Computed from sizes, never loaded. The authors' attentions keep other buffers as integers only.
 BUFFERS = ('relative_position_index', 'attn_mask')
 
 
@@ -149,7 +151,7 @@ def _read(path: str) -> Any:
     try:
         # Objects of other packages lie beside the weights. Nothing of them is run or built.
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        stand_ins: list[Any] = [(_StandInDict if name == 'yacs.config.CfgNode' else _StandIn, name)
+        stand_ins: list[Any] = [(_StandInDict if name in DICTS else _StandIn, name)
                      for name in names]
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location='cpu', weights_only=True)
@@ -169,7 +171,7 @@ class _StandIn:
 
 
 class _StandInDict:
-    """In place of the authors' configuration, into which torch puts items."""
+    """In place of a kind of dict, into which torch puts items."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> OrderedDict:  # type: ignore[misc]
         return OrderedDict()
@@ -223,7 +225,7 @@ def _fill(model: nn.Module, weights: Weights, source: str) -> None:
             heads = {name for name in own if not name.startswith('backbone.')}
             given = {name for name in match.filled if not name.startswith('backbone.')}
             match.unmapped += sorted(given - heads)
-            match.unfilled += sorted(heads - given)
+            match.unfilled = sorted({*match.unfilled, *(heads - given)})
             match.compare_shapes({name: own[name] for name in sorted(heads)})
     match.check(source, model)
     _copy(match.filled, model)
@@ -242,25 +244,29 @@ def _match(backbone: Any, weights: Weights, with_heads: bool) -> _Match:
     body = _strip(weights, 'backbone.')
     is_classifier = not body
     names = {theirs: ours for ours, theirs in published_names(backbone).items()}
-    unused = tuple(layout.unused(backbone))
+    unused = set(layout.unused(backbone))
+    modules = {name[:end] for name in names for end in range(len(name)) if name[end] == '.'}
     if is_classifier:
         names = {theirs: ours for theirs, ours in names.items() if not theirs.startswith('norms.')}
         last = len(backbone.stages) - 1
         heads = {layout.classifier_norm: f'backbone.norms.{last}',
                  **{theirs: f'head.{ours}' for theirs, ours in layout.classifier_head.items()}}
+        heads = {f'{theirs}.{leaf}': f'{ours}.{leaf}' for theirs, ours in heads.items()
+                 for leaf in ('weight', 'bias')}
     else:
         # An output that is not asked for has no norm.
-        unused += tuple(f'norms.{stage}.' for stage in range(len(backbone.stages))
-                        if stage not in backbone.out_indices)
+        unused |= {f'norms.{stage}.norm.{leaf}' for stage in range(len(backbone.stages))
+                   if stage not in backbone.out_indices for leaf in ('weight', 'bias')}
     for key, tensor in (body or weights).items():
         module, _, leaf = key.rpartition('.')
-        if leaf in BUFFERS or not tensor.is_floating_point() or key.startswith(unused):
+        is_buffer = module in modules and (leaf in BUFFERS or not tensor.is_floating_point())
+        if is_buffer or key in unused:
             continue
         if key in names:
             match.filled[f'backbone.{names[key]}'] = tensor
-        elif is_classifier and module in heads:
+        elif is_classifier and key in heads:
             if with_heads:
-                match.filled[f'{heads[module]}.{leaf}'] = tensor
+                match.filled[heads[key]] = tensor
         else:
             match.unmapped.append(key if is_classifier else f'backbone.{key}')
     if with_heads and not is_classifier:
@@ -269,12 +275,15 @@ def _match(backbone: Any, weights: Weights, with_heads: bool) -> _Match:
     own = {f'backbone.{name}': tensor for name, tensor in backbone.state_dict().items()}
     resized = _resize_tables(backbone, _strip(match.filled, 'backbone.'))
     match.filled |= {f'backbone.{name}': tensor for name, tensor in resized.items()}
-    match.unfilled += sorted({f'backbone.{name}' for name in names.values()} - set(match.filled))
+    # Outputs may differ between the checkpoint's task and this one, and their norms with them.
+    wanted = {f'backbone.{name}' for name in names.values() if not name.startswith('norms.')}
     match.compare_shapes(own)
     if is_classifier and with_heads:
-        norm = {f'{heads[layout.classifier_norm]}.{leaf}' for leaf in ('weight', 'bias')}
-        match.unmapped += sorted((norm & set(match.filled)) - set(own))
-        match.unfilled += sorted(norm - set(match.filled))
+        wanted |= set(heads.values())
+        match.unmapped += sorted(
+            name for name in {*heads.values()} & set(match.filled)
+            if name.startswith('backbone.') and name not in own)
+    match.unfilled += sorted(wanted - set(match.filled))
     return match
 
 

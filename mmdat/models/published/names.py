@@ -53,7 +53,7 @@ class PublishedLayout:
 
     Attributes:
         modules: Yields ours and theirs for the modules and single parameters of a backbone.
-        unused: Yields prefixes of their parameters that no computation of a backbone uses.
+        unused: Yields their names of parameters that no computation of a backbone uses.
         classifier_norm: Their norm before the classification head, which is ours of the last stage.
         classifier_head: Theirs and ours (of mmpretrain) for the modules of the head.
     """
@@ -115,10 +115,11 @@ def _dat_unused(backbone: Any) -> Iterator[str]:
     for s, stage in enumerate(backbone.stages):
         for b, block in enumerate(stage.blocks):
             if _is_convnext(block):
-                yield f'stages.{s}.layer_scales.{2 * b}.'
-                yield f'stages.{s}.layer_scales.{2 * b + 1}.'
+                yield f'stages.{s}.layer_scales.{2 * b}.weight'
+                yield f'stages.{s}.layer_scales.{2 * b + 1}.weight'
             elif isinstance(block.attention, DeformableAttention) and block.attention.pooled_keys:
-                yield f'stages.{s}.attns.{b}.conv_offset.'
+                for leaf in ('0.weight', '0.bias', '1.norm.weight', '1.norm.bias', '3.weight'):
+                    yield f'stages.{s}.attns.{b}.conv_offset.{leaf}'
 
 
 def _is_convnext(block: nn.Module) -> bool:

@@ -13,6 +13,7 @@ _DAT_OPTIONS = frozenset({
     'use_pes', 'dwc_pes', 'fixed_pes', 'log_cpb', 'no_offs', 'strides', 'offset_range_factor',
     'ksizes', 'nat_ksizes', 'sr_ratios', 'layer_scale_values', 'use_dwc_mlps', 'use_lpus',
     'use_conv_patches'})
+_DAT_NONE_IS_ABSENT = frozenset({'sr_ratios', 'log_cpb', 'layer_scale_values'})
 _DAT_IGNORED = frozenset({
     'ns_per_pts', 'heads_q', 'nqs', 'ksize_qnas', 'qna_activation', 'lower_lr_kvs', 'local_orf',
     'local_kv_sizes', 'offset_pes', 'ape'})
@@ -28,6 +29,8 @@ def dat_fields(options: Mapping[str, Any]) -> dict[str, Any]:
         UserError: If an option is unknown, missing or of no use here.
     """
     _check_names(options, _DAT_OPTIONS, _DAT_IGNORED, required=('dims', 'heads', 'stage_spec'))
+    options = {name: value for name, value in options.items()
+               if value is not None or name not in _DAT_NONE_IS_ABSENT}
     dims, blocks = options['dims'], [''.join(letters) for letters in options['stage_spec']]
     _check_lengths(options, len(dims), scalars=('expansion', 'dim_stem', 'use_conv_patches'))
     if options.get('dim_stem', dims[0]) != dims[0]:
