@@ -6,6 +6,7 @@ matrices of hat functions, two non-zeros a row. The backward pass makes each til
 
 The operators are opaque to ``torch.compile``, which would unroll their loops.
 """
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ def _slices(stop: int, step: int) -> list[slice]:
     """[0, stop) in slices of nearly equal length, at most ``step``."""
     count = math.ceil(stop / step)
     edges = [stop * index // count for index in range(count + 1)]
-    return [slice(start, end) for start, end in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(start, end) for start, end in itertools.pairwise(edges)]
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ class _Keys:
     """
 
     def __init__(self, key: Tensor, value: Tensor, locations: Tensor, table: Tensor,
-                 map_size: tuple[int, int], tile_queries: int, scale: float) -> None:
+                 map_size: torch.Size, tile_queries: int, scale: float) -> None:
         dtype = _precision(key)
         batch, groups = locations.shape[:2]
         self.key = (LOG2_E * scale * key.to(dtype)).flatten(0, 1)
@@ -238,7 +239,7 @@ class _Keys:
 class _Bias:
     """Of a tile's queries and all keys."""
 
-    def __init__(self, tile: _Tile, table: Tensor, table_size: tuple[int, int]) -> None:
+    def __init__(self, tile: _Tile, table: Tensor, table_size: torch.Size) -> None:
         self.tile = tile
         self.table_size = table_size
         heads = table.shape[2]
