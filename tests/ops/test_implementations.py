@@ -16,8 +16,9 @@ from mmdat.ops.tiled_deformable_attention import LOGITS_PER_TILE, tiled_deformab
 # The package's attribute of that name is the function.
 MODULE = sys.modules['mmdat.ops.deformable_attention']
 IMPLEMENTATIONS = ('tiled',)
-# Largest difference over largest magnitude, of the output and the gradients.
-TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
+# Largest difference over largest magnitude, of the output and the gradients. In bfloat16 the
+# backward pass starts from an output of three digits.
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
