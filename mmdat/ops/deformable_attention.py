@@ -1,13 +1,18 @@
 """Deformable multi-head attention (DAT, arXiv 2201.00520, section 3.2; DAT++, arXiv 2309.01430,
 section 3.2).
 """
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .global_attention import global_attention
+from .implementations import choose_implementation
 from .row_blocks import attend_in_row_blocks
+from .tiled_deformable_attention import tiled_deformable_attention
+
+# Up to so many logits (over samples and heads: 16 MiB in float32) the dense implementation is
+# the faster one.
+DENSE_LOGITS = 2**22
 
 
 def deformable_attention(query: Tensor,
@@ -16,7 +21,9 @@ def deformable_attention(query: Tensor,
                          sampling_locations: Tensor | None = None,
                          relative_position_bias_table: Tensor | None = None,
                          *,
-                         scale: float | None = None) -> Tensor:
+                         scale: float | None = None,
+                         dropout_p: float = 0.0,
+                         implementation: str = 'auto') -> Tensor:
     r"""Attention of a regular grid of queries to keys that lie anywhere on the map.
 
     .. math:: \text{softmax}(\text{scale} \cdot q k^T + B(p_q - p_k)) v
@@ -26,22 +33,26 @@ def deformable_attention(query: Tensor,
     Args:
         query: Tensor[batch, num_heads, height, width, head_dim], a query at each map position.
         key: Tensor[batch, num_heads, num_keys, head_dim].
-        value: Tensor[batch, num_heads, num_keys, head_dim].
+        value: Tensor[batch, num_heads, num_keys, value_dim].
         sampling_locations: Tensor[batch, groups, num_keys, 2], where the keys were sampled, as
             (y, x) with -1 and 1 at the centers of the first and last position of an axis. Groups
             share the heads equally, in order. Needed for the bias alone.
         relative_position_bias_table: Tensor[num_heads, table_height, table_width] or None for no
             bias.
         scale: Factor of the logits, ``head_dim ** -0.5`` if None.
+        dropout_p: Probability to drop a weight; above 0, the dense implementation runs.
+        implementation: ``'dense'``, the equation as written, in memory that grows with queries
+            times keys; ``'tiled'``, tiles of queries that the backward pass makes anew, in memory
+            that grows with queries plus keys; ``'auto'``, dense for small maps.
 
     Returns:
-        Tensor[batch, num_heads, height, width, head_dim] in the dtype of ``value``.
+        Tensor[batch, num_heads, height, width, value_dim] in the dtype of ``value``.
 
     Raises:
-        ValueError: If shapes do not fit each other.
+        ValueError: If shapes do not fit each other, or if there is no such implementation.
 
-    Differentiable in all tensors. Floating point of any precision; the bias and the softmax are
-    computed in float32 or better.
+    Differentiable in all tensors, once. Floating point of any precision; the bias and the softmax
+    are computed in float32 or better.
 
     Example:
         >>> q, kv = torch.rand(1, 4, 6, 8, 16), torch.rand(1, 4, 12, 16)
@@ -50,14 +61,33 @@ def deformable_attention(query: Tensor,
         torch.Size([1, 4, 6, 8, 16])
     """
     _check_shapes(query, key, value, sampling_locations, relative_position_bias_table)
+    logits = query.shape[:4].numel() * key.shape[2]
+    chosen = choose_implementation(
+        'deformable_attention', implementation, 'tiled' if logits > DENSE_LOGITS else 'dense',
+        dict(dense=None, tiled=None), dropout_p)
+    if scale is None:
+        scale = query.shape[-1]**-0.5
+    if chosen == 'dense':
+        return _dense(query, key, value, sampling_locations, relative_position_bias_table, scale,
+                      dropout_p)
     if relative_position_bias_table is None:
-        return _attend(query, key, value, None, scale, key.shape[2])
+        return global_attention(query, key, value, scale=scale)
     assert sampling_locations is not None
+    out, _ = tiled_deformable_attention(query, key, value, sampling_locations,
+                                        relative_position_bias_table, scale)
+    return out
 
-    def bias(points: Tensor) -> Tensor:
-        return relative_position_bias(points, sampling_locations, relative_position_bias_table)
 
-    return _attend(query, key, value, bias, scale, key.shape[2])
+def _dense(query: Tensor, key: Tensor, value: Tensor, sampling_locations: Tensor | None,
+           table: Tensor | None, scale: float, dropout_p: float) -> Tensor:
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    logits = (scale * query.flatten(2, 3) @ key.transpose(-2, -1)).to(dtype)  # (B, h, Nq, Nk)
+    if table is not None:
+        assert sampling_locations is not None
+        points = grid_points(*query.shape[2:4], device=query.device, dtype=dtype).flatten(0, 1)
+        logits = logits + relative_position_bias(points, sampling_locations, table)
+    attention = F.dropout(logits.softmax(-1), dropout_p).to(value.dtype)
+    return (attention @ value).unflatten(2, query.shape[2:4])
 
 
 def log_spaced_deformable_attention(query: Tensor,
@@ -117,31 +147,21 @@ def log_spaced_deformable_attention(query: Tensor,
             out = F.linear(hidden, output_weight.to(dtype))  # (B, g, Nq, Nk, h / g)
         return out.permute(0, 1, 4, 2, 3).flatten(1, 2)
 
-    # The hidden layer, one for each group, weighs more than the logits do.
-    hidden_dims = hidden_weight.shape[0]
-    return _attend(query, key, value, bias, scale,
-                   max(1, num_keys * hidden_dims * groups // query.shape[1]))
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Callable[[Tensor], Tensor] | None,
-            scale: float | None, weight_per_query: int) -> Tensor:
-    """``softmax(scale * q k^T + bias(query points)) v`` in blocks of query rows."""
     height, width, head_dim = query.shape[2:]
     if scale is None:
         scale = head_dim**-0.5
-    dtype = torch.promote_types(query.dtype, torch.float32)
     query_points = grid_points(height, width, device=query.device, dtype=dtype)
 
     def attend(rows: Tensor, first_row: int) -> Tensor:
         logits = scale * rows.flatten(2, 3) @ key.transpose(-2, -1)  # (B, h, rows * W, Nk)
-        logits = logits.to(dtype)
-        if bias is not None:
-            points = query_points[first_row:first_row + rows.shape[2]].flatten(0, 1)
-            logits = logits + bias(points)
-        attention = logits.softmax(-1).to(value.dtype)
+        points = query_points[first_row:first_row + rows.shape[2]].flatten(0, 1)
+        attention = (logits.to(dtype) + bias(points)).softmax(-1).to(value.dtype)
         return (attention @ value).unflatten(2, rows.shape[2:4])
 
-    return attend_in_row_blocks(attend, query, weight_per_query)
+    # The hidden layer, one for each group, weighs more than the logits do.
+    hidden_dims = hidden_weight.shape[0]
+    return attend_in_row_blocks(attend, query,
+                                max(1, num_keys * hidden_dims * groups // query.shape[1]))
 
 
 def relative_position_bias(query_points: Tensor, sampling_locations: Tensor,

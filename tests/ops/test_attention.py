@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mmdat.ops import (
     deformable_attention,
+    log_spaced_deformable_attention,
     neighborhood_attention,
     relative_position_bias,
     row_blocks,
@@ -55,14 +56,15 @@ def test_sampling_at_the_positions_themselves_returns_the_map() -> None:
     torch.testing.assert_close(sample_at(x, grid.expand(1, 2, -1, -1, -1)), x)
 
 
-@pytest.mark.parametrize('operator', ['deformable', 'neighborhood'])
+@pytest.mark.parametrize('operator', ['log_spaced', 'neighborhood'])
 def test_row_blocks_change_neither_outputs_nor_gradients(operator: str,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     query = random(2, 4, 7, 8, 3)
-    if operator == 'deformable':
+    if operator == 'log_spaced':
         inputs = [query, random(2, 4, 5, 3), random(2, 4, 5, 3),
-                  torch.rand(2, 2, 5, 2, dtype=torch.float64).requires_grad_(), random(4, 9, 11)]
-        function = deformable_attention
+                  torch.rand(2, 2, 5, 2, dtype=torch.float64).requires_grad_(), random(6, 2),
+                  random(6), random(2, 6)]
+        function = log_spaced_deformable_attention
     else:
         inputs = [query, random(2, 4, 7, 8, 3), random(2, 4, 7, 8, 3), random(4, 5, 5)]
         function = neighborhood_attention
