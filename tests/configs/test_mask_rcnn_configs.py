@@ -2,7 +2,6 @@
 from pathlib import Path
 
 import pytest
-from mmcv.transforms import TestTimeAug
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
@@ -20,7 +19,7 @@ def test_tta_resizes_as_testing_does_and_packs_what_merging_reads(path: Path) ->
     assert len(flips) == 2
     assert set(pack.meta_keys) == {*cfg.test_pipeline[-1].meta_keys, 'flip', 'flip_direction'}
     with DefaultScope.overwrite_default_scope('mmdet'):
-        assert isinstance(TRANSFORMS.build(cfg.tta_pipeline[-1]), TestTimeAug)
+        assert len(TRANSFORMS.build(cfg.tta_pipeline[-1]).subroutines) == len(flips)
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
