@@ -47,10 +47,10 @@ class CheckedCOCO(COCO):
                 f'num_classes of the heads to its own ({enumerate_names(found)})')
         if 'annotations' in self.dataset and not any(
                 self.cat_img_map[number] for number in self.get_cat_ids(classes)):
-            raise nothing_to_use(annotation_file, classes)
+            raise _nothing_to_use(annotation_file, classes)
 
 
-def nothing_to_use(annotation_file: str, classes: Sequence[str]) -> UserError:
+def _nothing_to_use(annotation_file: str, classes: Sequence[str]) -> UserError:
     return UserError(f'annotation file {annotation_file} leaves no image to use: it has none with '
                      f'an object of the classes {enumerate_names(classes)}')
 
@@ -75,7 +75,7 @@ class CocoDataset(MMDetCocoDataset):
     def filter_data(self) -> list[dict]:
         data_list = super().filter_data()
         if not data_list:
-            raise nothing_to_use(self.ann_file, self.metainfo['classes'])
+            raise _nothing_to_use(self.ann_file, self.metainfo['classes'])
         if self.backend_args is None:
             self._check_images([data_info['img_path'] for data_info in data_list])
         return data_list

@@ -69,7 +69,7 @@ def enumerate_names(names: Iterable[str], most: int = 8) -> str:
     quoted = [f"'{name}'" for name in names]
     if len(quoted) > most:
         quoted[most:] = [f'{len(quoted) - most} more']
-    return ' and '.join(filter(None, [', '.join(quoted[:-1]), quoted[-1]]))
+    return ' and '.join(filter(None, [', '.join(quoted[:-1]), *quoted[-1:]])) or 'none'
 
 
 # Each check presupposes that those before it found nothing: only the first problem is to be read.

@@ -77,8 +77,8 @@ def write_shapes_coco(root: str | Path, parameters: ShapesParameters | None = No
                             f'{PARAMETERS_FILE}): name another folder, or remove it')
         _draw(root, parameters)
     except OSError as error:
-        raise UserError(f'{root} cannot be drawn into ({error.strerror}): name another folder, or '
-                        'mend that') from None
+        raise UserError(f'{root} cannot be drawn into ({error.strerror}): name another '
+                        'folder') from None
 
 
 def _draw(root: Path, parameters: ShapesParameters) -> None:

@@ -41,6 +41,12 @@ def test_data_without_an_object_of_the_classes_is_refused(
         build(coco_root, split)
 
 
+def test_data_without_categories_is_refused(coco_root: Path) -> None:
+    change(coco_root, 'val2017', lambda content: content.update(categories=[], annotations=[]))
+    with pytest.raises(UserError, match=r'has no category .*, .* heads to its own \(none\)'):
+        build(coco_root)
+
+
 def test_images_to_be_tested_need_no_annotations(coco_root: Path) -> None:
     change(coco_root, 'val2017', lambda content: content.pop('annotations'))
     assert len(build(coco_root)) == 2
