@@ -89,7 +89,8 @@ def _problems(content: Any, needed: set[str]) -> Iterator[str]:
             if not isinstance(item, dict):
                 yield f"in '{name}' there is {_kind(item)}, not an object"
             for problem in _item_problems(name, item, known, needed):
-                yield f"in '{name}' the item with id {_show(item.get('id'))} {problem}"
+                yield (f"in '{name}' the item with id {_show(item.get('id'))} {problem}: mend it, "
+                       'or take it out')
             known[name][item['id']] = item
 
 
