@@ -16,7 +16,7 @@ setup: ## build .venv with the pinned stack; nothing to do when it is current
 	@$(BOOTSTRAP) tools/setup_env.py
 
 demo: setup ## draw data, train and test a small Mask R-CNN with DAT++, show its predictions
-	$(PYTHON) tools/make_shapes.py data/shapes
+	$(PYTHON) tools/make_shapes.py "$${SHAPES_ROOT:-data/shapes}"
 	$(PYTHON) tools/train.py $(DEMO_CONFIG)
 	$(PYTHON) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_RUN)/last_checkpoint)" --out $(DEMO_RUN)/results.pkl
 	$(PYTHON) tools/analysis_tools/report.py $(DEMO_CONFIG) $(DEMO_RUN)/results.pkl

@@ -224,6 +224,38 @@ def test_unwritable_checkout_is_a_sentence(
     check_sentence(message.strip())
 
 
+def test_os_error_without_a_file_names_the_checkout(setup_env) -> None:
+    for error in (PermissionError(errno.EACCES, 'Permission denied'), OSError('a reason')):
+        sentence = setup_env.explain_os_error(error)
+        assert str(setup_env.ROOT) in sentence
+        assert 'None' not in sentence
+        check_sentence(sentence)
+
+
+def test_torch_that_does_not_import_is_a_sentence(setup_env, setup) -> None:
+    executable(setup_env.PYTHON, 'echo "OSError: libcudart.so: no such file" >&2', 'exit 1')
+    with pytest.raises(setup_env.SetupError, match='libcudart.so: no such file') as error:
+        setup_env.install_mmcv(setup)
+    check_sentence(str(error.value))
+
+
+def test_target_is_found_among_warnings(setup_env, setup) -> None:
+    facts = '["2.11.0+cpu", null, [], null]'
+    executable(setup_env.PYTHON, 'echo "[W] one"', f"echo '{facts}'", 'echo another >&2')
+    target = setup_env.mmcv_target(setup)
+    assert target.key.endswith('torch-2.11.0+cpu_cpu')
+    assert target.environment == {'FORCE_CUDA': '0'}
+
+
+def test_compiler_that_does_not_tell_its_version_is_a_sentence(
+    setup_env, setup, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv('CXX', str(executable(tmp_path / 'c++', 'echo "error: no license"; exit 1')))
+    with pytest.raises(setup_env.SetupError, match='error: no license') as error:
+        setup_env.precompile_header(setup, '')
+    check_sentence(str(error.value))
+
+
 def test_output_of_a_failed_command_is_logged(setup_env, setup) -> None:
     setup.progress.start('PyTorch')
     with pytest.raises(setup_env.SetupError, match='PyTorch failed with "ERROR: no such thing"'):
@@ -284,6 +316,13 @@ def test_key_changes_with_pins_place_and_python(setup_env, monkeypatch) -> None:
     monkeypatch.setattr(setup_env, 'ROOT', moved)
     keys.add(setup_env.environment_key('3.11'))
     assert len(keys) == 4
+
+
+@pytest.mark.parametrize('content', ['', '[]', '3', 'null', '{"done": '])
+def test_damaged_state_is_as_none(setup_env, content: str) -> None:
+    setup_env.STATE.write_text(content)
+    assert setup_env.read_state() == {}
+    assert not setup_env.is_current()
 
 
 def test_second_run_takes_up_the_step_that_was_interrupted(setup_env, setup, monkeypatch) -> None:
@@ -365,7 +404,7 @@ def mmcv(setup_env, setup, monkeypatch):
             raise setup_env.SetupError('undefined symbol')
 
     target = setup_env.Target('key-of-this-torch', {})
-    monkeypatch.setattr(setup_env, 'mmcv_target', lambda: target)
+    monkeypatch.setattr(setup_env, 'mmcv_target', lambda setup: target)
     monkeypatch.setattr(setup_env, 'compile_mmcv', compile_mmcv)
     monkeypatch.setattr(setup_env, 'run_operator', run_operator)
     monkeypatch.setattr(setup_env.Setup, 'pip', pip)

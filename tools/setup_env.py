@@ -80,9 +80,10 @@ def is_current() -> bool:
 
 def read_state() -> Dict:
     try:
-        return json.loads(STATE.read_text())
+        state = json.loads(STATE.read_text())
     except (OSError, ValueError):
         return {}
+    return state if isinstance(state, dict) else {}
 
 
 def environment_key(python: Optional[str]) -> str:
@@ -240,11 +241,12 @@ def explain_failure(title: str, output: Iterable[str]) -> str:
 
 
 def explain_os_error(error: OSError) -> str:
+    place = error.filename or ROOT
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f'{error.filename} cannot be written: clone mmdat to a folder that you may write to.'
+        return f'{place} cannot be written: clone mmdat to a folder that you may write to.'
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f'the disk of {ROOT} is full: free some space and run it again.'
-    return f'{error.strerror} ({error.filename}): run it again once that is solved.'
+    return f'{error.strerror or error} ({place}): run it again once that is solved.'
 
 
 # Doing it -----------------------------------------------------------------------------------------
@@ -406,8 +408,11 @@ class Setup:
             **environment,
         )
 
-    def call(self, command: List[str], **environment: str) -> None:
-        """Run a command, its output into the log and its progress onto the screen."""
+    def call(self, command: List[str], **environment: str) -> List[str]:
+        """Run a command, its output into the log and its progress onto the screen.
+
+        Return the last lines of the output.
+        """
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -439,6 +444,7 @@ class Setup:
                     log.flush()
             if process.wait():
                 raise SetupError(explain_failure(self.progress.title, last_lines))
+            return [line for line in last_lines if line]
         finally:
             end(process)
 
@@ -503,7 +509,7 @@ def install_mmcv(setup: Setup) -> None:
     pip tells wheels apart by their source alone and hands out one that was compiled for another
     torch. Its cache, and wheels that somebody put on a link page, therefore stay out of this.
     """
-    target = mmcv_target()
+    target = mmcv_target(setup)
     if setup.state.get('mmcv') == target.key:
         with contextlib.suppress(SetupError):
             run_operator(setup)
@@ -532,7 +538,7 @@ class Target(NamedTuple):
     environment: Dict[str, str]
 
 
-def mmcv_target() -> Target:
+def mmcv_target(setup: Setup) -> Target:
     """Ask the torch in `.venv` what mmcv must be compiled for: the CPU, or also the GPUs."""
     code = (
         'import json, torch; from torch.utils.cpp_extension import CUDA_HOME; '
@@ -541,10 +547,9 @@ def mmcv_target() -> Target:
         'facts = [torch.__version__, torch.version.cuda, sorted(capabilities), CUDA_HOME]; '
         'print(json.dumps(facts))'
     )
-    output = subprocess.check_output(
-        [str(PYTHON), '-I', '-c', code], env=command_environment({}), stderr=subprocess.DEVNULL
-    )
-    torch, cuda, capabilities, cuda_home = json.loads(output.decode())
+    lines = setup.call([str(PYTHON), '-I', '-c', code])
+    facts = next(line for line in lines if line.startswith('["'))  # others are warnings
+    torch, cuda, capabilities, cuda_home = json.loads(facts)
     if not cuda or not (capabilities or os.environ.get('FORCE_CUDA') == '1'):
         return Target(wheel_key(torch, 'cpu'), {'FORCE_CUDA': '0'})
     architectures = os.environ.get('TORCH_CUDA_ARCH_LIST') or ';'.join(capabilities)
@@ -632,9 +637,8 @@ def precompile_header(setup: Setup, flags: str) -> str:
     GCC reads the header itself wherever the flags do not allow it to use the compiled one.
     """
     compiler = shlex.split(os.environ.get('CXX', 'c++'))
-    version = subprocess.check_output([*compiler, '--version']).decode()
-    if 'Free Software Foundation' not in version:  # clang would give up instead
-        return ''
+    if 'Free Software Foundation' not in ' '.join(setup.call([*compiler, '--version'])):
+        return ''  # clang would give up instead of going on without
     header = TEMPORARY / 'precompiled.h'
     header.write_text('#include <torch/types.h>\n')
     (torch,) = VENV.glob('lib/*/site-packages/torch/include')

@@ -18,6 +18,7 @@ train_pipeline = [
     dict(type='PackDetInputs'),
 ]
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+TTA_META_KEYS = (*META_KEYS, 'flip', 'flip_direction')
 test_pipeline = [
     dict(type='mmdat.LoadImageFromFile'),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),
@@ -41,6 +42,6 @@ tta_pipeline = [
         [dict(type='Resize', scale=(1333, 800), keep_ratio=True)],
         [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
         [dict(type='LoadAnnotations', with_bbox=True, with_mask=True)],
-        [dict(type='PackDetInputs', meta_keys=(*META_KEYS, 'flip', 'flip_direction'))],
+        [dict(type='PackDetInputs', meta_keys=TTA_META_KEYS)],
     ]),
 ]

@@ -1,6 +1,6 @@
 # Made drawings of shapes with masks (tools/make_shapes.py), shown to the network at three quarters
 # of their size. The folder comes from the environment variable SHAPES_ROOT.
-_base_ = 'mmdet::_base_/datasets/coco_instance.py'
+_base_ = './coco_instance.py'
 data_root = '{{$SHAPES_ROOT:data/shapes}}/'
 
 SCALE = (192, 192)
@@ -15,8 +15,7 @@ test_pipeline = [
     dict(type='mmdat.LoadImageFromFile'),
     dict(type='Resize', scale=SCALE),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='PackDetInputs',
-         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    dict(type='PackDetInputs', meta_keys={{_base_.META_KEYS}}),
 ]
 train_dataloader = dict(
     batch_size=2,
@@ -34,3 +33,13 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
+
+tta_pipeline = [
+    dict(type='mmdat.LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='Resize', scale=SCALE)],
+        [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+        [dict(type='LoadAnnotations', with_bbox=True, with_mask=True)],
+        [dict(type='PackDetInputs', meta_keys={{_base_.TTA_META_KEYS}})],
+    ]),
+]

@@ -1,22 +1,22 @@
 """COCO-format data that is checked before anything is trained on it."""
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from functools import cache, partial
+from typing import Any
 
 import cv2
+import numpy as np
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from mmdet.datasets.api_wrappers import COCO
 
 from mmdat.errors import UserError
 from mmdat.registry import DATASETS
 
-# What mmdet reads of each item, by list.
-REQUIRED_FIELDS = {
-    'images': {'id', 'file_name', 'height', 'width'},
-    'annotations': {'id', 'image_id', 'category_id', 'bbox', 'area'},
-    'categories': {'id', 'name'},
-}
+from .coco_format import enumerate_names, read_coco
+
+# How a whole file begins and ends; what follows the end, if anything, is mostly short.
+MARKS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PN': b'IEND'}
+TAIL_BYTES = 4096
 
 
 class CheckedCOCO(COCO):
@@ -25,41 +25,34 @@ class CheckedCOCO(COCO):
     Args:
         annotation_file: Path of a JSON file.
         classes: Names of categories that the file must have.
+        needed: As for :func:`read_coco`.
 
     Raises:
-        UserError: If the file is missing, not in COCO format or lacks a class.
+        UserError: If the file cannot be read, is not in COCO format, lacks a class or has no
+            object of any.
     """
 
-    def __init__(self, annotation_file: str, classes: Sequence[str] = ()) -> None:
-        try:
-            super().__init__(annotation_file)
-        except FileNotFoundError:
-            raise UserError(f'annotation file {annotation_file} does not exist: check data_root '
-                            '(for COCO the environment variable COCO_ROOT) and ann_file') from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f'annotation file {annotation_file} is not JSON ({error}): give '
-                            'annotations in COCO format') from None
-        except (AssertionError, KeyError, TypeError):
-            raise self._refusal(annotation_file, 'its lists cannot be read') from None
-        for name, required in REQUIRED_FIELDS.items():
-            # Images to be tested only, such as COCO's test-dev, have no annotations.
-            items = self.dataset.get(name, [] if name == 'annotations' else None)
-            if not isinstance(items, list):
-                raise self._refusal(annotation_file, f"it has no list '{name}'")
-            for item in items:
-                if missing := required - item.keys():
-                    raise self._refusal(annotation_file, f"in '{name}' the item with id "
-                                        f"{item.get('id')} has no {_enumerate(missing)}")
+    def __init__(self, annotation_file: str, classes: Sequence[str] = (),
+                 needed: Collection[str] = ()) -> None:
+        super().__init__()
+        self.dataset = read_coco(annotation_file, needed)
+        self.createIndex()
+        # As mmdet's constructor does, but that one knew of no file yet.
+        self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
         found = [category['name'] for category in self.dataset['categories']]
         if missing := set(classes) - set(found):
             raise UserError(
-                f'annotation file {annotation_file} has no category {_enumerate(missing)}, which '
-                'the config expects: set metainfo=dict(classes=(...)) of the data set and '
-                f'num_classes of the heads to its own ({_enumerate(found)})')
+                f'annotation file {annotation_file} has no category {enumerate_names(missing)}, '
+                'which the config expects: set metainfo=dict(classes=(...)) of the data set and '
+                f'num_classes of the heads to its own ({enumerate_names(found)})')
+        if 'annotations' in self.dataset and not any(
+                self.cat_img_map[number] for number in self.get_cat_ids(classes)):
+            raise _nothing_to_use(annotation_file, classes)
 
-    @staticmethod
-    def _refusal(annotation_file: str, reason: str) -> UserError:
-        return UserError(f'annotation file {annotation_file} is not in COCO format: {reason}')
+
+def _nothing_to_use(annotation_file: str, classes: Sequence[str]) -> UserError:
+    return UserError(f'annotation file {annotation_file} leaves no image to use: it has none with '
+                     f'an object of the classes {enumerate_names(classes)}')
 
 
 @DATASETS.register_module()
@@ -69,19 +62,20 @@ class CocoDataset(MMDetCocoDataset):
     Raises:
         UserError: If the annotation file is missing, not in COCO format, lacks a class of
             ``metainfo`` or leaves nothing to do; if images are missing (in training, if most
-            are) or, in testing, have a format that OpenCV cannot read.
+            are) or, in testing, are not whole.
     """
 
     def load_data_list(self) -> list[dict]:
-        self.COCOAPI = partial(CheckedCOCO, classes=self.metainfo['classes'])
+        needed = ['segmentation'] if _loads_masks(self.pipeline) else []
+        if self.test_mode:
+            needed.append('iscrowd')  # pycocotools evaluates nothing without it
+        self.COCOAPI = partial(CheckedCOCO, classes=self.metainfo['classes'], needed=needed)
         return super().load_data_list()
 
     def filter_data(self) -> list[dict]:
         data_list = super().filter_data()
         if not data_list:
-            raise UserError(f'annotation file {self.ann_file} leaves no image to use: it has none '
-                            'with an object of the classes '
-                            f"{_enumerate(self.metainfo['classes'])}")
+            raise _nothing_to_use(self.ann_file, self.metainfo['classes'])
         if self.backend_args is None:
             self._check_images([data_info['img_path'] for data_info in data_list])
         return data_list
@@ -96,13 +90,24 @@ class CocoDataset(MMDetCocoDataset):
                             f'exist, such as {missing[0]}: check data_root and data_prefix')
         if self.test_mode:
             for path in paths:
-                if not cv2.haveImageReader(path):
+                if not is_whole(path):
                     raise UserError(f'{path} is not an image that can be read: mend it, or take '
                                     f'it out of {self.ann_file}')
 
 
-def _enumerate(names: Iterable[str], most: int = 8) -> str:
-    quoted = [f"'{name}'" for name in names]
-    if len(quoted) > most:
-        quoted[most:] = [f'{len(quoted) - most} more']
-    return ' and '.join(filter(None, [', '.join(quoted[:-1]), quoted[-1]]))
+def is_whole(path: str) -> bool:
+    """Whether an image can be read to its end; of formats other than JPEG and PNG, its header."""
+    if not cv2.haveImageReader(path):
+        return False
+    with open(path, 'rb') as file:
+        end = MARKS.get(file.read(3), b'')  # of other formats the empty one, which is there
+        file.seek(max(0, os.path.getsize(path) - TAIL_BYTES))
+        if end in file.read():
+            return True
+    # Whoever appends much, such as a phone that appends a video, is decoded.
+    return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) is not None
+
+
+def _loads_masks(transform: Any) -> bool:
+    inner = [*getattr(transform, 'transforms', []), *getattr(transform, 'subroutines', [])]
+    return getattr(transform, 'with_mask', False) or any(map(_loads_masks, inner))

@@ -1,20 +1,20 @@
 """Reading images, some of which may be broken."""
 import logging
+import zlib
 from typing import Any
 
 import cv2
 import torch
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmengine.logging import print_log
-from torch.utils.data import get_worker_info
 
 from mmdat.errors import UserError
 from mmdat.registry import TRANSFORMS
 
-# An epoch of broken images would never end: give up once this many were tried in a process and
-# more than half of them were broken.
-TRIES_BEFORE_GIVING_UP = 8
-MAX_WORKERS = 256
+# Where 40% of the images are broken, so many more broken than fine ones are ever drawn at random
+# with a probability of (0.4 / 0.6)^20 = 0.03%.
+CLEAR_MARGIN = 20
+NUM_SLOTS = 1 << 16
 
 
 @TRANSFORMS.register_module()
@@ -33,32 +33,39 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     def __init__(self, skip_broken: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.skip_broken = skip_broken
-        # (tried, broken) of each worker process; shared memory, so that the main process sees
-        # them, and a row a worker, so that they need no lock.
-        self._counts = torch.zeros(MAX_WORKERS, 2, dtype=torch.int64).share_memory_()
+        # How often reading succeeded and failed, by hashed path; in shared memory, so that worker
+        # processes and the main one see all. Without a lock: at worst a count is one too low.
+        self._counts = torch.zeros(2, NUM_SLOTS, dtype=torch.int32).share_memory_()
 
     @property
     def num_broken(self) -> int:
         """How often an image could not be read so far, over all worker processes."""
-        return int(self._counts[:, 1].sum())
+        return int(self._counts[1].sum())
 
     def transform(self, results: dict) -> dict | None:
-        worker = get_worker_info()
-        counts = self._counts[worker.id % MAX_WORKERS if worker else 0]
-        counts[0] += 1
+        path = results['img_path']
+        read, failed = self._counts[:, zlib.crc32(path.encode()) % NUM_SLOTS]
         try:
-            return super().transform(results)
+            loaded = super().transform(results)
         except (AssertionError, OSError, ValueError, cv2.error) as error:
-            counts[1] += 1
-            path = results['img_path']
+            failed += 1
             reason = 'it does not decode' if not isinstance(error, OSError) else error.strerror
             if not self.skip_broken:
                 raise UserError(f'image {path} cannot be read ({reason}): mend it, or take it out '
                                 'of the annotation file') from None
-            tried, broken = counts.tolist()
-            if tried >= TRIES_BEFORE_GIVING_UP and 2 * broken > tried:
-                raise UserError(f'{broken} of the first {tried} images cannot be read, the last '
-                                f'is {path} ({reason}): check the image folder') from None
+            if self._most_are_broken():
+                fine, broken = self._counts.count_nonzero(dim=1).tolist()
+                raise UserError(f'{broken} of the first {fine + broken} images cannot be read, the '
+                                f'last is {path} ({reason}): check the image folder') from None
             print_log(f'Skipped an image that cannot be read ({reason}): {path}', 'current',
                       logging.WARNING)
             return None
+        read += 1
+        return loaded
+
+    def _most_are_broken(self) -> bool:
+        """Tell whether to give up: an epoch of broken images would never end."""
+        fine, broken = self._counts.count_nonzero(dim=1).tolist()
+        # Few new ones among many tries: there are hardly more than those that were seen.
+        tries = max(CLEAR_MARGIN, 3 * (fine + broken))
+        return broken - fine >= (1 if self._counts.sum() >= tries else CLEAR_MARGIN)

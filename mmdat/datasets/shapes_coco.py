@@ -62,46 +62,53 @@ def write_shapes_coco(root: str | Path, parameters: ShapesParameters | None = No
     has other parameters is replaced.
 
     Raises:
-        UserError: If ``root`` holds anything else.
+        UserError: If ``root`` holds anything else or cannot be written; before anything is drawn.
     """
-    root = Path(root)
+    root = Path(root).resolve()  # a link stays, and what it leads to is replaced
     parameters = parameters or ShapesParameters()
     if _is_complete(root, parameters):
         return
-    if root.exists() and not (root / PARAMETERS_FILE).exists() and (root.is_file()
-                                                                    or any(root.iterdir())):
-        raise UserError(f'{root} exists and is not a data set of shapes (it has no '
-                        f'{PARAMETERS_FILE}): name another folder, or remove it')
+    if Path.cwd().is_relative_to(root):
+        raise UserError(f'{root} is the working folder, or around it: name another folder')
+    try:
+        if root.exists() and not (root / PARAMETERS_FILE).exists() and (root.is_file()
+                                                                        or any(root.iterdir())):
+            raise UserError(f'{root} exists and is not a data set of shapes (it has no '
+                            f'{PARAMETERS_FILE}): name another folder, or remove it')
+        _draw(root, parameters)
+    except OSError as error:
+        raise UserError(f'{root} cannot be drawn into ({error.strerror}): name another '
+                        'folder') from None
+
+
+def _draw(root: Path, parameters: ShapesParameters) -> None:
     partial = root.with_name(f'{root.name}.partial')
-    if partial.exists():
-        shutil.rmtree(partial)
+    # What is in the way goes first: where it cannot, as in a mounted folder, that is known at once.
+    for folder in (partial, root):
+        if folder.exists():
+            shutil.rmtree(folder)
     (partial / 'annotations').mkdir(parents=True)
     for split in SPLITS:
         content = _draw_split(partial / split, split, parameters)
-        _annotation_file(partial, split).write_text(json.dumps(content))
-    (partial / PARAMETERS_FILE).write_text(json.dumps(_signature(parameters)))
-    if root.exists():
-        shutil.rmtree(root)
+        (partial / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
+    sizes = {str(path.relative_to(partial)): path.stat().st_size
+             for path in sorted(partial.rglob('*.*'))}
+    (partial / PARAMETERS_FILE).write_text(json.dumps(_signature(parameters) | dict(sizes=sizes)))
     partial.rename(root)
 
 
-def _annotation_file(root: Path, split: str) -> Path:
-    return root / 'annotations' / f'instances_{split}.json'
-
-
-def _signature(parameters: ShapesParameters) -> dict[str, int]:
+def _signature(parameters: ShapesParameters) -> dict[str, Any]:
     return dict(version=VERSION, **asdict(parameters))
 
 
 def _is_complete(root: Path, parameters: ShapesParameters) -> bool:
+    """Whether all that was drawn with these parameters is there, in its size."""
     try:
-        signature = json.loads((root / PARAMETERS_FILE).read_text())
-    except (OSError, ValueError):
+        recorded = json.loads((root / PARAMETERS_FILE).read_text())
+        return recorded == _signature(parameters) | dict(sizes={
+            name: (root / name).stat().st_size for name in recorded['sizes']})
+    except (OSError, ValueError, TypeError, KeyError):
         return False
-    return signature == _signature(parameters) and all(
-        _annotation_file(root, split).is_file()
-        and len(list((root / split).glob('*.jpg'))) == getattr(parameters, split)
-        for split in SPLITS)
 
 
 def _draw_split(folder: Path, split: str, parameters: ShapesParameters) -> dict[str, Any]:
@@ -114,7 +121,9 @@ def _draw_split(folder: Path, split: str, parameters: ShapesParameters) -> dict[
         rng = np.random.default_rng((parameters.seed, SPLITS.index(split), image_id))
         scene = draw_scene(rng, size)
         file_name = f'{image_id:06d}.jpg'
-        cv2.imwrite(str(folder / file_name), scene.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        # Not imwrite, which keeps quiet about a full disk.
+        _, jpeg = cv2.imencode('.jpg', scene.image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        (folder / file_name).write_bytes(jpeg.tobytes())
         images.append(dict(id=image_id, file_name=file_name, width=size, height=size))
         for instance in scene.instances:
             rle = mask_api.encode(np.asfortranarray(instance.mask, dtype=np.uint8))

@@ -24,6 +24,8 @@ class InstanceTTAModel(DetTTAModel):
 
     def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
         predictions = [sample.pred_instances for sample in data_samples]
+        if not any(map(len, predictions)):  # batched_nms fails on nothing
+            return data_samples[0]
         metas = [sample.metainfo for sample in data_samples]
         bboxes, scores = self.merge_aug_bboxes([p.bboxes for p in predictions],
                                                [p.scores for p in predictions], metas)

@@ -1,5 +1,8 @@
+import errno
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -80,10 +83,16 @@ def test_a_complete_data_set_is_left_alone(root, monkeypatch):
     write_shapes_coco(root, SMALL)
 
 
-@pytest.mark.parametrize('lost', ['train/000003.jpg', 'annotations/instances_val.json'])
-def test_an_incomplete_data_set_is_drawn_again(root, tmp_path, lost):
-    write_shapes_coco(tmp_path / 'shapes', SMALL)
-    (tmp_path / 'shapes' / lost).unlink()
+@pytest.mark.parametrize('spoil', [
+    lambda root: (root / 'train' / '000003.jpg').unlink(),
+    lambda root: (root / 'train' / '000003.jpg').write_bytes(b''),
+    lambda root: (root / 'annotations' / 'instances_val.json').unlink(),
+    lambda root: (root / 'annotations' / 'instances_val.json').write_text('{}'),
+    lambda root: (root / 'shapes.json').write_text('3'),
+])
+def test_an_incomplete_data_set_is_drawn_again(root, tmp_path, spoil):
+    shutil.copytree(root, tmp_path / 'shapes')
+    spoil(tmp_path / 'shapes')
     write_shapes_coco(tmp_path / 'shapes', SMALL)
     assert digests(tmp_path / 'shapes') == digests(root)
 
@@ -94,7 +103,7 @@ def test_an_interrupted_drawing_leaves_no_data_set_and_the_next_one_completes_it
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(shapes_coco.cv2, 'imwrite', interrupted)
+        patch.setattr(shapes_coco.cv2, 'imencode', interrupted)
         write_shapes_coco(tmp_path / 'shapes', SMALL)
     assert not (tmp_path / 'shapes').exists()
     write_shapes_coco(tmp_path / 'shapes', SMALL)
@@ -113,6 +122,43 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
     with pytest.raises(UserError, match='is not a data set of shapes'):
         write_shapes_coco(tmp_path, SMALL)
     assert (tmp_path / 'thesis.tex').read_text() == 'years of work'
+
+
+@pytest.mark.parametrize('root, sentence', [
+    ('.', 'is the working folder, or around it: name another'),
+    ('..', 'is the working folder, or around it: name another'),
+    ('file', 'exists and is not a data set of shapes'),
+    ('file/shapes', 'cannot be drawn into .Not a directory.: name another'),
+    ('/proc/shapes', 'cannot be drawn into .*: name another'),
+])
+def test_a_place_that_cannot_be_drawn_into_is_refused_before_drawing(
+        tmp_path, monkeypatch, root, sentence):
+    monkeypatch.setattr(shapes_coco, '_draw_split', lambda *_: pytest.fail('drawn'))
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'empty' / 'file').touch()
+    monkeypatch.chdir(tmp_path / 'empty')
+    with pytest.raises(UserError, match=sentence):
+        write_shapes_coco(root, SMALL)
+
+
+def test_what_cannot_be_replaced_is_known_before_drawing(tmp_path, monkeypatch):
+    (tmp_path / 'shapes').mkdir()
+
+    def refuse(path):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+
+    monkeypatch.setattr(shapes_coco, '_draw_split', lambda *_: pytest.fail('drawn'))
+    monkeypatch.setattr(shapes_coco.shutil, 'rmtree', refuse)
+    with pytest.raises(UserError, match='shapes cannot be drawn into .Device or resource busy'):
+        write_shapes_coco(tmp_path / 'shapes', SMALL)
+
+
+def test_a_link_leads_to_the_drawings(root, tmp_path):
+    (tmp_path / 'disk' / 'shapes').mkdir(parents=True)
+    (tmp_path / 'link').symlink_to(tmp_path / 'disk' / 'shapes')
+    write_shapes_coco(tmp_path / 'link', SMALL)
+    assert (tmp_path / 'link').is_symlink()
+    assert digests(tmp_path / 'disk' / 'shapes') == digests(root)
 
 
 @pytest.mark.parametrize('wrong', [dict(train=0), dict(val=0), dict(size=8), dict(seed=-1)])

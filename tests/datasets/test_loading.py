@@ -1,0 +1,62 @@
+"""Which share of broken images is passed over, and which ends training."""
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mmdat.datasets import LoadImageFromFile
+from mmdat.errors import UserError
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[str]:
+    """Forty images, the first twenty of them broken."""
+    paths = [tmp_path / f'{index}.png' for index in range(40)]
+    for path in paths[:20]:
+        path.write_bytes(b'no image')
+    for path in paths[20:]:
+        cv2.imwrite(str(path), np.zeros((2, 2, 3), dtype=np.uint8))
+    return list(map(str, paths))
+
+
+def tries_before_giving_up(paths: list[str]) -> int | None:
+    transform = LoadImageFromFile(skip_broken=True)
+    for number, path in enumerate(paths, start=1):
+        try:
+            transform.transform(dict(img_path=path))
+        except UserError as error:
+            assert f'images cannot be read, the last is {path}' in str(error)
+            return number
+    return None
+
+
+@pytest.mark.parametrize('choose', [
+    lambda broken, fine: broken[:12] + fine,  # an unlucky start
+    lambda broken, fine: broken[:1] * 10 + fine,  # the same image again and again
+    lambda broken, fine: (broken[:5] + fine[:19]) * 20,  # many epochs
+    lambda broken, fine: (broken[:2] + fine[:3]) * 20,
+])
+def test_training_goes_on_unless_most_images_are_broken(
+        paths: list[str], choose: Callable[[list[str], list[str]], list[str]]) -> None:
+    assert tries_before_giving_up(choose(paths[:20], paths[20:])) is None
+
+
+@pytest.mark.parametrize('broken, fine, most', [
+    (20, 0, 20),  # all of a large set
+    (2, 0, 20),  # all of a small one
+    (5, 1, 20),
+    (16, 14, 90),
+])
+def test_training_ends_soon_if_most_images_are_broken(
+        paths: list[str], broken: int, fine: int, most: int) -> None:
+    tries = tries_before_giving_up((paths[20:20 + fine] + paths[:broken]) * 20)
+    assert tries is not None and tries <= most + broken + fine
+
+
+def test_every_failure_is_counted(paths: list[str]) -> None:
+    transform = LoadImageFromFile(skip_broken=True)
+    for path in [paths[0], paths[20], paths[0], paths[1]]:
+        transform.transform(dict(img_path=path))
+    assert transform.num_broken == 3
