@@ -1,6 +1,5 @@
 """Tell the user's mistakes, which the toolboxes meet in their depths, in one sentence each."""
 import inspect
-import pickle
 import re
 import traceback
 from collections.abc import Iterator
@@ -39,9 +38,6 @@ def _explain(error: Exception, cfg: Config) -> str | None:
         where = ' or '.join(_paths(cfg, 'type', name)) or name
         return (f"unknown {where}='{name}': nothing of that name is registered in {registry}; "
                 "check its spelling, its scope (as in 'mmdat.DATPlusPlus') and custom_imports")
-    if isinstance(error, pickle.UnpicklingError):
-        return (f'{cfg.load_from} cannot be loaded as a checkpoint: it is damaged, or holds '
-                'objects other than tensors and plain values, which are not loaded for safety')
     if isinstance(error, FileNotFoundError):
         return f"file {error.filename or text} does not exist: check the config's paths"
     return None

@@ -8,9 +8,10 @@ import torch
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 
 from mmdat.errors import UserError, suggest
+from mmdat.models.published.files import WEB, ZOOS, read_checkpoint
 
 from .explain import explained
 
@@ -57,8 +58,8 @@ def train(config: str, work_dir: str | None = None, resume: str | None = None, a
     if resume is not None:
         cfg.resume = True
         cfg.load_from = _latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
-    if cfg.get('load_from'):
-        _check_checkpoint(cfg.load_from)
+    if resume is not None or cfg.get('load_from'):
+        _check_checkpoint(cfg.load_from, resume=cfg.get('resume', False))
     with explained(cfg):
         runner = Runner.from_cfg(cfg)
         runner.train()
@@ -146,14 +147,28 @@ def _check_data(cfg: Config, splits: tuple[str, ...]) -> None:
                             f'{split}_dataloader.dataset.data_root')
 
 
-def _check_checkpoint(path: str) -> None:
-    if '://' not in path and not Path(path).is_file():
-        raise UserError(f'checkpoint {path} does not exist')
+@CheckpointLoader.register_scheme(['', *WEB, *ZOOS], force=True)
+def load_from_disk_or_web(filename: str, map_location: Any = None) -> Any:
+    """Loader of checkpoints for mmengine, whose own runs code that it finds at a URL."""
+    return read_checkpoint(filename, map_location)
+
+
+def _check_checkpoint(source: str, resume: bool = False) -> None:
+    """Refuse what the runner cannot load, before it is built."""
+    content = read_checkpoint(source)
+    state = content.get('state_dict', content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise UserError(f'checkpoint {source} holds no weights by name, but a '
+                        f'{type(content).__name__}: give a file that training wrote')
+    if resume and (missing := [key for key in ('meta', 'message_hub', 'optimizer')
+                               if key not in content]):
+        raise UserError(f"checkpoint {source} cannot be resumed from, since it has no "
+                        f"{' and no '.join(missing)}: start from its weights with load_from")
 
 
 def _latest_checkpoint(work_dir: str) -> str:
     checkpoint = find_latest_checkpoint(work_dir)
-    if checkpoint is None:
+    if not checkpoint:
         raise UserError(f'--resume found no checkpoint in {work_dir}: train without it, or name a '
                         'checkpoint')
     return checkpoint

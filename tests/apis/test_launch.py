@@ -1,18 +1,26 @@
 """Training, testing and resuming from a config; and how the user's mistakes end."""
+import contextlib
+import io
 import json
+import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
+from mmengine.runner import CheckpointLoader
 
 from mmdat.apis import test as evaluate
 from mmdat.apis import train
 from mmdat.datasets import LoadImageFromFile
 from mmdat.errors import UserError
+from mmdat.models.published import read_weights
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 
@@ -24,8 +32,7 @@ def replace(path: Path, old: str, new: str) -> None:
 
 
 def epochs_in(checkpoint: Path) -> int:
-    # Not weights_only: what is in it is ours, and mmdat's allow-list is not what is tested here.
-    return torch.load(checkpoint, weights_only=False)['meta']['epoch']
+    return torch.load(checkpoint, weights_only=True)['meta']['epoch']
 
 
 def test_train_resume_and_test_run_through(config: Path, tmp_path: Path) -> None:
@@ -151,7 +158,10 @@ def test_mistake_ends_training_in_one_sentence(mistake: str, config: Path, coco_
 
 @pytest.mark.parametrize('arguments, sentence', [
     (dict(resume='auto'), r'--resume found no checkpoint in .*work'),
-    (dict(resume='nowhere.pth'), r'checkpoint nowhere.pth does not exist'),
+    (dict(resume='nowhere.pth'), r"there is no checkpoint 'nowhere.pth': give"),
+    (dict(resume=''), r"there is no checkpoint '': give"),
+    (dict(cfg_options={'load_from': 'ftp://host/x.pth'}), r'ftp://.* is at an unknown kind of'),
+    (dict(cfg_options={'load_from': 'torchvision://resnet5'}), r'//resnet5 is not in that model'),
     (dict(cfg_options={'train_dataloder.batch_size': 1}),
      r"unknown key 'train_dataloder.batch_size' in --cfg-options: did you mean 'train_dataloader'"),
     pytest.param(dict(amp=True), r'--amp needs a GPU', marks=pytest.mark.skipif(
@@ -189,11 +199,72 @@ def test_heads_for_other_classes_can_be_trained_from_a_checkpoint(config: Path,
     assert runner.epoch == 1
 
 
-def test_damaged_checkpoint_is_refused(config: Path, tmp_path: Path) -> None:
-    checkpoint = tmp_path / 'damaged.pth'
-    checkpoint.write_bytes(pickle.dumps(subprocess.run))
-    with pytest.raises(UserError, match=r'damaged.pth cannot be loaded as a checkpoint'):
-        evaluate(str(config), str(checkpoint), str(tmp_path / 'work'))
+def written(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize('content, resume, sentence', [
+    (pickle.dumps(subprocess.run), False, r'cannot be loaded as a checkpoint: it is damaged'),
+    (b'no checkpoint', False, r'cannot be loaded as a checkpoint: it is damaged'),
+    (b'', False, r'cannot be loaded as a checkpoint: it is damaged'),
+    (b'PK\x03\x04junk', False, r'cannot be loaded as a checkpoint: it is damaged'),
+    (written(dict(a=torch.ones(9)))[:-50], False, r'cannot be loaded as a checkpoint'),
+    (written([torch.ones(9)]), False, r'holds no weights by name, but a list'),
+    (written(torch.ones(9)), False, r'holds no weights by name, but a Tensor'),
+    (written(dict(state_dict={})), True, r'cannot be resumed from, since it has no meta and no'),
+])
+def test_wrong_checkpoint_is_refused_before_anything_is_written(
+        content: bytes, resume: bool, sentence: str, config: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / 'wrong.pth'
+    checkpoint.write_bytes(content)
+    with pytest.raises(UserError, match=f'wrong.pth {sentence}') as caught:
+        if resume:
+            train(str(config), str(tmp_path / 'work'), resume=str(checkpoint))
+        else:
+            evaluate(str(config), str(checkpoint), str(tmp_path / 'work'))
+    assert '\n' not in str(caught.value)
+    assert not (tmp_path / 'work').exists()
+
+
+class Attack:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a server of the files in ``tmp_path``."""
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'cache'))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as httpd:
+        Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{httpd.server_port}'
+        httpd.shutdown()
+
+
+def test_code_in_a_checkpoint_from_a_url_is_not_run(server: str, tmp_path: Path) -> None:
+    torch.save(dict(a=torch.ones(2), b=Attack(tmp_path / 'run')), tmp_path / 'evil.pth')
+    for load in (CheckpointLoader.load_checkpoint, read_weights):
+        with contextlib.suppress(UserError):
+            load(f'{server}/evil.pth')
+        assert not (tmp_path / 'run').exists()
+
+
+def test_checkpoint_is_downloaded_once_and_refused_where_it_is_missing(server: str,
+                                                                       tmp_path: Path) -> None:
+    torch.save(dict(a=torch.ones(2)), tmp_path / 'good.pth')
+    for _ in range(2):
+        assert read_weights(f'{server}/good.pth')['a'].sum() == 2
+        (tmp_path / 'good.pth').unlink(missing_ok=True)
+    with pytest.raises(UserError, match=r'missing.pth cannot be downloaded: .*404'):
+        read_weights(f'{server}/missing.pth')
 
 
 @pytest.mark.parametrize('tool, arguments', [
