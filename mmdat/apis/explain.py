@@ -4,11 +4,12 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from mmengine.config import Config
 
 from mmdat.errors import UserError, suggest
+
+from .keys import paths
 
 
 @contextmanager
@@ -30,27 +31,17 @@ def _explain(error: Exception, cfg: Config) -> str | None:
         return text.rsplit('UserError: ', 1)[-1].strip()
     if match := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
         class_name, key = match.groups()
-        where = ' or '.join(_paths(cfg, key)) or key
+        where = ' or '.join(paths(cfg, key)) or key
         return (f"unknown key '{where}' for {class_name}: "
                 f'{suggest(key, _parameters(error, class_name))}')
     if match := re.search(r'(\S+) is not in the (\S+) registry', text):
         name, registry = match.groups()
-        where = ' or '.join(_paths(cfg, 'type', name)) or name
+        where = ' or '.join(paths(cfg, 'type', name)) or name
         return (f"unknown {where}='{name}': nothing of that name is registered in {registry}; "
                 "check its spelling, its scope (as in 'mmdat.DATPlusPlus') and custom_imports")
     if isinstance(error, FileNotFoundError):
         return f"file {error.filename or text} does not exist: check the config's paths"
     return None
-
-
-def _paths(value: Any, key: str, wanted: Any = None, prefix: str = '') -> Iterator[str]:
-    """Dotted paths in nested dicts and lists at which ``key`` stands (with the wanted value)."""
-    items = value.items() if isinstance(value, (dict, Config)) else (
-        enumerate(value) if isinstance(value, (list, tuple)) else ())
-    for name, item in items:
-        if name == key and wanted in (None, item):
-            yield f'{prefix}{name}'
-        yield from _paths(item, key, wanted, f'{prefix}{name}.')
 
 
 def _parameters(error: Exception, class_name: str) -> set[str]:

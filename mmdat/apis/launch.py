@@ -1,6 +1,5 @@
 """Train and test from a config: mmengine's runner, behind checks that cost no time."""
 import os
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,7 @@ from mmdat.errors import UserError, suggest
 from mmdat.models.published.files import WEB, ZOOS, read_checkpoint
 
 from .explain import explained
-
-# Top-level keys that the runner or the tools read; a config may hold others for its own use.
-RUNNER_KEYS = {
-    'auto_scale_lr', 'compile', 'custom_hooks', 'custom_imports', 'data_preprocessor',
-    'default_hooks', 'default_scope', 'env_cfg', 'experiment_name', 'launcher', 'load_from',
-    'log_level', 'log_processor', 'model', 'model_wrapper_cfg', 'optim_wrapper',
-    'param_scheduler', 'randomness', 'resume', 'test_cfg', 'test_dataloader', 'test_evaluator',
-    'train_cfg', 'train_dataloader', 'tta_model', 'tta_pipeline', 'val_cfg', 'val_dataloader',
-    'val_evaluator', 'visualizer', 'vis_backends', 'work_dir'
-}
+from .keys import RUNNER_KEYS, check_keys
 
 
 def train(config: str, work_dir: str | None = None, resume: str | None = None, amp: bool = False,
@@ -125,10 +115,7 @@ def _load_config(config: str, work_dir: str | None, cfg_options: dict[str, Any] 
             raise UserError(f"unknown key '{key}' in --cfg-options: "
                             f'{suggest(name, RUNNER_KEYS | set(cfg))}')
     cfg.merge_from_dict(cfg_options or {})
-    for key in set(cfg) - RUNNER_KEYS:
-        # A config may hold variables of its own; one that all but is a runner's key is a slip.
-        if meant := get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.9):
-            raise UserError(f"unknown key '{key}' in config {config}: did you mean {meant[0]!r}?")
+    check_keys(cfg)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
     return cfg
