@@ -17,9 +17,10 @@ from mmdat.errors import UserError, suggest
 
 
 def parameters(function: Callable) -> set[str]:
-    """Names of the parameters of a function, but for ``self`` and ``**kwargs``."""
+    """Names of the parameters of a function, but for ``self``, ``*args`` and ``**kwargs``."""
     return {name for name, parameter in inspect.signature(function).parameters.items()
-            if parameter.kind is not parameter.VAR_KEYWORD} - {'self'}
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            } - {'self'}
 
 
 # Top-level keys that the runner or the tools read; a config may hold variables beside them.
@@ -28,6 +29,10 @@ RUNNER_KEYS = (parameters(Runner.__init__) - {'cfg'}) | {
     'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'tta_model', 'tta_pipeline',
     'vis_backends'
 }
+# Top-level keys whose value is a dict where there is one.
+DICTS = ('auto_scale_lr', 'default_hooks', 'env_cfg', 'model', 'optim_wrapper', 'randomness',
+         *(f'{split}_{kind}' for split in ('train', 'val', 'test') for kind in
+           ('cfg', 'dataloader')))
 # Keys of dicts that are not arguments of one class, which would refuse others when it is built.
 NESTED_KEYS = {
     'auto_scale_lr': {'base_batch_size', 'enable'},
@@ -47,11 +52,16 @@ FREE_DICTS = ('model.train_cfg', 'model.test_cfg', 'tta_model.tta_cfg')
 
 
 def check_keys(cfg: Config) -> None:
-    """Refuse keys that nothing reads.
+    """Refuse keys that nothing reads, and parts that are no dicts.
 
     Raises:
         UserError: Names the key, and the one that was probably meant.
     """
+    for key in DICTS:
+        if cfg.get(key) is not None and not isinstance(cfg[key], Mapping):
+            raise UserError(f'{key} must be a dict, got {cfg[key]!r}')
+    if not cfg.get('model'):
+        raise UserError(f'config {cfg.filename} has no model')
     for key in _unread_names(cfg):
         raise UserError(f"unknown key '{key}' in config {cfg.filename}: {_meant(key, cfg)}")
     for path, valid in NESTED_KEYS.items():
@@ -66,6 +76,12 @@ def check_keys(cfg: Config) -> None:
         if isinstance(hook, Mapping) and 'type' not in hook:
             raise UserError(f"unknown key 'default_hooks.{name}', or it lacks a type: "
                             f'{suggest(name, hooks.keys() - {name})}')
+    for name in ('val_evaluator', 'test_evaluator'):
+        evaluator = cfg.get(name)
+        if isinstance(evaluator, Mapping) and 'metrics' in evaluator and (
+                evaluator.get('type', 'Evaluator') != 'Evaluator'):
+            raise UserError(f"unknown key '{name}.metrics' for {evaluator['type']}: did you mean "
+                            "'metric'?")
     for path in FREE_DICTS:
         for key, neighbor in _near_twins(_get(cfg, path), path):
             raise UserError(f"unknown key '{key}': did you mean {neighbor!r}?")

@@ -9,11 +9,20 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 
-from mmdat.errors import UserError, suggest
+from mmdat.errors import UserError, reason, suggest
 from mmdat.models.published.files import WEB, ZOOS, read_checkpoint
 
+from .command_line import check_writable
+from .config_file import read_config
 from .explain import explained
 from .keys import RUNNER_KEYS, check_keys
+
+# Name -> an environment variable that it sets, and the program.
+LAUNCHERS = {
+    'pytorch': ('RANK', 'torchrun'),
+    'slurm': ('SLURM_PROCID', 'srun'),
+    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
+}
 
 
 def train(config: str, work_dir: str | None = None, resume: str | None = None, amp: bool = False,
@@ -51,7 +60,7 @@ def train(config: str, work_dir: str | None = None, resume: str | None = None, a
     if resume is not None or cfg.get('load_from'):
         _check_checkpoint(cfg.load_from, resume=cfg.get('resume', False))
     with explained(cfg):
-        runner = Runner.from_cfg(cfg)
+        runner = _build_runner(cfg)
         runner.train()
     return runner
 
@@ -79,6 +88,10 @@ def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | N
     """
     if out is not None and not out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out {out} must end in .pkl')
+    if out is not None:
+        if Path(out).is_dir():
+            raise UserError(f'--out {out} is a folder: give a file')
+        check_writable('--out', Path(out).parent)
     cfg = _load_config(config, work_dir, cfg_options, launcher)
     _check_data(cfg, ('test',))
     _check_checkpoint(checkpoint)
@@ -91,7 +104,7 @@ def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | N
         cfg.model = dict(cfg.tta_model, module=cfg.model)
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     with explained(cfg):
-        runner = Runner.from_cfg(cfg)
+        runner = _build_runner(cfg)
         if out is not None:
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
         return runner.test()
@@ -99,26 +112,35 @@ def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | N
 
 def _load_config(config: str, work_dir: str | None, cfg_options: dict[str, Any] | None,
                  launcher: str) -> Config:
-    if not Path(config).is_file():
-        raise UserError(f'config {config} does not exist')
+    if launcher != 'none' and LAUNCHERS[launcher][0] not in os.environ:
+        raise UserError(f'--launcher {launcher} must be started by {LAUNCHERS[launcher][1]}: '
+                        'start it so, or leave --launcher away')
     setup_cache_size_limit_of_dynamo()
-    try:
-        cfg = Config.fromfile(config)
-    except SyntaxError as error:
-        raise UserError(f'config {error.filename or config} is not valid Python: {error.msg} in '
-                        f'line {error.lineno}') from error
-    except (FileNotFoundError, ImportError, KeyError, NameError, TypeError) as error:
-        raise UserError(f'config {config} cannot be read: {error}') from error
+    cfg = read_config(config)
     for key in cfg_options or {}:
         name = key.split('.')[0]
         if name not in RUNNER_KEYS and name not in cfg:
             raise UserError(f"unknown key '{key}' in --cfg-options: "
                             f'{suggest(name, RUNNER_KEYS | set(cfg))}')
-    cfg.merge_from_dict(cfg_options or {})
+    try:
+        cfg.merge_from_dict(cfg_options or {})
+    except Exception as error:  # an index that is no number, a key below what is no dict
+        raise UserError(f'--cfg-options do not fit config {config}: {reason(error)}') from error
     check_keys(cfg)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
+    check_writable('work dir', cfg.work_dir)
     return cfg
+
+
+def _build_runner(cfg: Config) -> Runner:
+    if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
+        # mmengine would ask for GPUs; it takes a process group and a wrapper that are there.
+        torch.distributed.init_process_group('gloo')
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
+    return Runner.from_cfg(cfg)
 
 
 def _check_data(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -129,8 +151,10 @@ def _check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             dataset = dataset['dataset']
         root = dataset.get('data_root')
         if root and '://' not in root and not os.path.isdir(root):
-            raise UserError(f'data root {root} of {split}_dataloader does not exist: set the '
-                            'environment variable that the config reads (COCO_ROOT for COCO) or '
+            how = ('make it with tools/make_shapes.py, or set SHAPES_ROOT'
+                   if dataset.get('type') == 'mmdat.ShapesDataset' else
+                   'set the environment variable that the config reads (COCO_ROOT for COCO)')
+            raise UserError(f'data root {root} of {split}_dataloader does not exist: {how} or '
                             f'{split}_dataloader.dataset.data_root')
 
 

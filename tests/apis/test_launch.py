@@ -1,4 +1,5 @@
 """Training, testing and resuming from a config; and how the user's mistakes end."""
+import argparse
 import contextlib
 import io
 import json
@@ -16,8 +17,8 @@ import pytest
 import torch
 from mmengine.runner import CheckpointLoader
 
+from mmdat.apis import parse_run_args, train
 from mmdat.apis import test as evaluate
-from mmdat.apis import train
 from mmdat.datasets import LoadImageFromFile
 from mmdat.errors import UserError
 from mmdat.models.published import read_weights
@@ -139,6 +140,17 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     'config that is not Python': (
         lambda config, root: config.write_text('model = dict('),
         r'config .* is not valid Python: .* in line 1'),
+    'config that divides by zero': (
+        lambda config, root: config.write_text('\n\n1 / 0'),
+        r'config .* cannot be read: division by zero in line 3'),
+    'config whose custom import is missing': (
+        lambda config, root: config.write_text("custom_imports = dict(imports=['nowhere'])"),
+        r'config .* cannot be read: Failed to import nowhere'),
+    'empty config': (lambda config, root: config.write_text(''), r'config .* has no model'),
+    'base that is not Python': (
+        lambda config, root: (config.rename(root / 'base.py').write_text('model = dict('),
+                              config.write_text("_base_ = 'coco/base.py'")),
+        r"config .*/coco/base.py is not valid Python: '\(' was never closed in line 1"),
     'config whose base is missing': (
         lambda config, root: replace(config, 'coco_1x.py', 'coco_9x.py'),
         r'config .* cannot be read: .*coco_9x.py'),
@@ -156,6 +168,36 @@ def test_mistake_ends_training_in_one_sentence(mistake: str, config: Path, coco_
     assert not list(tmp_path.rglob('*.pth'))
 
 
+@pytest.mark.parametrize('options, sentence', [
+    ({'train_cfg': 3}, r'train_cfg must be a dict, got 3'),
+    ({'train_cfg.max_epochs': 'abc'}, r"train_cfg cannot be used: invalid literal .* 'abc'"),
+    ({'train_dataloader.dataset.pipeline.9.type': 'x'}, r'--cfg-options do not fit .*Index 9'),
+    ({'optim_wrapper.optimizer.type': 'Adamm'}, r"unknown optim_wrapper.optimizer.type='Adamm'"),
+    ({'optim_wrapper.optimizer.lr': 'high'}, r'optim_wrapper cannot be used: '),
+    ({'train_dataloader.batch_size': 0}, r'train_dataloader.batch_sampler cannot be .*=0'),
+    ({'train_dataloader.num_workers': -1}, r'train_dataloader cannot be used: num_workers'),
+    ({'val_evaluator.metric': ['box']}, r'val_evaluator .*cannot be used: .*but got box'),
+    ({'val_evaluator.metrics': ['bbox']}, r"'val_evaluator.metrics' for .* mean 'metric'"),
+    ({'model.backbone.out_indices': 3}, r'out_indices must be stages from 0 to 3, got 3'),
+    ({'model.backbone.frozen_stages': '1'}, r"frozen_stages must be from -1 to 4, got '1'"),
+    ({'model.backbone.drop_path_rate': 'a'}, r"drop_path_rate must be .* below 1, got 'a'"),
+    ({'model.backbone.arch': [1]}, r"DATPlusPlus has no arch '\[1\]'"),
+    ({'randomness.seed': 'a'}, r'config .* cannot be used: .*'),
+])
+def test_wrong_option_ends_training_in_one_sentence(options: dict, sentence: str, config: Path,
+                                                    tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=sentence) as caught:
+        train(str(config), str(tmp_path / 'work'), cfg_options=options)
+    assert '\n' not in str(caught.value)
+
+
+def test_value_with_a_quote_is_told_from_a_mistake_in_the_config(
+        config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('COCO_ROOT', "it's")
+    with pytest.raises(UserError, match=r'coco_instance.py is not valid .* variables COCO_ROOT'):
+        train(str(config))
+
+
 @pytest.mark.parametrize('arguments, sentence', [
     (dict(resume='auto'), r'--resume found no checkpoint in .*work'),
     (dict(resume='nowhere.pth'), r"there is no checkpoint 'nowhere.pth': give"),
@@ -164,6 +206,8 @@ def test_mistake_ends_training_in_one_sentence(mistake: str, config: Path, coco_
     (dict(cfg_options={'load_from': 'torchvision://resnet5'}), r'//resnet5 is not in that model'),
     (dict(cfg_options={'train_dataloder.batch_size': 1}),
      r"unknown key 'train_dataloder.batch_size' in --cfg-options: did you mean 'train_dataloader'"),
+    *[(dict(launcher=launcher), f'--launcher {launcher} must be started by {program}')
+      for launcher, program in [('pytorch', 'torchrun'), ('slurm', 'srun'), ('mpi', 'mpirun')]],
     pytest.param(dict(amp=True), r'--amp needs a GPU', marks=pytest.mark.skipif(
         torch.cuda.is_available(), reason='a GPU is here')),
 ])
@@ -172,6 +216,24 @@ def test_wrong_argument_ends_before_anything_is_written(arguments: dict, sentenc
     with pytest.raises(UserError, match=sentence):
         train(str(config), str(tmp_path / 'work'), **arguments)
     assert not (tmp_path / 'work').exists()
+
+
+def test_places_that_cannot_be_written_to_are_refused_first(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'work dir .* cannot be written to: .* is not a folder'):
+        train(str(config), str(config))
+    for out, sentence in [('results.pkl', r'results.pkl is a folder'),
+                          (f'{config.name}/results.pkl', r'--out .* cannot be written to')]:
+        (tmp_path / 'results.pkl').mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=sentence):
+            evaluate(str(config), 'missing.pth', out=str(tmp_path / out))
+
+
+@pytest.mark.parametrize('option', ['foo', '=3', 'a=[1,2)'])
+def test_option_that_is_no_key_and_value_is_refused(option: str,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, 'argv', ['train.py', '--cfg-options', option])
+    with pytest.raises(UserError, match=r'--cfg-options'):
+        parse_run_args(argparse.ArgumentParser())
 
 
 def test_checkpoint_of_another_model_is_refused(config: Path, tmp_path: Path) -> None:
