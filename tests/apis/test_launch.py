@@ -88,6 +88,11 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     'missing data root': (
         lambda config, root: root.rename(root.with_name('elsewhere')),
         r'data root .*/coco/ of train_dataloader does not exist: set .*COCO_ROOT'),
+    'missing data root of the shapes': (
+        lambda config, root: config.write_text(
+            f"_base_ = '{TOOLS.parent}/configs/mask_rcnn_dat_pp_nano_shapes.py'\n"
+            "train_dataloader = dict(dataset=dict(data_root='nowhere/'))"),
+        r'data root nowhere/ of .* does not exist: make it with tools/make_shapes.py, or set SHAP'),
     'missing annotation file': (
         lambda config, root: (root / 'annotations' / 'instances_train2017.json').unlink(),
         r'annotation file .*instances_train2017.json does not exist'),
@@ -337,3 +342,13 @@ def test_tool_prints_the_sentence_without_traceback(tool: str, arguments: list[s
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == 'error: config missing.py does not exist'
     assert 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize('package', ['mmcv', 'mmdet'])
+def test_tool_names_a_missing_package_without_traceback(package: str, tmp_path: Path) -> None:
+    script = f'import runpy, sys; sys.modules[{package!r}] = None; runpy.run_path(sys.argv[1])'
+    result = subprocess.run([sys.executable, '-c', script, TOOLS / 'train.py'],
+                            capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f'error: mmdat needs {package} >= ')
+    assert len(result.stderr.splitlines()) == 1

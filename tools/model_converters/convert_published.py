@@ -1,9 +1,13 @@
 #!/usr/bin/env python
 """Turn a published checkpoint into an ordinary one: ``convert_published.py IN OUT``."""
 import argparse
+import sys
 
-from mmdat.apis import command_line
-from mmdat.models.conversion import convert_published_file
+try:
+    from mmdat.apis import command_line
+    from mmdat.models.conversion import convert_published_file
+except ImportError as error:  # of a missing or unsupported package
+    sys.exit(f'error: {error}')
 
 
 def parse_args() -> argparse.Namespace:
