@@ -115,6 +115,10 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         lambda config, root: replace(config, 'fc_out_channels=16, num_classes=2',
                                      'fc_out_channels=16, num_classes=80'),
         r'model.roi_head.bbox_head.num_classes is 80, but the data set has 2 classes \(box, disk'),
+    'neck for other widths': (
+        lambda config, root: replace(config, 'in_channels=[16, 32, 64, 128]',
+                                     'in_channels=[16, 32, 64, 64]'),
+        r'model.neck.in_channels is \[16, 32, 64, 64\], but .* of \[16, 32, 64, 128\] channels'),
     'missing images': (
         lambda config, root: (root / 'val2017' / '1.png').unlink(),
         r'1 of the 2 images of .*val2017.json do not exist, such as .*val2017/1.png'),
@@ -352,3 +356,12 @@ def test_tool_names_a_missing_package_without_traceback(package: str, tmp_path: 
     assert result.returncode == 1
     assert result.stderr.startswith(f'error: mmdat needs {package} >= ')
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is here')
+def test_launcher_trains_on_a_cpu(config: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', TOOLS / 'train.py', config,
+         '--launcher', 'pytorch', '--work-dir', tmp_path / 'work'], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert epochs_in(tmp_path / 'work' / 'epoch_1.pth') == 1
