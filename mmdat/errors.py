@@ -25,3 +25,16 @@ def suggest(name: str, valid: Iterable[str]) -> str:
         return f'did you mean {close[0]!r}?'
     quoted = [repr(valid_name) for valid_name in names]
     return 'allowed are ' + ' and '.join(filter(None, [', '.join(quoted[:-1]), quoted[-1]]))
+
+
+def reason(error: BaseException) -> str:
+    r"""What an exception of another package says, in one line.
+
+    Example:
+        >>> reason(ValueError('too high\nsee the manual')), reason(KeyError('model'))
+        ('too high', "KeyError: 'model'")
+    """
+    line = next(iter(str(error).strip().splitlines()), '')
+    if line and not isinstance(error, KeyError):  # which holds a name alone
+        return line
+    return ': '.join(filter(None, [type(error).__name__, line]))

@@ -6,26 +6,31 @@ The one tested set is pinned in ``requirements/``; people bring their own builds
 import importlib
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-# package -> (first version that works, first that does not or None, why)
-SUPPORTED: dict[str, tuple[str, str | None, str]] = {
+# First version that works, first that does not or None, and why.
+Version = tuple[str, str | None, str]
+SUPPORTED: dict[str, Version] = {
     'torch': ('2.6', '2.14', 'later ones refuse to compile mmcv'),
     'mmengine': ('0.10', '1.0', 'mmdet refuses later ones'),
     'mmcv': ('2.0', '2.2', 'mmdet refuses later ones'),
+}
+# What mmdat.apis, which trains and tests detectors, needs in addition.
+FOR_DETECTION: dict[str, Version] = {
+    'mmdet': ('3.0', '4.0', 'mmdat knows none later'),
 }
 HOW_TO_INSTALL = ("run 'make setup' in a clone of mmdat for the tested set, "
                   "or see 'Your own environment' in its README")
 
 
-def check_stack() -> None:
+def check_stack(packages: Mapping[str, Version] = SUPPORTED) -> None:
     """Refuse to go on where a needed package is missing or unsupported.
 
     Raises:
         ImportError: With one sentence that says what is wrong and what to do.
     """
-    for name, (first, end, reason) in SUPPORTED.items():
+    for name, (first, end, reason) in packages.items():
         wanted = f'{name} >= {first}' + (f', < {end} ({reason})' if end else '')
         try:
             version = importlib.import_module(name).__version__

@@ -1,8 +1,12 @@
 #!/usr/bin/env python
 """Evaluate a checkpoint: ``tools/test.py CONFIG CHECKPOINT``."""
 import argparse
+import sys
 
-from mmdat.apis import command_line, parse_run_args, test
+try:
+    from mmdat.apis import command_line, parse_run_args, test
+except ImportError as error:  # of a missing or unsupported package
+    sys.exit(f'error: {error}')
 
 
 def parse_args() -> argparse.Namespace:

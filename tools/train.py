@@ -1,8 +1,12 @@
 #!/usr/bin/env python
 """Train a model: ``tools/train.py CONFIG``."""
 import argparse
+import sys
 
-from mmdat.apis import command_line, parse_run_args, train
+try:
+    from mmdat.apis import command_line, parse_run_args, train
+except ImportError as error:  # of a missing or unsupported package
+    sys.exit(f'error: {error}')
 
 
 def parse_args() -> argparse.Namespace:

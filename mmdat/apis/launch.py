@@ -1,6 +1,5 @@
 """Train and test from a config: mmengine's runner, behind checks that cost no time."""
 import os
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +7,21 @@ import torch
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 
-from mmdat.errors import UserError, suggest
+from mmdat.errors import UserError, reason, suggest
+from mmdat.models.published.files import WEB, ZOOS, read_checkpoint
 
+from .command_line import check_writable
+from .config_file import read_config
 from .explain import explained
+from .keys import RUNNER_KEYS, check_keys
 
-# Top-level keys that the runner or the tools read; a config may hold others for its own use.
-RUNNER_KEYS = {
-    'auto_scale_lr', 'compile', 'custom_hooks', 'custom_imports', 'data_preprocessor',
-    'default_hooks', 'default_scope', 'env_cfg', 'experiment_name', 'launcher', 'load_from',
-    'log_level', 'log_processor', 'model', 'model_wrapper_cfg', 'optim_wrapper',
-    'param_scheduler', 'randomness', 'resume', 'test_cfg', 'test_dataloader', 'test_evaluator',
-    'train_cfg', 'train_dataloader', 'tta_model', 'tta_pipeline', 'val_cfg', 'val_dataloader',
-    'val_evaluator', 'visualizer', 'vis_backends', 'work_dir'
+# Name -> an environment variable that it sets, and the program.
+LAUNCHERS = {
+    'pytorch': ('RANK', 'torchrun'),
+    'slurm': ('SLURM_PROCID', 'srun'),
+    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
 }
 
 
@@ -57,10 +57,10 @@ def train(config: str, work_dir: str | None = None, resume: str | None = None, a
     if resume is not None:
         cfg.resume = True
         cfg.load_from = _latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
-    if cfg.get('load_from'):
-        _check_checkpoint(cfg.load_from)
+    if resume is not None or cfg.get('load_from'):
+        _check_checkpoint(cfg.load_from, resume=cfg.get('resume', False))
     with explained(cfg):
-        runner = Runner.from_cfg(cfg)
+        runner = _build_runner(cfg)
         runner.train()
     return runner
 
@@ -88,6 +88,10 @@ def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | N
     """
     if out is not None and not out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out {out} must end in .pkl')
+    if out is not None:
+        if Path(out).is_dir():
+            raise UserError(f'--out {out} is a folder: give a file')
+        check_writable('--out', Path(out).parent)
     cfg = _load_config(config, work_dir, cfg_options, launcher)
     _check_data(cfg, ('test',))
     _check_checkpoint(checkpoint)
@@ -100,7 +104,7 @@ def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | N
         cfg.model = dict(cfg.tta_model, module=cfg.model)
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     with explained(cfg):
-        runner = Runner.from_cfg(cfg)
+        runner = _build_runner(cfg)
         if out is not None:
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
         return runner.test()
@@ -108,29 +112,35 @@ def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | N
 
 def _load_config(config: str, work_dir: str | None, cfg_options: dict[str, Any] | None,
                  launcher: str) -> Config:
-    if not Path(config).is_file():
-        raise UserError(f'config {config} does not exist')
+    if launcher != 'none' and LAUNCHERS[launcher][0] not in os.environ:
+        raise UserError(f'--launcher {launcher} must be started by {LAUNCHERS[launcher][1]}: '
+                        'start it so, or leave --launcher away')
     setup_cache_size_limit_of_dynamo()
-    try:
-        cfg = Config.fromfile(config)
-    except SyntaxError as error:
-        raise UserError(f'config {error.filename or config} is not valid Python: {error.msg} in '
-                        f'line {error.lineno}') from error
-    except (FileNotFoundError, ImportError, KeyError, NameError, TypeError) as error:
-        raise UserError(f'config {config} cannot be read: {error}') from error
+    cfg = read_config(config)
     for key in cfg_options or {}:
         name = key.split('.')[0]
         if name not in RUNNER_KEYS and name not in cfg:
             raise UserError(f"unknown key '{key}' in --cfg-options: "
                             f'{suggest(name, RUNNER_KEYS | set(cfg))}')
-    cfg.merge_from_dict(cfg_options or {})
-    for key in set(cfg) - RUNNER_KEYS:
-        # A config may hold variables of its own; one that all but is a runner's key is a slip.
-        if meant := get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.9):
-            raise UserError(f"unknown key '{key}' in config {config}: did you mean {meant[0]!r}?")
+    try:
+        cfg.merge_from_dict(cfg_options or {})
+    except Exception as error:  # an index that is no number, a key below what is no dict
+        raise UserError(f'--cfg-options do not fit config {config}: {reason(error)}') from error
+    check_keys(cfg)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
+    check_writable('work dir', cfg.work_dir)
     return cfg
+
+
+def _build_runner(cfg: Config) -> Runner:
+    if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
+        # mmengine would ask for GPUs; it takes a process group and a wrapper that are there.
+        torch.distributed.init_process_group('gloo')
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
+    return Runner.from_cfg(cfg)
 
 
 def _check_data(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -141,19 +151,35 @@ def _check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             dataset = dataset['dataset']
         root = dataset.get('data_root')
         if root and '://' not in root and not os.path.isdir(root):
-            raise UserError(f'data root {root} of {split}_dataloader does not exist: set the '
-                            'environment variable that the config reads (COCO_ROOT for COCO) or '
+            how = ('make it with tools/make_shapes.py, or set SHAPES_ROOT'
+                   if dataset.get('type') == 'mmdat.ShapesDataset' else
+                   'set the environment variable that the config reads (COCO_ROOT for COCO)')
+            raise UserError(f'data root {root} of {split}_dataloader does not exist: {how} or '
                             f'{split}_dataloader.dataset.data_root')
 
 
-def _check_checkpoint(path: str) -> None:
-    if '://' not in path and not Path(path).is_file():
-        raise UserError(f'checkpoint {path} does not exist')
+@CheckpointLoader.register_scheme(['', *WEB, *ZOOS], force=True)
+def load_from_disk_or_web(filename: str, map_location: Any = None) -> Any:
+    """Loader of checkpoints for mmengine, whose own runs code that it finds at a URL."""
+    return read_checkpoint(filename, map_location)
+
+
+def _check_checkpoint(source: str, resume: bool = False) -> None:
+    """Refuse what the runner cannot load, before it is built."""
+    content = read_checkpoint(source)
+    state = content.get('state_dict', content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise UserError(f'checkpoint {source} holds no weights by name, but a '
+                        f'{type(content).__name__}: give a file that training wrote')
+    if resume and (missing := [key for key in ('meta', 'message_hub', 'optimizer')
+                               if key not in content]):
+        raise UserError(f"checkpoint {source} cannot be resumed from, since it has no "
+                        f"{' and no '.join(missing)}: start from its weights with load_from")
 
 
 def _latest_checkpoint(work_dir: str) -> str:
     checkpoint = find_latest_checkpoint(work_dir)
-    if checkpoint is None:
+    if not checkpoint:
         raise UserError(f'--resume found no checkpoint in {work_dir}: train without it, or name a '
                         'checkpoint')
     return checkpoint

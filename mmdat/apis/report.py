@@ -26,6 +26,9 @@ from rich.table import Table
 from mmdat.errors import UserError
 from mmdat.visualization import Comparison, draw_grid
 
+from .command_line import check_writable
+from .config_file import read_config
+
 # Column of the table -> (IoU threshold or None for the mean of all, area range) of COCO's protocol.
 COLUMNS = {
     'AP': (None, 'all'),
@@ -78,13 +81,14 @@ def write_report(config: str | Path | Config,
         raise UserError(f'num_images={num_images} leaves no picture: give at least 1.')
     predictions = load_results(results)
     if not isinstance(config, Config):
-        config = Config.fromfile(config)
+        config = read_config(config)
+    out_dir = results.parent if out_dir is None else Path(out_dir)
+    check_writable('--out-dir', out_dir)
     register_all_modules()
     dataset = DATASETS.build(config.test_dataloader.dataset)
     _check_same_data(predictions, dataset, results)
 
     average_precisions = measure(predictions, dataset)
-    out_dir = results.parent if out_dir is None else Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     report = Report(out_dir / 'predictions.png', out_dir / 'ap.md', out_dir / 'ap.json',
                     average_precisions)

@@ -1,6 +1,6 @@
 """Hooks that find mistakes before time is spent, or tell of what was passed over."""
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -9,12 +9,13 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from mmdat.errors import UserError
+from mmdat.models.backbones.base import HierarchicalBackbone
 from mmdat.registry import HOOKS
 
 
 @HOOKS.register_module()
 class CheckFitHook(Hook):
-    """Refuse heads that do not fit the data's classes, and a checkpoint of another model.
+    """Refuse a neck, heads or a checkpoint that do not fit the backbone, the data or the model.
 
     A checkpoint that is tested or resumed must fill the model exactly; one that training starts
     from must fill the backbone, since heads may be for other classes.
@@ -25,6 +26,14 @@ class CheckFitHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         model = _unwrap(runner.model)
+        backbone, neck = getattr(model, 'backbone', None), getattr(model, 'neck', None)
+        expected = getattr(neck, 'in_channels', None)
+        if isinstance(backbone, HierarchicalBackbone) and isinstance(expected, Sequence):
+            widths = [backbone.settings[stage].embed_dims
+                      for stage in sorted(backbone.out_indices)]
+            if list(expected) != widths:
+                raise UserError(f'model.neck.in_channels is {list(expected)}, but model.backbone '
+                                f'returns maps of {widths} channels: give the neck those')
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
             dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
             classes = getattr(dataset, 'metainfo', {}).get('classes', ())

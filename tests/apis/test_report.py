@@ -163,3 +163,14 @@ def test_results_of_another_data_set_are_refused(config, perfect, tmp_path):
 def test_a_number_of_pictures_below_one_is_refused(config, perfect, tmp_path):
     with pytest.raises(UserError, match='num_images=0'):
         report_on(perfect, config, tmp_path, num_images=0)
+
+
+def test_wrong_config_or_folder_is_told_in_a_sentence(config, perfect, tmp_path):
+    report_on(perfect, config, tmp_path)
+    (tmp_path / 'broken.py').write_text('model = dict(')
+    for name, sentence in [('missing.py', 'missing.py does not exist'),
+                           ('broken.py', 'broken.py is not valid Python')]:
+        with pytest.raises(UserError, match=sentence):
+            write_report(tmp_path / name, tmp_path / 'results.pkl')
+    with pytest.raises(UserError, match=r'--out-dir .*/broken.py cannot be written to'):
+        write_report(config, tmp_path / 'results.pkl', tmp_path / 'broken.py')

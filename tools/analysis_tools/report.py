@@ -1,9 +1,13 @@
 #!/usr/bin/env python
 """Draw predictions beside the truth and tabulate AP from the results of tools/test.py --out."""
 import argparse
+import sys
 
-from mmdat.apis import command_line
-from mmdat.apis.report import print_report, write_report
+try:
+    from mmdat.apis import command_line
+    from mmdat.apis.report import print_report, write_report
+except ImportError as error:  # of a missing or unsupported package
+    sys.exit(f'error: {error}')
 
 
 def main() -> None:

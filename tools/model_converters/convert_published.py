@@ -1,9 +1,16 @@
 #!/usr/bin/env python
 """Turn a published checkpoint into an ordinary one: ``convert_published.py IN OUT``."""
 import argparse
+import sys
+from pathlib import Path
 
-from mmdat.apis import command_line
-from mmdat.models.conversion import convert_published_file
+try:
+    from mmdat.apis import command_line
+    from mmdat.apis.command_line import check_writable
+    from mmdat.apis.config_file import read_config
+    from mmdat.models.conversion import convert_published_file
+except ImportError as error:  # of a missing or unsupported package
+    sys.exit(f'error: {error}')
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,6 +26,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_writable('OUT', Path(args.target).parent)
+    if args.config:
+        read_config(args.config)  # for its sentences
     backbone = convert_published_file(args.source, args.target, args.config)
     print(f'wrote {args.target}, of a model with {backbone}')
 

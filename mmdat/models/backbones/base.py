@@ -79,10 +79,12 @@ class HierarchicalBackbone(BaseModule):
                  init_cfg: dict | list[dict] | None) -> None:
         super().__init__(init_cfg)
         self.settings = stage_settings(self.SETTINGS, self._fields(arch), self.DEFAULTS)
-        self.out_indices = tuple(range(len(self.settings)) if out_indices is None else out_indices)
+        if out_indices is None:
+            out_indices = range(len(self.settings))
+        self._check_arguments(out_indices, drop_path_rate, frozen_stages, pretrain_img_size)
+        self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.pretrain_img_size = pretrain_img_size
-        self._check_arguments(drop_path_rate)
 
         self.embeddings = nn.ModuleList()
         for stage, settings in enumerate(self.settings):
@@ -159,23 +161,26 @@ class HierarchicalBackbone(BaseModule):
     def _fields(self, arch: str | Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(arch, Mapping):
             return arch
-        if arch not in self.ARCHITECTURES:
+        if not isinstance(arch, str) or arch not in self.ARCHITECTURES:
             raise UserError(f"{type(self).__name__} has no arch '{arch}': "
                             f'{suggest(str(arch), self.ARCHITECTURES)}')
         return self.ARCHITECTURES[arch]
 
-    def _check_arguments(self, drop_path_rate: float) -> None:
+    def _check_arguments(self, out_indices: Any, drop_path_rate: Any, frozen_stages: Any,
+                         pretrain_img_size: Any) -> None:
         stages = len(self.settings)
-        if not self.out_indices or not set(self.out_indices) <= set(range(stages)):
+        if not isinstance(out_indices, Sequence) or not out_indices or not all(
+                index in range(stages) for index in out_indices):
             raise UserError(f'out_indices must be stages from 0 to {stages - 1}, '
-                            f'got {self.out_indices}')
-        if not -1 <= self.frozen_stages <= stages:
-            raise UserError(f'frozen_stages must be from -1 to {stages}, got {self.frozen_stages}')
-        if not isinstance(self.pretrain_img_size, int) or self.pretrain_img_size < 1:
+                            f'got {out_indices!r}')
+        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= stages:
+            raise UserError(f'frozen_stages must be from -1 to {stages}, got {frozen_stages!r}')
+        if not isinstance(pretrain_img_size, int) or pretrain_img_size < 1:
             raise UserError('pretrain_img_size must be the side of the images in pixels, got '
-                            f'{self.pretrain_img_size!r}')
-        if not 0 <= drop_path_rate < 1:
-            raise UserError(f'drop_path_rate must be at least 0 and below 1, got {drop_path_rate}')
+                            f'{pretrain_img_size!r}')
+        if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
+            raise UserError('drop_path_rate must be at least 0 and below 1, got '
+                            f'{drop_path_rate!r}')
 
 
 def _linear(last: float, count: int) -> Iterator[float]:

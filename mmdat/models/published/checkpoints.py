@@ -1,26 +1,21 @@
 """Loading the authors' checkpoints: a complete mapping from their names and shapes onto ours."""
 import os
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
 from mmdat.models.attentions import DeformableAttention, WindowAttention
 
+from .files import read_checkpoint
 from .names import published_names
 
 Weights = dict[str, Tensor]
-# Kinds of dict that lie beside the weights, such as the authors' configuration.
-DICTS = ('yacs.config.CfgNode', 'collections.defaultdict')
 # Computed from sizes, never loaded. The authors' attentions keep other buffers as integers only.
 BUFFERS = ('relative_position_index', 'attn_mask')
 
@@ -121,7 +116,8 @@ def read_weights(checkpoint: str | os.PathLike | Mapping) -> Weights:
         UserError: If the file is missing or broken or has no weights.
     """
     source = _describe(checkpoint)
-    content = checkpoint if isinstance(checkpoint, Mapping) else _read(os.fspath(checkpoint))
+    content = (checkpoint if isinstance(checkpoint, Mapping)
+               else read_checkpoint(source, skip_objects=True))
     if isinstance(content, Mapping):
         for entry in ('state_dict', 'model'):
             if isinstance(content.get(entry), Mapping):
@@ -134,47 +130,6 @@ def read_weights(checkpoint: str | os.PathLike | Mapping) -> Weights:
     if all(name.startswith('module.') for name in content):  # of a model that ran in parallel
         content = _strip(content, 'module.')
     return dict(content)
-
-
-def _read(path: str) -> Any:
-    if '://' in path or path.startswith('s3:'):
-        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    if not Path(path).expanduser().is_file():
-        raise UserError(f'there is no checkpoint {path}: give the path of a file')
-    path = str(Path(path).expanduser())
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except UnpicklingError:
-        pass
-    except (RuntimeError, EOFError, OSError) as error:
-        raise UserError(f'{path} is not a checkpoint or is cut short: {error}') from None
-    try:
-        # Objects of other packages lie beside the weights. Nothing of them is run or built.
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        stand_ins: list[Any] = [(_StandInDict if name in DICTS else _StandIn, name)
-                     for name in names]
-        with torch.serialization.safe_globals(stand_ins):
-            return torch.load(path, map_location='cpu', weights_only=True)
-    except (UnpicklingError, ValueError, RuntimeError, EOFError) as error:
-        raise UserError(f'{path} cannot be read without running code that is in it: save its '
-                        'weights alone, as a dict of tensors') from error
-
-
-class _StandIn:
-    """In place of an object beside the weights."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> '_StandIn':
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _StandInDict:
-    """In place of a kind of dict, into which torch puts items."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> OrderedDict:  # type: ignore[misc]
-        return OrderedDict()
 
 
 @dataclass

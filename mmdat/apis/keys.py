@@ -1,0 +1,149 @@
+"""Refuse the keys of a config that the toolboxes would pass over in silence, or trip over late."""
+import ast
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+
+from mmdat.errors import UserError, suggest
+
+
+def parameters(function: Callable) -> set[str]:
+    """Names of the parameters of a function, but for ``self``, ``*args`` and ``**kwargs``."""
+    return {name for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            } - {'self'}
+
+
+# Top-level keys that the runner or the tools read; a config may hold variables beside them.
+RUNNER_KEYS = (parameters(Runner.__init__) - {'cfg'}) | {
+    'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
+    'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'tta_model', 'tta_pipeline',
+    'vis_backends'
+}
+# Top-level keys whose value is a dict where there is one.
+DICTS = ('auto_scale_lr', 'default_hooks', 'env_cfg', 'model', 'optim_wrapper', 'randomness',
+         *(f'{split}_{kind}' for split in ('train', 'val', 'test') for kind in
+           ('cfg', 'dataloader')))
+# Keys of dicts that are not arguments of one class, which would refuse others when it is built.
+NESTED_KEYS = {
+    'auto_scale_lr': {'base_batch_size', 'enable'},
+    'default_hooks.checkpoint': {
+        'type', *parameters(CheckpointHook.__init__), *parameters(Runner.save_checkpoint)},
+    'env_cfg': {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'},
+    'env_cfg.mp_cfg': parameters(set_multi_processing) - {'distributed'},
+    'optim_wrapper.clip_grad': {
+        'type', *parameters(clip_grad_norm_), *parameters(clip_grad_value_)} - {'parameters'},
+    'optim_wrapper.paramwise_cfg': {
+        'bias_decay_mult', 'bias_lr_mult', 'bypass_duplicate', 'custom_keys',
+        'dcn_offset_lr_mult', 'dwconv_decay_mult', 'flat_decay_mult', 'norm_decay_mult'},
+    'randomness': parameters(Runner.set_randomness),
+}
+# Dicts that a model reads at will: a new key that all but is one of its neighbors is a slip.
+FREE_DICTS = ('model.train_cfg', 'model.test_cfg', 'tta_model.tta_cfg')
+
+
+def check_keys(cfg: Config) -> None:
+    """Refuse keys that nothing reads, and parts that are no dicts.
+
+    Raises:
+        UserError: Names the key, and the one that was probably meant.
+    """
+    for key in DICTS:
+        if cfg.get(key) is not None and not isinstance(cfg[key], Mapping):
+            raise UserError(f'{key} must be a dict, got {cfg[key]!r}')
+    if not cfg.get('model'):
+        raise UserError(f'config {cfg.filename} has no model')
+    for key in _unread_names(cfg):
+        raise UserError(f"unknown key '{key}' in config {cfg.filename}: {_meant(key, cfg)}")
+    for path, valid in NESTED_KEYS.items():
+        given = _get(cfg, path)
+        if not isinstance(given, Mapping) or _is_custom(cfg, path):
+            continue
+        for key in given.keys() - valid:
+            if not key.startswith('_'):  # _scope_ and its like are mmengine's
+                raise UserError(f"unknown key '{path}.{key}': {suggest(key, valid)}")
+    hooks = cfg.get('default_hooks') or {}
+    for name, hook in hooks.items():
+        if isinstance(hook, Mapping) and 'type' not in hook:
+            raise UserError(f"unknown key 'default_hooks.{name}', or it lacks a type: "
+                            f'{suggest(name, hooks.keys() - {name})}')
+    for name in ('val_evaluator', 'test_evaluator'):
+        evaluator = cfg.get(name)
+        if isinstance(evaluator, Mapping) and 'metrics' in evaluator and (
+                evaluator.get('type', 'Evaluator') != 'Evaluator'):
+            raise UserError(f"unknown key '{name}.metrics' for {evaluator['type']}: did you mean "
+                            "'metric'?")
+    for path in FREE_DICTS:
+        for key, neighbor in _near_twins(_get(cfg, path), path):
+            raise UserError(f"unknown key '{key}': did you mean {neighbor!r}?")
+
+
+def paths(value: Any, key: str, wanted: Any = None, prefix: str = '') -> Iterator[str]:
+    """Dotted paths in nested dicts and lists at which ``key`` stands (with the wanted value)."""
+    items = value.items() if isinstance(value, (dict, Config)) else (
+        enumerate(value) if isinstance(value, (list, tuple)) else ())
+    for name, item in items:
+        if name == key and wanted in (None, item):
+            yield f'{prefix}{name}'
+        yield from paths(item, key, wanted, f'{prefix}{name}.')
+
+
+def _unread_names(cfg: Config) -> list[str]:
+    """Top-level names of a config that are neither the runner's nor variables that it uses."""
+    others = [name for name in cfg if name not in RUNNER_KEYS and not name.isupper()]
+    source = Path(cfg.filename).read_text()
+    names = list(ast.walk(ast.parse(source))) if cfg.filename.endswith('.py') else []
+    used = {node.id for node in names if isinstance(node, ast.Name)
+            and isinstance(node.ctx, ast.Load)}
+    used |= {node.attr for node in names if isinstance(node, ast.Attribute)}  # {{_base_.name}}
+    # A config without bases may be a dump of another, with the variables but not their uses.
+    if '_base_' not in source:
+        return [name for name in others if name not in used
+                and get_close_matches(name, RUNNER_KEYS, n=1, cutoff=0.9)]
+    in_bases = cfg.text.removesuffix(source)
+    return [name for name in others if name not in used
+            and not re.search(rf'^{name}\s*=', in_bases, re.MULTILINE)]
+
+
+def _meant(key: str, cfg: Config) -> str:
+    meant = [path for path in paths(cfg, key) if path != key]
+    meant = meant or get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.6)
+    return f'did you mean {meant[0]!r}?' if meant else 'nothing reads it, remove it'
+
+
+def _get(cfg: Any, path: str) -> Any:
+    for key in path.split('.'):
+        cfg = cfg.get(key) if isinstance(cfg, (Mapping, Config)) else None
+    return cfg
+
+
+def _is_custom(cfg: Config, path: str) -> bool:
+    """Whether a class of the user's own reads the dict at ``path``."""
+    if path == 'default_hooks.checkpoint':
+        return _get(cfg, f'{path}.type') not in ('CheckpointHook', None)
+    return path == 'optim_wrapper.paramwise_cfg' and _get(cfg, 'optim_wrapper.constructor') not in (
+        'DefaultOptimWrapperConstructor', None)
+
+
+def _near_twins(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Each key that all but is one before it in the same dict, and that one."""
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return
+    earlier: list[str] = []
+    for key, item in value.items():
+        for twin in get_close_matches(str(key), earlier, n=1, cutoff=0.85):
+            yield f'{path}.{key}', twin
+        if isinstance(key, str):
+            earlier.append(key)
+        yield from _near_twins(item, f'{path}.{key}')
