@@ -125,9 +125,10 @@ def _annotation_problems(item: dict, known: dict[str, dict[Any, dict]],
 def _segmentation_problems(segmentation: Any, image: dict) -> Iterator[str]:
     size = [image['height'], image['width']]
     if isinstance(segmentation, list):
+        # Polygons of two points, which some programs write, mmdet leaves out.
         for polygon in segmentation:
-            if not _are_finite(polygon) or len(polygon) < 6 or len(polygon) % 2:
-                yield (f'has the polygon {_show(polygon)}, which is not a list of three or more '
+            if not _are_finite(polygon) or len(polygon) < 4:
+                yield (f'has the polygon {_show(polygon)}, which is not a list of two or more '
                        'pairs of finite numbers')
     elif not isinstance(segmentation, dict):
         yield f'has {_kind(segmentation)} as its segmentation, not polygons or run lengths'
