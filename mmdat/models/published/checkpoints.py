@@ -26,7 +26,9 @@ def load_published_checkpoint(model: nn.Module, checkpoint: str | os.PathLike | 
     Bias tables for another image size are resized. A backbone, and the backbone of a detector or
     segmentor, take a classifier's checkpoint without its head; their output norms, which it does
     not have, stay as they are. A backbone takes its part of a detector's or segmentor's checkpoint.
-    Otherwise each tensor of the checkpoint fills one of the model and leaves none unfilled.
+    Otherwise each tensor of the checkpoint fills one of the model and leaves none unfilled. The
+    necks and heads of RetinaNet, Mask and Cascade Mask R-CNN, UPerNet and Semantic FPN have the
+    same names in mmdet 2.x and 3.x, in mmseg 0.x and 1.x.
 
     Args:
         model: A backbone of mmdat, or a classifier, detector or segmentor of mmpretrain, mmdet or
