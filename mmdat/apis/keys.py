@@ -99,19 +99,31 @@ def paths(value: Any, key: str, wanted: Any = None, prefix: str = '') -> Iterato
 
 def _unread_names(cfg: Config) -> list[str]:
     """Top-level names of a config that are neither the runner's nor variables that it uses."""
-    others = [name for name in cfg if name not in RUNNER_KEYS and not name.isupper()]
+    others = [name for name in cfg
+              if name not in RUNNER_KEYS and not name.isupper() and not name.startswith('_')]
     source = Path(cfg.filename).read_text()
-    names = list(ast.walk(ast.parse(source))) if cfg.filename.endswith('.py') else []
-    used = {node.id for node in names if isinstance(node, ast.Name)
+    nodes = _nodes(source) if cfg.filename.endswith('.py') else []
+    used = {node.id for node in nodes if isinstance(node, ast.Name)
             and isinstance(node.ctx, ast.Load)}
-    used |= {node.attr for node in names if isinstance(node, ast.Attribute)}  # {{_base_.name}}
+    used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}  # {{_base_.name}}
+    used |= {name.id for node in nodes if isinstance(node, ast.For)
+             for name in ast.walk(node.target) if isinstance(name, ast.Name)}
     # A config without bases may be a dump of another, with the variables but not their uses.
     if '_base_' not in source:
         return [name for name in others if name not in used
                 and get_close_matches(name, RUNNER_KEYS, n=1, cutoff=0.9)]
-    in_bases = cfg.text.removesuffix(source)
-    return [name for name in others if name not in used
-            and not re.search(rf'^{name}\s*=', in_bases, re.MULTILINE)]
+    # Before the text of each file mmengine puts a line with its path.
+    in_bases = re.sub(r'^\S+\.py$', '', cfg.text.removesuffix(source), flags=re.MULTILINE)
+    try:
+        used |= {node.id for node in _nodes(in_bases) if isinstance(node, ast.Name)
+                 and isinstance(node.ctx, ast.Store)}
+    except SyntaxError:  # a base in JSON or YAML
+        return []
+    return [name for name in others if name not in used]
+
+
+def _nodes(source: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(source)))
 
 
 def _meant(key: str, cfg: Config) -> str:

@@ -93,6 +93,8 @@ def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | N
             raise UserError(f'--out {out} is a folder: give a file')
         check_writable('--out', Path(out).parent)
     cfg = _load_config(config, work_dir, cfg_options, launcher)
+    if show_dir is not None:
+        check_writable('--show-dir', Path(cfg.work_dir, show_dir))
     _check_data(cfg, ('test',))
     _check_checkpoint(checkpoint)
     cfg.load_from = checkpoint

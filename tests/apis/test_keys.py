@@ -30,6 +30,18 @@ def test_dump_of_a_config_passes(tmp_path: Path) -> None:
     check_keys(Config.fromfile(tmp_path / 'dumped.py'))
 
 
+@pytest.mark.parametrize('variables', [
+    'rate, _ = 1e-3, 0.05', 'rate: float = 1e-3', 'if True:\n    rate = 1e-3',
+    'for rate in (1e-3, 1e-2):\n    pass', 'for _ in range(2):\n    rate = 1e-3'])
+def test_variables_of_a_base_pass(variables: str, tmp_path: Path) -> None:
+    (tmp_path / 'base.py').write_text(
+        f"_base_ = '{ROOT}/configs/mask_rcnn_dat_pp_t_coco.py'\n{variables}\n"
+        'optim_wrapper = dict(optimizer=dict(lr=rate))\n')
+    (tmp_path / 'child.py').write_text("_base_ = './base.py'\ntrain_cfg = dict(max_epochs=1)\n")
+    for name in ('base.py', 'child.py'):
+        check_keys(Config.fromfile(tmp_path / name))
+
+
 @pytest.mark.parametrize('text, sentence', [
     ('foo = 1', r"unknown key 'foo' in config .*: nothing reads it"),
     ('modle = dict()', r"unknown key 'modle' in config .*: did you mean 'model'"),

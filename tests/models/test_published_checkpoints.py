@@ -324,6 +324,13 @@ def test_init_cfg_takes_published_and_ordinary_files(tmp_path: Path, kind: str,
         assert torch.equal(backbone.state_dict()[name], tensor), name
 
 
+@pytest.mark.parametrize('init_cfg', [
+    'x.pth', dict(checkpoint='x.pth'), dict(type='Pretrained'), [dict(type='Pretrained')]])
+def test_an_init_cfg_without_type_or_checkpoint_is_refused(init_cfg: Any) -> None:
+    with pytest.raises(UserError, match='init_cfg must have a type'):
+        DAT('nano', init_cfg=init_cfg).init_weights()
+
+
 def test_init_cfg_refuses_a_checkpoint_of_another_model(tmp_path: Path) -> None:
     torch.save(dict(state_dict=ScalableViT('nano').state_dict()), tmp_path / 'other.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'other.pth'))

@@ -133,7 +133,12 @@ class HierarchicalBackbone(BaseModule):
             super().init_weights()  # which says so
             return
         init_cfg = self.init_cfg
-        configs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or [])
+        configs = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg or []
+        for config in configs:
+            if not isinstance(config, Mapping) or 'type' not in config or (
+                    config['type'] in PRETRAINED and 'checkpoint' not in config):
+                raise UserError("init_cfg must have a type, and a checkpoint for 'Pretrained', as "
+                                f"in dict(type='Pretrained', checkpoint='x.pth'), got {init_cfg!r}")
         pretrained = [config for config in configs if config['type'] in PRETRAINED]
         self.init_cfg = [config for config in configs if config not in pretrained]
         super().init_weights()
