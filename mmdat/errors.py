@@ -23,8 +23,20 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     close = get_close_matches(name, names, n=1, cutoff=0.7)
     if close:
         return f'did you mean {close[0]!r}?'
-    quoted = [repr(valid_name) for valid_name in names]
-    return 'allowed are ' + ' and '.join(filter(None, [', '.join(quoted[:-1]), quoted[-1]]))
+    return f'allowed are {enumerate_names(names, most=len(names))}'
+
+
+def enumerate_names(names: Iterable[str], most: int = 8) -> str:
+    """Enumerate names in a sentence, at most so many of them.
+
+    Example:
+        >>> enumerate_names(['a', 'b', 'c'])
+        "'a', 'b' and 'c'"
+    """
+    quoted = [f"'{name}'" for name in names]
+    if len(quoted) > most:
+        quoted[most:] = [f'{len(quoted) - most} more']
+    return ' and '.join(filter(None, [', '.join(quoted[:-1]), *quoted[-1:]])) or 'none'
 
 
 def reason(error: BaseException) -> str:

@@ -1,10 +1,10 @@
 """Reading annotations in COCO format, down to values that would fail in the midst of training."""
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from mmdat.errors import UserError
+from mmdat.errors import UserError, enumerate_names
 
 
 def _are_finite(numbers: object) -> bool:
@@ -57,19 +57,6 @@ def read_coco(path: str, needed: Collection[str] = ()) -> dict[str, Any]:
     for problem in _problems(content, set(needed)):
         raise UserError(f'annotation file {path} is not in COCO format: {problem}')
     return content
-
-
-def enumerate_names(names: Iterable[str], most: int = 8) -> str:
-    """Enumerate names in a sentence, at most so many of them.
-
-    Example:
-        >>> enumerate_names(['a', 'b', 'c'])
-        "'a', 'b' and 'c'"
-    """
-    quoted = [f"'{name}'" for name in names]
-    if len(quoted) > most:
-        quoted[most:] = [f'{len(quoted) - most} more']
-    return ' and '.join(filter(None, [', '.join(quoted[:-1]), *quoted[-1:]])) or 'none'
 
 
 # Each check presupposes that those before it found nothing: only the first problem is to be read.

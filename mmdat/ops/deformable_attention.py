@@ -64,7 +64,7 @@ def deformable_attention(query: Tensor,
     logits = query.shape[:4].numel() * key.shape[2]
     chosen = choose_implementation(
         'deformable_attention', implementation, 'tiled' if logits > DENSE_LOGITS else 'dense',
-        dict(dense=None, tiled=None), dropout_p)
+        ('dense', 'tiled'), dropout_p)
     if scale is None:
         scale = query.shape[-1]**-0.5
     if chosen == 'dense':
