@@ -1,29 +1,32 @@
 """Deformable attention in tiles of queries: nothing of size queries x keys is kept.
 
-Within a tile the bias of a key is separable. The rows and columns of the tile reach a small window
-of the table from there, which is interpolated along one axis and then the other: two products with
-matrices of hat functions, two non-zeros a row. The backward pass makes each tile anew.
+The bias of a key is separable over a rectangle of queries, which reaches a small window of the
+table from there: interpolation along one axis and then the other is two products with matrices of
+hat functions, two non-zeros a row. The first is shared by the tiles of some rows of the map. The
+backward pass makes each tile anew.
 
 The operators are opaque to ``torch.compile``, which would unroll their loops.
 """
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-# Logits of a tile, over samples and heads. On a CPU (16 MiB in float32) they stay in the cache from
-# one operation to the next; on a GPU few launches matter more.
-LOGITS_PER_TILE = dict(cpu=2**22, cuda=2**25)
-# A wider tile has a larger window of the table for each key and gains nothing.
-MAX_TILE_WIDTH = 32
-# Samples are taken one after the other rather than leave a tile fewer queries.
-MIN_TILE_QUERIES = 256
-# Logits are kept as exponents of 2, whose powers take half the time of those of e on a CPU.
-LOG2_E = math.log2(math.e)
+from .tiling import LOG2_E, even_slices, logits_per_tile, precision, softmax_numerators
+
+# Groups are taken one after the other rather than leave a tile fewer queries.
+MIN_TILE_QUERIES = 1024
+# A tile is as wide as so many columns of the table, for each costs a multiplication for each logit,
+# within limits, as narrow products are slow. Whole vectors of a CPU are faster than others.
+TILE_ENTRIES = 4
+TILE_WIDTHS = 16, 64
+WIDTH_UNIT, ROWS_UNIT = 8, 2
+# In entries of the table. Outweighs rounding, which may put a query on either side of an entry.
+SLACK = 1e-3
 
 
 @torch.library.custom_op('mmdat::tiled_deformable_attention', mutates_args=())
@@ -38,16 +41,18 @@ def tiled_deformable_attention(query: Tensor, key: Tensor, value: Tensor,
     """
     out, log_sums = _empty_outputs(query, value)
     with torch.autocast(query.device.type, enabled=False):
-        for samples, keys in _keys_of_samples(query, key, value, sampling_locations,
-                                              relative_position_bias_table, scale):
-            transposed_value = keys.value.transpose(1, 2)
-            for tile in keys.tiles:
-                logits, _ = keys.logits(tile, tile.take(query[samples]))
-                peaks = logits.amax(1, keepdim=True)
-                weights = logits.sub_(peaks).exp2_()
-                sums = weights.sum(1, keepdim=True)
-                tile.put(torch.bmm(transposed_value, weights).div_(sums), out[samples])
-                tile.put(sums.log2_().add_(peaks), log_sums[samples, ..., None])
+        for part in _parts(query, key, value, sampling_locations, relative_position_bias_table,
+                           scale):
+            part_query, part_out, part_log_sums = (
+                part.take(x) for x in (query, out, log_sums[..., None]))
+            transposed_value = part.value.mT
+            buffer = part.empty_logits()
+            for band in part.bands():
+                for tile in band.tiles():
+                    numerators, sums, tile_log_sums = softmax_numerators(
+                        tile.logits(tile.take(part_query), buffer))
+                    tile.put(torch.bmm(transposed_value, numerators).div_(sums), part_out)
+                    tile.put(tile_log_sums, part_log_sums)
     return out, log_sums
 
 
@@ -63,30 +68,38 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
                scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Of the query, key, value, sampling locations and table."""
     inputs = query, key, value, sampling_locations, relative_position_bias_table
-    grad_query, grad_key, grad_value, grad_locations, grad_table = _empty_gradients(*inputs)
-    grad_table.zero_()
+    gradients = _empty_gradients(*inputs)
+    table_sums = torch.zeros_like(relative_position_bias_table, dtype=log_sums.dtype)
     # The gradient of a logit is its weight times (the weight's gradient - this).
     means = (grad_out.to(log_sums.dtype) * out).sum(-1, keepdim=True)
     with torch.autocast(query.device.type, enabled=False):
-        for samples, keys in _keys_of_samples(*inputs, scale):
-            transposed_key = keys.key.transpose(1, 2) / LOG2_E
-            sum_key, sum_value, sum_locations, sum_table = (
-                torch.zeros_like(x) for x in (keys.key, keys.value, keys.locations, keys.table))
-            for tile in keys.tiles:
-                tile_query, tile_grad = tile.take(query[samples]), tile.take(grad_out[samples])
-                logits, bias = keys.logits(tile, tile_query)
-                weights = logits.sub_(tile.take(log_sums[samples, ..., None])).exp2_()
-                sum_value.baddbmm_(weights, tile_grad.transpose(1, 2))
-                grad_logits = torch.bmm(keys.value, tile_grad)
-                grad_logits.sub_(tile.take(means[samples])).mul_(weights)
-                sum_key.baddbmm_(grad_logits, tile_query.transpose(1, 2))
-                tile.put(torch.bmm(transposed_key, grad_logits), grad_query[samples])
-                bias.add_gradients(grad_logits, sum_locations, sum_table)
-            grad_key[samples] = scale * sum_key.unflatten(0, (-1, key.shape[1]))
-            grad_value[samples] = sum_value.unflatten(0, (-1, key.shape[1]))
-            grad_locations[samples] = sum_locations
-            grad_table += sum_table.sum(0).view_as(grad_table)
-    return grad_query, grad_key, grad_value, grad_locations, grad_table
+        for part in _parts(*inputs, scale, with_slopes=True):
+            part_query, part_grad, part_means, part_log_sums, grad_query, grad_key, grad_value = (
+                part.take(x) for x in (query, grad_out, means, log_sums[..., None],
+                                       *gradients[:3]))
+            transposed_key = part.key.mT / LOG2_E
+            buffer, grad_buffer = part.empty_logits(), part.empty_logits()
+            key_sums, value_sums, place_sums, part_table_sums = (
+                torch.zeros_like(x) for x in (part.key, part.value, part.locations, part.table))
+            for band in part.bands():
+                grad_by_row = torch.zeros_like(band.by_row)
+                for tile in band.tiles():
+                    tile_query, tile_grad = tile.take(part_query), tile.take(part_grad)
+                    weights = tile.logits(tile_query, buffer)
+                    weights.sub_(tile.take(part_log_sums)).exp2_()
+                    value_sums.baddbmm_(weights, tile_grad.mT)
+                    grad_logits = tile.product(part.value, tile_grad, grad_buffer)
+                    grad_logits.sub_(tile.take(part_means)).mul_(weights)
+                    key_sums.baddbmm_(grad_logits, tile_query.mT)
+                    tile.put(torch.bmm(transposed_key, grad_logits), grad_query)
+                    tile.add_gradients(grad_logits, grad_by_row, place_sums[1])
+                band.add_gradients(grad_by_row, place_sums[0], part_table_sums)
+            part.put(scale * key_sums, grad_key)
+            part.put(value_sums, grad_value)
+            part.put_locations(place_sums, gradients[3])
+            part.add_table(part_table_sums, table_sums)
+    gradients[4].copy_(table_sums)
+    return gradients
 
 
 @_gradients.register_fake
@@ -112,7 +125,7 @@ def _empty_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     batch, num_heads, height, width, _ = query.shape
     # Like maps of (batch, channels, height, width), from which queries mostly come.
     out = value.new_empty(batch, num_heads, value.shape[-1], height, width).movedim(2, -1)
-    return out, query.new_empty(query.shape[:-1], dtype=_precision(query))
+    return out, query.new_empty(query.shape[:-1], dtype=precision(query))
 
 
 def _empty_gradients(query: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor,
@@ -122,155 +135,269 @@ def _empty_gradients(query: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Te
     return _empty_outputs(query, query)[0], key, value, locations, table
 
 
-def _precision(x: Tensor) -> torch.dtype:
-    """float32 or better."""
-    return torch.promote_types(x.dtype, torch.float32)
+def _hats(distances: Tensor) -> Tensor:
+    """How much of an entry of the table a query takes that lies ``distances`` before it."""
+    return distances.abs().neg_().add_(1).clamp_(min=0)
 
 
-def _slices(stop: int, step: int) -> list[slice]:
-    """[0, stop) in slices of nearly equal length, at most ``step``."""
-    count = math.ceil(stop / step)
-    edges = [stop * index // count for index in range(count + 1)]
-    return [slice(start, end) for start, end in itertools.pairwise(edges)]
+def _slopes(distances: Tensor) -> Tensor:
+    """How that changes as the query moves on."""
+    place = distances.ceil()
+    return (place == 1).to(place.dtype) - (place == 0).to(place.dtype)
 
 
 @dataclass(frozen=True)
-class _Span:
-    """Successive queries along an axis and the part of the table that they reach from each key.
+class _Axis:
+    """The queries along an axis as each key sees them in the table.
+
+    Attributes:
+        places: Tensor[groups, num_keys, size], where they look, in entries.
+        step: From a query to the next, in entries.
+        table_size: Entries.
+    """
+    places: Tensor
+    step: float
+    table_size: int
+
+    @classmethod
+    def of(cls, size: int, table_size: int, locations: Tensor) -> '_Axis':
+        """With ``size`` queries and keys at Tensor[groups, num_keys]."""
+        points = torch.arange(size, device=locations.device, dtype=locations.dtype)
+        points = points / (size - 1) * 2 - 1 if size > 1 else 0 * points
+        places = ((points - locations[..., None]) / 2 + 1) / 2 * (table_size - 1)
+        return cls(places, (table_size - 1) / 2 / max(1, size - 1), table_size)
+
+    def entries(self, start: int, count: int) -> Tensor:
+        """Tensor[groups, num_keys, count], from the one at or before query ``start`` on."""
+        return self.places[..., start:start + 1].floor() + torch.arange(
+            count, device=self.places.device, dtype=self.places.dtype)
+
+    def distances(self, entries: Tensor, queries: slice) -> Tensor:
+        """Tensor[groups * num_keys, entries, queries], what to subtract from an entry."""
+        return (entries[..., None] - self.places[..., None, queries]).flatten(0, 1)
+
+    def inside(self, entries: Tensor) -> Tensor:
+        """Their indices in a table with zeros around."""
+        return (entries.clamp(-1, self.table_size) + 1).long()
+
+    def reach(self, queries: slice) -> int:
+        """Entries from the one at or before the first query to the one behind the last."""
+        return int((queries.stop - queries.start - 1) * self.step + SLACK) + 3
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Columns of queries, those of a tile.
 
     Attributes:
         queries: Their positions.
-        indices: Tensor[batch, groups, num_keys, taps], of the table, moved inside it.
-        hats: Tensor[batch, groups, num_keys, queries, taps], how much of each index a query takes.
-        slopes: Like hats, how that changes with the query's place in the table.
+        entries: Columns of the part's windows of the table that they reach from any key.
+        hats: Tensor[groups * num_keys, entries, queries].
+        hats_and_slopes: Tensor[groups * num_keys, 2 * entries, queries], None without gradients.
     """
     queries: slice
-    indices: Tensor
+    entries: slice
     hats: Tensor
-    slopes: Tensor
+    hats_and_slopes: Tensor | None
+
+    @classmethod
+    def of(cls, axis: _Axis, queries: slice, with_slopes: bool) -> '_Strip':
+        # Seen from any key, the strip begins less than two entries behind this one.
+        start = max(0, int(queries.start * axis.step - SLACK))
+        entries = slice(start, start + axis.reach(queries) + 1)
+        distances = axis.distances(axis.entries(0, entries.stop)[..., entries], queries)
+        hats = _hats(distances)
+        if not with_slopes:
+            return cls(queries, entries, hats, None)
+        both = torch.cat((hats, _slopes(distances)), 1)
+        return cls(queries, entries, both[:, :hats.shape[1]], both)
 
 
-def _span(queries: slice, size: int, table_size: int, locations: Tensor) -> _Span:
-    """Of an axis with ``size`` queries; ``locations`` is Tensor[batch, groups, num_keys]."""
-    points = torch.arange(queries.start, queries.stop, device=locations.device,
-                          dtype=locations.dtype)
-    points = points / (size - 1) * 2 - 1 if size > 1 else 0 * points
-    places = ((points - locations[..., None]) / 2 + 1) / 2 * (table_size - 1)
-    below = places.floor()
-    first = below[..., :1]
-    reach = (len(points) - 1) / max(1, size - 1) * (table_size - 1) / 2
-    # The small number outweighs rounding, which may put the last query one index further.
-    taps = torch.arange(math.ceil(reach + 1e-3) + 2, device=locations.device)
-    indices = first.long() + taps
-    inside = ((indices >= 0) & (indices < table_size))[..., None, :]
-    offset = (below - first)[..., None]
-    at, above = ((taps == place) & inside for place in (offset, offset + 1))
-    slopes = above.to(places.dtype) - at.to(places.dtype)
-    hats = at + (places - below)[..., None] * slopes
-    return _Span(queries, indices.clamp(0, table_size - 1), hats, slopes)
+def _parts(query: Tensor, key: Tensor, value: Tensor, locations: Tensor, table: Tensor,
+           scale: float, with_slopes: bool = False) -> Iterator['_Part']:
+    """As many groups at a time as leave the tiles their size."""
+    batch, groups, num_keys = locations.shape[:3]
+    limit = logits_per_tile(key.device)
+    limit //= query.shape[1] // groups * num_keys
+    step = max(1, min(batch * groups, limit // MIN_TILE_QUERIES))
+    for chosen in even_slices(batch * groups, step):
+        yield _Part(chosen, query, key, value, locations, table, scale, max(1, limit // step),
+                    with_slopes)
+
+
+class _Part:
+    """Some groups of heads, counted over all samples, with their keys.
+
+    Attributes:
+        key: Tensor[heads * groups, num_keys, head_dim], with the logits' scale.
+        value: Tensor[heads * groups, num_keys, value_dim].
+        locations: Tensor[2, groups, num_keys], y and x.
+        table: Tensor[heads, groups, table_height + 2, table_width + 2], scaled like the logits,
+            with zeros around.
+        rows: The axis.
+        strips: Of the columns.
+        columns: Tensor[groups, num_keys, entries], of the window of each key in the table.
+    """
+
+    def __init__(self, chosen: slice, query: Tensor, key: Tensor, value: Tensor, locations: Tensor,
+                 table: Tensor, scale: float, tile_queries: int, with_slopes: bool) -> None:
+        groups = locations.shape[1]
+        dtype = precision(key)
+        self.chosen = chosen
+        # Of each group in its sample.
+        self.group_indices = torch.arange(chosen.start, chosen.stop, device=key.device) % groups
+        self.groups = groups
+        self.key = self.join(LOG2_E * scale * self.take(key).to(dtype))
+        self.value = self.join(self.take(value).to(dtype))
+        self.locations = locations.flatten(0, 1)[chosen].to(dtype).movedim(-1, 0)
+        table = F.pad(LOG2_E * table.to(dtype), (1, 1, 1, 1)).unflatten(0, (groups, -1))
+        self.table = table[self.group_indices].transpose(0, 1).contiguous()
+        height, width = query.shape[2:4]
+        self.rows = _Axis.of(height, self.table.shape[2] - 2, self.locations[0])
+        columns = _Axis.of(width, self.table.shape[3] - 2, self.locations[1])
+        narrowest, widest = TILE_WIDTHS
+        tile_width = widest if columns.step == 0 else int(TILE_ENTRIES / columns.step) + 1
+        tile_width = min(max(narrowest, min(widest, tile_width)), width)
+        self.row_slices = even_slices(height, max(1, tile_queries // tile_width), ROWS_UNIT)
+        self.strips = [_Strip.of(columns, queries, with_slopes)
+                       for queries in even_slices(width, tile_width, WIDTH_UNIT)]
+        self.columns = columns.inside(columns.entries(0, self.strips[-1].entries.stop))
+
+    def empty_logits(self) -> Tensor:
+        """Room for the logits of the largest tile, which stays in the cache from tile to tile."""
+        rows = max(rows.stop - rows.start for rows in self.row_slices)
+        columns = max(strip.hats.shape[2] for strip in self.strips)
+        return self.key.new_empty(self.key.shape[:2].numel() * rows * columns)
+
+    def bands(self) -> Iterator['_Band']:
+        """From the first row to the last."""
+        return (_Band(self, queries) for queries in self.row_slices)
+
+    def take(self, x: Tensor) -> Tensor:
+        """(batch, num_heads, ...) -> (groups, heads, ...)."""
+        return x.unflatten(1, (self.groups, -1)).flatten(0, 1)[self.chosen]
+
+    @staticmethod
+    def join(x: Tensor) -> Tensor:
+        """(groups, heads, ...) -> (heads * groups, ...)."""
+        return x.transpose(0, 1).flatten(0, 1).contiguous()
+
+    @staticmethod
+    def put(x: Tensor, target: Tensor) -> None:
+        """Write what :meth:`join` would read."""
+        target = target.transpose(0, 1)
+        target.copy_(x.view(target.shape))
+
+    def put_locations(self, grad_places: Tensor, target: Tensor) -> None:
+        """Write the gradient of (batch, groups, num_keys, 2), from that of places in the table."""
+        for axis, size in enumerate(self.table.shape[2:]):
+            # A key that moves by 1 moves the queries' places by a quarter of the table back.
+            factor = (size - 3) / -4 / LOG2_E
+            target.flatten(0, 1)[self.chosen, :, axis] = factor * grad_places[axis]
+
+    def add_table(self, grad: Tensor, target: Tensor) -> None:
+        """Add the gradient of :attr:`table` to that of (num_heads, height, width)."""
+        target.unflatten(0, (self.groups, -1)).index_add_(
+            0, self.group_indices, grad[:, :, 1:-1, 1:-1].transpose(0, 1))
+
+
+class _Band:
+    """Rows of queries.
+
+    Attributes:
+        part: What it is a band of.
+        queries: Positions of the rows.
+        distances: Tensor[groups * num_keys, entries, rows].
+        indices: Tensor[groups, num_keys * window], of each key's window in its table.
+        windows: Tensor[heads, groups * num_keys, row entries, column entries].
+        by_row: Tensor[heads, groups * num_keys, rows, column entries], interpolated.
+    """
+
+    def __init__(self, part: _Part, queries: slice) -> None:
+        self.part = part
+        self.queries = queries
+        entries = part.rows.entries(queries.start, part.rows.reach(queries))
+        self.distances = part.rows.distances(entries, queries)
+        rows = part.rows.inside(entries)
+        shape = rows.shape[-1], part.columns.shape[-1]
+        self.indices = (part.table.shape[3] * rows[..., None] + part.columns[:, :, None]).flatten(1)
+        heads = part.table.shape[0]
+        self.windows = part.table.flatten(2).gather(
+            2, self.indices.expand(heads, -1, -1)).view(heads, -1, *shape)
+        self.by_row = self._along_rows(_hats(self.distances))
+
+    def tiles(self) -> Iterator['_Tile']:
+        """From left to right."""
+        return (_Tile(self, strip) for strip in self.part.strips)
+
+    def add_gradients(self, grad_by_row: Tensor, grad_places: Tensor, grad_table: Tensor) -> None:
+        """Add what follows from the gradient of :attr:`by_row`.
+
+        Args:
+            grad_by_row: Like :attr:`by_row`.
+            grad_places: Tensor[groups, num_keys], of the queries' rows in the table.
+            grad_table: Like the part's ``table``.
+        """
+        grad_rows = (self._along_rows(_slopes(self.distances)) * grad_by_row).sum((0, 2, 3))
+        grad_places += grad_rows.view_as(grad_places)
+        hats = _hats(self.distances)
+        grad_windows = torch.stack([torch.bmm(hats, grad) for grad in grad_by_row])
+        grad_table = grad_table.flatten(2)
+        grad_table.scatter_add_(2, self.indices.expand(len(grad_table), -1, -1),
+                                grad_windows.view(*grad_table.shape[:2], -1))
+
+    def _along_rows(self, weights: Tensor) -> Tensor:
+        """Tensor[groups * num_keys, entries, rows] -> like :attr:`by_row`."""
+        return torch.stack([torch.bmm(weights.mT, windows) for windows in self.windows])
 
 
 @dataclass(frozen=True)
 class _Tile:
     """Queries in some rows and columns."""
-    rows: _Span
-    columns: _Span
-    dtype: torch.dtype
+    band: _Band
+    strip: _Strip
 
     def take(self, x: Tensor) -> Tensor:
-        """(batch, num_heads, height, width, n) -> (batch * num_heads, n, queries)."""
-        x = x[:, :, self.rows.queries, self.columns.queries].to(self.dtype)
-        return x.movedim(-1, 2).flatten(0, 1).flatten(2)
+        """(groups, heads, height, width, n) -> (heads * groups, n, queries)."""
+        x = x[:, :, self.band.queries, self.strip.queries].movedim(-1, 2)
+        return self.band.part.join(x.to(precision(x))).flatten(2)
 
     def put(self, x: Tensor, target: Tensor) -> None:
         """Write what :meth:`take` would read."""
-        target = target[:, :, self.rows.queries, self.columns.queries].movedim(-1, 2)
-        target[:] = x.view(target.shape)
+        self.band.part.put(
+            x, target[:, :, self.band.queries, self.strip.queries].movedim(-1, 2))
 
+    def product(self, by_key: Tensor, by_query: Tensor, buffer: Tensor) -> Tensor:
+        """(heads * groups, num_keys, d) times (heads * groups, d, queries), into the buffer."""
+        shape = *by_key.shape[:2], by_query.shape[2]
+        return torch.bmm(by_key, by_query, out=buffer[:math.prod(shape)].view(shape))
 
-def _keys_of_samples(query: Tensor, key: Tensor, value: Tensor, locations: Tensor, table: Tensor,
-                     scale: float) -> Iterator[tuple[slice, '_Keys']]:
-    """As many samples at a time as leave the tiles their size."""
-    batch, num_heads, num_keys = key.shape[:3]
-    limit = LOGITS_PER_TILE.get(key.device.type, LOGITS_PER_TILE['cuda']) // (num_heads * num_keys)
-    step = max(1, min(batch, limit // MIN_TILE_QUERIES))
-    for samples in _slices(batch, step):
-        yield samples, _Keys(key[samples], value[samples], locations[samples], table,
-                             query.shape[2:4], max(1, limit // step), scale)
+    def logits(self, query: Tensor, buffer: Tensor) -> Tensor:
+        """Binary logarithms, (heads * groups, num_keys, queries), of what :meth:`take` gives."""
+        logits = self.product(self.band.part.key, query, buffer)
+        by_row = self.band.by_row[..., self.strip.entries]
+        for head, bias in zip(self._by_heads(logits), by_row, strict=True):
+            head.baddbmm_(bias, self.strip.hats)
+        return logits
 
-
-class _Keys:
-    """The keys of some samples, and the tiles of their queries.
-
-    Attributes:
-        key: Tensor[batch * num_heads, num_keys, head_dim], with the logits' scale.
-        value: Tensor[batch * num_heads, num_keys, head_dim].
-        locations: Tensor[batch, groups, num_keys, 2].
-        table: Tensor[batch, groups, heads of a group, table_height * table_width], scaled alike.
-        table_size: (height, width).
-        tiles: Of at most ``tile_queries`` queries.
-    """
-
-    def __init__(self, key: Tensor, value: Tensor, locations: Tensor, table: Tensor,
-                 map_size: torch.Size, tile_queries: int, scale: float) -> None:
-        dtype = _precision(key)
-        batch, groups = locations.shape[:2]
-        self.key = (LOG2_E * scale * key.to(dtype)).flatten(0, 1)
-        self.value = value.to(dtype).flatten(0, 1)
-        self.locations = locations.to(dtype)
-        self.table_size = table.shape[1:]
-        self.table = (LOG2_E * table.to(dtype)).flatten(1).unflatten(0, (groups, -1)).expand(
-            batch, -1, -1, -1)
-        width = min(MAX_TILE_WIDTH, map_size[1], tile_queries)
-        rows, columns = (
-            [_span(queries, size, table_size, self.locations[..., axis])
-             for queries in _slices(size, step)]
-            for axis, (size, table_size, step) in enumerate(
-                zip(map_size, self.table_size, (tile_queries // width, width), strict=True)))
-        self.tiles = [_Tile(r, c, dtype) for c in columns for r in rows]
-
-    def logits(self, tile: _Tile, query: Tensor) -> tuple[Tensor, '_Bias']:
-        """Binary logarithms, (batch * num_heads, num_keys, queries), and the bias in them."""
-        bias = _Bias(tile, self.table, self.table_size)
-        logits = bias.values()
-        return torch.baddbmm(logits, self.key, query, out=logits), bias
-
-
-class _Bias:
-    """Of a tile's queries and all keys."""
-
-    def __init__(self, tile: _Tile, table: Tensor, table_size: torch.Size) -> None:
-        self.tile = tile
-        self.table_size = table_size
-        heads = table.shape[2]
-        indices = (tile.rows.indices[..., :, None] * table_size[1]
-                   + tile.columns.indices[..., None, :])
-        shape = indices.shape[2:]
-        self.indices = indices.flatten(2)[:, :, None].expand(-1, -1, heads, -1)
-        # (B, g, h / g, Nk, row taps, column taps)
-        self.window = table.gather(3, self.indices).unflatten(3, shape)
-        self.by_row = tile.rows.hats[:, :, None] @ self.window
-
-    def values(self) -> Tensor:
-        """Tensor[batch * num_heads, num_keys, queries]."""
-        values = self.by_row @ self.tile.columns.hats[:, :, None].transpose(-2, -1)
-        return values.flatten(0, 2).flatten(2)
-
-    def add_gradients(self, grad: Tensor, grad_locations: Tensor, grad_table: Tensor) -> None:
-        """Add what follows from the gradient of :meth:`values`.
+    def add_gradients(self, grad: Tensor, grad_by_row: Tensor, grad_places: Tensor) -> None:
+        """Add what follows from the gradient of :meth:`logits`, but for that of query and key.
 
         Args:
-            grad: Tensor[batch * num_heads, num_keys, queries].
-            grad_locations: Tensor[batch, groups, num_keys, 2].
-            grad_table: Tensor[batch, groups, heads of a group, table_height * table_width].
+            grad: Tensor[heads * groups, num_keys, queries].
+            grad_by_row: Like the band's ``by_row``.
+            grad_places: Tensor[groups, num_keys], of the queries' columns in the table.
         """
-        rows, columns = self.tile.rows, self.tile.columns
-        grad = grad.view(*self.by_row.shape[:-1], columns.hats.shape[3])
-        grad_by_row = grad @ columns.hats[:, :, None]
-        grad_window = rows.hats[:, :, None].transpose(-2, -1) @ grad_by_row
-        grad_table.scatter_add_(3, self.indices, grad_window.flatten(3))
-        grad_hats = grad_by_row @ self.window.transpose(-2, -1), grad.mT @ self.by_row
-        for axis, (span, grad_hat) in enumerate(zip((rows, columns), grad_hats, strict=True)):
-            # A place in the table moves (table_size - 1) / 4 for a key that moves by -1.
-            factor = (self.table_size[axis] - 1) / 4 / LOG2_E
-            grad_locations[..., axis] -= factor * (grad_hat.sum(2) * span.slopes).sum((-2, -1))
+        strip = self.strip
+        assert strip.hats_and_slopes is not None
+        for head, by_row, grad_head in zip(self._by_heads(grad), self.band.by_row, grad_by_row,
+                                           strict=True):
+            grad_hats, grad_slopes = torch.bmm(head, strip.hats_and_slopes.mT).chunk(2, dim=-1)
+            grad_head[..., strip.entries] += grad_hats
+            grad_columns = (by_row[..., strip.entries] * grad_slopes).sum((1, 2))
+            grad_places += grad_columns.view_as(grad_places)
+
+    def _by_heads(self, x: Tensor) -> Tensor:
+        """(heads * groups, num_keys, queries) -> (heads, groups * num_keys, rows, columns)."""
+        heads, pairs, rows = self.band.by_row.shape[:3]
+        return x.view(heads, pairs, rows, -1)

@@ -78,15 +78,12 @@ def test_window_attention_sees_the_real_positions_of_a_window(
 
 @settings(deadline=None, max_examples=15)
 @given(height=st.integers(3, 8), width=st.integers(3, 8), kernel=st.sampled_from([1, 3]),
-       blocks=st.booleans(), seed=st.integers(0, 9))
+       implementation=st.sampled_from(['dense', 'tiled']), seed=st.integers(0, 9))
 def test_neighborhood_attention_sees_the_nearest_window_inside(
-        height: int, width: int, kernel: int, blocks: bool, seed: int) -> None:
+        height: int, width: int, kernel: int, implementation: str, seed: int) -> None:
     query, key, value = random(3, 1, 2, height, width, 3, seed=seed)
     table = random(2, 2 * kernel - 1, 2 * kernel - 1, seed=seed + 1)
-    with pytest.MonkeyPatch.context() as patch:
-        if blocks:
-            patch.setattr(row_blocks, 'LOGITS_PER_BLOCK', 1)
-        out = neighborhood_attention(query, key, value, table)
+    out = neighborhood_attention(query, key, value, table, implementation=implementation)
     for head in range(2):
         for y in range(height):
             for x in range(width):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmdat.ops import deformable_attention, implementations
-from mmdat.ops.tiled_deformable_attention import LOGITS_PER_TILE, tiled_deformable_attention
+from mmdat.ops.tiled_deformable_attention import tiled_deformable_attention
+from mmdat.ops.tiling import LOGITS_PER_TILE
 
 # The package's attribute of that name is the function.
 MODULE = sys.modules['mmdat.ops.deformable_attention']
