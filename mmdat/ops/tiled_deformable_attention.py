@@ -7,7 +7,6 @@ backward pass makes each tile anew.
 
 The operators are opaque to ``torch.compile``, which would unroll their loops.
 """
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tiling import LOG2_E, even_slices, logits_per_tile, precision, softmax_numerators
+from .tiling import (
+    LOG2_E,
+    empty_map,
+    even_slices,
+    logits_per_tile,
+    precision,
+    product_in,
+    softmax_numerators,
+)
 
 # Groups are taken one after the other rather than leave a tile fewer queries.
 MIN_TILE_QUERIES = 1024
@@ -45,14 +52,13 @@ def tiled_deformable_attention(query: Tensor, key: Tensor, value: Tensor,
                            scale):
             part_query, part_out, part_log_sums = (
                 part.take(x) for x in (query, out, log_sums[..., None]))
-            transposed_value = part.value.mT
             buffer = part.empty_logits()
             for band in part.bands():
                 for tile in band.tiles():
                     numerators, sums, tile_log_sums = softmax_numerators(
                         tile.logits(tile.take(part_query), buffer))
-                    tile.put(torch.bmm(transposed_value, numerators).div_(sums), part_out)
-                    tile.put(tile_log_sums, part_log_sums)
+                    tile.put(torch.bmm(numerators.mT, part.value).div_(sums.mT), part_out)
+                    tile.put(tile_log_sums.mT, part_log_sums)
     return out, log_sums
 
 
@@ -77,7 +83,7 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
             part_query, part_grad, part_means, part_log_sums, grad_query, grad_key, grad_value = (
                 part.take(x) for x in (query, grad_out, means, log_sums[..., None],
                                        *gradients[:3]))
-            transposed_key = part.key.mT / LOG2_E
+            unscaled_key = part.key / LOG2_E
             buffer, grad_buffer = part.empty_logits(), part.empty_logits()
             key_sums, value_sums, place_sums, part_table_sums = (
                 torch.zeros_like(x) for x in (part.key, part.value, part.locations, part.table))
@@ -86,12 +92,12 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
                 for tile in band.tiles():
                     tile_query, tile_grad = tile.take(part_query), tile.take(part_grad)
                     weights = tile.logits(tile_query, buffer)
-                    weights.sub_(tile.take(part_log_sums)).exp2_()
-                    value_sums.baddbmm_(weights, tile_grad.mT)
-                    grad_logits = tile.product(part.value, tile_grad, grad_buffer)
-                    grad_logits.sub_(tile.take(part_means)).mul_(weights)
-                    key_sums.baddbmm_(grad_logits, tile_query.mT)
-                    tile.put(torch.bmm(transposed_key, grad_logits), grad_query)
+                    weights.sub_(tile.take(part_log_sums).mT).exp2_()
+                    value_sums.baddbmm_(weights, tile_grad)
+                    grad_logits = product_in(grad_buffer, part.value, tile_grad.mT)
+                    grad_logits.sub_(tile.take(part_means).mT).mul_(weights)
+                    key_sums.baddbmm_(grad_logits, tile_query)
+                    tile.put(torch.bmm(grad_logits.mT, unscaled_key), grad_query)
                     tile.add_gradients(grad_logits, grad_by_row, place_sums[1])
                 band.add_gradients(grad_by_row, place_sums[0], part_table_sums)
             part.put(scale * key_sums, grad_key)
@@ -122,9 +128,7 @@ tiled_deformable_attention.register_autograd(_backward, setup_context=_save_for_
 
 
 def _empty_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    batch, num_heads, height, width, _ = query.shape
-    # Like maps of (batch, channels, height, width), from which queries mostly come.
-    out = value.new_empty(batch, num_heads, value.shape[-1], height, width).movedim(2, -1)
+    out = empty_map(value, (*query.shape[:-1], value.shape[-1]))
     return out, query.new_empty(query.shape[:-1], dtype=precision(query))
 
 
@@ -132,7 +136,7 @@ def _empty_gradients(query: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Te
                                                               Tensor]:
     key, value, locations, table = (
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in others)
-    return _empty_outputs(query, query)[0], key, value, locations, table
+    return empty_map(query, query.shape), key, value, locations, table
 
 
 def _hats(distances: Tensor) -> Tensor:
@@ -215,18 +219,21 @@ class _Strip:
 
 def _parts(query: Tensor, key: Tensor, value: Tensor, locations: Tensor, table: Tensor,
            scale: float, with_slopes: bool = False) -> Iterator['_Part']:
-    """As many groups at a time as leave the tiles their size."""
+    """As many samples at a time, or groups of one, as leave the tiles their size."""
     batch, groups, num_keys = locations.shape[:3]
-    limit = logits_per_tile(key.device)
-    limit //= query.shape[1] // groups * num_keys
-    step = max(1, min(batch * groups, limit // MIN_TILE_QUERIES))
-    for chosen in even_slices(batch * groups, step):
-        yield _Part(chosen, query, key, value, locations, table, scale, max(1, limit // step),
-                    with_slopes)
+    limit = logits_per_tile(key.device) // (query.shape[1] // groups * num_keys)
+    step = max(1, limit // MIN_TILE_QUERIES)
+    for samples in even_slices(batch, max(1, step // groups)):
+        for some_groups in even_slices(groups, min(step, groups)):
+            count = (samples.stop - samples.start) * (some_groups.stop - some_groups.start)
+            yield _Part(samples, some_groups, query, key, value, locations, table, scale,
+                        max(1, limit // count), with_slopes)
 
 
 class _Part:
-    """Some groups of heads, counted over all samples, with their keys.
+    """Some groups of heads of some samples, with their keys.
+
+    In its tensors a group of another sample is another group.
 
     Attributes:
         key: Tensor[heads * groups, num_keys, head_dim], with the logits' scale.
@@ -239,19 +246,19 @@ class _Part:
         columns: Tensor[groups, num_keys, entries], of the window of each key in the table.
     """
 
-    def __init__(self, chosen: slice, query: Tensor, key: Tensor, value: Tensor, locations: Tensor,
-                 table: Tensor, scale: float, tile_queries: int, with_slopes: bool) -> None:
-        groups = locations.shape[1]
+    def __init__(self, samples: slice, groups: slice, query: Tensor, key: Tensor, value: Tensor,
+                 locations: Tensor, table: Tensor, scale: float, tile_queries: int,
+                 with_slopes: bool) -> None:
         dtype = precision(key)
-        self.chosen = chosen
-        # Of each group in its sample.
-        self.group_indices = torch.arange(chosen.start, chosen.stop, device=key.device) % groups
+        self.samples = samples
         self.groups = groups
+        self.all_groups = locations.shape[1]
         self.key = self.join(LOG2_E * scale * self.take(key).to(dtype))
         self.value = self.join(self.take(value).to(dtype))
-        self.locations = locations.flatten(0, 1)[chosen].to(dtype).movedim(-1, 0)
-        table = F.pad(LOG2_E * table.to(dtype), (1, 1, 1, 1)).unflatten(0, (groups, -1))
-        self.table = table[self.group_indices].transpose(0, 1).contiguous()
+        self.locations = locations[samples, groups].flatten(0, 1).to(dtype).movedim(-1, 0)
+        table = F.pad(LOG2_E * table.to(dtype), (1, 1, 1, 1)).unflatten(0, (self.all_groups, -1))
+        table = table[groups].transpose(0, 1)
+        self.table = table.repeat(1, samples.stop - samples.start, 1, 1)
         height, width = query.shape[2:4]
         self.rows = _Axis.of(height, self.table.shape[2] - 2, self.locations[0])
         columns = _Axis.of(width, self.table.shape[3] - 2, self.locations[1])
@@ -264,7 +271,7 @@ class _Part:
         self.columns = columns.inside(columns.entries(0, self.strips[-1].entries.stop))
 
     def empty_logits(self) -> Tensor:
-        """Room for the logits of the largest tile, which stays in the cache from tile to tile."""
+        """Room for those of a tile."""
         rows = max(rows.stop - rows.start for rows in self.row_slices)
         columns = max(strip.hats.shape[2] for strip in self.strips)
         return self.key.new_empty(self.key.shape[:2].numel() * rows * columns)
@@ -274,31 +281,33 @@ class _Part:
         return (_Band(self, queries) for queries in self.row_slices)
 
     def take(self, x: Tensor) -> Tensor:
-        """(batch, num_heads, ...) -> (groups, heads, ...)."""
-        return x.unflatten(1, (self.groups, -1)).flatten(0, 1)[self.chosen]
+        """(batch, num_heads, ...) -> (samples, groups of a sample, heads, ...), a view."""
+        return x[self.samples].unflatten(1, (self.all_groups, -1))[:, self.groups]
 
     @staticmethod
     def join(x: Tensor) -> Tensor:
-        """(groups, heads, ...) -> (heads * groups, ...)."""
-        return x.transpose(0, 1).flatten(0, 1).contiguous()
+        """(samples, groups of a sample, heads, ...) -> (heads * groups, ...)."""
+        return x.movedim(2, 0).flatten(0, 2).contiguous()
 
     @staticmethod
     def put(x: Tensor, target: Tensor) -> None:
         """Write what :meth:`join` would read."""
-        target = target.transpose(0, 1)
+        target = target.movedim(2, 0)
         target.copy_(x.view(target.shape))
 
     def put_locations(self, grad_places: Tensor, target: Tensor) -> None:
         """Write the gradient of (batch, groups, num_keys, 2), from that of places in the table."""
+        target = target[self.samples, self.groups]
         for axis, size in enumerate(self.table.shape[2:]):
             # A key that moves by 1 moves the queries' places by a quarter of the table back.
             factor = (size - 3) / -4 / LOG2_E
-            target.flatten(0, 1)[self.chosen, :, axis] = factor * grad_places[axis]
+            target[..., axis] = factor * grad_places[axis].view(target.shape[:-1])
 
     def add_table(self, grad: Tensor, target: Tensor) -> None:
         """Add the gradient of :attr:`table` to that of (num_heads, height, width)."""
-        target.unflatten(0, (self.groups, -1)).index_add_(
-            0, self.group_indices, grad[:, :, 1:-1, 1:-1].transpose(0, 1))
+        samples = self.samples.stop - self.samples.start
+        grad = grad[:, :, 1:-1, 1:-1].unflatten(1, (samples, -1)).sum(1)
+        target.unflatten(0, (self.all_groups, -1))[self.groups] += grad.transpose(0, 1)
 
 
 class _Band:
@@ -358,23 +367,19 @@ class _Tile:
     strip: _Strip
 
     def take(self, x: Tensor) -> Tensor:
-        """(groups, heads, height, width, n) -> (heads * groups, n, queries)."""
-        x = x[:, :, self.band.queries, self.strip.queries].movedim(-1, 2)
-        return self.band.part.join(x.to(precision(x))).flatten(2)
+        """(samples, groups, heads, height, width, n) -> (heads * groups, queries, n)."""
+        x = x[:, :, :, self.band.queries, self.strip.queries]
+        return self.band.part.join(x.to(precision(x))).flatten(1, 2)
 
     def put(self, x: Tensor, target: Tensor) -> None:
         """Write what :meth:`take` would read."""
-        self.band.part.put(
-            x, target[:, :, self.band.queries, self.strip.queries].movedim(-1, 2))
-
-    def product(self, by_key: Tensor, by_query: Tensor, buffer: Tensor) -> Tensor:
-        """(heads * groups, num_keys, d) times (heads * groups, d, queries), into the buffer."""
-        shape = *by_key.shape[:2], by_query.shape[2]
-        return torch.bmm(by_key, by_query, out=buffer[:math.prod(shape)].view(shape))
+        self.band.part.put(x, target[:, :, :, self.band.queries, self.strip.queries])
 
     def logits(self, query: Tensor, buffer: Tensor) -> Tensor:
-        """Binary logarithms, (heads * groups, num_keys, queries), of what :meth:`take` gives."""
-        logits = self.product(self.band.part.key, query, buffer)
+        """Binary logarithms, (heads * groups, num_keys, queries), of what :meth:`take` gives, in
+        the buffer.
+        """
+        logits = product_in(buffer, self.band.part.key, query.mT)
         by_row = self.band.by_row[..., self.strip.entries]
         for head, bias in zip(self._by_heads(logits), by_row, strict=True):
             head.baddbmm_(bias, self.strip.hats)

@@ -15,7 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tiling import LOG2_E, even_slices, logits_per_tile, precision, softmax_numerators
+from .tiling import (
+    LOG2_E,
+    empty_map,
+    even_slices,
+    logits_per_tile,
+    precision,
+    product_in,
+    softmax_numerators,
+)
 
 # Least side of a tile: few of its keys lie outside a query's window, and its products are not too
 # small to be fast.
@@ -35,8 +43,9 @@ def tiled_neighborhood_attention(query: Tensor, key: Tensor, value: Tensor,
     out, log_sums = _empty_outputs(query, value)
     with torch.autocast(query.device.type, enabled=False):
         tiles = _Tiles(query, relative_position_bias_table, scale)
+        buffer = tiles.empty_logits()
         for part in tiles.parts():
-            logits = tiles.logits(part, part.take(query), part.take_keys(key))
+            logits = tiles.logits(part, part.take(query), part.take_keys(key), buffer)
             numerators, sums, part_log_sums = softmax_numerators(logits)
             part.put(torch.bmm(numerators.mT, part.take_keys(value)).div_(sums.mT), out)
             part.put(part_log_sums.mT, log_sums[..., None])
@@ -54,7 +63,7 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
                value: Tensor, relative_position_bias_table: Tensor,
                scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of the query, key, value and table."""
-    grad_query, grad_key, grad_value = (_empty_like(x) for x in (query, key, value))
+    grad_query, grad_key, grad_value = (empty_map(x, x.shape) for x in (query, key, value))
     # The gradient of a logit is its weight times (the weight's gradient - this).
     means = (grad_out.to(log_sums.dtype) * out).sum(-1, keepdim=True)
     with torch.autocast(query.device.type, enabled=False):
@@ -62,17 +71,18 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
         key_sums, value_sums = (torch.zeros_like(x, dtype=precision(x))
                                 for x in (grad_key, grad_value))
         bias_sum = torch.zeros_like(tiles.bias[0][0])
+        buffer, grad_buffer = tiles.empty_logits(), tiles.empty_logits()
         for part in tiles.parts():
             tile_query, tile_grad = part.take(query), part.take(grad_out)
             tile_key, tile_value = part.take_keys(key), part.take_keys(value)
-            logits = tiles.logits(part, tile_query, tile_key)
+            logits = tiles.logits(part, tile_query, tile_key, buffer)
             weights = logits.sub_(part.take(log_sums[..., None]).mT).exp2_()
             part.add_keys(torch.bmm(weights, tile_grad), value_sums)
-            grad_logits = torch.bmm(tile_value, tile_grad.mT)
+            grad_logits = product_in(grad_buffer, tile_value, tile_grad.mT)
             grad_logits.sub_(part.take(means).mT).mul_(weights)
             part.put(torch.bmm(grad_logits.mT, tile_key).mul_(scale), grad_query)
             part.add_keys(torch.bmm(grad_logits, tile_query).mul_(scale), key_sums)
-            bias_sum += part.unflatten(grad_logits).sum((0, 2, 3))
+            bias_sum += part.unflatten(grad_logits).sum((2, 3)).sum(0)
     grad_table = tiles.table_gradient(bias_sum).to(relative_position_bias_table.dtype)
     return grad_query, grad_key.copy_(key_sums), grad_value.copy_(value_sums), grad_table
 
@@ -80,8 +90,10 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
 @_gradients.register_fake
 def _(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, key: Tensor, value: Tensor,
       relative_position_bias_table: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return (_empty_like(query), _empty_like(key), _empty_like(value), torch.empty_like(
-        relative_position_bias_table, memory_format=torch.contiguous_format))
+    shape = query.shape
+    return (empty_map(query, shape), empty_map(key, shape), empty_map(value, shape),
+            torch.empty_like(relative_position_bias_table,
+                             memory_format=torch.contiguous_format))
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -97,13 +109,7 @@ tiled_neighborhood_attention.register_autograd(_backward, setup_context=_save_fo
 
 
 def _empty_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    return _empty_like(value), query.new_empty(query.shape[:-1], dtype=precision(query))
-
-
-def _empty_like(x: Tensor) -> Tensor:
-    """With the channels of all heads beside each other, as a linear layer wants them."""
-    batch, num_heads, height, width, head_dim = x.shape
-    return x.new_empty(batch, height, width, num_heads, head_dim).movedim(3, 1)
+    return empty_map(value, value.shape), query.new_empty(query.shape[:-1], dtype=precision(query))
 
 
 @dataclass(frozen=True)
@@ -203,9 +209,16 @@ class _Tiles:
         return (_Part(self, samples, rows)
                 for samples in self.sample_slices for rows in self.row_slices)
 
-    def logits(self, part: '_Part', query: Tensor, key: Tensor) -> Tensor:
-        """Binary logarithms, (tiles, keys, queries), of what the part takes."""
-        logits = torch.bmm(key, (LOG2_E * self.scale * query).mT)
+    def empty_logits(self) -> Tensor:
+        """Room for those of a part."""
+        rows, samples = (max(chosen.stop - chosen.start for chosen in slices)
+                         for slices in (self.row_slices, self.sample_slices))
+        return self.bias[0][0].new_empty(
+            samples * rows * self.columns.count * self.bias[0][0].numel())
+
+    def logits(self, part: '_Part', query: Tensor, key: Tensor, buffer: Tensor) -> Tensor:
+        """Binary logarithms, (tiles, keys, queries), of what the part takes, in the buffer."""
+        logits = product_in(buffer, key, (LOG2_E * self.scale * query).mT)
         by_tile = part.unflatten(logits)
         start, stop = part.rows.start, part.rows.stop
         for (rows, _), row_bias in zip(self.row_windows, self.bias, strict=True):
@@ -282,8 +295,10 @@ class _Part:
         """The part of a map, zero outside it."""
         height, width = x.shape[2:4]
         x = x[self.samples, :, max(0, rows[0]):rows[1]].to(precision(x))
-        return F.pad(x, (0, 0, -columns[0], columns[1] - width,
-                         max(0, -rows[0]), max(0, rows[1] - height)))
+        # With the heads last, there is more to copy at a time.
+        return F.pad(x.movedim(1, 3), (
+            0, 0, 0, 0, -columns[0], columns[1] - width,
+            max(0, -rows[0]), max(0, rows[1] - height))).movedim(3, 1)
 
     def _inside(self, x: Tensor, rows: tuple[int, int], columns_before: int,
                 target: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """What the tiled implementations share."""
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +30,21 @@ def even_slices(stop: int, step: int, unit: int = 1) -> list[slice]:
 def precision(x: Tensor) -> torch.dtype:
     """float32 or better."""
     return torch.promote_types(x.dtype, torch.float32)
+
+
+def empty_map(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """(batch, num_heads, height, width, head_dim), as channels-last maps have it."""
+    batch, num_heads, height, width, head_dim = shape
+    return x.new_empty(batch, height, width, num_heads, head_dim).movedim(3, 1)
+
+
+def product_in(buffer: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """(batch, m, k) times (batch, k, n), in a buffer, which stays in the cache from tile to tile.
+
+    Memory that is new each time makes the product take twice as long on a CPU.
+    """
+    shape = *a.shape[:2], b.shape[2]
+    return torch.bmm(a, b, out=buffer[:math.prod(shape)].view(shape))
 
 
 def softmax_numerators(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -124,12 +124,19 @@ class DeformableAttention(nn.Module):
         Returns:
             Tensor[batch, groups, key_height, key_width, 2] in float32 or better.
         """
-        query = query.unflatten(1, (self.groups, -1)).flatten(0, 1)
         # A convolution without padding needs a map of its kernel's size to leave a key.
         missing = [max(0, self.kernel_size - side) for side in query.shape[2:]]
         if self.padding == 0 and any(missing):
             query = F.pad(query, (0, missing[1], 0, missing[0]))
-        offsets = self.offsets(query)
+        depthwise, *pointwise = self.offsets
+        assert isinstance(depthwise, nn.Conv2d) and depthwise.bias is not None
+        # The groups share their weights; side by side, the map is not copied to part them.
+        offsets = F.conv2d(query, depthwise.weight.repeat(self.groups, 1, 1, 1),
+                           depthwise.bias.repeat(self.groups), self.stride, self.padding,
+                           groups=query.shape[1])
+        offsets = offsets.unflatten(1, (self.groups, -1)).flatten(0, 1)
+        for layer in pointwise:
+            offsets = layer(offsets)
         # Half precision would move the keys by up to an eighth of a position on a large map.
         offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
         offsets = offsets.unflatten(0, (-1, self.groups)).permute(0, 1, 3, 4, 2)
