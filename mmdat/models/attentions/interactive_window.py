@@ -1,7 +1,7 @@
 """Interactive window-based self-attention, IWSA (ScalableViT, arXiv 2203.10790, section 3.3)."""
 from torch import Tensor, nn
 
-from mmdat.models.layers import depthwise_conv, merge_heads, split_heads
+from mmdat.models.layers import PointwiseLinear, depthwise_conv, merge_heads, split_heads
 from mmdat.ops import window_attention
 
 
@@ -19,15 +19,14 @@ class InteractiveWindowAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
-        self.project = nn.Linear(embed_dims, embed_dims)
+        self.qkv = PointwiseLinear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        self.project = PointwiseLinear(embed_dims, embed_dims)
         self.local_interaction = depthwise_conv(embed_dims, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
-        qkv = self.qkv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        query, key, value = qkv.chunk(3, dim=1)
+        query, key, value = self.qkv(x).chunk(3, dim=1)
         out = window_attention(split_heads(query, self.num_heads), split_heads(key, self.num_heads),
                                split_heads(value, self.num_heads), self.window_size)
         out = merge_heads(out) + self.local_interaction(value)
-        return self.project(out.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.project(out)

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdat.models.layers import PointwiseLinear, merge_heads, split_heads
 from mmdat.ops import neighborhood_attention
 
 
@@ -19,8 +20,8 @@ class NeighborhoodAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.kernel_size = kernel_size
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
-        self.project = nn.Linear(embed_dims, embed_dims)
+        self.qkv = PointwiseLinear(embed_dims, 3 * embed_dims)
+        self.project = PointwiseLinear(embed_dims, embed_dims)
         self.relative_position_bias_table = nn.Parameter(
             torch.empty(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
@@ -30,8 +31,6 @@ class NeighborhoodAttention(nn.Module):
         height, width = x.shape[2:]
         # A map smaller than the window grows to it; the new positions are queries and keys too.
         x = F.pad(x, (0, max(0, self.kernel_size - width), 0, max(0, self.kernel_size - height)))
-        qkv = self.qkv(x.permute(0, 2, 3, 1)).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = qkv.permute(3, 0, 4, 1, 2, 5)  # each (B, h, H, W, d)
+        query, key, value = (split_heads(y, self.num_heads) for y in self.qkv(x).chunk(3, dim=1))
         out = neighborhood_attention(query, key, value, self.relative_position_bias_table)
-        out = self.project(out[:, :, :height, :width].permute(0, 2, 3, 1, 4).flatten(-2))
-        return out.permute(0, 3, 1, 2)
+        return self.project(merge_heads(out)[..., :height, :width])

@@ -2,7 +2,14 @@
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
-from mmdat.models.layers import LayerNorm2d, depthwise_conv, pad_to_multiple, split_heads
+from mmdat.models.layers import (
+    LayerNorm2d,
+    PointwiseLinear,
+    depthwise_conv,
+    merge_heads,
+    pad_to_multiple,
+    split_heads,
+)
 from mmdat.ops import global_attention
 
 
@@ -23,32 +30,30 @@ class ScalableAttention(nn.Module):
         self.num_heads = num_heads
         self.reduction_ratio = reduction_ratio
         self.scale = (embed_dims // num_heads * channel_ratio)**-0.5
-        self.project = nn.Linear(embed_dims, embed_dims)
+        self.project = PointwiseLinear(embed_dims, embed_dims)
         # Where nothing is reduced, the published models do not scale the channels either.
         dims = embed_dims if reduction_ratio == 1 else int(embed_dims * channel_ratio)
         if dims < 1 or dims % num_heads:
             raise UserError(f'channel_ratio {channel_ratio} makes {dims} of {embed_dims} channels: '
                             f'choose one that makes a multiple of the {num_heads} heads')
-        self.query = nn.Linear(embed_dims, dims, bias=qkv_bias)
+        self.query = PointwiseLinear(embed_dims, dims, bias=qkv_bias)
         if reduction_ratio == 1:
-            self.key_value = nn.Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
+            self.key_value = PointwiseLinear(embed_dims, 2 * embed_dims, bias=qkv_bias)
             return
         self.reduction = nn.Sequential(
             depthwise_conv(embed_dims, reduction_ratio, reduction_ratio, padding=0),
             nn.Conv2d(embed_dims, dims, 1), LayerNorm2d(dims), nn.GELU())
-        self.key = nn.Linear(dims, dims, bias=qkv_bias)
-        self.value = nn.Linear(dims, embed_dims, bias=qkv_bias)
+        self.key = PointwiseLinear(dims, dims, bias=qkv_bias)
+        self.value = PointwiseLinear(dims, embed_dims, bias=qkv_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
-        query = self.query(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        query = self.query(x)
         if self.reduction_ratio == 1:
-            key, value = self.key_value(x.flatten(2).mT).chunk(2, dim=-1)
+            key, value = self.key_value(x).chunk(2, dim=1)
         else:
-            reduced = self.reduction(pad_to_multiple(x, self.reduction_ratio)).flatten(2).mT
-            key, value = self.key(reduced), self.value(reduced)  # (B, Nk, C)
-        out = global_attention(split_heads(query, self.num_heads),
-                               split_heads(key.mT, self.num_heads),
-                               split_heads(value.mT, self.num_heads), scale=self.scale)
-        out = self.project(out.permute(0, 2, 3, 1, 4).flatten(-2))
-        return out.permute(0, 3, 1, 2)
+            reduced = self.reduction(pad_to_multiple(x, self.reduction_ratio))
+            key, value = self.key(reduced), self.value(reduced)
+        key, value = (split_heads(y.flatten(2), self.num_heads) for y in (key, value))
+        out = global_attention(split_heads(query, self.num_heads), key, value, scale=self.scale)
+        return self.project(merge_heads(out))

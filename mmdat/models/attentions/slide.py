@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdat.models.layers import PointwiseLinear
 from mmdat.ops import slide_attention
 
 TAPS = 9  # of a 3 x 3 kernel
@@ -25,8 +26,8 @@ class SlideAttention(nn.Module):
         self.scale = (embed_dims // num_heads)**-0.5
         self.head_dim = embed_dims // 4 // num_heads
         inner_dims = num_heads * self.head_dim
-        self.qkv = nn.Linear(embed_dims, 3 * inner_dims)
-        self.project = nn.Linear(inner_dims, embed_dims)
+        self.qkv = PointwiseLinear(embed_dims, 3 * inner_dims)
+        self.project = PointwiseLinear(inner_dims, embed_dims)
         self.shifts = self._taps()
         self.deformed_shifts = self._taps()
         with torch.no_grad():
@@ -38,14 +39,12 @@ class SlideAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
-        qkv = self.qkv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        qkv = qkv.unflatten(1, (self.num_heads, 3, self.head_dim))
+        qkv = self.qkv(x).unflatten(1, (self.num_heads, 3, self.head_dim))
         query, key, value = qkv.unbind(2)  # each (B, h, d, H, W)
         out = slide_attention(query, self._neighbors(key), self._neighbors(value),
                               self.relative_position_bias_table.view(self.num_heads, TAPS),
                               scale=self.scale)
-        out = self.project(out.flatten(1, 2).permute(0, 2, 3, 1))
-        return out.permute(0, 3, 1, 2)
+        return self.project(out.flatten(1, 2))
 
     def _neighbors(self, x: Tensor) -> Tensor:
         """(B, h, d, H, W) -> (B, h, d, taps, H, W)."""

@@ -2,6 +2,7 @@
 import torch
 from torch import Tensor, nn
 
+from mmdat.models.layers import PointwiseLinear, merge_heads, split_heads
 from mmdat.ops import window_attention
 
 
@@ -21,17 +22,15 @@ class WindowAttention(nn.Module):
         self.num_heads = num_heads
         self.window_size = window_size
         self.shift = (window_size + 1) // 2 if shifted else 0
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
-        self.project = nn.Linear(embed_dims, embed_dims)
+        self.qkv = PointwiseLinear(embed_dims, 3 * embed_dims)
+        self.project = PointwiseLinear(embed_dims, embed_dims)
         self.relative_position_bias_table = nn.Parameter(
             torch.empty((2 * window_size - 1)**2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
-        qkv = self.qkv(x.permute(0, 2, 3, 1)).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = qkv.permute(3, 0, 4, 1, 2, 5)  # each (B, h, H, W, d)
+        query, key, value = (split_heads(y, self.num_heads) for y in self.qkv(x).chunk(3, dim=1))
         out = window_attention(query, key, value, self.window_size,
                                self.relative_position_bias_table, shift=self.shift)
-        out = self.project(out.permute(0, 2, 3, 1, 4).flatten(-2))
-        return out.permute(0, 3, 1, 2)
+        return self.project(merge_heads(out))
