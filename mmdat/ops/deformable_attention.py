@@ -71,7 +71,7 @@ def deformable_attention(query: Tensor,
         return _dense(query, key, value, sampling_locations, relative_position_bias_table, scale,
                       dropout_p)
     if relative_position_bias_table is None:
-        return global_attention(query, key, value, scale=scale)
+        return global_attention(query, key, value, scale=scale, implementation='fused')
     assert sampling_locations is not None
     out, _ = tiled_deformable_attention(query, key, value, sampling_locations,
                                         relative_position_bias_table, scale)

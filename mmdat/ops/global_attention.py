@@ -1,8 +1,11 @@
 """Attention of every position of a map to one set of keys (PVT, arXiv 2102.12122, section 3.3;
 ScalableViT, arXiv 2203.10790, section 3.2).
 """
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .implementations import choose_implementation
 
 
 def global_attention(query: Tensor,
@@ -10,7 +13,9 @@ def global_attention(query: Tensor,
                      value: Tensor,
                      bias: Tensor | None = None,
                      *,
-                     scale: float | None = None) -> Tensor:
+                     scale: float | None = None,
+                     dropout_p: float = 0.0,
+                     implementation: str = 'auto') -> Tensor:
     r"""Attention of a map of queries to all keys.
 
     .. math:: \text{softmax}(\text{scale} \cdot q k^T + \text{bias}) v
@@ -21,12 +26,16 @@ def global_attention(query: Tensor,
         value: Tensor[batch, num_heads, num_keys, value_dim].
         bias: Tensor[num_heads, height * width, num_keys], added to the logits, or None.
         scale: Factor of the logits, ``head_dim ** -0.5`` if None.
+        dropout_p: Probability to drop a weight; above 0, the dense implementation runs.
+        implementation: ``'dense'``, the equation as written, in memory that grows with queries
+            times keys; ``'fused'``, PyTorch's ``scaled_dot_product_attention``, in memory that
+            grows with queries plus keys unless there is a bias; ``'auto'``, fused.
 
     Returns:
         Tensor[batch, num_heads, height, width, value_dim] in the dtype of ``value``.
 
     Raises:
-        ValueError: If shapes do not fit each other.
+        ValueError: If shapes do not fit each other, or if there is no such implementation.
 
     Differentiable in all tensors. Floating point of any precision, accumulated in float32 or
     better.
@@ -37,17 +46,35 @@ def global_attention(query: Tensor,
         torch.Size([1, 2, 6, 8, 16])
     """
     _check_shapes(query, key, value, bias)
+    chosen = choose_implementation('global_attention', implementation, 'fused',
+                                   ('dense', 'fused'), dropout_p)
     if scale is None:
         scale = query.shape[-1]**-0.5
+    attend = _dense if chosen == 'dense' else _fused
+    return attend(query.flatten(2, 3), key, value, bias, scale, dropout_p).unflatten(
+        2, query.shape[2:4])
+
+
+def _dense(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float,
+           dropout_p: float) -> Tensor:
+    logits = scale * query @ key.mT
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if bias is not None:
+        logits = logits + bias
+    return F.dropout(logits.softmax(-1), dropout_p).to(value.dtype) @ value
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float,
+           _: float) -> Tensor:
     value_dim = value.shape[-1]
     # PyTorch's memory-saving kernels want one width; zeros change neither logits nor results.
     head_dim = max(query.shape[-1], value_dim)
     query, key, value = (F.pad(x, (0, head_dim - x.shape[-1])) if x.shape[-1] < head_dim else x
                          for x in (query, key, value))
     out = F.scaled_dot_product_attention(
-        query.flatten(2, 3), key, value, scale=scale,
+        query, key, value, scale=scale,
         attn_mask=None if bias is None else bias[None].to(query.dtype))
-    return out[..., :value_dim].unflatten(2, query.shape[2:4])
+    return out[..., :value_dim]
 
 
 def _check_shapes(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> None:

@@ -1,7 +1,30 @@
 """Which implementation of an operator runs."""
+import contextlib
 import functools
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+
+# What 'auto' stands for, if a caller said so. A module's attribute, as torch.compile guards those.
+_preferred: str | None = None
+
+
+@contextlib.contextmanager
+def prefer_implementation(name: str) -> Iterator[None]:
+    """Let ``implementation='auto'`` stand for this one inside, in operators that have it.
+
+    For comparisons and to find faults. The backward pass of blocks that recompute their
+    activations belongs inside, too.
+
+    Example:
+        >>> with prefer_implementation('dense'):
+        ...     features = backbone(images)  # doctest: +SKIP
+    """
+    global _preferred
+    before, _preferred = _preferred, name
+    try:
+        yield
+    finally:
+        _preferred = before
 
 
 def choose_implementation(operator: str, implementation: str, auto: str,
@@ -23,11 +46,14 @@ def choose_implementation(operator: str, implementation: str, auto: str,
                          f"{', '.join(('auto', *implementations))}")
     if not 0 <= dropout_p < 1:
         raise ValueError(f'dropout_p must be at least 0 and below 1, got {dropout_p}')
-    chosen = auto if implementation == 'auto' else implementation
-    if dropout_p > 0 and chosen != 'dense':
+    if implementation == 'auto':
+        implementation = auto
+        if _preferred is not None and _preferred in implementations:
+            implementation = _preferred
+    if dropout_p > 0 and implementation != 'dense':
         _warn_of_dropout(operator)
         return 'dense'
-    return chosen
+    return implementation
 
 
 @functools.cache

@@ -1,7 +1,11 @@
 """Attention inside the windows of a regular partition (Swin, arXiv 2103.14030, section 3.2)."""
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .implementations import choose_implementation
 
 # Added to the logits of positions that only the shift brought together, as published.
 REGION_PENALTY = -100.0
@@ -14,7 +18,9 @@ def window_attention(query: Tensor,
                      relative_position_bias_table: Tensor | None = None,
                      *,
                      shift: int = 0,
-                     scale: float | None = None) -> Tensor:
+                     scale: float | None = None,
+                     dropout_p: float = 0.0,
+                     implementation: str = 'auto') -> Tensor:
     r"""Attention of each position to the w x w window of a partition that it lies in.
 
     .. math:: \text{softmax}(\text{scale} \cdot q k^T + B[p_q - p_k] + M) v
@@ -33,12 +39,16 @@ def window_attention(query: Tensor,
             for no bias.
         shift: Positions to roll by, 0 to w.
         scale: Factor of the logits, ``head_dim ** -0.5`` if None.
+        dropout_p: Probability to drop a weight; above 0, the dense implementation runs.
+        implementation: ``'dense'``, the equation as written; ``'fused'``, PyTorch's
+            ``scaled_dot_product_attention``, which does not keep the logits unless the bias table
+            needs a gradient; ``'auto'``, fused unless it does.
 
     Returns:
         Tensor[batch, num_heads, height, width, head_dim] in the dtype of ``value``.
 
     Raises:
-        ValueError: If shapes do not fit each other.
+        ValueError: If shapes do not fit each other, or if there is no such implementation.
 
     Differentiable in all tensors. Floating point of any precision; the softmax is computed in
     float32 or better.
@@ -49,21 +59,53 @@ def window_attention(query: Tensor,
         torch.Size([1, 2, 9, 12, 16])
     """
     _check_shapes(query, key, value, window_size, relative_position_bias_table)
+    table = relative_position_bias_table
+    trains_table = torch.is_grad_enabled() and table is not None and table.requires_grad
+    chosen = choose_implementation('window_attention', implementation,
+                                   'dense' if trains_table else 'fused', ('dense', 'fused'),
+                                   dropout_p)
     height, width, head_dim = query.shape[2:]
     if scale is None:
         scale = head_dim**-0.5
     query, key, value = (_to_windows(x, window_size, shift) for x in (query, key, value))
-    logits = scale * query @ key.transpose(-2, -1)  # (B, rows, columns, h, w * w, w * w)
+    bias = _bias(table, height, width, window_size, shift, query)
+    attend = _dense if chosen == 'dense' else _fused
+    out = attend(query, key, value, bias, scale, dropout_p)
+    return _from_windows(out, window_size, shift)[:, :, :height, :width]
+
+
+def _dense(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float,
+           dropout_p: float) -> Tensor:
+    logits = scale * query @ key.mT  # (B, rows, columns, h, w * w, w * w)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if relative_position_bias_table is not None:
-        logits = logits + _window_bias(relative_position_bias_table, window_size)
+    if bias is not None:
+        logits = logits + bias
+    return F.dropout(logits.softmax(-1), dropout_p).to(value.dtype) @ value
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float,
+           _: float) -> Tensor:
+    if bias is not None:
+        bias = bias.expand(*query.shape[:4], -1, -1).flatten(0, 2).to(query.dtype)
+    windows = query.shape[:3]
+    query, key, value = (x.flatten(0, 2) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+    return out.unflatten(0, windows)
+
+
+def _bias(table: Tensor | None, height: int, width: int, window_size: int, shift: int,
+          query: Tensor) -> Tensor | None:
+    """What is added to logits of (B, window rows, window columns, h, w * w, w * w)."""
+    terms = []
+    if table is not None:
+        terms.append(_window_bias(table, window_size).to(
+            torch.promote_types(query.dtype, torch.float32)))
     if shift:
-        logits = logits + _region_penalty(height, width, window_size, shift, query.device)
+        terms.append(_region_penalty(height, width, window_size, shift, query.device))
     if height % window_size or width % window_size:
         padded = _padded_keys(height, width, window_size, shift, query.device)
-        logits = logits.masked_fill(padded, -torch.inf)
-    out = logits.softmax(-1).to(value.dtype) @ value
-    return _from_windows(out, window_size, shift)[:, :, :height, :width]
+        terms.append(torch.zeros_like(padded, dtype=torch.float32).masked_fill(padded, -torch.inf))
+    return functools.reduce(torch.add, terms) if terms else None
 
 
 def _to_windows(x: Tensor, window_size: int, shift: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Each implementation of an operator computes what the dense one does, in less memory."""
 import sys
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -10,13 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmdat.ops import deformable_attention, implementations
-from mmdat.ops.tiled_deformable_attention import tiled_deformable_attention
+from mmdat.ops import (
+    deformable_attention,
+    global_attention,
+    implementations,
+    neighborhood_attention,
+    prefer_implementation,
+    window_attention,
+)
 from mmdat.ops.tiling import LOGITS_PER_TILE
 
 # The package's attribute of that name is the function.
 MODULE = sys.modules['mmdat.ops.deformable_attention']
-IMPLEMENTATIONS = ('tiled',)
 # Largest difference over largest magnitude, of the output and the gradients. In bfloat16 the
 # backward pass starts from an output of three digits.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2}
@@ -24,73 +30,129 @@ TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes, and how many logits a tile may have."""
-    batch: int
-    groups: int
-    heads_per_group: int
-    height: int
-    width: int
-    num_keys: int
-    head_dim: int
-    table: tuple[int, int] | None
-    reach: float
+    """Inputs of an operator, and how many logits a tile may have."""
+    operator: Callable[..., Tensor]
+    implementation: str
+    inputs: list[Tensor]
+    options: dict[str, Any]
     logits_per_tile: int
-    seed: int
 
-    def inputs(self, dtype: torch.dtype) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(self.seed)
-        num_heads = self.groups * self.heads_per_group
+    def to(self, dtype: torch.dtype) -> 'Case':
+        """Positions and tables stay in float32 or better, as under autocast."""
+        inputs = [x.to(dtype if index < 3 else torch.promote_types(dtype, torch.float32))
+                  for index, x in enumerate(self.inputs)]
+        return replace(self, inputs=[x.requires_grad_() for x in inputs])
 
-        def random(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    def results(self, implementation: str) -> list[Tensor]:
+        """The output and the gradients of the inputs."""
+        out = self.operator(*self.inputs, **self.options, implementation=implementation)
+        return [out, *torch.autograd.grad(out.sin().sum(), self.inputs)]
 
-        # As the backbones have them: queries come from a map with the channels first.
-        query = random(self.batch, num_heads, self.head_dim, self.height, self.width)
-        keys = self.batch, num_heads, self.num_keys, self.head_dim
-        inputs = [query.movedim(2, -1), random(*keys), random(*keys)]
-        if self.table is not None:
-            # Positions and tables stay in float32 under autocast.
-            precise = torch.promote_types(dtype, torch.float32)
-            locations = torch.rand(self.batch, self.groups, self.num_keys, 2, generator=generator,
-                                   dtype=torch.float64)
-            inputs += [((2 * locations - 1) * self.reach).to(precise),
-                       random(num_heads, *self.table).to(precise)]
-        return [x.requires_grad_() for x in inputs]
+
+def random(seed: int, *shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def random_map(seed: int, batch: int, num_heads: int, height: int, width: int, head_dim: int,
+               channels_last: bool) -> Tensor:
+    """(batch, num_heads, height, width, head_dim), in the two ways that maps lie in memory."""
+    if channels_last:
+        return random(seed, batch, height, width, num_heads, head_dim).movedim(3, 1)
+    return random(seed, batch, num_heads, head_dim, height, width).movedim(2, -1)
+
+
+def deformable(batch: int, groups: int, heads_per_group: int, height: int, width: int,
+               num_keys: int, head_dim: int, table: tuple[int, int] | None, reach: float,
+               channels_last: bool, logits_per_tile: int, seed: int) -> Case:
+    num_heads = groups * heads_per_group
+    inputs = [random_map(seed, batch, num_heads, height, width, head_dim, channels_last),
+              random(seed + 1, batch, num_heads, num_keys, head_dim),
+              random(seed + 2, batch, num_heads, num_keys, head_dim)]
+    if table is not None:
+        generator = torch.Generator().manual_seed(seed + 3)
+        locations = torch.rand(batch, groups, num_keys, 2, generator=generator,
+                               dtype=torch.float64)
+        inputs += [(2 * locations - 1) * reach, random(seed + 4, num_heads, *table)]
+    return Case(deformable_attention, 'tiled', inputs, {}, logits_per_tile)
+
+
+def neighborhood(batch: int, num_heads: int, kernel_size: int, more: tuple[int, int],
+                 head_dim: int, channels_last: bool, logits_per_tile: int, seed: int) -> Case:
+    size = kernel_size + more[0], kernel_size + more[1]
+    inputs = [random_map(seed + index, batch, num_heads, *size, head_dim, channels_last)
+              for index in range(3)]
+    table = random(seed + 3, num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1)
+    return Case(neighborhood_attention, 'tiled', [*inputs, table], {}, logits_per_tile)
+
+
+def window(batch: int, num_heads: int, height: int, width: int, window_size: int, shift: int,
+           head_dim: int, with_table: bool, seed: int) -> Case:
+    inputs = [random(seed + index, batch, num_heads, height, width, head_dim)
+              for index in range(3)]
+    options = dict(window_size=window_size, shift=min(shift, window_size))
+    if with_table:
+        inputs.append(random(seed + 3, (2 * window_size - 1)**2, num_heads))
+    def operator(*tensors: Tensor, **options: Any) -> Tensor:
+        query, key, value, *table = tensors
+        return window_attention(query, key, value, options.pop('window_size'), *table, **options)
+    return Case(operator, 'fused', inputs, options, 2**20)
+
+
+def to_all_keys(batch: int, num_heads: int, height: int, width: int, num_keys: int,
+                head_dim: int, value_dim: int, with_bias: bool, seed: int) -> Case:
+    inputs = [random(seed, batch, num_heads, height, width, head_dim),
+              random(seed + 1, batch, num_heads, num_keys, head_dim),
+              random(seed + 2, batch, num_heads, num_keys, value_dim)]
+    if with_bias:
+        inputs.append(random(seed + 3, num_heads, height * width, num_keys))
+    return Case(global_attention, 'fused', inputs, {}, 2**20)
 
 
 sides = st.one_of(st.integers(1, 4), st.integers(5, 20))
-cases = st.builds(
-    Case, batch=st.integers(1, 3), groups=st.integers(1, 3), heads_per_group=st.integers(1, 2),
-    height=sides, width=sides, num_keys=st.integers(1, 20), head_dim=st.integers(1, 9),
-    table=st.one_of(st.none(), st.tuples(st.integers(1, 45), st.integers(1, 45))),
-    reach=st.sampled_from([0.9, 1.0, 1.7, 4.0]),
-    logits_per_tile=st.sampled_from([2**10, 2**12, 2**22]), seed=st.integers(0, 2**31))
+few = st.integers(1, 3)
+dims = st.integers(1, 9)
+seeds = st.integers(0, 2**31)
+tiles = st.sampled_from([2**10, 2**12, 2**22])
+CASES = dict(
+    deformable=st.builds(
+        deformable, batch=few, groups=few, heads_per_group=st.integers(1, 2), height=sides,
+        width=sides, num_keys=st.integers(1, 20), head_dim=dims,
+        table=st.one_of(st.none(), st.tuples(st.integers(1, 45), st.integers(1, 45))),
+        reach=st.sampled_from([0.9, 1.0, 1.7, 4.0]), channels_last=st.booleans(),
+        logits_per_tile=tiles, seed=seeds),
+    neighborhood=st.builds(
+        neighborhood, batch=few, num_heads=few, kernel_size=st.sampled_from([1, 3, 5, 7, 9, 13]),
+        more=st.tuples(st.integers(0, 20), st.integers(0, 20)), head_dim=dims,
+        channels_last=st.booleans(), logits_per_tile=st.sampled_from([1, 2**16, 2**22]),
+        seed=seeds),
+    window=st.builds(
+        window, batch=few, num_heads=few, height=sides, width=sides, window_size=st.integers(1, 8),
+        shift=st.integers(0, 4), head_dim=dims, with_table=st.booleans(), seed=seeds),
+    to_all_keys=st.builds(
+        to_all_keys, batch=few, num_heads=few, height=sides, width=sides,
+        num_keys=st.integers(1, 20), head_dim=dims, value_dim=dims, with_bias=st.booleans(),
+        seed=seeds))
 
 
-def results(inputs: list[Tensor], implementation: str) -> list[Tensor]:
-    """The output and the gradients of the inputs."""
-    out = deformable_attention(*inputs, implementation=implementation)
-    return [out, *torch.autograd.grad(out.sin().sum(), inputs)]
-
-
-@pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
+@pytest.mark.parametrize('operator', CASES)
 @pytest.mark.parametrize('dtype, examples', [
     (torch.float64, 500), (torch.float32, 200), (torch.bfloat16, 200)])
-def test_deformable_attention_equals_the_dense_one(implementation: str, dtype: torch.dtype,
-                                                   examples: int) -> None:
+def test_implementations_equal_the_dense_one(operator: str, dtype: torch.dtype,
+                                             examples: int) -> None:
     @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
-    @given(cases)
+    @given(CASES[operator])
     def check(case: Case) -> None:
-        inputs = case.inputs(dtype)
-        truth = results([x.detach().double().requires_grad_() for x in inputs], 'dense')
+        truth = case.to(torch.float64).results('dense')
+        case = case.to(dtype)
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(LOGITS_PER_TILE, 'cpu', case.logits_per_tile)
-            found = results(inputs, implementation)
-        dense = results(inputs, 'dense')
+            found = case.results(case.implementation)
+        dense = case.results('dense')
         # Some gradients, such as that of a table with one cell, are zero but for rounding.
         floor = 0.1 * max(x.abs().max() for x in truth)
         for index, (x, y, expected) in enumerate(zip(found, dense, truth, strict=True)):
-            if index == 4 and dtype != torch.float64:
+            if operator == 'deformable' and index == 4 and dtype != torch.float64:
                 continue  # the locations' gradient jumps at the table's cells, where rounding moves
             error, dense_error = ((z - expected).abs().max() / max(floor, expected.abs().max())
                                   for z in (x, y))
@@ -99,58 +161,80 @@ def test_deformable_attention_equals_the_dense_one(implementation: str, dtype: t
     check()
 
 
-@pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
-def test_gradients_equal_finite_differences(implementation: str,
+SMALL = dict(
+    deformable=deformable(2, 2, 1, 3, 5, 3, 2, (4, 7), 0.9, True, 40, seed=0),
+    neighborhood=neighborhood(2, 2, 3, (1, 6), 2, True, 1, seed=0))
+
+
+@pytest.mark.parametrize('operator', SMALL)
+def test_gradients_equal_finite_differences(operator: str,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LOGITS_PER_TILE, 'cpu', 40)
-    case = Case(2, 2, 1, 3, 5, 3, 2, (4, 7), 0.9, 40, seed=0)
+    case = SMALL[operator].to(torch.float64)
+    monkeypatch.setitem(LOGITS_PER_TILE, 'cpu', case.logits_per_tile)
     assert torch.autograd.gradcheck(
-        lambda *inputs: deformable_attention(*inputs, implementation=implementation),
-        case.inputs(torch.float64))
+        lambda *inputs: case.operator(*inputs, implementation=case.implementation), case.inputs)
 
 
-def test_nothing_of_size_queries_times_keys_is_allocated() -> None:
-    case = Case(1, 1, 2, 64, 64, 256, 8, (31, 31), 1.0, 2**16, seed=0)
-    inputs = case.inputs(torch.float32)
-    pairs = 2 * 64 * 64 * 256
+@pytest.mark.parametrize('case, pairs', [
+    pytest.param(deformable(1, 1, 2, 64, 64, 256, 8, (31, 31), 1.0, True, 2**16, seed=0),
+                 2 * 64 * 64 * 256, id='deformable'),
+    pytest.param(to_all_keys(1, 2, 64, 64, 256, 8, 8, False, seed=0), 2 * 64 * 64 * 256,
+                 id='to_all_keys'),
+])
+def test_nothing_of_size_queries_times_keys_is_allocated(case: Case, pairs: int) -> None:
+    case = case.to(torch.float32)
     largest = {}
-    for implementation in ('dense', *IMPLEMENTATIONS):
+    for implementation in ('dense', case.implementation):
         with pytest.MonkeyPatch.context() as patch, torch.profiler.profile(
                 profile_memory=True, acc_events=True,
                 activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             patch.setitem(LOGITS_PER_TILE, 'cpu', case.logits_per_tile)
-            results(inputs, implementation)
+            case.results(implementation)
         largest[implementation] = max(event.self_cpu_memory_usage for event in profile.events())
-    assert largest.pop('dense') >= 4 * pairs
-    for size in largest.values():
-        assert size < 4 * pairs / 8
+    assert largest['dense'] >= 4 * pairs
+    assert largest[case.implementation] < 4 * pairs / 8
 
 
-@pytest.mark.parametrize('operator', [
-    tiled_deformable_attention, torch.ops.mmdat.tiled_deformable_attention_backward])
-def test_operators_are_registered_as_torch_wants_them(operator: Any) -> None:
-    inputs = Case(2, 2, 1, 3, 5, 3, 2, (4, 7), 0.9, 2**20, seed=0).inputs(torch.float32)
-    if operator is not tiled_deformable_attention:
-        out, log_sums = (x.detach() for x in tiled_deformable_attention(*inputs, 1.0))
-        inputs = [out, out, log_sums, *(x.detach() for x in inputs)]
-    torch.library.opcheck(operator, (*inputs, 1.0))
+@pytest.mark.parametrize('operator, name', [
+    ('deformable', 'tiled_deformable_attention'),
+    ('neighborhood', 'tiled_neighborhood_attention')])
+def test_operators_are_registered_as_torch_wants_them(operator: str, name: str) -> None:
+    inputs = SMALL[operator].to(torch.float32).inputs
+    forward = getattr(torch.ops.mmdat, name)
+    torch.library.opcheck(forward, (*inputs, 1.0))
+    out, log_sums = (x.detach() for x in forward(*inputs, 1.0))
+    torch.library.opcheck(getattr(torch.ops.mmdat, name + '_backward'),
+                          (out, out, log_sums, *(x.detach() for x in inputs), 1.0))
 
 
 def test_auto_is_dense_for_small_maps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(MODULE, 'tiled_deformable_attention',
                         lambda *inputs: calls.append(inputs) or (inputs[0], None))
-    small = Case(1, 1, 1, 8, 8, 4, 2, (3, 3), 1.0, 0, seed=0).inputs(torch.float32)
-    deformable_attention(*small)
+    inputs = SMALL['deformable'].inputs
+    deformable_attention(*inputs)
     assert not calls
-    monkeypatch.setattr(MODULE, 'DENSE_LOGITS', 8 * 8 * 4 - 1)
-    deformable_attention(*small)
+    monkeypatch.setattr(MODULE, 'DENSE_LOGITS', 2 * 2 * 3 * 5 * 3 - 1)
+    deformable_attention(*inputs)
+    assert len(calls) == 1
+
+
+def test_auto_stands_for_what_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(MODULE, 'tiled_deformable_attention',
+                        lambda *inputs: calls.append(inputs) or (inputs[0], None))
+    inputs = SMALL['deformable'].inputs
+    with prefer_implementation('tiled'):
+        deformable_attention(*inputs)
+        deformable_attention(*inputs, implementation='dense')
+        window_attention(*(torch.zeros(1, 1, 2, 2, 1) for _ in range(3)), 2)  # has no such one
+    deformable_attention(*inputs)
     assert len(calls) == 1
 
 
 def test_dropout_falls_back_to_the_dense_implementation_with_one_warning() -> None:
     implementations._warn_of_dropout.cache_clear()
-    inputs = Case(1, 1, 1, 8, 8, 4, 2, (3, 3), 1.0, 0, seed=0).inputs(torch.float32)
+    inputs = SMALL['deformable'].inputs
     outs = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
@@ -163,11 +247,21 @@ def test_dropout_falls_back_to_the_dense_implementation_with_one_warning() -> No
     assert not torch.equal(outs[2], deformable_attention(*inputs, implementation='dense'))
 
 
+@pytest.mark.parametrize('case', [
+    SMALL['neighborhood'], window(1, 1, 4, 4, 2, 0, 2, True, 0),
+    to_all_keys(1, 1, 2, 2, 3, 2, 2, False, 0)])
+def test_dropout_keeps_the_mean(case: Case) -> None:
+    torch.manual_seed(0)
+    mean = torch.stack([case.operator(*case.inputs, **case.options, dropout_p=0.25,
+                                      implementation='dense') for _ in range(2000)]).mean(0)
+    whole = case.operator(*case.inputs, **case.options)
+    assert (mean - whole).abs().max() < 0.15
+
+
 @pytest.mark.parametrize('options, sentence', [
     (dict(implementation='flash'), "no implementation 'flash': choose from auto, dense, tiled"),
     (dict(dropout_p=1.0), 'dropout_p must be'),
 ])
 def test_options_that_do_not_fit_are_refused(options: dict, sentence: str) -> None:
-    inputs = Case(1, 1, 1, 2, 2, 2, 2, (3, 3), 1.0, 0, seed=0).inputs(torch.float32)
     with pytest.raises(ValueError, match=sentence):
-        deformable_attention(*inputs, **options)
+        deformable_attention(*SMALL['deformable'].inputs, **options)
