@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-models lint
+.PHONY: help setup demo test test-models benchmark lint
 
 # What sets up may be another Python than the one that python3 is: tools/setup_env.py finds it.
 BOOTSTRAP := $(firstword $(foreach name,python3 python3.11 python3.12 python3.10,$(shell command -v $(name))))
@@ -26,6 +26,9 @@ test: setup ## run the tests
 
 test-models: setup ## run the slow tests of the models: the large published ones, compilers
 	$(PYTHON) -m pytest -m slow tests/models
+
+benchmark: setup ## measure the backbones against Swin-T and dense attention (half an hour, idle machine)
+	$(PYTHON) benchmarks/backbones.py
 
 lint: setup ## run ruff and mypy
 	$(PYTHON) -m ruff check .

@@ -319,7 +319,8 @@ class _Band:
         distances: Tensor[groups * num_keys, entries, rows].
         indices: Tensor[groups, num_keys * window], of each key's window in its table.
         windows: Tensor[heads, groups * num_keys, row entries, column entries].
-        by_row: Tensor[heads, groups * num_keys, rows, column entries], interpolated.
+        by_row: Tensor[heads, groups * num_keys, column entries, rows], interpolated. The entries of
+            a tile lie together.
     """
 
     def __init__(self, part: _Part, queries: slice) -> None:
@@ -333,7 +334,7 @@ class _Band:
         heads = part.table.shape[0]
         self.windows = part.table.flatten(2).gather(
             2, self.indices.expand(heads, -1, -1)).view(heads, -1, *shape)
-        self.by_row = self._along_rows(_hats(self.distances))
+        self.by_row = self.windows.mT @ _hats(self.distances)
 
     def tiles(self) -> Iterator['_Tile']:
         """From left to right."""
@@ -347,17 +348,12 @@ class _Band:
             grad_places: Tensor[groups, num_keys], of the queries' rows in the table.
             grad_table: Like the part's ``table``.
         """
-        grad_rows = (self._along_rows(_slopes(self.distances)) * grad_by_row).sum((0, 2, 3))
-        grad_places += grad_rows.view_as(grad_places)
-        hats = _hats(self.distances)
-        grad_windows = torch.stack([torch.bmm(hats, grad) for grad in grad_by_row])
+        grad_weights = (self.windows @ grad_by_row).sum(0)
+        grad_places += (grad_weights * _slopes(self.distances)).sum((1, 2)).view_as(grad_places)
+        grad_windows = _hats(self.distances) @ grad_by_row.mT
         grad_table = grad_table.flatten(2)
         grad_table.scatter_add_(2, self.indices.expand(len(grad_table), -1, -1),
                                 grad_windows.view(*grad_table.shape[:2], -1))
-
-    def _along_rows(self, weights: Tensor) -> Tensor:
-        """Tensor[groups * num_keys, entries, rows] -> like :attr:`by_row`."""
-        return torch.stack([torch.bmm(weights.mT, windows) for windows in self.windows])
 
 
 @dataclass(frozen=True)
@@ -380,9 +376,9 @@ class _Tile:
         the buffer.
         """
         logits = product_in(buffer, self.band.part.key, query.mT)
-        by_row = self.band.by_row[..., self.strip.entries]
+        by_row = self.band.by_row[:, :, self.strip.entries]
         for head, bias in zip(self._by_heads(logits), by_row, strict=True):
-            head.baddbmm_(bias, self.strip.hats)
+            head.baddbmm_(bias.mT, self.strip.hats)
         return logits
 
     def add_gradients(self, grad: Tensor, grad_by_row: Tensor, grad_places: Tensor) -> None:
@@ -397,12 +393,12 @@ class _Tile:
         assert strip.hats_and_slopes is not None
         for head, by_row, grad_head in zip(self._by_heads(grad), self.band.by_row, grad_by_row,
                                            strict=True):
-            grad_hats, grad_slopes = torch.bmm(head, strip.hats_and_slopes.mT).chunk(2, dim=-1)
-            grad_head[..., strip.entries] += grad_hats
-            grad_columns = (by_row[..., strip.entries] * grad_slopes).sum((1, 2))
+            grad_hats, grad_slopes = torch.bmm(strip.hats_and_slopes, head.mT).chunk(2, dim=1)
+            grad_head[:, strip.entries] += grad_hats
+            grad_columns = (by_row[:, strip.entries] * grad_slopes).sum((1, 2))
             grad_places += grad_columns.view_as(grad_places)
 
     def _by_heads(self, x: Tensor) -> Tensor:
         """(heads * groups, num_keys, queries) -> (heads, groups * num_keys, rows, columns)."""
-        heads, pairs, rows = self.band.by_row.shape[:3]
+        heads, pairs, _, rows = self.band.by_row.shape
         return x.view(heads, pairs, rows, -1)

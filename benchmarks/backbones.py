@@ -1,0 +1,209 @@
+#!/usr/bin/env python
+"""Measure DAT-T++ and ScalableViT-S against mmdet's Swin-T and against dense attention.
+
+All models of a workload run in turn in one process, so that the ratios of their median times hold
+whatever else slows the machine. Each peak of memory is taken in a process of its own. The tables
+are printed and written as JSON and Markdown.
+"""
+import argparse
+import contextlib
+import datetime
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import mmdet.models
+import mmengine
+import torch
+from measure import Times, machine, peak_memory, times_side_by_side
+from mmdet.registry import MODELS as DETECTORS
+from mmengine.registry import init_default_scope
+from rich.console import Console
+from torch import nn
+
+import mmdat.models
+from mmdat.ops import prefer_implementation
+from mmdat.registry import MODELS
+
+RESULTS = Path(__file__).parent / 'results'
+SWIN = dict(type='mmdet.SwinTransformer', drop_path_rate=0.0)
+DAT = dict(type='mmdat.DATPlusPlus', arch='tiny')
+BACKBONES = {
+    'DAT-T++': DAT,
+    'DAT-T++ with_cp': dict(DAT, with_cp=True),
+    'DAT-T++ dense': DAT,
+    'ScalableViT-S': dict(type='mmdat.ScalableViT', arch='small'),
+    'Swin-T': SWIN,
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Images of a size, forward alone or with the backward pass.
+
+    Attributes:
+        targets: Least speed-up over dense, largest ratio to Swin-T's time, of DAT-T++.
+        repeats: Of each model.
+    """
+    height: int
+    width: int
+    batch: int
+    train: bool
+    targets: tuple[float, float]
+    repeats: int
+
+    def __str__(self) -> str:
+        """As in the tables."""
+        batch = f', batch {self.batch}' if self.batch > 1 else ''
+        return f'{self.height} x {self.width}{batch}, {"train step" if self.train else "forward"}'
+
+
+WORKLOADS = (
+    Workload(800, 1344, 1, False, (5, 1.5), 5),
+    Workload(800, 1344, 1, True, (4, 2.5), 3),
+    Workload(224, 224, 8, False, (1.2, 1.2), 9),
+    Workload(224, 224, 8, True, (2, 1.5), 7),
+)
+# Peaks of memory at growing sizes. Dense attention at the largest takes more than most machines
+# have.
+SIZES = ((512, 512), (800, 1344), (1600, 2688))
+
+
+def build(name: str, device: torch.device) -> nn.Module:
+    """A backbone of :data:`BACKBONES` with random weights."""
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    registry = DETECTORS if name.startswith('Swin') else MODELS
+    return registry.build(dict(BACKBONES[name])).to(device)
+
+
+def runner(name: str, model: nn.Module, workload: Workload,
+           device: torch.device) -> Callable[[], None]:
+    """One forward pass, or one step without the optimizer, in bfloat16 on a GPU."""
+    torch.manual_seed(0)
+    images = torch.rand(workload.batch, 3, workload.height, workload.width, device=device)
+
+    def run() -> None:
+        implementation = (prefer_implementation('dense') if name.endswith('dense')
+                          else contextlib.nullcontext())
+        with implementation, torch.autocast(device.type, torch.bfloat16,
+                                            enabled=device.type == 'cuda'):
+            model.train(workload.train)  # of which mmdet's Swin returns None
+            if not workload.train:
+                with torch.no_grad():
+                    model(images)
+                return
+            features = model(images)
+            sum(feature.float().square().mean() for feature in features).backward()
+            model.zero_grad()
+
+    return run
+
+
+def compare(workload: Workload, device: torch.device) -> dict[str, Any]:
+    """Times and peaks of all backbones."""
+    names = [name for name in BACKBONES if workload.train or not name.endswith('with_cp')]
+    times = times_side_by_side(
+        {name: runner(name, build(name, device), workload, device) for name in names},
+        workload.repeats, device)
+    rows = [dict(backbone=name, median=times[name].median, seconds=times[name].seconds,
+                 peak_bytes=peak(name, workload, device)) for name in names]
+    return dict(workload=str(workload), batch=workload.batch, train=workload.train,
+                targets=workload.targets, rows=rows)
+
+
+def peak(name: str, workload: Workload, device: torch.device) -> int:
+    """Measured in a new process."""
+    command = [sys.executable, __file__, '--device', str(device), '--peak', name,
+               str(workload.height), str(workload.width), str(workload.batch),
+               str(int(workload.train))]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def growth(device: torch.device) -> list[dict[str, Any]]:
+    """Peaks of memory at growing sizes."""
+    rows = []
+    for name, sizes in (('DAT-T++', SIZES), ('DAT-T++ dense', SIZES[:-1]), ('Swin-T', SIZES)):
+        for train in (False, True):
+            for height, width in sizes:
+                workload = Workload(height, width, 1, train, (0, 0), 0)
+                rows.append(dict(backbone=name, workload=str(workload), pixels=height * width,
+                                 peak_bytes=peak(name, workload, device)))
+    return rows
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The tables."""
+    lines = [f'Measured on {results["date"]}: '
+             + ', '.join(f'{key} {value}' for key, value in
+                         {**results['machine'], **results['versions']}.items()) + '.', '',
+             'Seconds are medians with their range; memory is the peak of a run beyond what the '
+             'process had before it. Targets are for DAT-T++.']
+    for table in results['workloads']:
+        by_name = {row['backbone']: row for row in table['rows']}
+        dense, swin = by_name['DAT-T++ dense'], by_name['Swin-T']
+        least, most = table['targets']
+        lines += ['', f'**{table["workload"]}** (targets: at least {least} x faster than dense, at '
+                  f'most {most} x the time of Swin-T)', '',
+                  '| backbone | time | faster than dense | time / Swin-T | peak memory |'
+                  ' memory / dense |', '|---|---|---|---|---|---|']
+        for row in table['rows']:
+            dat = row['backbone'].startswith('DAT')
+            speedup = f'{dense["median"] / row["median"]:.1f} x' if dat else ''
+            share = f'{row["peak_bytes"] / dense["peak_bytes"]:.2f}' if dat else ''
+            lines.append(
+                f'| {row["backbone"]} | {Times(row["seconds"])} | {speedup} | '
+                f'{row["median"] / swin["median"]:.2f} | {_gigabytes(row)} | {share} |')
+    lines += ['', '**Peak memory at growing sizes**', '',
+              '| backbone | workload | peak memory | bytes a pixel |', '|---|---|---|---|']
+    lines += [f'| {row["backbone"]} | {row["workload"]} | {_gigabytes(row)} | '
+              f'{row["peak_bytes"] / row["pixels"]:,.0f} |' for row in results['growth']]
+    return '\n'.join(lines) + '\n'
+
+
+def _gigabytes(row: dict[str, Any]) -> str:
+    return f'{row["peak_bytes"] / 1e9:.2f} GB'
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--device', type=torch.device, default=torch.device('cpu'),
+                        help='cpu, cuda, cuda:1, ...')
+    parser.add_argument('--out', type=Path, default=RESULTS,
+                        help='folder for backbones_DEVICE.json and .md')
+    parser.add_argument('--peak', nargs=5, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        name, height, width, batch, train = args.peak
+        run = runner(name, build(name, args.device), Workload(
+            int(height), int(width), int(batch), bool(int(train)), (0, 0), 0), args.device)
+        print(peak_memory(run, args.device))
+        return
+    console = Console()
+    tables = []
+    for workload in WORKLOADS:
+        with console.status(str(workload)):
+            tables.append(compare(workload, args.device))
+    with console.status('memory at growing sizes'):
+        grown = growth(args.device)
+    results = dict(
+        date=datetime.date.today().isoformat(), machine=machine(args.device),
+        versions=dict(torch=torch.__version__, mmdet=mmdet.__version__, mmcv=mmcv.__version__,
+                      mmengine=mmengine.__version__, mmdat=mmdat.__version__),
+        workloads=tables, growth=grown)
+    args.out.mkdir(parents=True, exist_ok=True)
+    target = args.out / f'backbones_{args.device.type}'
+    target.with_suffix('.json').write_text(json.dumps(results, indent=1) + '\n')
+    text = markdown(results)
+    target.with_suffix('.md').write_text(text)
+    print(text)
+
+
+if __name__ == '__main__':
+    main()
