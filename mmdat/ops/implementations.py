@@ -4,6 +4,9 @@ import functools
 import warnings
 from collections.abc import Collection, Iterator
 
+# Of any operator.
+IMPLEMENTATIONS = 'dense', 'tiled', 'fused'
+
 # What 'auto' stands for, if a caller said so. A module's attribute, as torch.compile guards those.
 _preferred: str | None = None
 
@@ -15,10 +18,16 @@ def prefer_implementation(name: str) -> Iterator[None]:
     For comparisons and to find faults. The backward pass of blocks that recompute their
     activations belongs inside, too.
 
+    Raises:
+        ValueError: If no operator has such an implementation.
+
     Example:
         >>> with prefer_implementation('dense'):
         ...     features = backbone(images)  # doctest: +SKIP
     """
+    if name not in ('auto', *IMPLEMENTATIONS):
+        raise ValueError(f"no operator has an implementation '{name}': choose from "
+                         f"{', '.join(('auto', *IMPLEMENTATIONS))}")
     global _preferred
     before, _preferred = _preferred, name
     try:

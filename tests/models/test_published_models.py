@@ -1,15 +1,11 @@
 """Our models compute what the authors' published models compute."""
-import sys
-
 import golden
 import pytest
 import torch
 
 from mmdat.models import DAT, DATPlusPlus, ScalableViT
+from mmdat.ops import prefer_implementation
 
-# The package's attribute of that name is the function.
-DEFORMABLE_ATTENTION = sys.modules['mmdat.ops.deformable_attention']
-DENSE_LOGITS = DEFORMABLE_ATTENTION.DENSE_LOGITS
 FIXTURES = sorted(path.stem for path in golden.DATA.glob('*.json'))
 # The smallest full-sized model of each family runs each time; the others take seconds each.
 SLOW = {'dat_s', 'dat_b', 'dat_pp_s', 'dat_pp_b', 'scalablevit_b', 'scalablevit_l'}
@@ -22,14 +18,18 @@ NAMED = {
 }
 
 
-@pytest.mark.parametrize('name, dense_logits', [
-    *(pytest.param(name, DENSE_LOGITS, id=name, marks=pytest.mark.slow if name in SLOW else ())
+@pytest.mark.parametrize('name, implementation', [
+    *(pytest.param(name, None, id=name, marks=pytest.mark.slow if name in SLOW else ())
       for name in FIXTURES),
-    *(pytest.param(name, 0, id=f'{name}-tiled') for name in FIXTURES if name.startswith('dat')
-      and 'nano' in name)])
-def test_outputs_and_gradients_equal_the_published_models(name: str, dense_logits: int,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DEFORMABLE_ATTENTION, 'DENSE_LOGITS', dense_logits)
+    *(pytest.param(name, implementation, id=f'{name}-{implementation}')
+      for name in FIXTURES if 'nano' in name for implementation in ('dense', 'tiled', 'fused'))])
+def test_outputs_and_gradients_equal_the_published_models(name: str,
+                                                          implementation: str | None) -> None:
+    with prefer_implementation(implementation or 'auto'):
+        _check_outputs_and_gradients(name)
+
+
+def _check_outputs_and_gradients(name: str) -> None:
     fixture = golden.load(name)
     model = golden.build_classifier(fixture)
     for dtype, (output_tolerance, gradient_tolerance) in golden.TOLERANCES.items():

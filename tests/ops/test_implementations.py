@@ -230,6 +230,9 @@ def test_auto_stands_for_what_is_preferred(monkeypatch: pytest.MonkeyPatch) -> N
         window_attention(*(torch.zeros(1, 1, 2, 2, 1) for _ in range(3)), 2)  # has no such one
     deformable_attention(*inputs)
     assert len(calls) == 1
+    with pytest.raises(ValueError, match="'flash': choose from auto, dense, tiled, fused"), \
+            prefer_implementation('flash'):
+        pass
 
 
 def test_dropout_falls_back_to_the_dense_implementation_with_one_warning() -> None:
