@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .fused_deformable_attention import fused_deformable_attention, unsupported
 from .global_attention import global_attention
 from .implementations import choose_implementation
 from .row_blocks import attend_in_row_blocks
@@ -43,13 +44,16 @@ def deformable_attention(query: Tensor,
         dropout_p: Probability to drop a weight; above 0, the dense implementation runs.
         implementation: ``'dense'``, the equation as written, in memory that grows with queries
             times keys; ``'tiled'``, tiles of queries that the backward pass makes anew, in memory
-            that grows with queries plus keys; ``'auto'``, dense for small maps.
+            that grows with queries plus keys; ``'fused'``, a Triton kernel for NVIDIA GPUs that
+            does so on the chip; ``'auto'``, fused where it can be, else tiled, or dense for small
+            maps.
 
     Returns:
         Tensor[batch, num_heads, height, width, value_dim] in the dtype of ``value``.
 
     Raises:
-        ValueError: If shapes do not fit each other, or if there is no such implementation.
+        ValueError: If shapes do not fit each other, or if there is no such implementation for
+            these inputs.
 
     Differentiable in all tensors, once. Floating point of any precision; the bias and the softmax
     are computed in float32 or better.
@@ -61,21 +65,29 @@ def deformable_attention(query: Tensor,
         torch.Size([1, 4, 6, 8, 16])
     """
     _check_shapes(query, key, value, sampling_locations, relative_position_bias_table)
-    logits = query.shape[:4].numel() * key.shape[2]
+    table = relative_position_bias_table
+    # Without a table it is PyTorch's own kernel that is fused.
+    hindrance = None if table is None else unsupported(query, value)
     chosen = choose_implementation(
-        'deformable_attention', implementation, 'tiled' if logits > DENSE_LOGITS else 'dense',
-        ('dense', 'tiled'), dropout_p)
+        'deformable_attention', implementation, _fastest(query, key, hindrance),
+        ('dense', 'tiled', 'fused'), dropout_p, {'fused': hindrance} if hindrance else {})
     if scale is None:
         scale = query.shape[-1]**-0.5
     if chosen == 'dense':
-        return _dense(query, key, value, sampling_locations, relative_position_bias_table, scale,
-                      dropout_p)
-    if relative_position_bias_table is None:
+        return _dense(query, key, value, sampling_locations, table, scale, dropout_p)
+    if table is None:
         return global_attention(query, key, value, scale=scale, implementation='fused')
     assert sampling_locations is not None
-    out, _ = tiled_deformable_attention(query, key, value, sampling_locations,
-                                        relative_position_bias_table, scale)
+    attend = fused_deformable_attention if chosen == 'fused' else tiled_deformable_attention
+    out, _ = attend(query, key, value, sampling_locations, table, scale)
     return out
+
+
+def _fastest(query: Tensor, key: Tensor, hindrance: str | None) -> str:
+    """Of the implementations, given what hinders the fused one."""
+    if query.device.type == 'cuda' and hindrance is None:
+        return 'fused'
+    return 'tiled' if query.shape[:4].numel() * key.shape[2] > DENSE_LOGITS else 'dense'
 
 
 def _dense(query: Tensor, key: Tensor, value: Tensor, sampling_locations: Tensor | None,

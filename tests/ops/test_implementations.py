@@ -263,6 +263,7 @@ def test_dropout_keeps_the_mean(case: Case) -> None:
 
 @pytest.mark.parametrize('options, sentence', [
     (dict(implementation='flash'), "no implementation 'flash': choose from auto, dense, tiled"),
+    (dict(implementation='fused'), "cannot run its implementation 'fused': "),
     (dict(dropout_p=1.0), 'dropout_p must be'),
 ])
 def test_options_that_do_not_fit_are_refused(options: dict, sentence: str) -> None:
