@@ -1,0 +1,279 @@
+"""The fused implementation computes what the dense one does, as far as a machine without a GPU can
+tell: in Triton's interpreter, and compiled for a GPU, but not run there.
+
+Triton reads whether to interpret when it is first imported, so that the functions `interpreted_*`
+and `compiled_*` are the tests of runs of pytest of their own.
+"""
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+
+from mmdat.ops import deformable_attention
+from mmdat.ops import fused_deformable_attention as fused
+from mmdat.ops.fused_deformable_attention import fused_deformable_attention, unsupported
+
+ROOT = Path(__file__).parents[2]
+NEEDS_TRITON = pytest.mark.skipif(not fused.TRITON_INSTALLED, reason='Triton is not installed')
+# Largest difference over largest magnitude, of the output and the gradients.
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+
+
+@NEEDS_TRITON
+@pytest.mark.parametrize('kind', ['interpreted', 'compiled'])
+def test_triton(kind: str, tmp_path: Path) -> None:
+    """The functions of that kind."""
+    # A cache of its own, lest nothing is compiled.
+    environment = dict(os.environ, TRITON_INTERPRET=str(int(kind == 'interpreted')),
+                       TRITON_CACHE_DIR=str(tmp_path))
+    run = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-x', '-q', '-o', f'python_functions={kind}_*', __file__],
+        cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes; ``groups`` of ``heads`` each."""
+    batch: int = 1
+    groups: int = 1
+    heads: int = 1
+    height: int = 5
+    width: int = 6
+    num_keys: int = 7
+    head_dim: int = 4
+    value_dim: int = 4
+    table: tuple[int, int] = (9, 11)
+    reach: float = 1.0
+    seed: int = 0
+
+    def inputs(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(self.seed)
+        num_heads = self.groups * self.heads
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator)
+
+        # As the backbones have them: queries come from a map with the channels first.
+        query = random(self.batch, num_heads, self.head_dim, self.height, self.width)
+        keys = self.batch, num_heads, self.num_keys
+        inputs = [query.movedim(2, -1).to(dtype), random(*keys, self.head_dim).to(dtype),
+                  random(*keys, self.value_dim).to(dtype), self.locations(generator),
+                  random(num_heads, *self.table)]
+        return [x.requires_grad_() for x in inputs]
+
+    def locations(self, generator: torch.Generator) -> Tensor:
+        """Where no query looks at an entry of the table: the gradient jumps there."""
+        shape = self.batch, self.groups, self.num_keys
+        axes = []
+        for size, table_size in zip((self.height, self.width), self.table, strict=True):
+            points = torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1)
+            axis = torch.full(shape, torch.nan)
+            while axis.isnan().any():
+                drawn = (2 * torch.rand(shape, generator=generator) - 1) * self.reach
+                places = ((points - drawn[..., None]) / 2 + 1) / 2 * (table_size - 1)
+                clear = ((places - places.round()).abs() > 1e-4).all(-1) | (table_size == 1)
+                axis = torch.where(axis.isnan() & clear, drawn, axis)
+            axes.append(axis)
+        return torch.stack(axes, -1)
+
+
+def results(inputs: list[Tensor], kernels: bool) -> list[Tensor]:
+    """The output and the gradients of the inputs."""
+    if kernels:
+        out, _ = fused_deformable_attention(*inputs, inputs[0].shape[-1]**-0.5)
+    else:
+        out = deformable_attention(*inputs, implementation='dense')
+    return [out, *torch.autograd.grad(out.sin().sum(), inputs)]
+
+
+def check(case: Case, dtype: torch.dtype = torch.float32) -> None:
+    """That the fused implementation is about as close to the truth as the dense one."""
+    inputs = case.inputs(dtype)
+    truth = results([x.detach().double().requires_grad_() for x in inputs], False)
+    # Some gradients, such as that of a table with one cell, are zero but for rounding.
+    floor = 0.1 * max(x.abs().max() for x in truth)
+    for found, dense, expected in zip(
+            results(inputs, True), results(inputs, False), truth, strict=True):
+        assert found.dtype == dense.dtype
+        error, dense_error = ((x - expected).abs().max() / max(floor, expected.abs().max())
+                              for x in (found, dense))
+        assert error <= max(TOLERANCES[dtype], 3 * dense_error), (case, error, dense_error)
+
+
+@pytest.fixture(autouse=True)
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mend what the interpreter of Triton 3.6 cannot do."""
+    if os.environ.get('TRITON_INTERPRET') != '1':
+        return
+    from triton.runtime import interpreter
+
+    def patch(tensor: Any, scope: Any, original: Any = interpreter._patch_lang_tensor) -> None:
+        original(tensor, scope)
+        # NumPy 2.4 makes numbers of arrays without dimensions alone (triton-lang/triton#9171).
+        scope.set_attr(tensor, '__index__', lambda self: int(self.handle.data.item()))
+
+    def widen(x: Any) -> Any:
+        if x.dtype.scalar != interpreter.tl.bfloat16:
+            return x
+        data = (x.data.astype('uint32') << 16).view('float32')
+        return interpreter.TensorHandle(data, interpreter.tl.float32)
+
+    def dot(self: Any, a: Any, b: Any, *args: Any,
+            original: Any = interpreter.InterpreterBuilder.create_dot) -> Any:
+        # It would multiply the bits of bfloat16 as integers.
+        return original(self, widen(a), widen(b), *args)
+
+    monkeypatch.setattr(interpreter, '_patch_lang_tensor', patch)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, 'create_dot', dot)
+
+
+@pytest.mark.parametrize('case', [
+    Case(height=1, width=1, num_keys=1, head_dim=1, value_dim=1, table=(1, 1)),
+    Case(batch=2, groups=2, heads=2, height=7, width=9, num_keys=20, head_dim=5, value_dim=3,
+         reach=1.7),
+    Case(heads=2, height=1, width=17, head_dim=16, value_dim=33, table=(5, 3)),
+    Case(height=17, width=1, head_dim=20, value_dim=16, table=(1, 8), reach=0.9),
+    Case(groups=2, height=2, width=3, table=(31, 27)),
+    Case(height=9, width=9, num_keys=33, table=(17, 17), reach=6.0),
+], ids=str)
+def interpreted_equals_the_dense_one(case: Case) -> None:
+    check(case)
+
+
+sides = st.one_of(st.integers(1, 4), st.integers(5, 12))
+
+
+@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@given(st.builds(
+    Case, batch=st.integers(1, 2), groups=st.integers(1, 2), heads=st.integers(1, 2), height=sides,
+    width=sides, num_keys=st.integers(1, 20), head_dim=st.integers(1, 20),
+    value_dim=st.integers(1, 20), table=st.tuples(sides, sides),
+    reach=st.sampled_from([0.9, 1.7, 4.0]), seed=st.integers(0, 2**31)))
+def interpreted_equals_the_dense_one_at_random_sizes(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def interpreted_takes_half_precision(dtype: torch.dtype) -> None:
+    check(Case(groups=2, heads=2, num_keys=70), dtype)
+
+
+def interpreted_programs_share_the_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with sums of its own."""
+    monkeypatch.setattr(fused, 'MIN_TILES_PER_PROGRAM', 2)
+    check(Case(batch=2, height=17, width=15))
+
+
+def interpreted_takes_expanded_tensors() -> None:
+    query, key, value, locations, table = Case(batch=2, heads=2).inputs()
+    inputs = [query[:1, :1].expand_as(query), key[:, :1].expand_as(key), value,
+              locations.flip(-1).flip(-1).mT.contiguous().mT, table.mT.contiguous().mT]
+    for found, expected in zip(results(inputs, True), results(inputs, False), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def interpreted_allocates_nothing_of_size_queries_times_keys() -> None:
+    inputs = Case(height=24, width=24, num_keys=256, table=(7, 7)).inputs(torch.bfloat16)
+    pairs = 24 * 24 * 256
+    largest = []
+    for kernels in (False, True):
+        with torch.profiler.profile(profile_memory=True, acc_events=True,
+                                    activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            results(inputs, kernels)
+        largest.append(max(event.self_cpu_memory_usage for event in profile.events()))
+    assert largest[0] >= 4 * pairs
+    assert largest[1] < 4 * pairs / 8
+
+
+def interpreted_operators_are_registered_as_torch_wants_them() -> None:
+    inputs = Case(batch=2).inputs()
+    torch.library.opcheck(fused_deformable_attention, (*inputs, 1.0))
+    out, log_sums = (x.detach() for x in fused_deformable_attention(*inputs, 1.0))
+    torch.library.opcheck(torch.ops.mmdat.fused_deformable_attention_backward,
+                          (out, out, log_sums, *(x.detach() for x in inputs), 1.0))
+
+
+@pytest.mark.parametrize('case, dtype', [
+    (Case(head_dim=16, value_dim=16, height=1, table=(1, 9)), torch.float32),
+    (Case(head_dim=32, value_dim=32), torch.bfloat16),
+    (Case(head_dim=20, value_dim=80), torch.float16),
+])
+def compiled_kernels(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes much that the compiler does not."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    class Hopper:
+        """All that is asked of a driver before a launch."""
+
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget('cuda', 90, 32)
+
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+    compiled = []
+
+    def compile_only(self: JITFunction, *args: Any, original: Any = JITFunction.run,
+                     **options: Any) -> None:
+        kernel = original(self, *args, **dict(options, warmup=True))
+        assert kernel.asm['cubin']
+        compiled.append(self.__name__)
+
+    driver.set_active(Hopper())
+    monkeypatch.setattr(JITFunction, 'run', compile_only)
+    results(case.inputs(dtype), True)
+    assert compiled == ['attend', 'query_gradients', 'key_gradients']
+
+
+@pytest.mark.parametrize('dtype, head_dim, interpret, sentence', [
+    (torch.float32, 64, '1', None),
+    (torch.bfloat16, 128, '1', None),
+    (torch.float32, 64, '0', 'the tensors are on cpu rather than a CUDA device'),
+    (torch.float64, 64, '1', 'torch.float64 is none of torch.float32, torch.bfloat16, torch.floa'),
+    (torch.float32, 65, '1', 'heads have 65 dimensions, more than 64 in torch.float32'),
+])
+@NEEDS_TRITON
+def test_what_is_not_supported_is_said(dtype: torch.dtype, head_dim: int, interpret: str,
+                                       sentence: str | None,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('TRITON_INTERPRET', interpret)
+    query = torch.zeros(1, 1, 2, 2, 8, dtype=dtype)
+    said = unsupported(query, torch.zeros(1, 1, 2, head_dim, dtype=dtype))
+    assert said is None if sentence is None else said is not None and said.startswith(sentence)
+
+
+@NEEDS_TRITON
+@pytest.mark.parametrize('capability, sentence', [
+    ((9, 0), None), ((7, 5), 'the GPU has compute capability 7.5, below 8.0')])
+def test_old_gpus_are_not_supported(capability: tuple[int, int], sentence: str | None,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        query = torch.empty(1, 1, 2, 2, 8, device='cuda')
+    assert unsupported(query, query) == sentence
+
+
+def test_nothing_is_supported_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, 'TRITON_INSTALLED', False)
+    query = torch.zeros(1, 1, 2, 2, 8)
+    assert unsupported(query, query) == 'Triton is not installed'
+
+
+def test_triton_is_imported_when_needed_alone() -> None:
+    subprocess.run([sys.executable, '-c', 'import sys; import mmdat.ops.fused_deformable_attention;'
+                    "assert 'triton' not in sys.modules"], cwd=ROOT, check=True)
