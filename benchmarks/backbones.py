@@ -7,30 +7,30 @@ are printed and written as JSON and Markdown.
 """
 import argparse
 import contextlib
-import datetime
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import mmcv
-import mmdet.models
-import mmengine
 import torch
-from measure import Times, machine, peak_memory, times_side_by_side
+from measure import (
+    Times,
+    add_arguments,
+    describe,
+    machine_and_versions,
+    peak_memory,
+    times_side_by_side,
+    write_results,
+)
 from mmdet.registry import MODELS as DETECTORS
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from torch import nn
 
-import mmdat.models
 from mmdat.ops import prefer_implementation
 from mmdat.registry import MODELS
 
-RESULTS = Path(__file__).parent / 'results'
 SWIN = dict(type='mmdet.SwinTransformer', drop_path_rate=0.0)
 DAT = dict(type='mmdat.DATPlusPlus', arch='tiny')
 BACKBONES = {
@@ -140,9 +140,7 @@ def growth(device: torch.device) -> list[dict[str, Any]]:
 
 def markdown(results: dict[str, Any]) -> str:
     """The tables."""
-    lines = [f'Measured on {results["date"]}: '
-             + ', '.join(f'{key} {value}' for key, value in
-                         {**results['machine'], **results['versions']}.items()) + '.', '',
+    lines = [describe(results), '',
              'Seconds are medians with their range; memory is the peak of a run beyond what the '
              'process had before it. Targets are for DAT-T++.']
     for table in results['workloads']:
@@ -174,10 +172,7 @@ def _gigabytes(row: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--device', type=torch.device, default=torch.device('cpu'),
-                        help='cpu, cuda, cuda:1, ...')
-    parser.add_argument('--out', type=Path, default=RESULTS,
-                        help='folder for backbones_DEVICE.json and .md')
+    add_arguments(parser)
     parser.add_argument('--peak', nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:
@@ -193,17 +188,8 @@ def main() -> None:
             tables.append(compare(workload, args.device))
     with console.status('memory at growing sizes'):
         grown = growth(args.device)
-    results = dict(
-        date=datetime.date.today().isoformat(), machine=machine(args.device),
-        versions=dict(torch=torch.__version__, mmdet=mmdet.__version__, mmcv=mmcv.__version__,
-                      mmengine=mmengine.__version__, mmdat=mmdat.__version__),
-        workloads=tables, growth=grown)
-    args.out.mkdir(parents=True, exist_ok=True)
-    target = args.out / f'backbones_{args.device.type}'
-    target.with_suffix('.json').write_text(json.dumps(results, indent=1) + '\n')
-    text = markdown(results)
-    target.with_suffix('.md').write_text(text)
-    print(text)
+    results = dict(machine_and_versions(args.device), workloads=tables, growth=grown)
+    write_results(args.out / f'backbones_{args.device.type}', results, markdown(results))
 
 
 if __name__ == '__main__':

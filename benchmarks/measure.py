@@ -1,12 +1,19 @@
-"""Times side by side and peaks of memory, on a CPU or a CUDA device."""
+"""Times side by side, peaks of memory and where they are kept, for a CPU or a CUDA device."""
+import argparse
+import datetime
+import importlib
+import json
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+
+RESULTS = Path(__file__).parent / 'results'
 
 
 @dataclass(frozen=True)
@@ -58,16 +65,40 @@ def peak_memory(run: Callable[[], None], device: torch.device) -> int:
     return _resident('VmHWM') - before
 
 
-def machine(device: torch.device) -> dict[str, str]:
-    """What the figures were taken on."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What all benchmarks take."""
+    parser.add_argument('--device', type=torch.device, default=torch.device('cpu'),
+                        help='cpu, cuda, cuda:1, ...')
+    parser.add_argument('--out', type=Path, default=RESULTS, help='folder for JSON and Markdown')
+
+
+def machine_and_versions(device: torch.device) -> dict[str, Any]:
+    """When, on what and with what the figures are taken."""
     cpuinfo = Path('/proc/cpuinfo').read_text()
     name = next(line.split(':')[1].strip() for line in cpuinfo.splitlines()
                 if line.startswith('model name'))
-    out = dict(cpu=name, threads=str(torch.get_num_threads()), system=platform.platform(),
-               python=platform.python_version())
+    machine = dict(cpu=name, threads=str(torch.get_num_threads()), system=platform.platform(),
+                   python=platform.python_version())
     if device.type == 'cuda':
-        out['gpu'] = torch.cuda.get_device_name(device)
-    return out
+        machine['gpu'] = torch.cuda.get_device_name(device)
+    packages = 'torch', 'mmdet', 'mmcv', 'mmengine', 'mmdat'
+    versions = {package: importlib.import_module(package).__version__ for package in packages}
+    return dict(date=datetime.date.today().isoformat(), machine=machine, versions=versions)
+
+
+def describe(results: dict[str, Any]) -> str:
+    """When, on what and with what they were measured, in a line."""
+    parts = {**results['machine'], **results['versions']}
+    return (f'Measured on {results["date"]}: '
+            + ', '.join(f'{key} {value}' for key, value in parts.items()) + '.')
+
+
+def write_results(target: Path, results: dict[str, Any], markdown: str) -> None:
+    """Write ``target`` with the endings .json and .md, and print the latter."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.with_suffix('.json').write_text(json.dumps(results, indent=1) + '\n')
+    target.with_suffix('.md').write_text(markdown)
+    print(markdown)
 
 
 def _synchronize(device: torch.device) -> None:
