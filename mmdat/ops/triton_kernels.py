@@ -1,14 +1,13 @@
 """Kernels of :mod:`.fused_deformable_attention`, which is what imports them, when they first run.
 
-All lay out a tile of queries, a rectangle of the map, as rows or columns of the logits. The bias
-is interpolated with one axis for the rows of the tile, one for its columns and one for the keys,
-since a key needs its place in the table and the weights along an axis once for each row and each
-column, and not for each query. Logits are exponents of 2.
+The queries of a program are a tile, a rectangle of the map, so that a key's place in the table and
+its weights are computed for each row and each column, and not for each query. Logits are exponents
+of 2.
 """
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
-# In its binary digits the last ones count.
+# A float32 of this size has no digits left for a fraction, and its last bits are an integer.
 ROUNDER = tl.constexpr(1.5 * 2**23)
 ROUNDER_BITS = tl.constexpr(0x4b400000)
 
@@ -286,10 +285,10 @@ def _places(locations: tl.tensor, queries: tl.tensor, axis: tl.tuple) -> tl.tens
 
 @triton.jit
 def _split(places: tl.tensor) -> tuple:
-    """Of places, the entry before and the weight of the one behind; of an entry, either neighbor.
-
-    A float this large has no fraction left, which rounds without a conversion: those are slow.
+    """The entry before a place, and the weight of the one behind. A place on an entry may get the
+    one before it, with weight 1.
     """
+    # Rounds by an addition, as a GPU converts to integers and back at a fraction of the speed.
     rounded = places - 0.5 + ROUNDER
     return rounded.to(tl.int32, bitcast=True) - ROUNDER_BITS, places - (rounded - ROUNDER)
 
