@@ -46,7 +46,7 @@ def deformable_attention(query: Tensor,
             times keys; ``'tiled'``, tiles of queries that the backward pass makes anew, in memory
             that grows with queries plus keys; ``'fused'``, a Triton kernel for NVIDIA GPUs that
             does so on the chip; ``'auto'``, fused where it can be, else tiled, or dense for small
-            maps.
+            maps. Without a table, tiled and fused are PyTorch's ``scaled_dot_product_attention``.
 
     Returns:
         Tensor[batch, num_heads, height, width, value_dim] in the dtype of ``value``.

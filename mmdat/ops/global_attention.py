@@ -71,6 +71,8 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
     head_dim = max(query.shape[-1], value_dim)
     query, key, value = (F.pad(x, (0, head_dim - x.shape[-1])) if x.shape[-1] < head_dim else x
                          for x in (query, key, value))
+    # Of channels that do not lie together, PyTorch would compute all logits.
+    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     out = F.scaled_dot_product_attention(
         query, key, value, scale=scale,
         attn_mask=None if bias is None else bias[None].to(query.dtype))

@@ -49,8 +49,9 @@ def neighborhood_attention(query: Tensor,
         torch.Size([1, 2, 9, 12, 16])
     """
     _check_shapes(query, key, value, relative_position_bias_table)
-    chosen = choose_implementation('neighborhood_attention', implementation, 'tiled',
-                                   ('dense', 'tiled'), dropout_p)
+    chosen = choose_implementation('neighborhood_attention', implementation,
+                                   'tiled' if query.numel() else 'dense', ('dense', 'tiled'),
+                                   dropout_p)
     if scale is None:
         scale = query.shape[-1]**-0.5
     if chosen == 'dense':

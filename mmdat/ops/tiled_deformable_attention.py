@@ -182,7 +182,8 @@ class _Axis:
 
     def inside(self, entries: Tensor) -> Tensor:
         """Their indices in a table with zeros around."""
-        return (entries.clamp(-1, self.table_size) + 1).long()
+        # Of a place that is no number the weights are none either.
+        return (entries.nan_to_num(nan=-1).clamp(-1, self.table_size) + 1).long()
 
     def reach(self, queries: slice) -> int:
         """Entries from the one at or before the first query to the one behind the last."""

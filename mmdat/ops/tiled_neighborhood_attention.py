@@ -76,7 +76,8 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
             tile_query, tile_grad = part.take(query), part.take(grad_out)
             tile_key, tile_value = part.take_keys(key), part.take_keys(value)
             logits = tiles.logits(part, tile_query, tile_key, buffer)
-            weights = logits.sub_(part.take(log_sums[..., None]).mT).exp2_()
+            # No weights where there are no queries.
+            weights = logits.sub_(part.take(log_sums[..., None], torch.inf).mT).exp2_()
             part.add_keys(torch.bmm(weights, tile_grad), value_sums)
             grad_logits = product_in(grad_buffer, tile_value, tile_grad.mT)
             grad_logits.sub_(part.take(means).mT).mul_(weights)
@@ -246,10 +247,11 @@ class _Part:
     samples: slice
     rows: slice
 
-    def take(self, x: Tensor) -> Tensor:
+    def take(self, x: Tensor, outside: float = 0.0) -> Tensor:
         """(batch, num_heads, height, width, n) -> (tiles, queries, n)."""
         rows, columns = self.tiles.rows, self.tiles.columns
-        x = self._take(x, rows.queries(self.rows), columns.queries(slice(0, columns.count)))
+        x = self._take(x, rows.queries(self.rows), columns.queries(slice(0, columns.count)),
+                       outside)
         x = x.unflatten(3, (-1, columns.tile)).unflatten(2, (-1, rows.tile))
         return x.transpose(3, 4).flatten(4, 5).flatten(0, 3)
 
@@ -291,14 +293,15 @@ class _Part:
         return x.unflatten(0, (self.samples.stop - self.samples.start, -1, rows,
                                self.tiles.columns.count))
 
-    def _take(self, x: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-        """The part of a map, zero outside it."""
+    def _take(self, x: Tensor, rows: tuple[int, int], columns: tuple[int, int],
+              outside: float = 0.0) -> Tensor:
+        """The part of a map, with a value outside it."""
         height, width = x.shape[2:4]
         x = x[self.samples, :, max(0, rows[0]):rows[1]].to(precision(x))
         # With the heads last, there is more to copy at a time.
         return F.pad(x.movedim(1, 3), (
             0, 0, 0, 0, -columns[0], columns[1] - width,
-            max(0, -rows[0]), max(0, rows[1] - height))).movedim(3, 1)
+            max(0, -rows[0]), max(0, rows[1] - height)), value=outside).movedim(3, 1)
 
     def _inside(self, x: Tensor, rows: tuple[int, int], columns_before: int,
                 target: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,8 +41,8 @@ def window_attention(query: Tensor,
         scale: Factor of the logits, ``head_dim ** -0.5`` if None.
         dropout_p: Probability to drop a weight; above 0, the dense implementation runs.
         implementation: ``'dense'``, the equation as written; ``'fused'``, PyTorch's
-            ``scaled_dot_product_attention``, which does not keep the logits unless the bias table
-            needs a gradient; ``'auto'``, fused unless it does.
+            ``scaled_dot_product_attention``, which keeps no logits if there is no bias table;
+            ``'auto'``, fused without a table.
 
     Returns:
         Tensor[batch, num_heads, height, width, head_dim] in the dtype of ``value``.
@@ -60,9 +60,8 @@ def window_attention(query: Tensor,
     """
     _check_shapes(query, key, value, window_size, relative_position_bias_table)
     table = relative_position_bias_table
-    trains_table = torch.is_grad_enabled() and table is not None and table.requires_grad
     chosen = choose_implementation('window_attention', implementation,
-                                   'dense' if trains_table else 'fused', ('dense', 'fused'),
+                                   'fused' if table is None else 'dense', ('dense', 'fused'),
                                    dropout_p)
     height, width, head_dim = query.shape[2:]
     if scale is None:

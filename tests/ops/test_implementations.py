@@ -195,6 +195,36 @@ def test_nothing_of_size_queries_times_keys_is_allocated(case: Case, pairs: int)
     assert largest[case.implementation] < 4 * pairs / 8
 
 
+def test_channels_need_not_lie_together_to_save_memory() -> None:
+    query = random_map(0, 1, 2, 64, 64, 8, channels_last=False).float()
+    key = random(1, 1, 2, 8, 256).float().mT
+    with torch.profiler.profile(profile_memory=True, acc_events=True,
+                                activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        global_attention(query, key, key)
+    assert max(event.self_cpu_memory_usage for event in profile.events()) < 2 * 64 * 64 * 256
+
+
+def test_what_lies_outside_the_map_has_no_gradients() -> None:
+    case = SMALL['neighborhood'].to(torch.float32)
+    case.inputs[3] = (case.inputs[3].detach() + 200).requires_grad_()
+    for found, expected in zip(case.results('tiled'), case.results('dense'), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_locations_that_are_no_numbers_make_no_numbers() -> None:
+    inputs = [x.detach().clone() for x in SMALL['deformable'].inputs]
+    inputs[3][0, 0, 0] = torch.nan
+    out = deformable_attention(*inputs, implementation='tiled')
+    assert out[0, 0].isnan().all() and out[1].isfinite().all()
+
+
+def test_a_batch_may_be_empty() -> None:
+    for case in SMALL.values():
+        inputs = [x[:0] if index < (4 if len(case.inputs) == 5 else 3) else x
+                  for index, x in enumerate(case.inputs)]
+        assert case.operator(*inputs).shape[0] == 0
+
+
 @pytest.mark.parametrize('operator, name', [
     ('deformable', 'tiled_deformable_attention'),
     ('neighborhood', 'tiled_neighborhood_attention')])
