@@ -24,8 +24,8 @@ demo: setup ## draw data, train and test a small Mask R-CNN with DAT++, show its
 test: setup ## run the tests
 	$(PYTHON) -m pytest
 
-test-models: setup ## run the slow tests of the models: the large published ones, compilers
-	$(PYTHON) -m pytest -m slow tests/models
+test-models: setup ## run the slow tests of models and operators: large published ones, compilers
+	$(PYTHON) -m pytest -m slow tests/models tests/ops
 
 benchmark: setup ## measure the backbones against Swin-T and dense attention (half an hour, idle machine)
 	$(PYTHON) benchmarks/backbones.py

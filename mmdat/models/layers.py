@@ -20,6 +20,21 @@ def depthwise_conv(channels: int, kernel_size: int, stride: int = 1,
     return nn.Conv2d(channels, channels, kernel_size, stride, padding, groups=channels)
 
 
+class ResidualDepthwiseConv(nn.Conv2d):
+    """A 3 x 3 convolution of each channel by itself, added to its input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type) or self.weight.dtype.itemsize < 4:
+            # Half precision has too few digits for a small weight plus one.
+            return x + super().forward(x)
+        # One pass over the map instead of two.
+        identity = F.pad(self.weight.new_ones(1), (4, 4)).view(3, 3)
+        return F.conv2d(x, self.weight + identity, self.bias, padding=1, groups=self.groups)
+
+
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Pad a map with zeros on the right and bottom until ``divisor`` divides its sides."""
     height, width = x.shape[2:]
@@ -34,8 +49,10 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """(B, h, H, W, d) -> (B, C, H, W), the inverse of :func:`split_heads`."""
-    return x.movedim(-1, 2).flatten(1, 2)
+    """(B, h, H, W, d) -> (B, C, H, W), the inverse of :func:`split_heads`, channels last."""
+    # To flatten the channels while they are not last would leave one sample a stride for which
+    # PyTorch's convolutions copy the map.
+    return x.movedim(1, 3).flatten(3).movedim(3, 1)
 
 
 class PointwiseLinear(nn.Linear):
@@ -84,12 +101,11 @@ class ConvFFN(nn.Module):
     def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
         self.expand = nn.Conv2d(embed_dims, hidden_dims, 1)
-        self.dwconv = depthwise_conv(hidden_dims, 3)
+        self.dwconv = ResidualDepthwiseConv(hidden_dims)
         self.reduce = nn.Conv2d(hidden_dims, embed_dims, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.expand(x)
-        return self.reduce(F.gelu(x + self.dwconv(x)))
+        return self.reduce(F.gelu(self.dwconv(self.expand(x))))
 
 
 def init_projections(module: nn.Module) -> None:

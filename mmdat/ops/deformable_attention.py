@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .dense_attention import dense_attention
 from .fused_deformable_attention import fused_deformable_attention, unsupported
 from .global_attention import global_attention
 from .implementations import choose_implementation
@@ -85,21 +86,21 @@ def deformable_attention(query: Tensor,
 
 def _fastest(query: Tensor, key: Tensor, hindrance: str | None) -> str:
     """Of the implementations, given what hinders the fused one."""
-    if query.device.type == 'cuda' and hindrance is None:
+    if query.device.type == 'cuda' and hindrance is None and query.numel():
         return 'fused'
     return 'tiled' if query.shape[:4].numel() * key.shape[2] > DENSE_LOGITS else 'dense'
 
 
 def _dense(query: Tensor, key: Tensor, value: Tensor, sampling_locations: Tensor | None,
            table: Tensor | None, scale: float, dropout_p: float) -> Tensor:
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    logits = (scale * query.flatten(2, 3) @ key.transpose(-2, -1)).to(dtype)  # (B, h, Nq, Nk)
+    bias = None
     if table is not None:
         assert sampling_locations is not None
-        points = grid_points(*query.shape[2:4], device=query.device, dtype=dtype).flatten(0, 1)
-        logits = logits + relative_position_bias(points, sampling_locations, table)
-    attention = F.dropout(logits.softmax(-1), dropout_p).to(value.dtype)
-    return (attention @ value).unflatten(2, query.shape[2:4])
+        points = grid_points(*query.shape[2:4], device=query.device,
+                             dtype=torch.promote_types(query.dtype, torch.float32))
+        bias = relative_position_bias(points.flatten(0, 1), sampling_locations, table)
+    return dense_attention(query.flatten(2, 3), key, value, bias, scale, dropout_p).unflatten(
+        2, query.shape[2:4])
 
 
 def log_spaced_deformable_attention(query: Tensor,
@@ -165,10 +166,9 @@ def log_spaced_deformable_attention(query: Tensor,
     query_points = grid_points(height, width, device=query.device, dtype=dtype)
 
     def attend(rows: Tensor, first_row: int) -> Tensor:
-        logits = scale * rows.flatten(2, 3) @ key.transpose(-2, -1)  # (B, h, rows * W, Nk)
         points = query_points[first_row:first_row + rows.shape[2]].flatten(0, 1)
-        attention = (logits.to(dtype) + bias(points)).softmax(-1).to(value.dtype)
-        return (attention @ value).unflatten(2, rows.shape[2:4])
+        return dense_attention(rows.flatten(2, 3), key, value, bias(points), scale).unflatten(
+            2, rows.shape[2:4])
 
     # The hidden layer, one for each group, weighs more than the logits do.
     hidden_dims = hidden_weight.shape[0]
@@ -266,9 +266,11 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, sampling_locations:
                          f'got {tuple(query.shape)}')
     batch, num_heads, _, _, head_dim = query.shape
     num_keys = key.shape[2] if key.ndim == 4 else 0
-    if key.shape != (batch, num_heads, num_keys, head_dim) or value.shape[:3] != key.shape[:3]:
-        raise ValueError('key and value must be (batch, num_heads, num_keys, head_dim) like query '
-                         f'{tuple(query.shape)}, got {tuple(key.shape)} and {tuple(value.shape)}')
+    if (num_keys == 0 or key.shape != (batch, num_heads, num_keys, head_dim)
+            or value.shape[:3] != key.shape[:3]):
+        raise ValueError('key and value must be (batch, num_heads, num_keys, head_dim), of at '
+                         f'least one key, like query {tuple(query.shape)}, got '
+                         f'{tuple(key.shape)} and {tuple(value.shape)}')
     if sampling_locations is None:
         if table is not None:
             raise ValueError('a relative_position_bias_table needs sampling_locations')

@@ -8,17 +8,23 @@ run to run that gradient may differ by rounding. All else is deterministic.
 Triton is imported when an operator first runs.
 """
 import functools
+import importlib.metadata
 import importlib.util
 import math
 import os
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tiling import LOG2_E, empty_map
+from .tiling import (
+    LOG2_E,
+    empty_gradients,
+    empty_outputs,
+    make_differentiable,
+)
 
 
 class Limits(NamedTuple):
@@ -49,6 +55,10 @@ MARGIN = 2
 # writes sums of its own, so that they must not be too few.
 KEY_PROGRAMS = 1024
 MIN_TILES_PER_PROGRAM = 8
+# Of the second axis of a CUDA grid.
+MAX_GRID = 65535
+# Earlier ones have not been tried.
+MIN_TRITON = 3, 6
 TRITON_INSTALLED = importlib.util.find_spec('triton') is not None
 
 
@@ -56,12 +66,22 @@ def unsupported(query: Tensor, value: Tensor) -> str | None:
     """Why :func:`fused_deformable_attention` cannot take these, for a message, or None."""
     if not TRITON_INSTALLED:
         return 'Triton is not installed'
+    installed = importlib.metadata.version('triton')
+    if tuple(map(int, installed.split('.')[:2])) < MIN_TRITON:
+        return f'Triton is {installed}, older than {".".join(map(str, MIN_TRITON))}'
     if query.device.type == 'cuda':
+        if torch.version.hip:
+            return 'the GPU is not one of NVIDIA'
         capability = torch.cuda.get_device_capability(query.device)
         if capability < (8, 0):
             return f'the GPU has compute capability {capability[0]}.{capability[1]}, below 8.0'
+        if torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled():
+            return "the table's gradient is added up in no fixed order, but PyTorch is to be " \
+                   'deterministic'
     elif os.environ.get('TRITON_INTERPRET') != '1':
         return f'the tensors are on {query.device.type} rather than a CUDA device'
+    if query.shape[:2].numel() > MAX_GRID:
+        return f'there are more than {MAX_GRID} samples times heads'
     for x in (query, value):
         if x.dtype not in LIMITS:
             return f'{x.dtype} is none of {", ".join(map(str, LIMITS))}'
@@ -81,7 +101,7 @@ def fused_deformable_attention(query: Tensor, key: Tensor, value: Tensor,
         The output, and Tensor[batch, num_heads, height, width], the binary logarithm of the sum of
         each query's exponentials.
     """
-    out, log_sums = _empty_outputs(query, value)
+    out, log_sums = empty_outputs(query, value)
     rows, columns = _axes(query, relative_position_bias_table)
     batch, num_heads = query.shape[:2]
     grid = _count_tiles(query), batch * num_heads
@@ -97,7 +117,7 @@ def fused_deformable_attention(query: Tensor, key: Tensor, value: Tensor,
 @fused_deformable_attention.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, sampling_locations: Tensor,
       relative_position_bias_table: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    return _empty_outputs(query, value)
+    return empty_outputs(query, value)
 
 
 @torch.library.custom_op('mmdat::fused_deformable_attention_backward', mutates_args=())
@@ -106,7 +126,7 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
                scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Of the query, key, value, sampling locations and table."""
     inputs = query, key, value, sampling_locations, relative_position_bias_table
-    gradients = _empty_gradients(*inputs)
+    gradients = empty_gradients(*inputs)
     rows, columns = _axes(query, relative_position_bias_table)
     batch, num_heads = query.shape[:2]
     num_keys = key.shape[2]
@@ -151,31 +171,10 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
 def _(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, key: Tensor, value: Tensor,
       sampling_locations: Tensor, relative_position_bias_table: Tensor,
       scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _empty_gradients(query, key, value, sampling_locations, relative_position_bias_table)
+    return empty_gradients(query, key, value, sampling_locations, relative_position_bias_table)
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*output, *tensors)
-
-
-def _backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *_gradients(grad_out, *ctx.saved_tensors, ctx.scale), None
-
-
-fused_deformable_attention.register_autograd(_backward, setup_context=_save_for_backward)
-
-
-def _empty_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    out = empty_map(value, (*query.shape[:-1], value.shape[-1]))
-    return out, query.new_empty(query.shape[:-1], dtype=torch.float32)
-
-
-def _empty_gradients(query: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor,
-                                                              Tensor]:
-    key, value, locations, table = (
-        torch.empty_like(x, memory_format=torch.contiguous_format) for x in others)
-    return empty_map(query, query.shape), key, value, locations, table
+make_differentiable(fused_deformable_attention, _gradients)
 
 
 @functools.cache

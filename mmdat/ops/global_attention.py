@@ -1,10 +1,10 @@
 """Attention of every position of a map to one set of keys (PVT, arXiv 2102.12122, section 3.3;
 ScalableViT, arXiv 2203.10790, section 3.2).
 """
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .dense_attention import dense_attention
 from .implementations import choose_implementation
 
 
@@ -50,22 +50,16 @@ def global_attention(query: Tensor,
                                    ('dense', 'fused'), dropout_p)
     if scale is None:
         scale = query.shape[-1]**-0.5
-    attend = _dense if chosen == 'dense' else _fused
-    return attend(query.flatten(2, 3), key, value, bias, scale, dropout_p).unflatten(
-        2, query.shape[2:4])
+    queries = query.flatten(2, 3)
+    if chosen == 'dense':
+        out = dense_attention(queries, key, value, bias, scale, dropout_p)
+    else:
+        out = _fused(queries, key, value, bias, scale)
+    return out.unflatten(2, query.shape[2:4])
 
 
-def _dense(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float,
-           dropout_p: float) -> Tensor:
-    logits = scale * query @ key.mT
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if bias is not None:
-        logits = logits + bias
-    return F.dropout(logits.softmax(-1), dropout_p).to(value.dtype) @ value
-
-
-def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float,
-           _: float) -> Tensor:
+def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None,
+           scale: float) -> Tensor:
     value_dim = value.shape[-1]
     # PyTorch's memory-saving kernels want one width; zeros change neither logits nor results.
     head_dim = max(query.shape[-1], value_dim)

@@ -1,8 +1,8 @@
 """Neighborhood attention with a relative position bias (NAT, arXiv 2204.07143, section 3.1)."""
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .dense_attention import dense_attention
 from .implementations import choose_implementation
 from .tiled_neighborhood_attention import tiled_neighborhood_attention
 
@@ -70,10 +70,8 @@ def _dense(query: Tensor, key: Tensor, value: Tensor, table: Tensor, scale: floa
     keys, values = (x[:, :, rows[:, None, :, None], columns[:, None]].flatten(4, 5)
                     for x in (key, value))  # (B, h, H, W, k * k, d)
     bias = table[:, row_offsets[:, None, :, None], column_offsets[:, None]].flatten(3)
-    logits = (scale * query[..., None, :] @ keys.mT)[..., 0, :]  # (B, h, H, W, k * k)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) + bias
-    attention = F.dropout(logits.softmax(-1), dropout_p).to(value.dtype)
-    return (attention[..., None, :] @ values)[..., 0, :]
+    return dense_attention(query[..., None, :], keys, values, bias[..., None, :], scale,
+                           dropout_p).squeeze(-2)
 
 
 def _windows(size: int, kernel_size: int, device: torch.device) -> Tensor:

@@ -2,14 +2,14 @@
 
 The bias of a key is separable over a rectangle of queries, which reaches a small window of the
 table from there: interpolation along one axis and then the other is two products with matrices of
-hat functions, two non-zeros a row. The first is shared by the tiles of some rows of the map. The
-backward pass makes each tile anew.
+hat functions, two non-zeros a row. The first is shared by tiles that lie side by side. The backward
+pass makes each tile anew.
 
 The operators are opaque to ``torch.compile``, which would unroll their loops.
 """
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,12 @@ from torch import Tensor
 
 from .tiling import (
     LOG2_E,
-    empty_map,
+    MAX_EXPONENT,
+    empty_gradients,
+    empty_outputs,
     even_slices,
     logits_per_tile,
+    make_differentiable,
     precision,
     product_in,
     softmax_numerators,
@@ -32,6 +35,8 @@ MIN_TILE_QUERIES = 1024
 TILE_ENTRIES = 4
 TILE_WIDTHS = 16, 64
 WIDTH_UNIT, ROWS_UNIT = 8, 2
+# What a band of tiles holds beside their logits, in tiles.
+BAND_TILES = 4
 # In entries of the table. Outweighs rounding, which may put a query on either side of an entry.
 SLACK = 1e-3
 
@@ -46,17 +51,18 @@ def tiled_deformable_attention(query: Tensor, key: Tensor, value: Tensor,
         The output, and Tensor[batch, num_heads, height, width], the binary logarithm of the sum of
         each query's exponentials.
     """
-    out, log_sums = _empty_outputs(query, value)
+    out, log_sums = empty_outputs(query, value)
     with torch.autocast(query.device.type, enabled=False):
         for part in _parts(query, key, value, sampling_locations, relative_position_bias_table,
                            scale):
             part_query, part_out, part_log_sums = (
                 part.take(x) for x in (query, out, log_sums[..., None]))
             buffer = part.empty_logits()
+            bounded = part.is_bounded(part_query)
             for band in part.bands():
                 for tile in band.tiles():
                     numerators, sums, tile_log_sums = softmax_numerators(
-                        tile.logits(tile.take(part_query), buffer))
+                        tile.logits(tile.take(part_query), buffer), bounded)
                     tile.put(torch.bmm(numerators.mT, part.value).div_(sums.mT), part_out)
                     tile.put(tile_log_sums.mT, part_log_sums)
     return out, log_sums
@@ -65,7 +71,7 @@ def tiled_deformable_attention(query: Tensor, key: Tensor, value: Tensor,
 @tiled_deformable_attention.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, sampling_locations: Tensor,
       relative_position_bias_table: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    return _empty_outputs(query, value)
+    return empty_outputs(query, value)
 
 
 @torch.library.custom_op('mmdat::tiled_deformable_attention_backward', mutates_args=())
@@ -74,7 +80,7 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
                scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Of the query, key, value, sampling locations and table."""
     inputs = query, key, value, sampling_locations, relative_position_bias_table
-    gradients = _empty_gradients(*inputs)
+    gradients = empty_gradients(*inputs)
     table_sums = torch.zeros_like(relative_position_bias_table, dtype=log_sums.dtype)
     # The gradient of a logit is its weight times (the weight's gradient - this).
     means = (grad_out.to(log_sums.dtype) * out).sum(-1, keepdim=True)
@@ -112,31 +118,10 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
 def _(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, key: Tensor, value: Tensor,
       sampling_locations: Tensor, relative_position_bias_table: Tensor,
       scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _empty_gradients(query, key, value, sampling_locations, relative_position_bias_table)
+    return empty_gradients(query, key, value, sampling_locations, relative_position_bias_table)
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*output, *tensors)
-
-
-def _backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *_gradients(grad_out, *ctx.saved_tensors, ctx.scale), None
-
-
-tiled_deformable_attention.register_autograd(_backward, setup_context=_save_for_backward)
-
-
-def _empty_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    out = empty_map(value, (*query.shape[:-1], value.shape[-1]))
-    return out, query.new_empty(query.shape[:-1], dtype=precision(query))
-
-
-def _empty_gradients(query: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor,
-                                                              Tensor]:
-    key, value, locations, table = (
-        torch.empty_like(x, memory_format=torch.contiguous_format) for x in others)
-    return empty_map(query, query.shape), key, value, locations, table
+make_differentiable(tiled_deformable_attention, _gradients)
 
 
 def _hats(distances: Tensor) -> Tensor:
@@ -196,7 +181,7 @@ class _Strip:
 
     Attributes:
         queries: Their positions.
-        entries: Columns of the part's windows of the table that they reach from any key.
+        entries: Columns of the windows of the table that they reach from any key.
         hats: Tensor[groups * num_keys, entries, queries].
         hats_and_slopes: Tensor[groups * num_keys, 2 * entries, queries], None without gradients.
     """
@@ -206,16 +191,36 @@ class _Strip:
     hats_and_slopes: Tensor | None
 
     @classmethod
-    def of(cls, axis: _Axis, queries: slice, with_slopes: bool) -> '_Strip':
+    def of(cls, axis: _Axis, origin: int, queries: slice, with_slopes: bool) -> '_Strip':
+        """With windows that start where query ``origin`` looks."""
         # Seen from any key, the strip begins less than two entries behind this one.
-        start = max(0, int(queries.start * axis.step - SLACK))
+        start = max(0, int((queries.start - origin) * axis.step - SLACK))
         entries = slice(start, start + axis.reach(queries) + 1)
-        distances = axis.distances(axis.entries(0, entries.stop)[..., entries], queries)
+        distances = axis.distances(axis.entries(origin, entries.stop)[..., entries], queries)
         hats = _hats(distances)
         if not with_slopes:
             return cls(queries, entries, hats, None)
         both = torch.cat((hats, _slopes(distances)), 1)
         return cls(queries, entries, both[:, :hats.shape[1]], both)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Strips side by side.
+
+    Attributes:
+        strips: From left to right.
+        indices: Tensor[groups, num_keys, entries], of their windows' columns in the table.
+    """
+    strips: list[_Strip]
+    indices: Tensor
+
+    @classmethod
+    def of(cls, axis: _Axis, slices: list[slice], with_slopes: bool) -> '_Columns':
+        """With a strip a slice."""
+        origin = slices[0].start
+        strips = [_Strip.of(axis, origin, queries, with_slopes) for queries in slices]
+        return cls(strips, axis.inside(axis.entries(origin, strips[-1].entries.stop)))
 
 
 def _parts(query: Tensor, key: Tensor, value: Tensor, locations: Tensor, table: Tensor,
@@ -242,9 +247,11 @@ class _Part:
         locations: Tensor[2, groups, num_keys], y and x.
         table: Tensor[heads, groups, table_height + 2, table_width + 2], scaled like the logits,
             with zeros around.
-        rows: The axis.
-        strips: Of the columns.
-        columns: Tensor[groups, num_keys, entries], of the window of each key in the table.
+        rows: The vertical axis.
+        columns: The horizontal axis.
+        row_slices: Of the tiles.
+        column_slices: Of the tiles, by band.
+        with_slopes: Whether strips have some.
     """
 
     def __init__(self, samples: slice, groups: slice, query: Tensor, key: Tensor, value: Tensor,
@@ -262,24 +269,40 @@ class _Part:
         self.table = table.repeat(1, samples.stop - samples.start, 1, 1)
         height, width = query.shape[2:4]
         self.rows = _Axis.of(height, self.table.shape[2] - 2, self.locations[0])
-        columns = _Axis.of(width, self.table.shape[3] - 2, self.locations[1])
+        self.columns = _Axis.of(width, self.table.shape[3] - 2, self.locations[1])
+        self.with_slopes = with_slopes
         narrowest, widest = TILE_WIDTHS
-        tile_width = widest if columns.step == 0 else int(TILE_ENTRIES / columns.step) + 1
+        step = self.columns.step
+        tile_width = widest if step == 0 else int(TILE_ENTRIES / step) + 1
         tile_width = min(max(narrowest, min(widest, tile_width)), width)
         self.row_slices = even_slices(height, max(1, tile_queries // tile_width), ROWS_UNIT)
-        self.strips = [_Strip.of(columns, queries, with_slopes)
-                       for queries in even_slices(width, tile_width, WIDTH_UNIT)]
-        self.columns = columns.inside(columns.entries(0, self.strips[-1].entries.stop))
+        slices = even_slices(width, tile_width, WIDTH_UNIT)
+        # A key's hats, window and interpolated window in a tile.
+        rows = max(self.row_slices, key=lambda rows: rows.stop - rows.start)
+        held = self.columns.reach(slices[0]) * max(
+            tile_width, rows.stop - rows.start, self.rows.reach(rows))
+        self.column_slices = [
+            slices[chosen] for chosen in
+            even_slices(len(slices), max(1, BAND_TILES * tile_queries // held))]
 
     def empty_logits(self) -> Tensor:
         """Room for those of a tile."""
-        rows = max(rows.stop - rows.start for rows in self.row_slices)
-        columns = max(strip.hats.shape[2] for strip in self.strips)
+        rows, columns = (max(chosen.stop - chosen.start for chosen in slices)
+                         for slices in (self.row_slices, itertools.chain(*self.column_slices)))
         return self.key.new_empty(self.key.shape[:2].numel() * rows * columns)
 
     def bands(self) -> Iterator['_Band']:
-        """From the first row to the last."""
-        return (_Band(self, queries) for queries in self.row_slices)
+        """All of them, those with the same columns after each other."""
+        for slices in self.column_slices:
+            columns = _Columns.of(self.columns, slices, self.with_slopes)
+            for queries in self.row_slices:
+                yield _Band(self, queries, columns)
+
+    def is_bounded(self, query: Tensor) -> bool:
+        """Whether the logits of what :meth:`take` gives are too small to overflow."""
+        norms = [torch.linalg.vector_norm(x, dim=-1, dtype=self.key.dtype).max()
+                 for x in (query, self.key)]
+        return bool(norms[0] * norms[1] + self.table.abs().max() <= MAX_EXPONENT)
 
     def take(self, x: Tensor) -> Tensor:
         """(batch, num_heads, ...) -> (samples, groups of a sample, heads, ...), a view."""
@@ -312,11 +335,12 @@ class _Part:
 
 
 class _Band:
-    """Rows of queries.
+    """Tiles side by side.
 
     Attributes:
         part: What it is a band of.
         queries: Positions of the rows.
+        columns: Its own.
         distances: Tensor[groups * num_keys, entries, rows].
         indices: Tensor[groups, num_keys * window], of each key's window in its table.
         windows: Tensor[heads, groups * num_keys, row entries, column entries].
@@ -324,14 +348,16 @@ class _Band:
             a tile lie together.
     """
 
-    def __init__(self, part: _Part, queries: slice) -> None:
+    def __init__(self, part: _Part, queries: slice, columns: _Columns) -> None:
         self.part = part
         self.queries = queries
+        self.columns = columns
         entries = part.rows.entries(queries.start, part.rows.reach(queries))
         self.distances = part.rows.distances(entries, queries)
         rows = part.rows.inside(entries)
-        shape = rows.shape[-1], part.columns.shape[-1]
-        self.indices = (part.table.shape[3] * rows[..., None] + part.columns[:, :, None]).flatten(1)
+        shape = rows.shape[-1], columns.indices.shape[-1]
+        self.indices = (part.table.shape[3] * rows[..., None]
+                        + columns.indices[:, :, None]).flatten(1)
         heads = part.table.shape[0]
         self.windows = part.table.flatten(2).gather(
             2, self.indices.expand(heads, -1, -1)).view(heads, -1, *shape)
@@ -339,7 +365,7 @@ class _Band:
 
     def tiles(self) -> Iterator['_Tile']:
         """From left to right."""
-        return (_Tile(self, strip) for strip in self.part.strips)
+        return (_Tile(self, strip) for strip in self.columns.strips)
 
     def add_gradients(self, grad_by_row: Tensor, grad_places: Tensor, grad_table: Tensor) -> None:
         """Add what follows from the gradient of :attr:`by_row`.

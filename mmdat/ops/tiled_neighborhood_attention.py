@@ -9,7 +9,6 @@ The operators are opaque to ``torch.compile``, which would unroll their loops.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +17,10 @@ from torch import Tensor
 from .tiling import (
     LOG2_E,
     empty_map,
+    empty_outputs,
     even_slices,
     logits_per_tile,
+    make_differentiable,
     precision,
     product_in,
     softmax_numerators,
@@ -40,13 +41,13 @@ def tiled_neighborhood_attention(query: Tensor, key: Tensor, value: Tensor,
         The output, and Tensor[batch, num_heads, height, width], the binary logarithm of the sum of
         each query's exponentials.
     """
-    out, log_sums = _empty_outputs(query, value)
+    out, log_sums = empty_outputs(query, value)
     with torch.autocast(query.device.type, enabled=False):
         tiles = _Tiles(query, relative_position_bias_table, scale)
         buffer = tiles.empty_logits()
         for part in tiles.parts():
             logits = tiles.logits(part, part.take(query), part.take_keys(key), buffer)
-            numerators, sums, part_log_sums = softmax_numerators(logits)
+            numerators, sums, part_log_sums = softmax_numerators(logits, bounded=False)
             part.put(torch.bmm(numerators.mT, part.take_keys(value)).div_(sums.mT), out)
             part.put(part_log_sums.mT, log_sums[..., None])
     return out, log_sums
@@ -55,7 +56,7 @@ def tiled_neighborhood_attention(query: Tensor, key: Tensor, value: Tensor,
 @tiled_neighborhood_attention.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor,
       scale: float) -> tuple[Tensor, Tensor]:
-    return _empty_outputs(query, value)
+    return empty_outputs(query, value)
 
 
 @torch.library.custom_op('mmdat::tiled_neighborhood_attention_backward', mutates_args=())
@@ -97,20 +98,7 @@ def _(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, key: Tenso
                              memory_format=torch.contiguous_format))
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*output, *tensors)
-
-
-def _backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *_gradients(grad_out, *ctx.saved_tensors, ctx.scale), None
-
-
-tiled_neighborhood_attention.register_autograd(_backward, setup_context=_save_for_backward)
-
-
-def _empty_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    return empty_map(value, value.shape), query.new_empty(query.shape[:-1], dtype=precision(query))
+make_differentiable(tiled_neighborhood_attention, _gradients)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .dense_attention import dense_attention
 from .implementations import choose_implementation
 
 # Added to the logits of positions that only the shift brought together, as published.
@@ -68,22 +69,15 @@ def window_attention(query: Tensor,
         scale = head_dim**-0.5
     query, key, value = (_to_windows(x, window_size, shift) for x in (query, key, value))
     bias = _bias(table, height, width, window_size, shift, query)
-    attend = _dense if chosen == 'dense' else _fused
-    out = attend(query, key, value, bias, scale, dropout_p)
+    if chosen == 'dense':
+        out = dense_attention(query, key, value, bias, scale, dropout_p)
+    else:
+        out = _fused(query, key, value, bias, scale)
     return _from_windows(out, window_size, shift)[:, :, :height, :width]
 
 
-def _dense(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float,
-           dropout_p: float) -> Tensor:
-    logits = scale * query @ key.mT  # (B, rows, columns, h, w * w, w * w)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if bias is not None:
-        logits = logits + bias
-    return F.dropout(logits.softmax(-1), dropout_p).to(value.dtype) @ value
-
-
-def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float,
-           _: float) -> Tensor:
+def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None,
+           scale: float) -> Tensor:
     if bias is not None:
         bias = bias.expand(*query.shape[:4], -1, -1).flatten(0, 2).to(query.dtype)
     windows = query.shape[:3]

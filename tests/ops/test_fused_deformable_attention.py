@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from locations import locations_between_entries
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
@@ -24,6 +25,8 @@ from mmdat.ops.fused_deformable_attention import fused_deformable_attention, uns
 
 ROOT = Path(__file__).parents[2]
 NEEDS_TRITON = pytest.mark.skipif(not fused.TRITON_INSTALLED, reason='Triton is not installed')
+# The interpreter takes seconds for some.
+CASES = int(os.environ.get('MMDAT_FUSED_CASES', 6))
 # Largest difference over largest magnitude, of the output and the gradients.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 
@@ -31,12 +34,22 @@ TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 @NEEDS_TRITON
 @pytest.mark.parametrize('kind', ['interpreted', 'compiled'])
 def test_triton(kind: str, tmp_path: Path) -> None:
-    """The functions of that kind."""
+    run_functions(kind, tmp_path)
+
+
+@pytest.mark.slow
+@NEEDS_TRITON
+def test_triton_in_many_cases(tmp_path: Path) -> None:
+    run_functions('interpreted_equals_the_dense_one_at_random_sizes', tmp_path, cases=500)
+
+
+def run_functions(prefix: str, cache: Path, cases: int = CASES) -> None:
+    """As tests of another process."""
     # A cache of its own, lest nothing is compiled.
-    environment = dict(os.environ, TRITON_INTERPRET=str(int(kind == 'interpreted')),
-                       TRITON_CACHE_DIR=str(tmp_path))
+    environment = dict(os.environ, TRITON_INTERPRET=str(int(prefix.startswith('interpreted'))),
+                       TRITON_CACHE_DIR=str(cache), MMDAT_FUSED_CASES=str(cases))
     run = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-x', '-q', '-o', f'python_functions={kind}_*', __file__],
+        [sys.executable, '-m', 'pytest', '-x', '-q', '-o', f'python_functions={prefix}*', __file__],
         cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -66,25 +79,13 @@ class Case:
         # As the backbones have them: queries come from a map with the channels first.
         query = random(self.batch, num_heads, self.head_dim, self.height, self.width)
         keys = self.batch, num_heads, self.num_keys
+        locations = locations_between_entries(
+            (self.batch, self.groups, self.num_keys), (self.height, self.width), self.table,
+            self.reach, generator)
         inputs = [query.movedim(2, -1).to(dtype), random(*keys, self.head_dim).to(dtype),
-                  random(*keys, self.value_dim).to(dtype), self.locations(generator),
+                  random(*keys, self.value_dim).to(dtype), locations.float(),
                   random(num_heads, *self.table)]
         return [x.requires_grad_() for x in inputs]
-
-    def locations(self, generator: torch.Generator) -> Tensor:
-        """Where no query looks at an entry of the table: the gradient jumps there."""
-        shape = self.batch, self.groups, self.num_keys
-        axes = []
-        for size, table_size in zip((self.height, self.width), self.table, strict=True):
-            points = torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1)
-            axis = torch.full(shape, torch.nan)
-            while axis.isnan().any():
-                drawn = (2 * torch.rand(shape, generator=generator) - 1) * self.reach
-                places = ((points - drawn[..., None]) / 2 + 1) / 2 * (table_size - 1)
-                clear = ((places - places.round()).abs() > 1e-4).all(-1) | (table_size == 1)
-                axis = torch.where(axis.isnan() & clear, drawn, axis)
-            axes.append(axis)
-        return torch.stack(axes, -1)
 
 
 def results(inputs: list[Tensor], kernels: bool) -> list[Tensor]:
@@ -153,14 +154,15 @@ def interpreted_equals_the_dense_one(case: Case) -> None:
 sides = st.one_of(st.integers(1, 4), st.integers(5, 12))
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+@settings(max_examples=CASES, deadline=None, derandomize=True, database=None)
 @given(st.builds(
     Case, batch=st.integers(1, 2), groups=st.integers(1, 2), heads=st.integers(1, 2), height=sides,
     width=sides, num_keys=st.integers(1, 20), head_dim=st.integers(1, 20),
     value_dim=st.integers(1, 20), table=st.tuples(sides, sides),
-    reach=st.sampled_from([0.9, 1.7, 4.0]), seed=st.integers(0, 2**31)))
-def interpreted_equals_the_dense_one_at_random_sizes(case: Case) -> None:
-    check(case)
+    reach=st.sampled_from([0.9, 1.7, 4.0]), seed=st.integers(0, 2**31)),
+    st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16]))
+def interpreted_equals_the_dense_one_at_random_sizes(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -258,13 +260,23 @@ def test_what_is_not_supported_is_said(dtype: torch.dtype, head_dim: int, interp
 
 
 @NEEDS_TRITON
-@pytest.mark.parametrize('capability, sentence', [
-    ((9, 0), None), ((7, 5), 'the GPU has compute capability 7.5, below 8.0')])
-def test_old_gpus_are_not_supported(capability: tuple[int, int], sentence: str | None,
-                                    monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
+@pytest.mark.parametrize('batch, changes, sentence', [
+    (1, {}, None),
+    (1, {'torch.cuda.get_device_capability': lambda device: (7, 5)},
+     'the GPU has compute capability 7.5, below 8.0'),
+    (1, {'torch.version.hip': '6.4'}, 'the GPU is not one of NVIDIA'),
+    (1, {'importlib.metadata.version': lambda package: '3.5.1'}, 'Triton is 3.5.1, older than 3.6'),
+    (1, {'torch.are_deterministic_algorithms_enabled': lambda: True},
+     "the table's gradient is added up in no fixed order, but PyTorch is to be deterministic"),
+    (2**16, {}, 'there are more than 65535 samples times heads'),
+])
+def test_what_a_gpu_cannot_do_is_said(batch: int, changes: dict[str, Any], sentence: str | None,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
+    for name, value in changes.items():
+        monkeypatch.setattr(name, value)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        query = torch.empty(1, 1, 2, 2, 8, device='cuda')
+        query = torch.empty(batch, 1, 2, 2, 8, device='cuda')
     assert unsupported(query, query) == sentence
 
 

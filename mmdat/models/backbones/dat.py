@@ -14,7 +14,14 @@ from mmdat.models.attentions import (
     SlideAttention,
     WindowAttention,
 )
-from mmdat.models.layers import FFN, ConvFFN, LayerNorm2d, LayerScale, depthwise_conv
+from mmdat.models.layers import (
+    FFN,
+    ConvFFN,
+    LayerNorm2d,
+    LayerScale,
+    ResidualDepthwiseConv,
+    depthwise_conv,
+)
 from mmdat.models.published import DAT_LAYOUT, dat_fields
 from mmdat.models.settings import StageSettings
 from mmdat.registry import MODELS
@@ -102,7 +109,8 @@ class DATBlock(nn.Module):
     def __init__(self, settings: DATSettings, attention: nn.Module, drop_path_rate: float) -> None:
         super().__init__()
         dims = settings.embed_dims
-        self.local_perception = depthwise_conv(dims, 3) if settings.local_perception else None
+        self.local_perception = (ResidualDepthwiseConv(dims) if settings.local_perception
+                                 else nn.Identity())
         self.norm1 = LayerNorm2d(dims)
         self.attention = attention
         self.norm2 = LayerNorm2d(dims)
@@ -114,8 +122,7 @@ class DATBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
-        if self.local_perception is not None:
-            x = x + self.local_perception(x)
+        x = self.local_perception(x)
         x = x + self.drop_path(self.scale1(self.attention(self.norm1(x))))
         return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
 
@@ -131,7 +138,8 @@ class ConvNeXtBlock(nn.Module):
     def __init__(self, settings: DATSettings, drop_path_rate: float) -> None:
         super().__init__()
         dims = settings.embed_dims
-        self.local_perception = depthwise_conv(dims, 3) if settings.local_perception else None
+        self.local_perception = (ResidualDepthwiseConv(dims) if settings.local_perception
+                                 else nn.Identity())
         self.dwconv = depthwise_conv(dims, settings.window_size)
         self.norm = LayerNorm2d(dims)
         self.ffn = _ffn(settings)
@@ -139,8 +147,7 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
-        if self.local_perception is not None:
-            x = x + self.local_perception(x)
+        x = self.local_perception(x)
         return x + self.drop_path(self.ffn(self.norm(self.dwconv(x))))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmdat.errors import UserError
 from mmdat.models.attentions import InteractiveWindowAttention, ScalableAttention
-from mmdat.models.layers import FFN, LayerNorm2d, depthwise_conv
+from mmdat.models.layers import FFN, LayerNorm2d, ResidualDepthwiseConv
 from mmdat.models.published import SCALABLEVIT_LAYOUT, scalablevit_fields
 from mmdat.models.settings import StageSettings
 from mmdat.registry import MODELS
@@ -69,13 +69,13 @@ class ScalableViTBlock(nn.Module):
         self.norm2 = LayerNorm2d(dims, eps=ScalableViT.NORM_EPS)
         self.ffn = FFN(dims, int(dims * settings.ffn_ratio))
         self.drop_path = DropPath(drop_path_rate)
-        self.position = depthwise_conv(dims, 3) if with_position else None
+        self.position = ResidualDepthwiseConv(dims) if with_position else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
         x = x + self.drop_path(self.attention(self.norm1(x)))
         x = x + self.drop_path(self.ffn(self.norm2(x)))
-        return x if self.position is None else x + self.position(x)
+        return self.position(x)
 
 
 @MODELS.register_module()

@@ -1,0 +1,33 @@
+"""What PyTorch counts of an operator does not depend on the implementation."""
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import mmdat.ops.flop_formulas  # noqa: F401
+from mmdat.ops import deformable_attention, neighborhood_attention
+
+
+def flops(operator, *inputs: torch.Tensor, implementation: str) -> tuple[int, int]:
+    """Of the forward and of the backward pass."""
+    with FlopCounterMode(display=False) as forward:
+        out = operator(*inputs, implementation=implementation)
+    with FlopCounterMode(display=False) as backward:
+        out.sum().backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+@pytest.mark.parametrize('value_dim', [4, 6])
+def test_deformable_attention(value_dim: int) -> None:
+    inputs = [torch.randn(shape, requires_grad=True) for shape in (
+        (2, 2, 5, 6, 4), (2, 2, 7, 4), (2, 2, 7, value_dim), (2, 1, 7, 2), (2, 3, 3))]
+    tiled = flops(deformable_attention, *inputs, implementation='tiled')
+    assert tiled[0] == 2 * 2 * 2 * 30 * 7 * (4 + value_dim)
+    assert tiled == flops(deformable_attention, *inputs, implementation='dense')
+
+
+def test_neighborhood_attention() -> None:
+    inputs = [torch.randn(shape, requires_grad=True) for shape in
+              ((2, 2, 5, 6, 4),) * 3 + ((2, 5, 5),)]
+    tiled = flops(neighborhood_attention, *inputs, implementation='tiled')
+    assert tiled[0] == 2 * 2 * 2 * 30 * 9 * 8
+    assert tiled == flops(neighborhood_attention, *inputs, implementation='dense')
