@@ -21,12 +21,9 @@ def attend(query: tl.tensor, key: tl.tensor, value: tl.tensor, locations: tl.ten
            tile_width: tl.constexpr, key_block: tl.constexpr) -> None:
     """Attend from a tile of queries to all keys; grid (tiles, batch * num_heads)."""
     batch, head = _batch_and_head(num_heads)
-    query = _at(query, strides.query, batch, head)
-    key = _at(key, strides.key, batch, head)
-    value = _at(value, strides.value, batch, head)
-    locations = _at(locations, strides.locations, batch, head // heads_per_group)
-    table += head * rows.padded_size * columns.padded_size
-    out = _at(out, strides.out, batch, head)
+    query, key, value, locations, table, out = _at_head(
+        query, key, value, locations, table, out, strides, rows, columns, batch, head,
+        heads_per_group)
     log_sums += (batch * num_heads + head) * rows.size * columns.size
 
     first_row, first_column = _tile_start(tl.program_id(0), columns, tile_height, tile_width)
@@ -68,12 +65,9 @@ def query_gradients(query: tl.tensor, key: tl.tensor, value: tl.tensor, location
                     key_block: tl.constexpr) -> None:
     """Of a tile of queries; grid (tiles, batch * num_heads)."""
     batch, head = _batch_and_head(num_heads)
-    query = _at(query, strides.query, batch, head)
-    key = _at(key, strides.key, batch, head)
-    value = _at(value, strides.value, batch, head)
-    locations = _at(locations, strides.locations, batch, head // heads_per_group)
-    table += head * rows.padded_size * columns.padded_size
-    grad_out = _at(grad_out, strides.out, batch, head)
+    query, key, value, locations, table, grad_out = _at_head(
+        query, key, value, locations, table, grad_out, strides, rows, columns, batch, head,
+        heads_per_group)
     grad_query = _at(grad_query, grad_query_strides, batch, head)
     log_sums += (batch * num_heads + head) * rows.size * columns.size
     means += (batch * num_heads + head) * rows.size * columns.size
@@ -126,12 +120,9 @@ def key_gradients(query: tl.tensor, key: tl.tensor, value: tl.tensor, locations:
         window_rows: Entries of the table that a tile of queries reaches from any key.
     """
     batch, head = _batch_and_head(num_heads)
-    query = _at(query, strides.query, batch, head)
-    key = _at(key, strides.key, batch, head)
-    value = _at(value, strides.value, batch, head)
-    locations = _at(locations, strides.locations, batch, head // heads_per_group)
-    table += head * rows.padded_size * columns.padded_size
-    grad_out = _at(grad_out, strides.out, batch, head)
+    query, key, value, locations, table, grad_out = _at_head(
+        query, key, value, locations, table, grad_out, strides, rows, columns, batch, head,
+        heads_per_group)
     log_sums += (batch * num_heads + head) * rows.size * columns.size
     means += (batch * num_heads + head) * rows.size * columns.size
     grad_table += head * rows.padded_size * columns.padded_size
@@ -208,6 +199,18 @@ def _batch_and_head(num_heads: int) -> tuple:
     # 64 bits, as offsets into a large batch need.
     index = tl.program_id(1).to(tl.int64)
     return index // num_heads, index % num_heads
+
+
+@triton.jit
+def _at_head(query: tl.tensor, key: tl.tensor, value: tl.tensor, locations: tl.tensor,
+             table: tl.tensor, out: tl.tensor, strides: tl.tuple, rows: tl.tuple,
+             columns: tl.tuple, batch: tl.tensor, head: tl.tensor, heads_per_group: int) -> tuple:
+    """Pointers to what a head of a sample reads and writes."""
+    return (_at(query, strides.query, batch, head), _at(key, strides.key, batch, head),
+            _at(value, strides.value, batch, head),
+            _at(locations, strides.locations, batch, head // heads_per_group),
+            table + head * rows.padded_size * columns.padded_size,
+            _at(out, strides.out, batch, head))
 
 
 @triton.jit
