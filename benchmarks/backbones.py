@@ -7,6 +7,7 @@ are printed and written as JSON and Markdown.
 """
 import argparse
 import contextlib
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,18 +45,11 @@ BACKBONES = {
 
 @dataclass(frozen=True)
 class Workload:
-    """Images of a size, forward alone or with the backward pass.
-
-    Attributes:
-        targets: Least speed-up over dense, largest ratio to Swin-T's time, of DAT-T++.
-        repeats: Of each model.
-    """
+    """Images of a size, forward alone or with the backward pass."""
     height: int
     width: int
     batch: int
     train: bool
-    targets: tuple[float, float]
-    repeats: int
 
     def __str__(self) -> str:
         """As in the tables."""
@@ -63,12 +57,14 @@ class Workload:
         return f'{self.height} x {self.width}{batch}, {"train step" if self.train else "forward"}'
 
 
-WORKLOADS = (
-    Workload(800, 1344, 1, False, (5, 1.5), 5),
-    Workload(800, 1344, 1, True, (4, 2.5), 3),
-    Workload(224, 224, 8, False, (1.2, 1.2), 7),
-    Workload(224, 224, 8, True, (2, 1.5), 5),
-)
+# Repeats of each model, and targets for DAT-T++: least speed-up over dense, largest ratio to
+# the time of Swin-T.
+WORKLOADS = {
+    Workload(800, 1344, 1, False): (7, (5, 1.5)),
+    Workload(800, 1344, 1, True): (3, (4, 2.5)),
+    Workload(224, 224, 8, False): (9, (1.2, 1.2)),
+    Workload(224, 224, 8, True): (7, (2, 1.5)),
+}
 # Peaks of memory at growing sizes. Dense attention takes more at the largest than most machines
 # have.
 SIZES = {'DAT-T++': ((512, 512), (800, 1344), (1600, 2688)),
@@ -108,16 +104,18 @@ def runner(name: str, model: nn.Module, workload: Workload,
 
 def compare(workload: Workload, device: torch.device) -> dict[str, Any]:
     """Times and peaks of all backbones."""
+    repeats, targets = WORKLOADS[workload]
     names = [name for name in BACKBONES if workload.train or not name.endswith('with_cp')]
     times = times_side_by_side(
         {name: runner(name, build(name, device), workload, device) for name in names},
-        workload.repeats, device)
+        repeats, device)
     rows = [dict(backbone=name, median=times[name].median, seconds=times[name].seconds,
                  peak_bytes=peak(name, workload, device)) for name in names]
     return dict(workload=str(workload), batch=workload.batch, train=workload.train,
-                targets=workload.targets, rows=rows)
+                targets=targets, rows=rows)
 
 
+@functools.cache
 def peak(name: str, workload: Workload, device: torch.device) -> int:
     """Measured in a new process."""
     command = [sys.executable, __file__, '--device', str(device), '--peak', name,
@@ -132,7 +130,7 @@ def growth(device: torch.device) -> list[dict[str, Any]]:
     for name, sizes in SIZES.items():
         for train in (False, True):
             for height, width in sizes:
-                workload = Workload(height, width, 1, train, (0, 0), 0)
+                workload = Workload(height, width, 1, train)
                 rows.append(dict(backbone=name, workload=str(workload), pixels=height * width,
                                  peak_bytes=peak(name, workload, device)))
     return rows
@@ -177,8 +175,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.peak:
         name, height, width, batch, train = args.peak
-        run = runner(name, build(name, args.device), Workload(
-            int(height), int(width), int(batch), bool(int(train)), (0, 0), 0), args.device)
+        workload = Workload(int(height), int(width), int(batch), bool(int(train)))
+        run = runner(name, build(name, args.device), workload, args.device)
         print(peak_memory(run, args.device))
         return
     console = Console()
