@@ -27,8 +27,9 @@ ROOT = Path(__file__).parents[2]
 NEEDS_TRITON = pytest.mark.skipif(not fused.TRITON_INSTALLED, reason='Triton is not installed')
 # The interpreter takes seconds for some.
 CASES = int(os.environ.get('MMDAT_FUSED_CASES', 6))
-# Largest difference over largest magnitude, of the output and the gradients.
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+# Largest difference over largest magnitude, of the output and the gradients. In bfloat16 the
+# backward pass starts from an output of three digits.
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-1, torch.float16: 1e-2}
 
 
 @NEEDS_TRITON
