@@ -3,4 +3,5 @@ _base_ = [
     './_base_/default_runtime.py'
 ]
 model = dict(
-    backbone=dict(arch='tiny', drop_path_rate=0.0), neck=dict(in_channels=[64, 128, 256, 512]))
+    backbone=dict(type='mmdat.DATPlusPlus', arch='tiny', drop_path_rate=0.0),
+    neck=dict(in_channels=[64, 128, 256, 512]))

@@ -1,0 +1,12 @@
+# DETR as in mmdet; a leaf says the backbone and neck.in_channels, its last width.
+_base_ = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'
+custom_imports = dict(imports=['mmdat'], allow_failed_imports=False)
+data_root = '{{$COCO_ROOT:data/coco}}/'
+model = dict(backbone=dict(_delete_=True, type='mmdat.DATPlusPlus', out_indices=(3,)))
+train_dataloader = dict(dataset=dict(type='mmdat.CocoDataset', data_root=data_root))
+val_dataloader = dict(dataset=dict(type='mmdat.CocoDataset', data_root=data_root))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
+test_evaluator = val_evaluator
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
+custom_hooks = [dict(type='mmdat.CheckFitHook')]

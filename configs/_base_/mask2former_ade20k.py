@@ -1,0 +1,11 @@
+# Mask2Former as in mmsegmentation; a leaf says the backbone and decode_head.in_channels, its
+# widths.
+_base_ = 'mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py'
+custom_imports = dict(imports=['mmdet.models', 'mmdat'], allow_failed_imports=False)
+data_root = '{{$ADE20K_ROOT:data/ade/ADEChallengeData2016}}'
+model = dict(backbone=dict(_delete_=True, type='mmdat.DATPlusPlus'))
+train_dataloader = dict(dataset=dict(data_root=data_root))
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
+custom_hooks = [dict(type='mmdat.CheckFitHook')]

@@ -1,0 +1,4 @@
+_base_ = './_base_/dino.py'
+model = dict(
+    backbone=dict(arch='small', drop_path_rate=0.4),
+    neck=dict(in_channels=[192, 384, 768]))

@@ -1,0 +1,4 @@
+_base_ = './_base_/dino.py'
+model = dict(
+    backbone=dict(arch='tiny', drop_path_rate=0.2),
+    neck=dict(in_channels=[128, 256, 512]))

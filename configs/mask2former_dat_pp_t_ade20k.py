@@ -1,0 +1,4 @@
+_base_ = './_base_/mask2former_ade20k.py'
+model = dict(
+    backbone=dict(arch='tiny', drop_path_rate=0.3),
+    decode_head=dict(in_channels=[64, 128, 256, 512]))

@@ -1,0 +1,7 @@
+_base_ = [
+    './_base_/mask_rcnn.py', './_base_/coco_instance.py', './_base_/coco_1x.py',
+    './_base_/default_runtime.py'
+]
+model = dict(
+    backbone=dict(type='mmdat.DAT', arch='small', drop_path_rate=0.3),
+    neck=dict(in_channels=[96, 192, 384, 768]))

@@ -1,0 +1,7 @@
+_base_ = [
+    './_base_/retinanet.py', './_base_/coco_detection.py', './_base_/retinanet_3x.py',
+    './_base_/default_runtime.py'
+]
+model = dict(
+    backbone=dict(type='mmdat.ScalableViT', arch='base', drop_path_rate=0.5),
+    neck=dict(in_channels=[96, 192, 384, 768]))

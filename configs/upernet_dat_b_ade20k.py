@@ -1,0 +1,5 @@
+_base_ = ['./_base_/upernet.py', './_base_/ade20k_160k.py']
+model = dict(
+    backbone=dict(type='mmdat.DAT', arch='base', drop_path_rate=0.5),
+    decode_head=dict(in_channels=[128, 256, 512, 1024]),
+    auxiliary_head=dict(in_channels=512))

@@ -1,0 +1,5 @@
+_base_ = ['./_base_/upernet.py', './_base_/ade20k_160k.py']
+model = dict(
+    backbone=dict(type='mmdat.DATPlusPlus', arch='tiny', drop_path_rate=0.3),
+    decode_head=dict(in_channels=[64, 128, 256, 512]),
+    auxiliary_head=dict(in_channels=256))

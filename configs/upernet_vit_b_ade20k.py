@@ -1,0 +1,9 @@
+_base_ = ['./_base_/upernet.py', './_base_/ade20k_160k.py']
+WIDTHS = [768, 768, 768, 768]
+model = dict(
+    backbone=dict(
+        type='VisionTransformer', img_size=(512, 512), out_indices=(2, 5, 8, 11), qkv_bias=True,
+        drop_path_rate=0.1),
+    neck=dict(type='MultiLevelNeck', in_channels=WIDTHS, out_channels=768, scales=[4, 2, 1, 0.5]),
+    decode_head=dict(in_channels=WIDTHS),
+    auxiliary_head=dict(in_channels=768))
