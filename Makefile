@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-models benchmark lint
+.PHONY: help setup demo test test-models test-zoo benchmark lint
 
 # What sets up may be another Python than the one that python3 is: tools/setup_env.py finds it.
 BOOTSTRAP := $(firstword $(foreach name,python3 python3.11 python3.12 python3.10,$(shell command -v $(name))))
@@ -26,6 +26,9 @@ test: setup ## run the tests
 
 test-models: setup ## run the slow tests of models and operators: large published ones, compilers
 	$(PYTHON) -m pytest -m slow tests/models tests/ops
+
+test-zoo: setup ## take a training step and a test step with each config, on small drawings
+	$(PYTHON) tests/zoo.py
 
 benchmark: setup ## measure the backbones against Swin-T and dense attention (half an hour, idle machine)
 	$(PYTHON) benchmarks/backbones.py

@@ -97,6 +97,15 @@ def paths(value: Any, key: str, wanted: Any = None, prefix: str = '') -> Iterato
         yield from paths(item, key, wanted, f'{prefix}{name}.')
 
 
+def replace_values(value: Any, key: str, old: Any, new: Any) -> None:
+    """Set ``key`` to ``new`` wherever it is ``old`` in nested dicts and lists."""
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, (dict, list, tuple)):
+            replace_values(item, key, old, new)
+    if isinstance(value, dict) and value.get(key) == old:
+        value[key] = new
+
+
 def _unread_names(cfg: Config) -> list[str]:
     """Top-level names of a config that are neither the runner's nor variables that it uses."""
     others = [name for name in cfg
@@ -109,7 +118,7 @@ def _unread_names(cfg: Config) -> list[str]:
     used |= {name.id for node in nodes if isinstance(node, ast.For)
              for name in ast.walk(node.target) if isinstance(name, ast.Name)}
     # A config without bases may be a dump of another, with the variables but not their uses.
-    if '_base_' not in source:
+    if not re.search(r'\b_base_\b', source):
         return [name for name in others if name not in used
                 and get_close_matches(name, RUNNER_KEYS, n=1, cutoff=0.9)]
     # Before the text of each file mmengine puts a line with its path.

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
@@ -15,7 +14,8 @@ from mmdat.models.published.files import WEB, ZOOS, read_checkpoint
 from .command_line import check_writable
 from .config_file import read_config
 from .explain import explained
-from .keys import RUNNER_KEYS, check_keys
+from .keys import RUNNER_KEYS, check_keys, replace_values
+from .toolboxes import toolbox_of
 
 # Name -> an environment variable that it sets, and the program.
 LAUNCHERS = {
@@ -75,7 +75,7 @@ def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | N
         checkpoint: Path of a checkpoint that fits the config's model.
         work_dir: Where the log goes, ``work_dirs/<config's name>`` if None.
         out: A ``.pkl`` file to write the predictions to.
-        show_dir: A folder for pictures of the predictions, below the log's.
+        show_dir: A folder for pictures of the predictions, below that of the log.
         tta: Merge the predictions for augmented copies of each image (test-time augmentation).
         cfg_options: Values to put into the config, by dotted key.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
@@ -99,7 +99,7 @@ def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | N
     _check_checkpoint(checkpoint)
     cfg.load_from = checkpoint
     if show_dir is not None:
-        cfg.default_hooks.visualization.update(draw=True, test_out_dir=show_dir)
+        toolbox_of(cfg).draw(cfg, show_dir)
     if tta:
         if missing := {'tta_model', 'tta_pipeline'} - set(cfg):
             raise UserError(f"--tta needs {' and '.join(sorted(missing))} in {config}")
@@ -108,7 +108,7 @@ def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | N
     with explained(cfg):
         runner = _build_runner(cfg)
         if out is not None:
-            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=out))
+            runner.test_evaluator.metrics.append(toolbox_of(cfg).metric(out_file_path=out))
         return runner.test()
 
 
@@ -129,6 +129,7 @@ def _load_config(config: str, work_dir: str | None, cfg_options: dict[str, Any] 
     except Exception as error:  # an index that is no number, a key below what is no dict
         raise UserError(f'--cfg-options do not fit config {config}: {reason(error)}') from error
     check_keys(cfg)
+    toolbox_of(cfg)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
     check_writable('work dir', cfg.work_dir)
@@ -139,6 +140,8 @@ def _build_runner(cfg: Config) -> Runner:
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         # mmengine would ask for GPUs; it takes a process group and a wrapper that are there.
         torch.distributed.init_process_group('gloo')
+        # Statistics over processes are for GPUs alone; in one process the runner does this.
+        replace_values(cfg.model, 'type', 'SyncBN', 'BN')
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False))
@@ -153,9 +156,11 @@ def _check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             dataset = dataset['dataset']
         root = dataset.get('data_root')
         if root and '://' not in root and not os.path.isdir(root):
+            toolbox = toolbox_of(cfg)
             how = ('make it with tools/make_shapes.py, or set SHAPES_ROOT'
                    if dataset.get('type') == 'mmdat.ShapesDataset' else
-                   'set the environment variable that the config reads (COCO_ROOT for COCO)')
+                   'set the environment variable that the config reads '
+                   f'({toolbox.root_variable} for {toolbox.data})')
             raise UserError(f'data root {root} of {split}_dataloader does not exist: {how} or '
                             f'{split}_dataloader.dataset.data_root')
 

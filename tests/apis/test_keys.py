@@ -25,8 +25,10 @@ def test_valid_config_passes(path: Path) -> None:
     check_keys(Config.fromfile(path, import_custom_modules=False))
 
 
-def test_dump_of_a_config_passes(tmp_path: Path) -> None:
-    Config.fromfile(THEIRS[0]).dump(tmp_path / 'dumped.py')
+@pytest.mark.parametrize('path', [THEIRS[0], ROOT / 'configs' / 'retinanet_dat_t_coco.py'],
+                         ids=lambda path: path.name)
+def test_dump_of_a_config_passes(path: Path, tmp_path: Path) -> None:
+    Config.fromfile(path).dump(tmp_path / 'dumped.py')
     check_keys(Config.fromfile(tmp_path / 'dumped.py'))
 
 
