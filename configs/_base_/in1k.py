@@ -12,6 +12,7 @@ val_dataloader = dict(batch_size=128, dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 optim_wrapper = dict(clip_grad=dict(max_norm=5.0))
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
+custom_hooks = [dict(type='mmdat.CheckFitHook')]
 
 # A leaf says the backbone and head.in_channels, its last width.
 model = dict(

@@ -44,7 +44,9 @@ def _draw_detections(cfg: Config, folder: str) -> None:
 
 def _draw_segments(cfg: Config, folder: str) -> None:
     cfg.default_hooks.visualization.update(draw=True, interval=1)
-    cfg.visualizer.save_dir = os.path.join(cfg.work_dir, folder)
+    target = os.path.join(cfg.work_dir, folder)
+    # By another name it is another than that of an earlier run in the same process.
+    cfg.visualizer.update(save_dir=target, name=target)
 
 
 def _draw_classes(cfg: Config, folder: str) -> None:

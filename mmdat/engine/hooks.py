@@ -26,14 +26,15 @@ class CheckFitHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         model = _unwrap(runner.model)
-        backbone, neck = getattr(model, 'backbone', None), getattr(model, 'neck', None)
-        expected = getattr(neck, 'in_channels', None)
-        if isinstance(backbone, HierarchicalBackbone) and isinstance(expected, Sequence):
+        backbone = getattr(model, 'backbone', None)
+        if isinstance(backbone, HierarchicalBackbone):
             widths = [backbone.settings[stage].embed_dims
                       for stage in sorted(backbone.out_indices)]
-            if list(expected) != widths:
-                raise UserError(f'model.neck.in_channels is {list(expected)}, but model.backbone '
-                                f'returns maps of {widths} channels: give the neck those')
+            for name, expected, given in _readers(model, widths):
+                if expected != given:
+                    raise UserError(
+                        f'model.{name}.in_channels is {expected}, but model.backbone returns maps '
+                        f'of {given} channels: give the {name} those')
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
             dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
             classes = getattr(dataset, 'metainfo', {}).get('classes', ())
@@ -84,6 +85,27 @@ def _unwrap(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.get_submodule('module')
     return model
+
+
+def _readers(model: nn.Module, widths: list[int]) -> Iterator[tuple[str, Any, Any]]:
+    """Name and ``in_channels`` of what reads the backbone's maps, and those maps' channels."""
+    neck = getattr(model, 'neck', None)
+    channels = getattr(neck, 'in_channels', None)
+    if isinstance(channels, Sequence):
+        yield 'neck', list(channels), widths
+    if channels is not None:
+        return
+    # A neck without channels, if any, pools the last map.
+    if isinstance(width := getattr(getattr(model, 'head', None), 'in_channels', None), int):
+        yield 'head', width, widths[-1]
+    for name in ('decode_head', 'auxiliary_head'):
+        head = getattr(model, name, None)
+        channels, index = getattr(head, 'in_channels', None), getattr(head, 'in_index', None)
+        if isinstance(channels, int) and isinstance(index, int) and -len(widths) <= index < len(
+                widths):
+            yield name, channels, widths[index]
+        elif isinstance(channels, Sequence):
+            yield name, list(channels), widths
 
 
 def _head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:

@@ -1,0 +1,83 @@
+"""Published configurations train on real COCO and ADE20K images, at a reduced scale."""
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmdat.apis import train
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / 'shared' / 'data'
+TINYCOCO = Path(os.environ.get('TINYCOCO_ROOT', SHARED / 'tinycoco'))
+ADE20K_SAMPLE = Path(os.environ.get('ADE20K_SAMPLE_ROOT', SHARED / 'ade20k_sample'))
+SCALE = (192, 128)
+STEPS = 20
+LOADER = dict(num_workers=0, persistent_workers=False)
+
+
+def needs(folder: Path) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not folder.is_dir(), reason=f'{folder} is not here')
+
+
+def detector(with_mask: bool, **changes: Any) -> dict[str, Any]:
+    """Options for two images a step, of four images."""
+    pipeline = [
+        dict(type='mmdat.LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask),
+        dict(type='Resize', scale=SCALE, keep_ratio=True),
+        dict(type='PackDetInputs'),
+    ]
+    return {
+        'train_dataloader': dict(LOADER, dataset=dict(pipeline=pipeline, indices=4)),
+        'val_dataloader': LOADER,
+        'val_dataloader.dataset.pipeline.1.scale': SCALE,
+        'train_cfg': dict(max_epochs=STEPS // 2, val_interval=STEPS // 2),
+        **changes,
+    }
+
+
+MASK_RCNN = detector(True, **{
+    'model.train_cfg.rpn_proposal.max_per_img': 50,
+    'model.train_cfg.rcnn.sampler.num': 32,
+    'model.test_cfg.rpn.max_per_img': 50,
+    'model.test_cfg.rcnn.max_per_img': 20,
+})
+DINO = detector(False, **{
+    'model.num_queries': 100,
+    'model.encoder.num_layers': 2,
+    'model.decoder.num_layers': 2,
+    'model.test_cfg.max_per_img': 20,
+})
+UPERNET = {
+    'model.data_preprocessor.size': (128, 128),
+    'train_dataloader': dict(LOADER, batch_size=2),
+    'train_dataloader.dataset.pipeline.2.scale': SCALE,
+    'train_dataloader.dataset.pipeline.2.ratio_range': (1.0, 1.0),
+    'train_dataloader.dataset.pipeline.3.crop_size': (128, 128),
+    'val_dataloader': LOADER,
+    'val_dataloader.dataset.pipeline.1.scale': SCALE,
+    'train_cfg': dict(max_iters=STEPS, val_interval=STEPS),
+}
+
+
+@pytest.mark.parametrize('name, options, variable, root, metric', [
+    pytest.param('mask_rcnn_dat_pp_t_coco', MASK_RCNN, 'COCO_ROOT', TINYCOCO, 'coco/segm_mAP',
+                 marks=needs(TINYCOCO)),
+    pytest.param('dino_dat_pp_t_coco', DINO, 'COCO_ROOT', TINYCOCO, 'coco/bbox_mAP',
+                 marks=needs(TINYCOCO)),
+    pytest.param('upernet_dat_pp_t_ade20k', UPERNET, 'ADE20K_ROOT', ADE20K_SAMPLE, 'mIoU',
+                 marks=needs(ADE20K_SAMPLE)),
+], ids=['mask_rcnn', 'dino', 'upernet'])
+def test_losses_fall_on_real_images(name: str, options: dict[str, Any], variable: str, root: Path,
+                                    metric: str, tmp_path: Path,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, str(root))
+    runner = train(str(ROOT / 'configs' / f'{name}.py'), str(tmp_path / 'work'), cfg_options={
+        **options, 'param_scheduler': [], 'optim_wrapper.optimizer.lr': 3e-4,
+        'default_hooks.checkpoint.interval': STEPS + 1, 'randomness.seed': 0})
+    losses = runner.message_hub.get_scalar('train/loss').data[0]
+    assert len(losses) == STEPS and np.isfinite(losses).all()
+    assert losses[-4:].mean() < 0.7 * losses[:2].mean(), losses
+    assert np.isfinite(runner.message_hub.get_scalar(f'val/{metric}').current())
