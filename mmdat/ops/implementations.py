@@ -15,8 +15,8 @@ _preferred: str | None = None
 def prefer_implementation(name: str) -> Iterator[None]:
     """Let ``implementation='auto'`` stand for this one inside, where an operator can run it.
 
-    For comparisons and to find faults. The backward pass of blocks that recompute their
-    activations belongs inside, too.
+    For comparisons and to find faults, in all threads of the process. The backward pass of blocks
+    that recompute their activations belongs inside, too.
 
     Raises:
         ValueError: If no operator has such an implementation.
