@@ -1,5 +1,6 @@
 """What the tools that look at a model share: its config, the model, and made images to feed it."""
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,16 @@ def build_model(cfg: Config) -> BaseModel:
     if cfg.get('data_preprocessor'):  # where mmpretrain's configs have it
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return revert_sync_batchnorm(MODELS.build(model))
+
+
+@contextmanager
+def refuse_shape(shape: tuple[int, int]) -> Iterator[None]:
+    """Turn what a model raises on images of a shape, too small or too large for it, into words."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f'the model does not run on images of {shape[0]} x {shape[1]} '
+                        f'({reason(error)}): give another --shape') from error
 
 
 def made_batch(cfg: Config, batch_size: int, shape: tuple[int, int]) -> dict[str, list[Any]]:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mmdat.ops.flop_formulas  # noqa: F401  so that mmdat's operators are counted
 
-from .analysis import build_model, image_shape, made_batch, toolbox_of
+from .analysis import build_model, image_shape, made_batch, refuse_shape, toolbox_of
 from .explain import explained
 
 
@@ -61,7 +61,7 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
         batch = model.data_preprocessor(made_batch(cfg, 1, shape))
     # Mask2Former of mmsegmentation has no mode 'tensor'.
     mode = 'predict' if toolbox_of(cfg) == 'mmseg' else 'tensor'
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), refuse_shape(shape):
         model(**batch, mode=mode)
     backbone = getattr(model, 'backbone', nn.Identity())
     by_module = counter.get_flop_counts()

@@ -340,7 +340,9 @@ def test_checkpoint_is_downloaded_once_and_refused_where_it_is_missing(server: s
 
 @pytest.mark.parametrize('tool, arguments', [
     ('train.py', ['missing.py']), ('test.py', ['missing.py', 'missing.pth']),
-    ('analysis_tools/get_flops.py', ['missing.py'])])
+    ('analysis_tools/get_flops.py', ['missing.py']),
+    ('analysis_tools/benchmark.py', ['missing.py']),
+    ('analysis_tools/browse_dataset.py', ['missing.py'])])
 def test_tool_prints_the_sentence_without_traceback(tool: str, arguments: list[str]) -> None:
     result = subprocess.run([sys.executable, TOOLS / tool, *arguments], capture_output=True,
                             text=True)
