@@ -134,9 +134,10 @@ def _check_device(name: str | None) -> torch.device:
         device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
     except RuntimeError as error:
         raise UserError(f'--device {name} is no device: give cpu, cuda or cuda:N') from error
-    number = torch.cuda.device_count()
-    if device.type not in ('cpu', 'cuda') or device.type == 'cuda' and (device.index or 0) >= number:
-        raise UserError(f'--device {name} is not here: there are the CPU and {number} GPUs')
+    available = dict(cpu=1, cuda=torch.cuda.device_count())
+    if (device.index or 0) >= available.get(device.type, 0):
+        raise UserError(f'--device {device} is not here: there are the CPU and {available["cuda"]} '
+                        'GPUs')
     return device
 
 
