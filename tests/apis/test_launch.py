@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -339,7 +340,10 @@ def test_checkpoint_is_downloaded_once_and_refused_where_it_is_missing(server: s
 
 
 @pytest.mark.parametrize('tool, arguments', [
-    ('train.py', ['missing.py']), ('test.py', ['missing.py', 'missing.pth'])])
+    ('train.py', ['missing.py']), ('test.py', ['missing.py', 'missing.pth']),
+    ('analysis_tools/get_flops.py', ['missing.py']),
+    ('analysis_tools/benchmark.py', ['missing.py']),
+    ('analysis_tools/browse_dataset.py', ['missing.py'])])
 def test_tool_prints_the_sentence_without_traceback(tool: str, arguments: list[str]) -> None:
     result = subprocess.run([sys.executable, TOOLS / tool, *arguments], capture_output=True,
                             text=True)
@@ -358,10 +362,64 @@ def test_tool_names_a_missing_package_without_traceback(package: str, tmp_path: 
     assert len(result.stderr.splitlines()) == 1
 
 
+def run_script(name: str, *arguments: object, cwd: Path,
+               **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of ``tools``, with this Python as its ``python``."""
+    path = os.pathsep.join([str(cwd), str(Path(sys.executable).parent), os.environ['PATH']])
+    return subprocess.run([TOOLS / name, *map(str, arguments)], capture_output=True, text=True,
+                          cwd=cwd, env={**os.environ, 'PATH': path, **variables})
+
+
+def free_port() -> str:
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        return str(server.getsockname()[1])
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is here')
-def test_launcher_trains_on_a_cpu(config: Path, tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', TOOLS / 'train.py', config,
-         '--launcher', 'pytorch', '--work-dir', tmp_path / 'work'], capture_output=True, text=True)
+def test_two_processes_train_and_test_on_a_cpu(config: Path, tmp_path: Path) -> None:
+    trained = run_script('dist_train.sh', config.name, 2, '--work-dir', 'work', cwd=tmp_path,
+                         PORT=free_port())
+    assert trained.returncode == 0, trained.stderr
+    checkpoint = tmp_path / 'work' / 'epoch_1.pth'
+    assert epochs_in(checkpoint) == 1
+    history = torch.load(checkpoint, weights_only=True)['message_hub']['runtime_info']
+    assert history['iter'] == 1, 'of the 6 images, each process takes 3 in 2 batches'
+    tested = run_script('dist_test.sh', config.name, checkpoint, 2, '--work-dir', 'work',
+                        cwd=tmp_path, PORT=free_port())
+    assert tested.returncode == 0, tested.stderr
+    assert 'coco/segm_mAP_50' in tested.stdout
+
+
+@pytest.mark.parametrize('script, arguments, command', [
+    ('slurm_train.sh', ['part', 'job', 'a b.py', 'work', '--resume'],
+     ['train.py', 'a b.py', '--launcher', 'slurm', '--work-dir', 'work', '--resume']),
+    ('slurm_train.sh', ['part', 'job', 'a.py', '--resume'],
+     ['train.py', 'a.py', '--launcher', 'slurm', '--resume']),
+    ('slurm_test.sh', ['part', 'job', 'a.py', 'b.pth', '--out', 'c.pkl'],
+     ['test.py', 'a.py', 'b.pth', '--launcher', 'slurm', '--out', 'c.pkl']),
+])
+def test_slurm_is_asked_for_gpus(script: str, arguments: list[str], command: list[str],
+                                 tmp_path: Path) -> None:
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$MASTER_PORT" "$@"\n')
+    srun.chmod(0o755)
+    result = run_script(script, *arguments, cwd=tmp_path, GPUS='4', PORT='12345',
+                        SRUN_ARGS='--time 1:00')
     assert result.returncode == 0, result.stderr
-    assert epochs_in(tmp_path / 'work' / 'epoch_1.pth') == 1
+    port, *given = result.stdout.splitlines()
+    asked, run = given[:given.index('python')], given[given.index('python') + 2:]
+    assert port == '12345'
+    assert asked == ['-p', 'part', '--job-name=job', '--gres=gpu:4', '--ntasks=4',
+                     '--ntasks-per-node=4', '--cpus-per-task=5', '--kill-on-bad-exit=1', '--time',
+                     '1:00']
+    assert [Path(run[0]).name, *run[1:]] == command
+    assert Path(run[0]).is_file()
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh',
+                                    'slurm_test.sh'])
+def test_script_says_what_it_takes(script: str, tmp_path: Path) -> None:
+    result = run_script(script, 'a.py', cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith('usage: ') and ' CONFIG ' in result.stderr

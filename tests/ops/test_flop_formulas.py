@@ -1,10 +1,17 @@
 """What PyTorch counts of an operator does not depend on the implementation."""
+from functools import partial
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmdat.ops.flop_formulas  # noqa: F401
-from mmdat.ops import deformable_attention, neighborhood_attention
+from mmdat.ops import (
+    deformable_attention,
+    global_attention,
+    neighborhood_attention,
+    window_attention,
+)
 
 
 def flops(operator, *inputs: torch.Tensor, implementation: str) -> tuple[int, int]:
@@ -31,3 +38,19 @@ def test_neighborhood_attention() -> None:
     tiled = flops(neighborhood_attention, *inputs, implementation='tiled')
     assert tiled[0] == 2 * 2 * 2 * 30 * 9 * 8
     assert tiled == flops(neighborhood_attention, *inputs, implementation='dense')
+
+
+def test_attention_of_pytorch_on_a_cpu() -> None:
+    inputs = [torch.randn(shape, requires_grad=True) for shape in (
+        (2, 2, 5, 6, 4), (2, 2, 7, 4), (2, 2, 7, 4))]
+    fused = flops(global_attention, *inputs, implementation='fused')
+    assert fused[0] == 2 * 2 * 2 * 30 * 7 * 8
+    assert fused == flops(global_attention, *inputs, implementation='dense')
+
+
+def test_window_attention() -> None:
+    inputs = [torch.randn((2, 2, 4, 6, 4), requires_grad=True) for _ in range(3)]
+    forward, backward = flops(partial(window_attention, window_size=2), *inputs,
+                              implementation='fused')
+    assert forward == 2 * 2 * 2 * 24 * 4 * 8
+    assert backward == 2 * forward
