@@ -5,7 +5,6 @@ data = dict(
     type='BaseSegDataset', data_root='data/shapes_segment', reduce_zero_label=True,
     metainfo=dict(classes=('ground', 'square', 'triangle', 'ring', 'cross')))
 train_dataloader = dict(dataset=data)  # images/training/*.jpg, annotations/training/*.png
-val_dataloader = dict(dataset=data)  # the same in the folders validation
-test_dataloader = val_dataloader
+val_dataloader = test_dataloader = dict(dataset=data)  # the same in the folders validation
 model = dict(decode_head=dict(num_classes=5), auxiliary_head=dict(num_classes=5))
 load_from = 'upernet_dat_pp_t_ade20k.pth'

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Each config of the zoo takes a training step and a test step on small drawings.
 
-``python tests/zoo.py [NAME ...]`` prints a table as it goes; names may have wildcards.
+``python tests/zoo.py [NAME ...]`` prints a table as it goes; names may have wildcards. Parameters
+and multiply-accumulates (MACs) are those at the config's own size, for one image.
 """
 import argparse
 import contextlib
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mmengine.config import Config
 from pycocotools import mask as mask_api
 
 from mmdat.apis import train
+from mmdat.apis.complexity import count_complexity
 from mmdat.datasets.shapes import draw_scene
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -43,13 +45,11 @@ class Steps:
     """What came of a config.
 
     Attributes:
-        parameters: Of the model.
         loss: Of the training step.
         train_seconds: Of the training step, with reading the images.
         test_seconds: Of the test, with reading the images.
         metrics: Of the test.
     """
-    parameters: int
     loss: float
     train_seconds: float
     test_seconds: float
@@ -69,8 +69,15 @@ def take_steps(name: str, root: Path) -> Steps:
         metrics = runner.test()
     end = time.perf_counter()
     scalars = runner.message_hub.log_scalars
-    return Steps(sum(parameter.numel() for parameter in runner.model.parameters()),
-                 scalars['train/loss'].data[0][-1], middle - start, end - middle, metrics)
+    return Steps(float(scalars['train/loss'].data[0][-1]), middle - start, end - middle,
+                 {key: float(value) for key, value in metrics.items()})
+
+
+def cost(name: str) -> dict[str, Any]:
+    """Parameters and MACs of the config of that name."""
+    cfg = Config.fromfile(CONFIGS / f'{name}.py')
+    cfg.model.backbone.init_cfg = None
+    return asdict(count_complexity(cfg))
 
 
 def draw_data(root: Path) -> None:
@@ -177,32 +184,33 @@ def main() -> None:
     """Run the configs that were asked for; fail if one fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('names', nargs='*', default=['*'], help='of configs, or patterns')
+    parser.add_argument('--out', type=Path, help='file for the results, as JSON')
     args = parser.parse_args()
     names = sorted(path.stem for path in CONFIGS.glob('*.py')
                    if any(fnmatch.fnmatch(path.stem, pattern) for pattern in args.names)
                    and not path.stem.endswith('_shapes'))
-    failed = []
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         draw_data(root)
         os.environ.update(environment(root))
-        print(f'{"config":42} {"parameters":>12} {"loss":>8} {"train":>8} {"test":>8}  metrics')
+        print(f'{"config":36} {"parameters":>12} {"MACs":>8} {"loss":>8} {"train":>8} {"test":>8}')
         for name in names:
             try:
-                steps = take_steps(name, root)
+                steps, costs = take_steps(name, root), cost(name)
             except Exception:
                 traceback.print_exc()
-                failed.append(name)
-                print(f'{name:42} FAILED', flush=True)
+                print(f'{name:36} FAILED', flush=True)
                 continue
-            metrics = ', '.join(f'{key} {value:.2f}' for key, value in list(
-                steps.metrics.items())[:2])
-            print(f'{name:42} {steps.parameters / 1e6:10.1f} M {steps.loss:8.3f} '
-                  f'{steps.train_seconds:6.1f} s {steps.test_seconds:6.1f} s  {metrics}',
+            print(f'{name:36} {costs["parameters"] / 1e6:10.1f} M {costs["macs"] / 1e9:6.1f} G '
+                  f'{steps.loss:8.3f} {steps.train_seconds:6.1f} s {steps.test_seconds:6.1f} s',
                   flush=True)
+            results[name] = dict(asdict(steps), **costs)
             gc.collect()
-    print(f'{len(names) - len(failed)} of {len(names)} configs trained and were tested')
-    sys.exit(f'failed: {", ".join(failed)}' if failed else 0)
+    if args.out:
+        args.out.write_text(json.dumps(results, indent=1) + '\n')
+    print(f'{len(results)} of {len(names)} configs trained and were tested')
+    sys.exit(len(results) < len(names))
 
 
 if __name__ == '__main__':
