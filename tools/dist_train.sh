@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Train on several GPUs:
 #     tools/dist_train.sh CONFIG GPUS [ARGUMENTS OF train.py]
-# With several machines, on each: NNODES, NODE_RANK, MASTER_ADDR and PORT in the environment. Without
-# a GPU, GPUS is the number of processes on the CPU.
+# With several machines, on each: NNODES, NODE_RANK, MASTER_ADDR and PORT in the environment.
+# Without a GPU, GPUS is the number of processes on the CPU.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then

@@ -67,8 +67,11 @@ def test_a_map_of_classes_is_drawn_over_the_image(split: str, ade20k_root: Path,
     cfg = load_config(CONFIGS / 'upernet_dat_t_ade20k.py')
     file, = browse_dataset(cfg, tmp_path / 'out', split=split)
     assert file.name == '0_ADE_1.jpg'
-    height, width = dict(train=(512, 512), val=(512, 768))[split]
-    assert cv2.imread(str(file)).shape == (height, width, 3)
+    height, width = cv2.imread(str(file)).shape[:2]
+    if split == 'val':
+        assert (height, width) == (512, 768)
+    else:
+        assert 256 <= height <= width <= 512, 'what is smaller is padded in the model'
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from mmdat.apis import complexity
 from mmdat.apis.analysis import image_shape, load_config
 from mmdat.apis.complexity import Complexity, count_complexity, print_complexity
 from mmdat.errors import UserError
@@ -16,26 +17,37 @@ PUBLISHED_MACS = {
 }
 
 
-def complexity_of(name: str, *shape: int) -> Complexity:
-    return count_complexity(load_config(ROOT / 'configs' / f'{name}.py'), shape or None)
+def complexity_of(name: str) -> Complexity:
+    return count_complexity(load_config(ROOT / 'configs' / f'{name}.py'))
 
 
 @pytest.mark.parametrize('name', PUBLISHED_MACS)
 def test_a_classifier_costs_what_its_paper_says(name: str) -> None:
-    complexity = complexity_of(f'{name}_in1k')
-    assert complexity.shape == (224, 224)
+    counted = complexity_of(f'{name}_in1k')
+    assert counted.shape == (224, 224)
     tolerance = 0.03 if name.startswith('scalablevit') else 0.01
-    assert complexity.macs == pytest.approx(1e9 * PUBLISHED_MACS[name], rel=tolerance)
-    assert complexity.backbone_macs == pytest.approx(complexity.macs, rel=0.01)
-    assert complexity.not_counted == ()
+    assert counted.macs == pytest.approx(1e9 * PUBLISHED_MACS[name], rel=tolerance)
+    assert counted.backbone_macs == pytest.approx(counted.macs, rel=0.01)
+    assert counted.not_counted == ()
 
 
 def test_a_detector_is_counted_through_its_heads(config: Path) -> None:
-    complexity = count_complexity(load_config(config), (96,))
-    assert complexity.shape == (96, 96)
-    assert 0 < complexity.backbone_parameters < complexity.parameters
-    assert 0 < complexity.backbone_macs < complexity.macs
-    assert complexity.not_counted == ('RoIAlign',)
+    counted = count_complexity(load_config(config), (96,))
+    assert counted.shape == (96, 96)
+    assert 0 < counted.backbone_parameters < counted.parameters
+    assert 0 < counted.backbone_macs < counted.macs
+    assert counted.not_counted == ('RoIAlign',)
+
+
+def test_a_cascade_has_masks_for_few_of_its_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(complexity, 'NUM_MASKS', 4)  # 100 take seconds
+    cfg = load_config(ROOT / 'configs' / 'cascade_mask_rcnn_dat_t_coco.py', {
+        'model.backbone.arch': 'nano', 'model.neck.in_channels': [16, 32, 64, 128]})
+    macs = []
+    for cfg.model.test_cfg.rpn.max_per_img in (3, 4, 5):
+        macs.append(count_complexity(cfg, (64,)).macs)
+    masks = 3 * 4 * 256 * 256 * 9 * 14 * 14  # the convolutions of three stages, for a proposal
+    assert macs[2] - macs[1] < masks < macs[1] - macs[0]
 
 
 def test_a_segmentor_is_counted_through_its_head() -> None:
@@ -43,7 +55,7 @@ def test_a_segmentor_is_counted_through_its_head() -> None:
     cfg = load_config(ROOT / 'configs' / 'semantic_fpn_dat_pp_t_ade20k.py', options)
     narrow, wide = (count_complexity(cfg, shape) for shape in ((64, 128), (64, 256)))
     assert 0 < narrow.backbone_macs < narrow.macs
-    head = [complexity.macs - complexity.backbone_macs for complexity in (narrow, wide)]
+    head = [counted.macs - counted.backbone_macs for counted in (narrow, wide)]
     assert head[1] == 2 * head[0]
 
 
