@@ -1,6 +1,6 @@
 # The demo of classification: minutes on two cores.
 _base_ = './_base_/shapes_classify.py'
-EPOCHS = 20
+EPOCHS = 10
 
 model = dict(
     type='ImageClassifier',
@@ -14,11 +14,11 @@ model = dict(
         loss=dict(type='CrossEntropyLoss'),
         topk=(1,)))
 
-train_cfg = dict(by_epoch=True, max_epochs=EPOCHS, val_interval=EPOCHS)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=EPOCHS, val_interval=EPOCHS)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=5.0))
 auto_scale_lr = dict(enable=False, base_batch_size=32)
 param_scheduler = [

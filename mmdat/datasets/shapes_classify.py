@@ -1,5 +1,6 @@
 """Made drawings of shapes as a data set in ImageNet's layout, for classification."""
 from pathlib import Path
+from typing import Any, ClassVar
 
 from mmpretrain.datasets import ImageNet
 
@@ -8,15 +9,15 @@ from mmdat.registry import DATASETS
 from .shapes import METAINFO
 from .shapes_files import SPLITS, ShapesParameters, draw_scenes, write_image, write_shapes
 
-DEFAULT_PARAMETERS = ShapesParameters(train=3000, val=400, size=64)
+DEFAULT_PARAMETERS = ShapesParameters(train=4000, val=400, size=64)
 # Large enough to be told in a small picture, and small enough to be looked for.
-ONE_FIGURE = dict(num_figures=(1, 1), num_distractors=(0, 2), diameters=(0.5, 0.8))
+ONE_FIGURE = dict(num_figures=(1, 1), num_distractors=(0, 1), diameters=(0.6, 0.95))
 
 
 @DATASETS.register_module()
 class ShapesClassifyDataset(ImageNet):
     """The data set that :func:`write_shapes_classify` draws."""
-    METAINFO = dict(classes=METAINFO['classes'])
+    METAINFO: ClassVar[dict[str, Any]] = dict(classes=METAINFO['classes'])
 
 
 def write_shapes_classify(root: str | Path, parameters: ShapesParameters | None = None) -> None:
