@@ -1,6 +1,6 @@
 # The demo of classification: minutes on two cores.
 _base_ = './_base_/shapes_classify.py'
-EPOCHS = 10
+EPOCHS = 20
 
 model = dict(
     type='ImageClassifier',
