@@ -10,7 +10,7 @@ from .shapes import METAINFO
 from .shapes_files import SPLITS, ShapesParameters, draw_scenes, write_image, write_shapes
 
 DEFAULT_PARAMETERS = ShapesParameters(train=4000, val=400, size=64)
-# Large enough to be told in a small picture, and small enough to be looked for.
+# Large, so that a small picture shows its shape: small figures were not learned in minutes.
 ONE_FIGURE = dict(num_figures=(1, 1), num_distractors=(0, 1), diameters=(0.6, 0.95))
 
 

@@ -20,7 +20,7 @@ GROUND = 1
 
 @DATASETS.register_module()
 class ShapesSegmentDataset(BaseSegDataset):
-    """The data set that :func:`write_shapes_segment` draws; distractors are ground.
+    """The data set that :func:`write_shapes_segment` draws; distractors are ground too.
 
     Args:
         kwargs: As for mmseg's ``BaseSegDataset``.
