@@ -1,12 +1,20 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-models test-zoo benchmark lint
+.PHONY: help setup demo demo-task test test-models test-zoo benchmark lint
 
 # What sets up may be another Python than the one that python3 is: tools/setup_env.py finds it.
 BOOTSTRAP := $(firstword $(foreach name,python3 python3.11 python3.12 python3.10,$(shell command -v $(name))))
 PYTHON := .venv/bin/python
-DEMO := mask_rcnn_dat_pp_nano_shapes
+TASK := detect
+DEMO_detect := mask_rcnn_dat_pp_nano_shapes
+DEMO_segment := upernet_dat_pp_nano_shapes
+DEMO_classify := dat_pp_nano_shapes
+DEMO_DATA_detect := $${SHAPES_ROOT:-data/shapes}
+DEMO_DATA_segment := $${SHAPES_SEGMENT_ROOT:-data/shapes_segment}
+DEMO_DATA_classify := $${SHAPES_CLASSIFY_ROOT:-data/shapes_classify}
+DEMO := $(DEMO_$(TASK))
 DEMO_CONFIG := configs/$(DEMO).py
 DEMO_RUN := work_dirs/$(DEMO)
+DEMO_OUT_detect := --out $(DEMO_RUN)/results.pkl
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -15,11 +23,16 @@ setup: ## build .venv with the pinned stack; nothing to do when it is current
 	@test -n '$(BOOTSTRAP)' || { echo 'make setup: there is no python3 on PATH: install Python 3.10, 3.11 or 3.12.' >&2; exit 1; }
 	@$(BOOTSTRAP) tools/setup_env.py
 
-demo: setup ## draw data, train and test a small Mask R-CNN with DAT++, show its predictions
-	$(PYTHON) tools/make_shapes.py "$${SHAPES_ROOT:-data/shapes}"
+demo: demo-task setup ## draw data, train and test a small Mask R-CNN with DAT++, show its predictions (or TASK=segment, classify)
+	$(PYTHON) tools/make_shapes.py "$(DEMO_DATA_$(TASK))" --task $(TASK)
 	$(PYTHON) tools/train.py $(DEMO_CONFIG)
-	$(PYTHON) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_RUN)/last_checkpoint)" --out $(DEMO_RUN)/results.pkl
+	$(PYTHON) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_RUN)/last_checkpoint)" $(DEMO_OUT_$(TASK))
+ifeq ($(TASK),detect)
 	$(PYTHON) tools/analysis_tools/report.py $(DEMO_CONFIG) $(DEMO_RUN)/results.pkl
+endif
+
+demo-task:
+	@test -n '$(DEMO)' || { echo 'make demo: TASK=$(TASK) is none: give detect, segment or classify.' >&2; exit 1; }
 
 test: setup ## run the tests
 	$(PYTHON) -m pytest

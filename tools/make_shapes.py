@@ -1,27 +1,48 @@
 #!/usr/bin/env python
-"""Draw the made data set of shapes: ``tools/make_shapes.py ROOT``."""
+"""Draw a made data set of shapes: ``tools/make_shapes.py ROOT [--task segment]``."""
 import argparse
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from importlib import import_module
+from pathlib import Path
 
 from mmdat.apis import command_line
-from mmdat.datasets.shapes_coco import ShapesParameters, write_shapes_coco
+from mmdat.datasets import ShapesParameters
+from mmdat.errors import UserError, enumerate_names
+
+# Of each task the module that draws its data, and the end of its function's name.
+LAYOUTS = dict(detect='coco', segment='segment', classify='classify')
+HELP = dict(train='training images', val='held-out images', size='side in pixels',
+            seed='of the random numbers')
 
 
 def parse_args() -> argparse.Namespace:
-    default = ShapesParameters()
     parser = argparse.ArgumentParser(
-        description='Draw a data set of shapes in COCO format; nothing to do if it is there',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        description='Draw a data set of shapes; nothing to do if it is there')
     parser.add_argument('root', help='folder to draw into')
-    parser.add_argument('--train', type=int, default=default.train, help='training images')
-    parser.add_argument('--val', type=int, default=default.val, help='held-out images')
-    parser.add_argument('--size', type=int, default=default.size, help='side in pixels')
-    parser.add_argument('--seed', type=int, default=default.seed, help='of the random numbers')
+    parser.add_argument('--task', default='detect', help='detect (COCO format, the default), '
+                        "segment (ADE20K's layout) or classify (ImageNet's layout)")
+    for name, default in asdict(ShapesParameters()).items():
+        parser.add_argument(f'--{name}', type=int, help=f'{HELP[name]} ({default} to detect)')
     return parser.parse_args()
+
+
+def layout(task: str) -> tuple[Callable[[Path, ShapesParameters], None], ShapesParameters]:
+    """What draws the data of a task, and with which parameters unless others are given."""
+    if task not in LAYOUTS:
+        raise UserError(f'--task {task} is none: give one of {enumerate_names(LAYOUTS)}')
+    try:  # each needs another package of OpenMMLab
+        module = import_module(f'mmdat.datasets.shapes_{LAYOUTS[task]}')
+    except ImportError as error:
+        raise UserError(f'--task {task} cannot be drawn without a package: {error}') from error
+    return getattr(module, f'write_shapes_{LAYOUTS[task]}'), module.DEFAULT_PARAMETERS
 
 
 def main() -> None:
     args = parse_args()
-    write_shapes_coco(args.root, ShapesParameters(args.train, args.val, args.size, args.seed))
+    write, default = layout(args.task)
+    given = {name: getattr(args, name) for name in HELP if getattr(args, name) is not None}
+    write(args.root, replace(default, **given))
 
 
 if __name__ == '__main__':

@@ -1,8 +1,17 @@
 """Data sets and transforms; importing this package needs mmdet."""
+import contextlib
+
 from .coco import CocoDataset
 from .loading import LoadImageFromFile
-from .shapes_coco import ShapesDataset, ShapesParameters, write_shapes_coco
+from .shapes_coco import ShapesDataset, write_shapes_coco
+from .shapes_files import ShapesParameters
 
 __all__ = [
     'CocoDataset', 'LoadImageFromFile', 'ShapesDataset', 'ShapesParameters', 'write_shapes_coco'
 ]
+
+# A project of mmdet need not have mmseg and mmpretrain, nor those that its mmcv fits.
+with contextlib.suppress(ImportError, AssertionError):
+    from .shapes_segment import ShapesSegmentDataset  # noqa: F401  registers itself
+with contextlib.suppress(ImportError, AssertionError):
+    from .shapes_classify import ShapesClassifyDataset  # noqa: F401  registers itself

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from mmdat.datasets import shapes_coco
+from mmdat.datasets import shapes_coco, shapes_files
 from mmdat.datasets.shapes import METAINFO
-from mmdat.datasets.shapes_coco import ShapesDataset, ShapesParameters, write_shapes_coco
+from mmdat.datasets.shapes_coco import ShapesDataset, write_shapes_coco
+from mmdat.datasets.shapes_files import ShapesParameters
 from mmdat.errors import UserError
 
 SMALL = ShapesParameters(train=6, val=4, size=96)
@@ -103,7 +104,7 @@ def test_an_interrupted_drawing_leaves_no_data_set_and_the_next_one_completes_it
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(shapes_coco.cv2, 'imencode', interrupted)
+        patch.setattr(shapes_files.cv2, 'imencode', interrupted)
         write_shapes_coco(tmp_path / 'shapes', SMALL)
     assert not (tmp_path / 'shapes').exists()
     write_shapes_coco(tmp_path / 'shapes', SMALL)
@@ -148,7 +149,7 @@ def test_what_cannot_be_replaced_is_known_before_drawing(tmp_path, monkeypatch):
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
 
     monkeypatch.setattr(shapes_coco, '_draw_split', lambda *_: pytest.fail('drawn'))
-    monkeypatch.setattr(shapes_coco.shutil, 'rmtree', refuse)
+    monkeypatch.setattr(shapes_files.shutil, 'rmtree', refuse)
     with pytest.raises(UserError, match='shapes cannot be drawn into .Device or resource busy'):
         write_shapes_coco(tmp_path / 'shapes', SMALL)
 
