@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import DictAction
+from torch import distributed
 
 from mmdat.errors import UserError, reason
 
@@ -43,6 +44,9 @@ def command_line(main: Callable[[], None]) -> None:
     """Run a tool: a mistake of the user ends in one sentence and status 1, without a traceback."""
     try:
         main()
+        # At exit, threads of a process group that is still there abort the process now and then.
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
     except UserError as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
