@@ -12,14 +12,13 @@ from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
-from mmdat.errors import UserError, enumerate_names, reason
+from mmdat.errors import UserError, reason
 from mmdat.registry import MODELS
 
 from .config_file import read_config
 from .keys import check_keys
+from .toolboxes import toolbox_of
 
-# Height and width that the papers count at; a classifier's are its config's.
-SHAPES = dict(mmdet=(800, 1280), mmseg=(512, 512), mmpretrain=(224, 224))
 # Of an image of COCO, on average.
 NUM_OBJECTS = 7
 
@@ -40,19 +39,6 @@ def load_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> 
     return cfg
 
 
-def toolbox_of(cfg: Config) -> str:
-    """The toolbox of a config: ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``.
-
-    Raises:
-        UserError: If the config names another.
-    """
-    scope = cfg.get('default_scope')
-    if scope not in SHAPES:
-        raise UserError(f'config {cfg.filename} has default_scope={scope!r}: it must be one of '
-                        f'{enumerate_names(SHAPES)}')
-    return scope
-
-
 def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, int]:
     """Height and width of an image for the model of a config.
 
@@ -65,18 +51,19 @@ def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, i
         UserError: If that is no shape.
     """
     if shape is None:
-        return _size_of_a_picture(cfg) if toolbox_of(cfg) == 'mmpretrain' else (
-            SHAPES[toolbox_of(cfg)])
+        toolbox = toolbox_of(cfg)
+        return _size_of_a_picture(cfg, toolbox.shape) if toolbox.name == 'mmpretrain' else (
+            toolbox.shape)
     if len(shape) not in (1, 2) or min(shape) < 1:
         raise UserError(f"--shape takes a height and a width, or one number for both, all positive;"
                         f" got {' '.join(map(str, shape)) or 'none'}")
     return shape[0], shape[-1]
 
 
-def _size_of_a_picture(cfg: Config) -> tuple[int, int]:
+def _size_of_a_picture(cfg: Config, default: tuple[int, int]) -> tuple[int, int]:
     pipeline = cfg.get('val_dataloader', {}).get('dataset', {}).get('pipeline', ())
     sizes = [step.get('crop_size', step.get('scale')) for step in pipeline]
-    size = next((size for size in reversed(sizes) if size is not None), SHAPES['mmpretrain'])
+    size = next((size for size in reversed(sizes) if size is not None), default)
     return (size, size) if isinstance(size, int) else (size[1], size[0])
 
 
@@ -108,7 +95,8 @@ def made_batch(cfg: Config, batch_size: int, shape: tuple[int, int]) -> dict[str
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=generator)
               for _ in range(batch_size)]
-    make = dict(mmdet=_detection, mmseg=_segmentation, mmpretrain=_classification)[toolbox_of(cfg)]
+    make = dict(mmdet=_detection, mmseg=_segmentation, mmpretrain=_classification)[
+        toolbox_of(cfg).name]
     samples = [make(shape, generator) for _ in images]
     for number, sample in enumerate(samples):
         sample.set_metainfo(dict(img_id=number, img_path=f'{number}.png', img_shape=shape,

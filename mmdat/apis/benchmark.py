@@ -20,8 +20,9 @@ from rich.table import Table
 
 from mmdat.errors import UserError, reason
 
-from .analysis import build_model, image_shape, made_batch, refuse_shape, toolbox_of
+from .analysis import build_model, image_shape, made_batch, refuse_shape
 from .explain import explained
+from .toolboxes import toolbox_of
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def measure_speed(cfg: Config,
     if amp and on.type != 'cuda':
         raise UserError('--amp needs a GPU: measure without it, or on one')
     memory = PeakMemory(on)
-    with DefaultScope.overwrite_default_scope(toolbox_of(cfg)):
+    with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name):
         with explained(cfg):
             torch.manual_seed(0)
             model = build_model(cfg)

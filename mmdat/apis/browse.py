@@ -14,9 +14,9 @@ from mmengine.visualization import Visualizer
 
 from mmdat.errors import UserError
 
-from .analysis import toolbox_of
 from .command_line import check_writable
 from .explain import explained
+from .toolboxes import toolbox_of
 
 # Opacity of the map of classes, so that the image is seen below it.
 ALPHA = 0.5
@@ -57,7 +57,7 @@ def browse_dataset(cfg: Config,
         check_writable('--output-dir', output_dir)
     if not cfg.get(f'{split}_dataloader'):
         raise UserError(f'config {cfg.filename} has no {split}_dataloader')
-    with DefaultScope.overwrite_default_scope(toolbox_of(cfg)), explained(cfg):
+    with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), explained(cfg):
         dataset = DATASETS.build(_dataset_of(cfg, split))
         visualizer = _visualizer(cfg)
         visualizer.dataset_meta = dataset.metainfo
@@ -98,7 +98,7 @@ def _visualizer(cfg: Config) -> Visualizer:
     options = dict(cfg.get('visualizer') or {})
     if 'type' not in options:
         raise UserError(f'config {cfg.filename} has no visualizer')
-    if toolbox_of(cfg) == 'mmseg':
+    if toolbox_of(cfg).name == 'mmseg':
         options.setdefault('alpha', ALPHA)
     return VISUALIZERS.build(dict(options, vis_backends=None, name=f'browse {cfg.filename}'))
 

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mmdat.ops.flop_formulas  # noqa: F401  so that mmdat's operators are counted
 
-from .analysis import build_model, image_shape, made_batch, refuse_shape, toolbox_of
+from .analysis import build_model, image_shape, made_batch, refuse_shape
 from .explain import explained
+from .toolboxes import toolbox_of
 
 # Of an image, as MMDetection counts them for Mask R-CNN, and counted them for Cascade Mask R-CNN
 # when the papers did; its 3.x masks all 1000 proposals of the latter.
@@ -59,16 +60,16 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
         UserError: For a mistake in the config or the shape.
     """
     shape = image_shape(cfg, shape)
-    with DefaultScope.overwrite_default_scope(toolbox_of(cfg)), explained(cfg):
+    with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), explained(cfg):
         torch.manual_seed(0)  # proposals depend on the weights
         model = build_model(cfg).eval()
         if isinstance(getattr(model, 'roi_head', None), CascadeRoIHead) and model.with_mask:
             _mask_few(model.roi_head.mask_head)
-        if toolbox_of(cfg) == 'mmseg':
+        if toolbox_of(cfg).name == 'mmseg':
             model.test_cfg['mode'] = 'whole'
         batch = model.data_preprocessor(made_batch(cfg, 1, shape))
     # Mask2Former of mmsegmentation has no mode 'tensor'.
-    mode = 'predict' if toolbox_of(cfg) == 'mmseg' else 'tensor'
+    mode = 'predict' if toolbox_of(cfg).name == 'mmseg' else 'tensor'
     with FlopCounterMode(display=False) as counter, torch.no_grad(), refuse_shape(shape):
         model(**batch, mode=mode)
     backbone = getattr(model, 'backbone', nn.Identity())

@@ -26,11 +26,15 @@ class Toolbox:
     """One of them.
 
     Attributes:
+        name: The default scope of its configs.
+        shape: Height and width of the images that the papers count arithmetic for.
         data: The data set of the papers.
         root_variable: Environment variable with its folder.
         metric: Of the evaluator, to write the predictions to a file.
         draw: Has a config's test loop draw the predictions into a folder.
     """
+    name: str
+    shape: tuple[int, int]
     data: str
     root_variable: str
     metric: type[DumpResults]
@@ -54,12 +58,11 @@ def _draw_classes(cfg: Config, folder: str) -> None:
         enable=True, interval=1, out_dir=os.path.join(cfg.work_dir, folder))
 
 
-# By the default scope of a config.
-TOOLBOXES = {
-    'mmdet': Toolbox('COCO', 'COCO_ROOT', DumpDetResults, _draw_detections),
-    'mmseg': Toolbox('ADE20K', 'ADE20K_ROOT', DumpSegments, _draw_segments),
-    'mmpretrain': Toolbox('ImageNet', 'IMAGENET_ROOT', DumpResults, _draw_classes),
-}
+TOOLBOXES = {toolbox.name: toolbox for toolbox in (
+    Toolbox('mmdet', (800, 1280), 'COCO', 'COCO_ROOT', DumpDetResults, _draw_detections),
+    Toolbox('mmseg', (512, 512), 'ADE20K', 'ADE20K_ROOT', DumpSegments, _draw_segments),
+    Toolbox('mmpretrain', (224, 224), 'ImageNet', 'IMAGENET_ROOT', DumpResults, _draw_classes),
+)}
 
 
 def toolbox_of(cfg: Config) -> Toolbox:

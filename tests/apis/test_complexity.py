@@ -71,7 +71,7 @@ def test_what_is_no_shape_is_refused(shape: tuple[int, ...], config: Path) -> No
 
 def test_a_config_of_no_toolbox_is_refused(config: Path) -> None:
     config.write_text(config.read_text() + "default_scope = 'mmocr'")
-    with pytest.raises(UserError, match="default_scope='mmocr': it must be one of 'mmdet', 'mms"):
+    with pytest.raises(UserError, match="is 'mmocr', which is none of 'mmdet', 'mmseg' and"):
         load_config(config)
 
 
