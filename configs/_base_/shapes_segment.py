@@ -15,12 +15,12 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=1,
     dataset=dict(
         type='mmdat.ShapesSegmentDataset', data_root=data_root, pipeline=train_pipeline))
 val_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=1,
     dataset=dict(type='mmdat.ShapesSegmentDataset', data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
