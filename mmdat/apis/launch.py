@@ -23,6 +23,12 @@ LAUNCHERS = {
     'slurm': ('SLURM_PROCID', 'srun'),
     'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
 }
+# Data set -> its task in tools/make_shapes.py.
+MADE_DATA = {
+    'mmdat.ShapesDataset': 'detect',
+    'mmdat.ShapesSegmentDataset': 'segment',
+    'mmdat.ShapesClassifyDataset': 'classify',
+}
 
 
 def train(config: str, work_dir: str | None = None, resume: str | None = None, amp: bool = False,
@@ -156,9 +162,9 @@ def _check_data(cfg: Config, splits: tuple[str, ...]) -> None:
             dataset = dataset['dataset']
         root = dataset.get('data_root')
         if root and '://' not in root and not os.path.isdir(root):
-            toolbox = toolbox_of(cfg)
-            how = ('make it with tools/make_shapes.py, or set SHAPES_ROOT'
-                   if dataset.get('type') == 'mmdat.ShapesDataset' else
+            toolbox, task = toolbox_of(cfg), MADE_DATA.get(dataset.get('type'))
+            how = (f'make it with tools/make_shapes.py {root} --task {task}, or set the '
+                   'environment variable that the config reads (SHAPES_...)' if task else
                    'set the environment variable that the config reads '
                    f'({toolbox.root_variable} for {toolbox.data})')
             raise UserError(f'data root {root} of {split}_dataloader does not exist: {how} or '

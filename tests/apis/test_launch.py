@@ -93,7 +93,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         lambda config, root: config.write_text(
             f"_base_ = '{TOOLS.parent}/configs/mask_rcnn_dat_pp_nano_shapes.py'\n"
             "train_dataloader = dict(dataset=dict(data_root='nowhere/'))"),
-        r'data root nowhere/ of .* does not exist: make it with tools/make_shapes.py, or set SHAP'),
+        r'data root nowhere/ of .* does not exist: make it with tools/make_shapes.py nowhere/ --t'),
     'missing annotation file': (
         lambda config, root: (root / 'annotations' / 'instances_train2017.json').unlink(),
         r'annotation file .*instances_train2017.json does not exist'),
