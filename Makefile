@@ -35,7 +35,7 @@ demo-task:
 	@test -n '$(DEMO)' || { echo 'make demo: TASK=$(TASK) is none: give detect, segment or classify.' >&2; exit 1; }
 
 test: setup ## run the tests
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-models: setup ## run the slow tests of models and operators: large published ones, compilers
 	$(PYTHON) -m pytest -m slow tests/models tests/ops

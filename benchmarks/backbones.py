@@ -1,16 +1,20 @@
 #!/usr/bin/env python
 """Measure DAT-T++ and ScalableViT-S against mmdet's Swin-T and against dense attention.
 
-All models of a workload run in turn in one process, so that the ratios of their median times hold
-whatever else slows the machine. Each peak of memory is taken in a process of its own. The tables
-are printed and written as JSON and Markdown.
+All models of a workload run in turn, so that the ratios of their median times hold whatever else
+slows the machine. Dense attention does so in a process of its own, for after its large arrays the
+memory of the others would be new to the system each time, which costs them a tenth of their time.
+Each peak of memory is taken in a process of its own, too. The tables
+are printed and written as JSON and Markdown. ``--only`` takes some anew and keeps the others, if
+they are of the same day, machine and versions.
 """
 import argparse
 import contextlib
 import functools
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,21 +110,42 @@ def compare(workload: Workload, device: torch.device) -> dict[str, Any]:
     """Times and peaks of all backbones."""
     repeats, targets = WORKLOADS[workload]
     names = [name for name in BACKBONES if workload.train or not name.endswith('with_cp')]
-    times = times_side_by_side(
-        {name: runner(name, build(name, device), workload, device) for name in names},
-        repeats, device)
+    with worker('DAT-T++ dense', workload, device) as run_dense:
+        runs = {name: run_dense if name.endswith('dense') else
+                runner(name, build(name, device), workload, device) for name in names}
+        times = times_side_by_side(runs, repeats, device)
     rows = [dict(backbone=name, median=times[name].median, seconds=times[name].seconds,
                  peak_bytes=peak(name, workload, device)) for name in names]
     return dict(workload=str(workload), batch=workload.batch, train=workload.train,
                 targets=targets, rows=rows)
 
 
+@contextlib.contextmanager
+def worker(name: str, workload: Workload, device: torch.device) -> Iterator[Callable[[], None]]:
+    """What :func:`runner` gives, in another process."""
+    with subprocess.Popen(_command('--worker', name, workload, device), stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def run() -> None:
+            print(file=process.stdin, flush=True)
+            if not process.stdout.readline():
+                raise RuntimeError(f'the process of {name} has ended')
+
+        yield run
+        process.stdin.close()
+
+
+def _command(kind: str, name: str, workload: Workload, device: torch.device) -> list[str]:
+    """To start this file as another process."""
+    return [sys.executable, __file__, '--device', str(device), kind, name, str(workload.height),
+            str(workload.width), str(workload.batch), str(int(workload.train))]
+
+
 @functools.cache
 def peak(name: str, workload: Workload, device: torch.device) -> int:
     """Measured in a new process."""
-    command = [sys.executable, __file__, '--device', str(device), '--peak', name,
-               str(workload.height), str(workload.width), str(workload.batch),
-               str(int(workload.train))]
+    command = _command('--peak', name, workload, device)
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -171,23 +196,42 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument('--peak', nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument('--only', default='', metavar='TEXT',
+                        help='of the workloads whose name has this, such as forward')
+    for kind in ('--peak', '--worker'):
+        parser.add_argument(kind, nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak:
-        name, height, width, batch, train = args.peak
-        workload = Workload(int(height), int(width), int(batch), bool(int(train)))
+    if args.peak or args.worker:
+        name, *numbers = args.peak or args.worker
+        height, width, batch, train = map(int, numbers)
+        workload = Workload(height, width, batch, bool(train))
         run = runner(name, build(name, args.device), workload, args.device)
-        print(peak_memory(run, args.device))
+        if args.peak:
+            print(peak_memory(run, args.device))
+            return
+        for _ in sys.stdin:
+            run()
+            print(flush=True)
         return
+    target = args.out / f'backbones_{args.device.type}'
+    current = machine_and_versions(args.device)
+    results = dict(current, workloads=[], growth=[])
+    chosen = [workload for workload in WORKLOADS if args.only in str(workload)]
+    if args.only:
+        results = json.loads(target.with_suffix('.json').read_text())
+        if any(results[key] != current[key] for key in current):
+            parser.error('--only keeps other tables, and those are of another day, machine or '
+                         'versions: measure all')
     console = Console()
-    tables = []
-    for workload in WORKLOADS:
+    taken = {table['workload']: table for table in results['workloads']}
+    for workload in chosen:
         with console.status(str(workload)):
-            tables.append(compare(workload, args.device))
-    with console.status('memory at growing sizes'):
-        grown = growth(args.device)
-    results = dict(machine_and_versions(args.device), workloads=tables, growth=grown)
-    write_results(args.out / f'backbones_{args.device.type}', results, markdown(results))
+            taken[str(workload)] = compare(workload, args.device)
+    results['workloads'] = list(taken.values())
+    if not args.only:
+        with console.status('memory at growing sizes'):
+            results['growth'] = growth(args.device)
+    write_results(target, results, markdown(results))
 
 
 if __name__ == '__main__':
