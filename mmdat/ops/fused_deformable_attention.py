@@ -8,8 +8,8 @@ run to run that gradient may differ by rounding. All else is deterministic.
 Triton is imported when an operator first runs.
 """
 import functools
+import importlib
 import importlib.metadata
-import importlib.util
 import math
 import os
 from types import ModuleType
@@ -59,16 +59,16 @@ MIN_TILES_PER_PROGRAM = 8
 MAX_GRID = 65535
 # Earlier ones have not been tried.
 MIN_TRITON = 3, 6
-TRITON_INSTALLED = importlib.util.find_spec('triton') is not None
+TRITON_VERSION = next((found.version for found in importlib.metadata.distributions(name='triton')),
+                      None)
 
 
 def unsupported(query: Tensor, value: Tensor) -> str | None:
     """Why :func:`fused_deformable_attention` cannot take these, for a message, or None."""
-    if not TRITON_INSTALLED:
+    if TRITON_VERSION is None:
         return 'Triton is not installed'
-    installed = importlib.metadata.version('triton')
-    if tuple(map(int, installed.split('.')[:2])) < MIN_TRITON:
-        return f'Triton is {installed}, older than {".".join(map(str, MIN_TRITON))}'
+    if tuple(map(int, TRITON_VERSION.split('.')[:2])) < MIN_TRITON:
+        return f'Triton is {TRITON_VERSION}, older than {".".join(map(str, MIN_TRITON))}'
     if query.device.type == 'cuda':
         if torch.version.hip:
             return 'the GPU is not one of NVIDIA'
