@@ -27,8 +27,9 @@ class ResidualDepthwiseConv(nn.Conv2d):
         super().__init__(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type) or self.weight.dtype.itemsize < 4:
-            # Half precision has too few digits for a small weight plus one.
+        if (x.device.type != 'cpu' or torch.is_autocast_enabled('cpu')
+                or self.weight.dtype.itemsize < 4):
+            # Half precision, and a GPU's TF32, have too few digits for a small weight plus one.
             return x + super().forward(x)
         # One pass over the map instead of two.
         identity = F.pad(self.weight.new_ones(1), (4, 4)).view(3, 3)

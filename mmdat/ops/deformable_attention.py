@@ -267,7 +267,7 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, sampling_locations:
     batch, num_heads, _, _, head_dim = query.shape
     num_keys = key.shape[2] if key.ndim == 4 else 0
     if (num_keys == 0 or key.shape != (batch, num_heads, num_keys, head_dim)
-            or value.shape[:3] != key.shape[:3]):
+            or value.ndim != 4 or value.shape[:3] != key.shape[:3]):
         raise ValueError('key and value must be (batch, num_heads, num_keys, head_dim), of at '
                          f'least one key, like query {tuple(query.shape)}, got '
                          f'{tuple(key.shape)} and {tuple(value.shape)}')
@@ -275,10 +275,12 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, sampling_locations:
         if table is not None:
             raise ValueError('a relative_position_bias_table needs sampling_locations')
         return
-    groups = sampling_locations.shape[1]
-    if sampling_locations.shape != (batch, groups, num_keys, 2) or num_heads % groups:
+    groups = sampling_locations.shape[1] if sampling_locations.ndim == 4 else 0
+    if not groups or sampling_locations.shape != (batch, groups, num_keys, 2) or (
+            num_heads % groups):
         raise ValueError('sampling_locations must be (batch, groups, num_keys, 2) with groups that '
                          f'divide the {num_heads} heads, got {tuple(sampling_locations.shape)}')
-    if table is not None and (table.ndim != 3 or table.shape[0] != num_heads):
+    if table is not None and (table.ndim != 3 or table.shape[0] != num_heads
+                              or 0 in table.shape):
         raise ValueError('relative_position_bias_table must be (num_heads, height, width) with '
                          f'{num_heads} heads, got {tuple(table.shape)}')

@@ -79,9 +79,11 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None
                          f'got {tuple(query.shape)}')
     batch, num_heads, height, width, head_dim = query.shape
     num_keys = key.shape[2] if key.ndim == 4 else 0
-    if key.shape != (batch, num_heads, num_keys, head_dim) or value.shape[:-1] != key.shape[:-1]:
-        raise ValueError('key must be (batch, num_heads, num_keys, head_dim) and value (batch, '
-                         f'num_heads, num_keys, value_dim) like query {tuple(query.shape)}, '
+    if (num_keys == 0 or key.shape != (batch, num_heads, num_keys, head_dim)
+            or value.shape[:-1] != key.shape[:-1]):
+        raise ValueError('key must be (batch, num_heads, num_keys, head_dim), of at least one key, '
+                         'and value (batch, num_heads, num_keys, value_dim), like query '
+                         f'{tuple(query.shape)}, '
                          f'got {tuple(key.shape)} and {tuple(value.shape)}')
     if bias is not None and bias.shape != (num_heads, height * width, num_keys):
         raise ValueError('bias must be (num_heads, height * width, num_keys), '

@@ -140,11 +140,13 @@ class _Axis:
     """The queries along an axis as each key sees them in the table.
 
     Attributes:
-        places: Tensor[groups, num_keys, size], where they look, in entries.
+        points: Tensor[size], their coordinates.
+        locations: Tensor[groups, num_keys], the keys' coordinates.
         step: From a query to the next, in entries.
         table_size: Entries.
     """
-    places: Tensor
+    points: Tensor
+    locations: Tensor
     step: float
     table_size: int
 
@@ -153,17 +155,21 @@ class _Axis:
         """With ``size`` queries and keys at Tensor[groups, num_keys]."""
         points = torch.arange(size, device=locations.device, dtype=locations.dtype)
         points = points / (size - 1) * 2 - 1 if size > 1 else 0 * points
-        places = ((points - locations[..., None]) / 2 + 1) / 2 * (table_size - 1)
-        return cls(places, (table_size - 1) / 2 / max(1, size - 1), table_size)
+        return cls(points, locations, (table_size - 1) / 2 / max(1, size - 1), table_size)
+
+    def places(self, queries: slice) -> Tensor:
+        """Tensor[groups, num_keys, queries], where they look, in entries."""
+        displacement = self.points[queries] - self.locations[..., None]
+        return (displacement / 2 + 1) / 2 * (self.table_size - 1)
 
     def entries(self, start: int, count: int) -> Tensor:
         """Tensor[groups, num_keys, count], from the one at or before query ``start`` on."""
-        return self.places[..., start:start + 1].floor() + torch.arange(
-            count, device=self.places.device, dtype=self.places.dtype)
+        return self.places(slice(start, start + 1)).floor() + torch.arange(
+            count, device=self.points.device, dtype=self.points.dtype)
 
     def distances(self, entries: Tensor, queries: slice) -> Tensor:
         """Tensor[groups * num_keys, entries, queries], what to subtract from an entry."""
-        return (entries[..., None] - self.places[..., None, queries]).flatten(0, 1)
+        return (entries[..., None] - self.places(queries)[..., None, :]).flatten(0, 1)
 
     def inside(self, entries: Tensor) -> Tensor:
         """Their indices in a table with zeros around."""

@@ -161,6 +161,8 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, window_size: int,
         raise ValueError('query, key and value must all be (batch, num_heads, height, width, '
                          f'head_dim), got {tuple(query.shape)}, {tuple(key.shape)} and '
                          f'{tuple(value.shape)}')
+    if window_size < 1:
+        raise ValueError(f'window_size must be at least 1, got {window_size}')
     rows = (2 * window_size - 1)**2
     if table is not None and table.shape != (rows, query.shape[1]):
         raise ValueError('relative_position_bias_table must be ((2 * window_size - 1) ** 2, '

@@ -301,6 +301,15 @@ def test_dropout_keeps_the_mean(case: Case) -> None:
     assert (mean - whole).abs().max() < 0.15
 
 
+@pytest.mark.parametrize('index, shape', [
+    (1, (2, 2, 0, 2)), (2, (2, 2, 3)), (3, (2,)), (3, (2, 0, 3, 2)), (4, (2, 0, 7))])
+def test_shapes_that_do_not_fit_are_refused(index: int, shape: tuple[int, ...]) -> None:
+    inputs = list(SMALL['deformable'].inputs)
+    inputs[index] = torch.zeros(shape)
+    with pytest.raises(ValueError, match='must be'):
+        deformable_attention(*inputs)
+
+
 @pytest.mark.parametrize('options, sentence', [
     (dict(implementation='flash'), "no implementation 'flash': choose from auto, dense, tiled"),
     (dict(implementation='fused'), "cannot run its implementation 'fused': "),
@@ -309,3 +318,14 @@ def test_dropout_keeps_the_mean(case: Case) -> None:
 def test_options_that_do_not_fit_are_refused(options: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         deformable_attention(*SMALL['deformable'].inputs, **options)
+
+
+def test_a_map_of_one_row_is_in_tiles_too() -> None:
+    case = deformable(1, 1, 1, 1, 4096, 512, 8, (3, 7), 1.0, True, 2**16, seed=0).to(torch.float32)
+    with pytest.MonkeyPatch.context() as patch, torch.profiler.profile(
+            profile_memory=True, acc_events=True,
+            activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        patch.setitem(LOGITS_PER_TILE, 'cpu', case.logits_per_tile)
+        case.results('tiled')
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert largest < 4 * 4096 * 512 / 4
