@@ -206,9 +206,9 @@ def main() -> None:
                   f'{steps.loss:8.3f} {steps.train_seconds:6.1f} s {steps.test_seconds:6.1f} s',
                   flush=True)
             results[name] = dict(asdict(steps), **costs)
+            if args.out:  # after each, so that a run that is cut short is not lost
+                args.out.write_text(json.dumps(results, indent=1) + '\n')
             gc.collect()
-    if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + '\n')
     print(f'{len(results)} of {len(names)} configs trained and were tested')
     sys.exit(len(results) < len(names))
 
