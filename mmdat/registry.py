@@ -14,4 +14,6 @@ def _child(parent: Registry, location: str) -> Registry:
 MODELS = _child(mmengine_registry.MODELS, 'mmdat.models')
 DATASETS = _child(mmengine_registry.DATASETS, 'mmdat.datasets')
 TRANSFORMS = _child(mmengine_registry.TRANSFORMS, 'mmdat.datasets')
+FUNCTIONS = _child(mmengine_registry.FUNCTIONS, 'mmdat.engine')
+STRATEGIES = _child(mmengine_registry.STRATEGIES, 'mmdat.engine')
 HOOKS = _child(mmengine_registry.HOOKS, 'mmdat.engine')

@@ -26,8 +26,8 @@ def parameters(function: Callable) -> set[str]:
 # Top-level keys that the runner or the tools read; a config may hold variables beside them.
 RUNNER_KEYS = (parameters(Runner.__init__) - {'cfg'}) | {
     'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
-    'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'tta_model', 'tta_pipeline',
-    'vis_backends'
+    'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn',
+    'tta_model', 'tta_pipeline', 'vis_backends'
 }
 # Top-level keys whose value is a dict where there is one.
 DICTS = ('auto_scale_lr', 'default_hooks', 'env_cfg', 'model', 'optim_wrapper', 'randomness',

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
+from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 
 from mmdat.errors import UserError, reason, suggest
@@ -51,6 +52,7 @@ def train(config: str, work_dir: str | None = None, resume: str | None = None, a
     """
     cfg = _load_config(config, work_dir, cfg_options, launcher)
     _check_data(cfg, ('train', 'val'))
+    _check_strategy(cfg)
     if amp:
         if not torch.cuda.is_available():
             raise UserError('--amp needs a GPU, and none is available: train without it')
@@ -103,6 +105,9 @@ def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | N
         check_writable('--show-dir', Path(cfg.work_dir, show_dir))
     _check_data(cfg, ('test',))
     _check_checkpoint(checkpoint)
+    # A whole model, from a whole checkpoint, however it was trained.
+    cfg.pop('runner_type', None)
+    cfg.pop('strategy', None)
     cfg.load_from = checkpoint
     if show_dir is not None:
         toolbox_of(cfg).draw(cfg, show_dir)
@@ -151,7 +156,7 @@ def _build_runner(cfg: Config) -> Runner:
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False))
-    return Runner.from_cfg(cfg)
+    return RUNNERS.get(cfg.get('runner_type', 'Runner')).from_cfg(cfg)
 
 
 def _check_data(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -169,6 +174,18 @@ def _check_data(cfg: Config, splits: tuple[str, ...]) -> None:
                    f'({toolbox.root_variable} for {toolbox.data})')
             raise UserError(f'data root {root} of {split}_dataloader does not exist: {how} or '
                             f'{split}_dataloader.dataset.data_root')
+
+
+def _check_strategy(cfg: Config) -> None:
+    strategy = cfg.get('strategy') or {}
+    if strategy.get('type') not in ('FSDPStrategy', 'mmdat.FSDPStrategy'):
+        return
+    if cfg.launcher == 'none':
+        raise UserError(f'config {cfg.filename} shares a model among processes (FSDPStrategy): '
+                        'start it with tools/dist_train.sh or tools/slurm_train.sh')
+    if cfg.optim_wrapper.get('clip_grad'):
+        raise UserError('optim_wrapper.clip_grad clips each shard by itself under FSDPStrategy: '
+                        'set it to None, or train without the strategy')
 
 
 @CheckpointLoader.register_scheme(['', *WEB, *ZOOS], force=True)

@@ -7,10 +7,13 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmdat.errors import UserError
 from mmdat.models.backbones.base import HierarchicalBackbone
 from mmdat.registry import HOOKS
+
+from .sharding import whole_weights
 
 
 @HOOKS.register_module()
@@ -49,7 +52,7 @@ class CheckFitHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         state = checkpoint.get('state_dict', checkpoint)
         loaded = {name.removeprefix('module.'): value for name, value in state.items()}
-        model = {name: value for name, value in _unwrap(runner.model).state_dict().items()
+        model = {name: value for name, value in _weights(runner.model).items()
                  if not name.endswith('num_batches_tracked')}
         fine_tuning = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         if fine_tuning:
@@ -85,6 +88,11 @@ def _unwrap(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.get_submodule('module')
     return model
+
+
+def _weights(model: nn.Module) -> dict[str, Any]:
+    return (whole_weights(model) if isinstance(model, FullyShardedDataParallel) else
+            _unwrap(model).state_dict())
 
 
 def _readers(model: nn.Module, widths: list[int]) -> Iterator[tuple[str, Any, Any]]:

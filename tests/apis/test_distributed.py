@@ -2,11 +2,17 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import zoo
+
+from mmdat.apis import test as evaluate
+from mmdat.apis import train
+from mmdat.errors import UserError
 
 TRAIN = Path(__file__).parents[2] / 'tools' / 'train.py'
 EPOCHS = 3
@@ -24,11 +30,25 @@ val_dataloader = dict(**loader, batch_size=1)
 test_dataloader = val_dataloader
 model = dict(
     backbone=dict(arch='nano', drop_path_rate=0.0), head=dict(in_channels=128), train_cfg=None)
-optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=0.1, weight_decay=0.0))
+optim_wrapper = dict(
+    clip_grad=None, optimizer=dict(_delete_=True, type='SGD', lr=0.05, momentum=0.9,
+                                  weight_decay=0.0))
 param_scheduler = []
 train_cfg = dict(max_epochs={epochs}, val_interval={epochs})
 default_hooks = dict(checkpoint=dict(interval={epochs}), logger=dict(interval=1))
 randomness = dict(seed=0)
+"""
+
+# Without a GPU, FSDP must be told so, and a copy of weights to where they are loses them.
+SHARDED = """
+_base_ = ['./config.py', '{configs}/_base_/fsdp.py']
+strategy = dict(
+    model_wrapper=dict(device_id='cpu'),
+    state_dict_cfg=dict(
+        _delete_=True,
+        state_dict_type='FULL_STATE_DICT',
+        state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
+        optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True)))
 """
 
 
@@ -37,22 +57,25 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('distributed')
     zoo.draw_data(folder)
     (folder / 'config.py').write_text(CONFIG.format(configs=zoo.CONFIGS, epochs=EPOCHS))
+    (folder / 'sharded.py').write_text(SHARDED.format(configs=zoo.CONFIGS))
     return folder
 
 
-def trained(root: Path, name: str, *options: str, processes: int = 1) -> dict[str, torch.Tensor]:
+def trained(root: Path, name: str, *options: str, processes: int = 1,
+            config: str = 'config.py', epochs: int = EPOCHS,
+            flags: Sequence[str] = ()) -> dict[str, torch.Tensor]:
     """The weights in the end."""
     start = [sys.executable]
     if processes > 1:
         start += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
-    command = [*start, TRAIN, root / 'config.py', '--work-dir', root / name,
-               *(['--launcher', 'pytorch'] if processes > 1 else []),
+    command = [*start, TRAIN, root / config, '--work-dir', root / name,
+               *(['--launcher', 'pytorch'] if processes > 1 else []), *flags,
                '--cfg-options', f'train_dataloader.batch_size={BATCH // processes}', *options]
     environment = dict(zoo.environment(root), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
     run = subprocess.run(command, env=dict(os.environ, **environment), capture_output=True,
                          text=True)
     assert run.returncode == 0, run.stderr[-2000:]
-    return torch.load(root / name / f'epoch_{EPOCHS}.pth', weights_only=True)['state_dict']
+    return torch.load(root / name / f'epoch_{epochs}.pth', weights_only=True)['state_dict']
 
 
 def test_the_weights_are_those_of_one_process(root: Path) -> None:
@@ -60,9 +83,43 @@ def test_the_weights_are_those_of_one_process(root: Path) -> None:
     accumulated = trained(root, 'accumulated', 'train_dataloader.batch_size=1',
                           'optim_wrapper.accumulative_counts=2')
     two = trained(root, 'two', processes=2)
+    shards: dict[str, Any] = dict(processes=2, config='sharded.py')
+    trained(root, 'sharded', 'train_cfg.max_epochs=2', 'default_hooks.checkpoint.interval=2',
+            epochs=2, **shards)
+    sharded = trained(root, 'sharded', flags=['--resume'], **shards)
     other = trained(root, 'other', 'train_dataloader.batch_size=1')
-    assert one.keys() == two.keys() == accumulated.keys()
+    assert one.keys() == two.keys() == accumulated.keys() == sharded.keys()
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(sharded[name], weight, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(accumulated[name], weight, atol=1e-5, rtol=1e-4)
     assert max((other[name] - weight).abs().max() for name, weight in one.items()) > 1e-2
+
+
+def test_a_sharded_model_is_tested_like_any_other(root: Path, monkeypatch: pytest.MonkeyPatch
+                                                  ) -> None:
+    for variable, value in zoo.environment(root).items():
+        monkeypatch.setenv(variable, value)
+    whole = root / 'one' / f'epoch_{EPOCHS}.pth'
+    if not whole.exists():
+        trained(root, 'one')
+    one, sharded = (
+        evaluate(str(root / config), str(whole), work_dir=str(root / 'tested'))
+        for config in ('config.py', 'sharded.py'))
+    assert one == sharded and 'accuracy/top1' in one
+
+
+@pytest.mark.parametrize('options, launcher, sentence', [
+    ({}, 'none', r'shares a model among processes \(FSDPStrategy\): start it with tools/dist_'),
+    ({'optim_wrapper': dict(_delete_=True, clip_grad=dict(max_norm=1.0))}, 'pytorch',
+     'optim_wrapper.clip_grad clips each shard by itself'),
+])
+def test_shards_that_would_train_something_else_are_refused(
+        options: dict[str, Any], launcher: str, sentence: str, root: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in dict(zoo.environment(root), RANK='0').items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=sentence):
+        train(str(root / 'sharded.py'), str(root / 'refused'), launcher=launcher,
+              cfg_options=options)
+    assert not (root / 'refused').exists()
