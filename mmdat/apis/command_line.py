@@ -1,5 +1,6 @@
 """What the command-line tools share: flags of a run, and how a tool ends."""
 import argparse
+import gc
 import os
 import re
 import sys
@@ -44,8 +45,10 @@ def command_line(main: Callable[[], None]) -> None:
     """Run a tool: a mistake of the user ends in one sentence and status 1, without a traceback."""
     try:
         main()
-        # At exit, threads of a process group that is still there abort the process now and then.
+        # At exit, threads of a process group that is still there abort the process now and then;
+        # a model in a cycle of references would keep it.
         if distributed.is_available() and distributed.is_initialized():
+            gc.collect()
             distributed.destroy_process_group()
     except UserError as error:
         sys.exit(f'error: {error}')
