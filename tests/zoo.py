@@ -139,6 +139,8 @@ def _shrink(cfg: Config) -> None:
     """One step without a checkpoint, of two small images, from random weights."""
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=1, val_interval=10)
     cfg.param_scheduler = []
+    cfg.pop('runner_type', None)  # of several processes
+    cfg.pop('strategy', None)
     cfg.default_hooks.checkpoint = None
     cfg.log_level = 'ERROR'
     cfg.default_hooks.logger.interval = 1

@@ -156,7 +156,7 @@ def _build_runner(cfg: Config) -> Runner:
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False))
-    return RUNNERS.get(cfg.get('runner_type', 'Runner')).from_cfg(cfg)
+    return RUNNERS.build(cfg)
 
 
 def _check_data(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -183,7 +183,7 @@ def _check_strategy(cfg: Config) -> None:
     if cfg.launcher == 'none':
         raise UserError(f'config {cfg.filename} shares a model among processes (FSDPStrategy): '
                         'start it with tools/dist_train.sh or tools/slurm_train.sh')
-    if cfg.optim_wrapper.get('clip_grad'):
+    if (cfg.get('optim_wrapper') or {}).get('clip_grad'):
         raise UserError('optim_wrapper.clip_grad clips each shard by itself under FSDPStrategy: '
                         'set it to None, or train without the strategy')
 

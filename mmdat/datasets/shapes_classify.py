@@ -9,7 +9,7 @@ from mmdat.registry import DATASETS
 from .shapes import METAINFO
 from .shapes_files import SPLITS, ShapesParameters, draw_scenes, write_image, write_shapes
 
-DEFAULT_PARAMETERS = ShapesParameters(train=4000, val=400, size=64)
+DEFAULT_PARAMETERS = ShapesParameters(train=12000, val=400, size=64)
 # Large, so that a small picture shows its shape: small figures were not learned in minutes.
 ONE_FIGURE = dict(num_figures=(1, 1), num_distractors=(0, 1), diameters=(0.6, 0.95))
 
