@@ -1,10 +1,15 @@
 # The demo of classification: minutes on two cores.
 _base_ = './_base_/shapes_classify.py'
-EPOCHS = 20
+EPOCHS = 13
 
 model = dict(
     type='ImageClassifier',
-    backbone=dict(type='mmdat.DATPlusPlus', arch='nano', out_indices=(3,)),
+    backbone=dict(
+        type='mmdat.DATPlusPlus', arch='nano', out_indices=(3,),
+        # Few channels: weights as small as those of the large models would hold up training.
+        init_cfg=dict(
+            type='Kaiming', layer=['Conv2d', 'Linear'], a=5**0.5, nonlinearity='leaky_relu',
+            distribution='uniform', mode='fan_in')),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
         type='LinearClsHead',
