@@ -1,15 +1,11 @@
 # The demo of classification: minutes on two cores.
-_base_ = './_base_/shapes_classify.py'
-EPOCHS = 13
+_base_ = ['./_base_/shapes_classify.py', './_base_/fan_in.py']
+EPOCHS = 8
 
 model = dict(
     type='ImageClassifier',
     backbone=dict(
-        type='mmdat.DATPlusPlus', arch='nano', out_indices=(3,),
-        # Few channels: weights as small as those of the large models would hold up training.
-        init_cfg=dict(
-            type='Kaiming', layer=['Conv2d', 'Linear'], a=5**0.5, nonlinearity='leaky_relu',
-            distribution='uniform', mode='fan_in')),
+        type='mmdat.DATPlusPlus', arch='nano', out_indices=(3,), init_cfg={{_base_.FAN_IN}}),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
         type='LinearClsHead',

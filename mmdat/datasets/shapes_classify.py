@@ -10,8 +10,9 @@ from .shapes import METAINFO
 from .shapes_files import SPLITS, ShapesParameters, draw_scenes, write_image, write_shapes
 
 DEFAULT_PARAMETERS = ShapesParameters(train=12000, val=400, size=64)
-# Large, so that a small picture shows its shape: small figures were not learned in minutes.
-ONE_FIGURE = dict(num_figures=(1, 1), num_distractors=(0, 1), diameters=(0.6, 0.95))
+# Large, so that a small picture shows its shape, and alone: small figures and those beside
+# distractors were not learned in minutes.
+ONE_FIGURE = dict(num_figures=(1, 1), num_distractors=(0, 0), diameters=(0.6, 0.95))
 
 
 @DATASETS.register_module()
@@ -23,8 +24,8 @@ class ShapesClassifyDataset(ImageNet):
 def write_shapes_classify(root: str | Path, parameters: ShapesParameters | None = None) -> None:
     """Draw a data set in ImageNet's layout, unless it is there already.
 
-    Writes ``{train,val}/CLASS/*.jpg``, in each picture one figure and distractors, and
-    ``meta/{train,val}.txt`` as :func:`mmdat.datasets.shapes_files.write_shapes` does.
+    Writes ``{train,val}/CLASS/*.jpg``, in each picture one figure, and ``meta/{train,val}.txt``
+    as :func:`mmdat.datasets.shapes_files.write_shapes` does.
 
     Raises:
         UserError: If ``root`` holds anything else or cannot be written; before anything is drawn.

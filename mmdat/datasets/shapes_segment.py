@@ -10,7 +10,9 @@ from mmdat.registry import DATASETS
 from .shapes import METAINFO, Scene
 from .shapes_files import ShapesParameters, draw_scenes, write_image, write_shapes
 
-DEFAULT_PARAMETERS = ShapesParameters(size=128)
+DEFAULT_PARAMETERS = ShapesParameters(train=4000, val=200, size=128)
+# Large, and few distractors: else what is no ground is learned in minutes, but not its shape.
+LARGE_FIGURES = dict(num_figures=(2, 4), num_distractors=(0, 1), diameters=(0.3, 0.6))
 FOLDERS = dict(train='training', val='validation')  # ADE20K's names of the splits
 # In ADE20K's files 0 is what belongs to no class, so that classes count from 1.
 GROUND = 1
@@ -50,7 +52,7 @@ def _draw(root: Path, parameters: ShapesParameters) -> None:
         images, annotations = (root / kind / folder for kind in ('images', 'annotations'))
         images.mkdir(parents=True)
         annotations.mkdir(parents=True)
-        for name, scene in draw_scenes(split, parameters):
+        for name, scene in draw_scenes(split, parameters, **LARGE_FIGURES):
             write_image(images / f'{name}.jpg', scene.image)
             write_image(annotations / f'{name}.png', _pixel_values(scene))
 

@@ -11,7 +11,11 @@ import pytest
 from mmdat.datasets import ShapesParameters
 from mmdat.datasets.shapes import METAINFO, draw_scene
 from mmdat.datasets.shapes_classify import ShapesClassifyDataset, write_shapes_classify
-from mmdat.datasets.shapes_segment import ShapesSegmentDataset, write_shapes_segment
+from mmdat.datasets.shapes_segment import (
+    LARGE_FIGURES,
+    ShapesSegmentDataset,
+    write_shapes_segment,
+)
 
 SMALL = ShapesParameters(train=6, val=4, size=64)
 WRITERS = dict(segment=write_shapes_segment, classify=write_shapes_classify)
@@ -79,7 +83,7 @@ def test_pixel_values_are_the_classes_that_are_seen(
     for number, path in enumerate(paths, start=1):
         values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         assert values.dtype == np.uint8 and values.shape == (64, 64)
-        scene = draw_scene(np.random.default_rng((0, index, number)), 64)
+        scene = draw_scene(np.random.default_rng((0, index, number)), 64, **LARGE_FIGURES)
         for instance in scene.instances:
             assert (values[instance.mask] == instance.label + 2).all()
         assert (values[~np.any([i.mask for i in scene.instances], axis=0)] == 1).all()
