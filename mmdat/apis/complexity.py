@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmdat.ops.flop_formulas  # noqa: F401  so that mmdat's operators are counted
+from mmdat.ops import prefer_implementation
 
 from .analysis import build_model, image_shape, made_batch, refuse_shape
 from .explain import explained
@@ -42,12 +43,10 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
     """Count the parameters of a config's model, and the MACs of one image.
 
     Counted are matrix products, convolutions and the products of queries with keys and weights with
-    values, as they run: with the zeros that PyTorch's attention wants where queries and values
-    differ in width (3% of the backbone ScalableViT-S at 800 x 1280). Not counted are norms,
-    elementwise operations, sampling at points, and what mmcv computes in its own kernels. A
-    classifier runs to its scores, a segmentor to its map on the whole image. A detector runs
-    through its heads, two-stage ones for the best proposals and the masks of the first 100.
-    Parameters are those of training, with those of auxiliary heads.
+    values. Not counted are norms, elementwise operations, sampling at points, and what mmcv
+    computes in its own kernels. A classifier runs to its scores, a segmentor to its map on the
+    whole image. A detector runs through its heads, two-stage ones for the best proposals and the
+    masks of the first 100. Parameters are those of training, with those of auxiliary heads.
 
     The model runs once on the CPU, with random weights.
 
@@ -70,7 +69,9 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
         batch = model.data_preprocessor(made_batch(cfg, 1, shape))
     # Mask2Former of mmsegmentation has no mode 'tensor'.
     mode = 'predict' if toolbox_of(cfg).name == 'mmseg' else 'tensor'
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), refuse_shape(shape):
+    # Fused attention would be counted with the zeros that fill up values to the width of keys.
+    with (FlopCounterMode(display=False) as counter, torch.no_grad(), refuse_shape(shape),
+          prefer_implementation('tiled')):
         model(**batch, mode=mode)
     backbone = getattr(model, 'backbone', nn.Identity())
     by_module = counter.get_flop_counts()

@@ -2,8 +2,8 @@
 
 Whatever the implementation, it is the two products of queries with keys and of weights with
 values, as of the dense ones; in the backward pass, where what is made anew does not count, twice
-that. Fused attention of keys and values that differ in width counts as if both had the larger one,
-since zeros make it so before PyTorch sees them.
+that. Only fused attention of keys and values that differ in width counts as if both had the larger
+one, since zeros make it so before PyTorch sees them; ``'tiled'`` counts what is needed.
 """
 import math
 from collections.abc import Callable

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .dense_attention import dense_attention
 from .implementations import choose_implementation
+from .row_blocks import attend_in_row_blocks
 
 
 def global_attention(query: Tensor,
@@ -28,8 +29,9 @@ def global_attention(query: Tensor,
         scale: Factor of the logits, ``head_dim ** -0.5`` if None.
         dropout_p: Probability to drop a weight; above 0, the dense implementation runs.
         implementation: ``'dense'``, the equation as written, in memory that grows with queries
-            times keys; ``'fused'``, PyTorch's ``scaled_dot_product_attention``, in memory that
-            grows with queries plus keys unless there is a bias; ``'auto'``, fused.
+            times keys; ``'tiled'``, the same over blocks of rows, which the backward pass computes
+            anew; ``'fused'``, PyTorch's ``scaled_dot_product_attention``, in memory that grows
+            with queries plus keys unless there is a bias; ``'auto'``, fused.
 
     Returns:
         Tensor[batch, num_heads, height, width, value_dim] in the dtype of ``value``.
@@ -47,15 +49,29 @@ def global_attention(query: Tensor,
     """
     _check_shapes(query, key, value, bias)
     chosen = choose_implementation('global_attention', implementation, 'fused',
-                                   ('dense', 'fused'), dropout_p)
+                                   ('dense', 'tiled', 'fused'), dropout_p)
     if scale is None:
         scale = query.shape[-1]**-0.5
+    if chosen == 'tiled':
+        return _tiled(query, key, value, bias, scale)
     queries = query.flatten(2, 3)
     if chosen == 'dense':
         out = dense_attention(queries, key, value, bias, scale, dropout_p)
     else:
         out = _fused(queries, key, value, bias, scale)
     return out.unflatten(2, query.shape[2:4])
+
+
+def _tiled(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None,
+           scale: float) -> Tensor:
+    width = query.shape[3]
+
+    def attend(rows: Tensor, first_row: int) -> Tensor:
+        of_rows = None if bias is None else bias[:, first_row * width:][:, :rows.shape[2] * width]
+        out = dense_attention(rows.flatten(2, 3), key, value, of_rows, scale)
+        return out.unflatten(2, rows.shape[2:4])
+
+    return attend_in_row_blocks(attend, query, key.shape[2])
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None,

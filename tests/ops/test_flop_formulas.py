@@ -48,6 +48,14 @@ def test_attention_of_pytorch_on_a_cpu() -> None:
     assert fused == flops(global_attention, *inputs, implementation='dense')
 
 
+def test_values_narrower_than_keys_count_with_their_own_width() -> None:
+    inputs = [torch.randn(shape, requires_grad=True) for shape in (
+        (2, 2, 5, 6, 4), (2, 2, 7, 4), (2, 2, 7, 3))]
+    tiled = flops(global_attention, *inputs, implementation='tiled')
+    assert tiled[0] == 2 * 2 * 2 * 30 * 7 * (4 + 3)
+    assert tiled == flops(global_attention, *inputs, implementation='dense')
+
+
 def test_window_attention() -> None:
     inputs = [torch.randn((2, 2, 4, 6, 4), requires_grad=True) for _ in range(3)]
     forward, backward = flops(partial(window_attention, window_size=2), *inputs,
