@@ -177,6 +177,10 @@ def _check_data(cfg: Config, splits: tuple[str, ...]) -> None:
 
 
 def _check_strategy(cfg: Config) -> None:
+    runner_type = cfg.get('runner_type', 'Runner')
+    if RUNNERS.get(runner_type) is None:
+        raise UserError(f'runner_type {runner_type!r} is no runner: '
+                        f'{suggest(runner_type, RUNNERS.module_dict)}')
     strategy = cfg.get('strategy') or {}
     if strategy.get('type') not in ('FSDPStrategy', 'mmdat.FSDPStrategy'):
         return

@@ -113,8 +113,10 @@ def test_a_sharded_model_is_tested_like_any_other(root: Path, monkeypatch: pytes
     ({}, 'none', r'shares a model among processes \(FSDPStrategy\): start it with tools/dist_'),
     ({'optim_wrapper': dict(_delete_=True, clip_grad=dict(max_norm=1.0))}, 'pytorch',
      'optim_wrapper.clip_grad clips each shard by itself'),
+    ({'runner_type': 'FlexibelRunner'}, 'pytorch',
+     r"runner_type 'FlexibelRunner' is no runner: did you mean 'FlexibleRunner'\?"),
 ])
-def test_shards_that_would_train_something_else_are_refused(
+def test_strategies_that_would_train_something_else_are_refused(
         options: dict[str, Any], launcher: str, sentence: str, root: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in dict(zoo.environment(root), RANK='0').items():
