@@ -1,4 +1,6 @@
-"""Published configurations train on real COCO and ADE20K images, at a reduced scale."""
+"""Published configurations train on real COCO and ADE20K images: at a reduced scale, and, among the
+slow tests, at their own.
+"""
 import os
 from pathlib import Path
 from typing import Any
@@ -62,14 +64,32 @@ UPERNET = {
 }
 
 
+# As published, but for one image a step.
+DETECTOR_AS_PUBLISHED = {
+    'train_dataloader': dict(LOADER, batch_size=1, dataset=dict(indices=4)),
+    'val_dataloader': LOADER,
+    'train_cfg': dict(max_epochs=STEPS // 4, val_interval=STEPS // 4),
+}
+SEGMENTOR_AS_PUBLISHED = {
+    'train_dataloader': dict(LOADER, batch_size=1),
+    'val_dataloader': LOADER,
+    'train_cfg': dict(max_iters=STEPS, val_interval=STEPS),
+}
+CASES = [
+    ('mask_rcnn_dat_pp_t_coco', MASK_RCNN, DETECTOR_AS_PUBLISHED, 'COCO_ROOT', TINYCOCO,
+     'coco/segm_mAP'),
+    ('dino_dat_pp_t_coco', DINO, DETECTOR_AS_PUBLISHED, 'COCO_ROOT', TINYCOCO, 'coco/bbox_mAP'),
+    ('upernet_dat_pp_t_ade20k', UPERNET, SEGMENTOR_AS_PUBLISHED, 'ADE20K_ROOT', ADE20K_SAMPLE,
+     'mIoU'),
+]
+
+
 @pytest.mark.parametrize('name, options, variable, root, metric', [
-    pytest.param('mask_rcnn_dat_pp_t_coco', MASK_RCNN, 'COCO_ROOT', TINYCOCO, 'coco/segm_mAP',
-                 marks=needs(TINYCOCO)),
-    pytest.param('dino_dat_pp_t_coco', DINO, 'COCO_ROOT', TINYCOCO, 'coco/bbox_mAP',
-                 marks=needs(TINYCOCO)),
-    pytest.param('upernet_dat_pp_t_ade20k', UPERNET, 'ADE20K_ROOT', ADE20K_SAMPLE, 'mIoU',
-                 marks=needs(ADE20K_SAMPLE)),
-], ids=['mask_rcnn', 'dino', 'upernet'])
+    pytest.param(name, options, variable, root, metric, id=f'{name}-{scale}',
+                 marks=[needs(root), *marks])
+    for name, reduced, published, variable, root, metric in CASES
+    for scale, options, marks in (('reduced', reduced, []),
+                                  ('published', published, [pytest.mark.slow]))])
 def test_losses_fall_on_real_images(name: str, options: dict[str, Any], variable: str, root: Path,
                                     metric: str, tmp_path: Path,
                                     monkeypatch: pytest.MonkeyPatch) -> None:
