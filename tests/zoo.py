@@ -61,7 +61,7 @@ class Steps:
 def take_steps(name: str, root: Path) -> Steps:
     """Train the config of that name for a step and test the model on what ``draw_data`` wrote."""
     cfg = Config.fromfile(CONFIGS / f'{name}.py')
-    _shrink(cfg)
+    shrink(cfg)
     path = root / f'{name}.py'
     cfg.dump(path)
     start = time.perf_counter()
@@ -135,7 +135,7 @@ def _write(path: Path, image: np.ndarray) -> None:
     assert cv2.imwrite(str(path), image)
 
 
-def _shrink(cfg: Config) -> None:
+def shrink(cfg: Config) -> None:
     """One step without a checkpoint, of two small images, from random weights."""
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=1, val_interval=10)
     cfg.param_scheduler = []

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
+from mmengine.config import Config
 
 from mmdat.apis import test as evaluate
 from mmdat.apis import train
@@ -40,8 +41,7 @@ randomness = dict(seed=0)
 """
 
 # Without a GPU, FSDP must be told so, and a copy of weights to where they are loses them.
-SHARDED = """
-_base_ = ['./config.py', '{configs}/_base_/fsdp.py']
+ON_CPU = """
 strategy = dict(
     model_wrapper=dict(device_id='cpu'),
     state_dict_cfg=dict(
@@ -50,6 +50,13 @@ strategy = dict(
         state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
         optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True)))
 """
+SHARDED = "_base_ = ['./config.py', '{configs}/_base_/fsdp.py']" + ON_CPU
+SHARDED_DETECTOR = """
+_base_ = ['./small.py', '{configs}/_base_/fsdp.py']
+model = dict(backbone=dict(arch='nano'), neck=dict(in_channels=[16, 32, 64, 128]))
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=1, val_interval=1)
+default_hooks = dict(checkpoint=dict(_delete_=True, type='CheckpointHook'))
+""" + ON_CPU
 
 
 @pytest.fixture(scope='module')
@@ -107,6 +114,21 @@ def test_a_sharded_model_is_tested_like_any_other(root: Path, monkeypatch: pytes
         evaluate(str(root / config), str(whole), work_dir=str(root / 'tested'))
         for config in ('config.py', 'sharded.py'))
     assert one == sharded and 'accuracy/top1' in one
+
+
+def test_a_detector_trains_in_shards_and_is_tested_whole(
+        root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in zoo.environment(root).items():
+        monkeypatch.setenv(variable, value)
+    cfg = Config.fromfile(zoo.CONFIGS / 'cascade_mask_rcnn_dat_pp_b_3x_fsdp_coco.py')
+    zoo.shrink(cfg)
+    cfg.dump(root / 'small.py')
+    (root / 'detector.py').write_text(SHARDED_DETECTOR.format(configs=zoo.CONFIGS))
+    weights = trained(root, 'detector', processes=2, config='detector.py', epochs=1)
+    assert all(weight.isfinite().all() for weight in weights.values())
+    # A checkpoint that does not fill the model would be refused.
+    evaluate(str(root / 'detector.py'), str(root / 'detector' / 'epoch_1.pth'),
+             work_dir=str(root / 'tested'))
 
 
 @pytest.mark.parametrize('options, launcher, sentence', [
