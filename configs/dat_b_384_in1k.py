@@ -1,4 +1,4 @@
 _base_ = '_base_/in1k_384.py'
 model = dict(
-    backbone=dict(type='mmdat.DAT', arch='base', drop_path_rate=0.5),
+    backbone=dict(type='mmdat.DAT', arch='base_384', drop_path_rate=0.5),
     head=dict(in_channels=1024))

@@ -1,3 +1,4 @@
+# A block in each of the six residual blocks of stage 4 (conv4_x), as mmdet places plugins.
 _base_ = [
     './_base_/mask_rcnn.py', './_base_/coco_instance.py', './_base_/coco_1x.py',
     './_base_/default_runtime.py'

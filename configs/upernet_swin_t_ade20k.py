@@ -1,5 +1,10 @@
 _base_ = ['./_base_/upernet.py', './_base_/ade20k_160k.py']
 model = dict(
-    backbone=dict(type='SwinTransformer', drop_path_rate=0.3),
+    backbone=dict(
+        type='SwinTransformer', drop_path_rate=0.3,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/swin/'
+                       'swin_tiny_patch4_window7_224_20220317-1cdeb081.pth')),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384))

@@ -16,4 +16,6 @@ DATASETS = _child(mmengine_registry.DATASETS, 'mmdat.datasets')
 TRANSFORMS = _child(mmengine_registry.TRANSFORMS, 'mmdat.datasets')
 FUNCTIONS = _child(mmengine_registry.FUNCTIONS, 'mmdat.engine')
 STRATEGIES = _child(mmengine_registry.STRATEGIES, 'mmdat.engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS,
+                                    'mmdat.engine')
 HOOKS = _child(mmengine_registry.HOOKS, 'mmdat.engine')

@@ -9,5 +9,6 @@ val_dataloader = dict(dataset=dict(type='mmdat.CocoDataset', data_root=data_root
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
+optim_wrapper = dict(constructor='mmdat.BackboneDecayConstructor')
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
 custom_hooks = [dict(type='mmdat.CheckFitHook')]
