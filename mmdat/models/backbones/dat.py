@@ -183,7 +183,7 @@ class DAT(HierarchicalBackbone):
         >>> [tuple(x.shape) for x in backbone(torch.rand(1, 3, 64, 96))]
         [(1, 16, 16, 24), (1, 32, 8, 12), (1, 64, 4, 6), (1, 128, 2, 3)]
     """
-    ARCHITECTURES: ClassVar[dict[str, dict[str, Any]]] = {
+    ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         'nano':  dict(embed_dims=(16, 32, 64, 128),        num_heads=(1, 2, 4, 8),
                       groups=(1, 1, 2, 4),                 blocks=('LS', 'LS', 'LDLDLD', 'LD')),
         'tiny':  dict(embed_dims=(96, 192, 384, 768),      num_heads=(3, 6, 12, 24),
@@ -193,8 +193,8 @@ class DAT(HierarchicalBackbone):
         'base':  dict(embed_dims=(128, 256, 512, 1024),    num_heads=(4, 8, 16, 32),
                       groups=(1, 1, 4, 8),                 blocks=('LS', 'LS', 'LD' * 9, 'LD')),
     }
-    # Fine-tuned at 384 x 384, whose maps windows of 12 fill.
-    ARCHITECTURES['base_384'] = ARCHITECTURES['base'] | dict(window_size=12)
+    # For images of 384 x 384, whose maps windows of 12 fill.
+    ARCHITECTURES = {**ARCHITECTURES, 'base_384': {**ARCHITECTURES['base'], 'window_size': 12}}
     DEFAULTS: ClassVar[Mapping[str, Any]] = dict(offset_kernel_size=(9, 7, 5, 3), offset_range=2)
     SETTINGS = DATSettings
     PUBLISHED = DAT_LAYOUT
