@@ -7,12 +7,17 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmdat'], allow_failed_imports=False)
 data_root = '{{$IMAGENET_ROOT:data/imagenet}}'
-train_dataloader = dict(batch_size=128, dataset=dict(data_root=data_root))
-val_dataloader = dict(batch_size=128, dataset=dict(data_root=data_root))
+train_pipeline = _base_.train_pipeline
+train_pipeline[0].update(type='mmdat.LoadImageFromFile', skip_broken=True)
+test_pipeline = _base_.test_pipeline
+test_pipeline[0].update(type='mmdat.LoadImageFromFile')
+train_dataloader = dict(
+    batch_size=128, dataset=dict(data_root=data_root, pipeline=train_pipeline))
+val_dataloader = dict(batch_size=128, dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 optim_wrapper = dict(clip_grad=dict(max_norm=5.0))
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
-custom_hooks = [dict(type='mmdat.CheckFitHook')]
+custom_hooks = [dict(type='mmdat.CheckFitHook'), dict(type='mmdat.CountBrokenImagesHook')]
 
 # A leaf says the backbone and head.in_channels, its last width.
 model = dict(

@@ -6,12 +6,12 @@ _base_ = [
     './shapes_schedule.py',
 ]
 custom_imports = dict(imports=['mmdat'], allow_failed_imports=False)
-custom_hooks = [dict(type='mmdat.CheckFitHook')]
+custom_hooks = [dict(type='mmdat.CheckFitHook'), dict(type='mmdat.CountBrokenImagesHook')]
 data_root = '{{$SHAPES_CLASSIFY_ROOT:data/shapes_classify}}'
 
 data_preprocessor = dict(num_classes=4)
 train_pipeline = [
-    dict(type='mmdat.LoadImageFromFile'),
+    dict(type='mmdat.LoadImageFromFile', skip_broken=True),
     dict(type='RandomFlip', prob=[0.25, 0.25, 0.25],
          direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PackInputs'),

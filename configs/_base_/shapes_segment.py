@@ -5,14 +5,14 @@ _base_ = ['./ade20k.py', './shapes_schedule.py']
 data_root = '{{$SHAPES_SEGMENT_ROOT:data/shapes_segment}}'
 
 train_pipeline = [
-    dict(type='mmdat.LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='mmdat.LoadImageFromFile', skip_broken=True),
+    {{_base_.LOAD_MAP}},
     dict(type='RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
     dict(type='mmdat.LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    {{_base_.LOAD_MAP}},
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
@@ -30,7 +30,7 @@ tta_pipeline = [
     dict(type='mmdat.LoadImageFromFile'),
     dict(type='TestTimeAug', transforms=[
         [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-        [dict(type='LoadAnnotations', reduce_zero_label=True)],
+        [{{_base_.LOAD_MAP}}],
         [dict(type='PackSegInputs')],
     ]),
 ]

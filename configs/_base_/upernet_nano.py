@@ -8,7 +8,7 @@ LOSS = dict(class_weight=[0.3, 1, 1, 1, 1])
 
 model = dict(
     # mmsegmentation fails on pixels without class where classes have weights: padding is ground.
-    data_preprocessor=dict(size=(128, 128), seg_pad_val=0),
+    data_preprocessor=dict(size=None, size_divisor=32, seg_pad_val=0),
     backbone=dict(arch='nano', init_cfg={{_base_.FAN_IN}}),
     decode_head=dict(
         in_channels=[16, 32, 64, 128], channels=WIDTH, num_classes=5, norm_cfg=BATCH_NORM,

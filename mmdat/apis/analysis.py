@@ -81,6 +81,9 @@ def refuse_shape(shape: tuple[int, int]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
+        if 'more than 1 value per channel' in str(error):  # pooled to a point before a batch norm
+            raise UserError('the model does not train on one image a step, as it normalizes over '
+                            'images: give --batch-size 2') from error
         raise UserError(f'the model does not run on images of {shape[0]} x {shape[1]} '
                         f'({reason(error)}): give another --shape') from error
 

@@ -46,6 +46,12 @@ def _explain(error: Exception, cfg: Config) -> str | None:
                 'custom_imports')
     if isinstance(error, FileNotFoundError):
         return f"file {error.filename or text} does not exist: check the config's paths"
+    if text == 'need at least one array to concatenate':  # mmengine's, of a data set without items
+        return ("a data set found no image in its folder: check data_prefix and, for other images "
+                "than JPEG, img_suffix (as in '.png')")
+    if 'reduce_zero_label' in text:
+        return ('the data set and LoadAnnotations disagree on reduce_zero_label: leave it out of '
+                'LoadAnnotations, or use mmdat.LoadSegmentationMap')
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     built = _last_built(frames, cfg)
     if built is None:

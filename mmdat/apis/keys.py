@@ -47,6 +47,10 @@ NESTED_KEYS = {
         'dcn_offset_lr_mult', 'dwconv_decay_mult', 'flat_decay_mult', 'norm_decay_mult'},
     'randomness': parameters(Runner.set_randomness),
 }
+# Of mmsegmentation's metric, which takes any other key in silence.
+IOU_METRIC_KEYS = {'type', 'ignore_index', 'iou_metrics', 'nan_to_num', 'beta', 'collect_device',
+                   'output_dir', 'format_only', 'prefix'}
+IOU_METRICS = ('mDice', 'mFscore', 'mIoU')
 # Dicts that a model reads at will: a new key that all but is one of its neighbors is a slip.
 FREE_DICTS = ('model.train_cfg', 'model.test_cfg', 'tta_model.tta_cfg')
 
@@ -82,9 +86,35 @@ def check_keys(cfg: Config) -> None:
                 evaluator.get('type', 'Evaluator') != 'Evaluator'):
             raise UserError(f"unknown key '{name}.metrics' for {evaluator['type']}: did you mean "
                             "'metric'?")
+    _check_segmentor(cfg)
     for path in FREE_DICTS:
         for key, neighbor in _near_twins(_get(cfg, path), path):
             raise UserError(f"unknown key '{key}': did you mean {neighbor!r}?")
+
+
+def _check_segmentor(cfg: Config) -> None:
+    """Refuse what mmsegmentation trips over at the first evaluation, or passes over."""
+    if cfg.get('default_scope') != 'mmseg':
+        return
+    test_cfg = _get(cfg, 'model.test_cfg') or {}
+    mode = test_cfg.get('mode', 'whole')
+    if mode not in ('whole', 'slide'):
+        raise UserError(f"model.test_cfg.mode is {mode!r}: {suggest(mode, ('slide', 'whole'))}")
+    for key in ('crop_size', 'stride') if mode == 'slide' else ():
+        if key not in test_cfg:
+            raise UserError(f"model.test_cfg.mode 'slide' needs model.test_cfg.{key}: give it a "
+                            'height and a width')
+    for name in ('val_evaluator', 'test_evaluator'):
+        evaluator = cfg.get(name)
+        if not isinstance(evaluator, Mapping) or evaluator.get('type') != 'IoUMetric':
+            continue
+        for key in evaluator:
+            if key not in IOU_METRIC_KEYS and not key.startswith('_'):
+                raise UserError(f"unknown key '{name}.{key}': {suggest(key, IOU_METRIC_KEYS)}")
+        for metric in evaluator.get('iou_metrics', ()):
+            if metric not in IOU_METRICS:
+                raise UserError(f'{name}.iou_metrics has {metric!r}: '
+                                f'{suggest(str(metric), IOU_METRICS)}')
 
 
 def paths(value: Any, key: str, wanted: Any = None, prefix: str = '') -> Iterator[str]:
@@ -152,7 +182,7 @@ def _is_custom(cfg: Config, path: str) -> bool:
     if path == 'default_hooks.checkpoint':
         return _get(cfg, f'{path}.type') not in ('CheckpointHook', None)
     return path == 'optim_wrapper.paramwise_cfg' and _get(cfg, 'optim_wrapper.constructor') not in (
-        'DefaultOptimWrapperConstructor', None)
+        'DefaultOptimWrapperConstructor', 'mmdat.BackboneDecayConstructor', None)
 
 
 def _near_twins(value: Any, path: str) -> Iterator[tuple[str, str]]:

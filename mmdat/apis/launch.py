@@ -59,7 +59,7 @@ def train(config: str, work_dir: str | None = None, resume: str | None = None, a
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.loss_scale = 'dynamic'
     if auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {config}')
         cfg.auto_scale_lr.enable = True
     if resume is not None:
@@ -153,6 +153,13 @@ def _build_runner(cfg: Config) -> Runner:
         torch.distributed.init_process_group('gloo')
         # Statistics over processes are for GPUs alone; in one process the runner does this.
         replace_values(cfg.model, 'type', 'SyncBN', 'BN')
+        if _shards(cfg):
+            # Where weights are offloaded to where they are, PyTorch frees them.
+            cfg.strategy.model_wrapper.update(device_id='cpu')
+            cfg.strategy.state_dict_cfg = dict(
+                state_dict_type='FULL_STATE_DICT',
+                state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
+                optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True))
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False))
@@ -181,8 +188,7 @@ def _check_strategy(cfg: Config) -> None:
     if RUNNERS.get(runner_type) is None:
         raise UserError(f'runner_type {runner_type!r} is no runner: '
                         f'{suggest(runner_type, RUNNERS.module_dict)}')
-    strategy = cfg.get('strategy') or {}
-    if strategy.get('type') not in ('FSDPStrategy', 'mmdat.FSDPStrategy'):
+    if not _shards(cfg):
         return
     if cfg.launcher == 'none':
         raise UserError(f'config {cfg.filename} shares a model among processes (FSDPStrategy): '
@@ -190,6 +196,10 @@ def _check_strategy(cfg: Config) -> None:
     if (cfg.get('optim_wrapper') or {}).get('clip_grad'):
         raise UserError('optim_wrapper.clip_grad clips each shard by itself under FSDPStrategy: '
                         'set it to None, or train without the strategy')
+
+
+def _shards(cfg: Config) -> bool:
+    return (cfg.get('strategy') or {}).get('type') in ('FSDPStrategy', 'mmdat.FSDPStrategy')
 
 
 @CheckpointLoader.register_scheme(['', *WEB, *ZOOS], force=True)

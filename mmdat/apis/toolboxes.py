@@ -42,11 +42,13 @@ class Toolbox:
 
 
 def _draw_detections(cfg: Config, folder: str) -> None:
+    _add(cfg, 'DetVisualizationHook', 'DetLocalVisualizer')
     # The hook joins the log's folder and this.
     cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
 
 
 def _draw_segments(cfg: Config, folder: str) -> None:
+    _add(cfg, 'SegVisualizationHook', 'SegLocalVisualizer')
     cfg.default_hooks.visualization.update(draw=True, interval=1)
     target = os.path.join(cfg.work_dir, folder)
     # By another name it is another than that of an earlier run in the same process.
@@ -54,8 +56,18 @@ def _draw_segments(cfg: Config, folder: str) -> None:
 
 
 def _draw_classes(cfg: Config, folder: str) -> None:
+    _add(cfg, 'VisualizationHook', 'UniversalVisualizer')
     cfg.default_hooks.visualization.update(
         enable=True, interval=1, out_dir=os.path.join(cfg.work_dir, folder))
+
+
+def _add(cfg: Config, hook: str, visualizer: str) -> None:
+    """Have a config draw, which need not say how."""
+    if not cfg.get('default_hooks'):
+        cfg.default_hooks = {}
+    cfg.default_hooks.setdefault('visualization', dict(type=hook))
+    if not cfg.get('visualizer'):
+        cfg.visualizer = dict(type=visualizer, vis_backends=[dict(type='LocalVisBackend')])
 
 
 TOOLBOXES = {toolbox.name: toolbox for toolbox in (

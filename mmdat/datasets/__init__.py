@@ -12,6 +12,7 @@ __all__ = [
 
 # A project of mmdet need not have mmseg and mmpretrain, nor those that its mmcv fits.
 with contextlib.suppress(ImportError, AssertionError):
+    from .segmentation_map import LoadSegmentationMap  # noqa: F401  registers itself
     from .shapes_segment import ShapesSegmentDataset  # noqa: F401  registers itself
 with contextlib.suppress(ImportError, AssertionError):
     from .shapes_classify import ShapesClassifyDataset  # noqa: F401  registers itself

@@ -52,7 +52,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             reason = 'it does not decode' if not isinstance(error, OSError) else error.strerror
             if not self.skip_broken:
                 raise UserError(f'image {path} cannot be read ({reason}): mend it, or take it out '
-                                'of the annotation file') from None
+                                'of the data set') from None
             if self._most_are_broken():
                 fine, broken = self._counts.count_nonzero(dim=1).tolist()
                 raise UserError(f'{broken} of the first {fine + broken} images cannot be read, the '

@@ -1,5 +1,6 @@
 """Hooks that find mistakes before time is spent, or tell of what was passed over."""
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -48,6 +49,24 @@ class CheckFitHook(Hook):
                         f"{len(classes)} classes ({', '.join(map(str, classes[:8]))}"
                         f"{', ...' if len(classes) > 8 else ''}): make num_classes of the heads "
                         "and the data set's metainfo=dict(classes=(...)) agree")
+            for single in _datasets(dataset):
+                _check_annotations(single)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        head = getattr(_unwrap(runner.model), 'decode_head', None)
+        num_classes = getattr(head, 'num_classes', None)
+        samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
+        if num_classes is None or samples is None:
+            return
+        ignored = getattr(head, 'ignore_index', 255)
+        for sample in samples:
+            values = sample.gt_sem_seg.data
+            wrong = values[(values >= num_classes) & (values != ignored)]
+            if wrong.numel():
+                raise UserError(
+                    f"mask {sample.metainfo.get('seg_map_path', 'of an image')} has class "
+                    f'{int(wrong[0])} (counted from 0, after reduce_zero_label), but there are '
+                    f'{num_classes} classes: mend the mask, or name all classes')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         state = checkpoint.get('state_dict', checkpoint)
@@ -82,6 +101,29 @@ class CountBrokenImagesHook(Hook):
         if skipped:
             runner.logger.log(logging.WARNING, f'Skipped broken images {skipped} times so far; '
                               'their paths are in the warnings above')
+
+
+def _check_annotations(dataset: Any) -> None:
+    """Refuse masks that are not there, and labels of no class."""
+    if not hasattr(dataset, 'get_data_info') or not len(dataset):
+        return
+    classes = dataset.metainfo.get('classes', ())
+    first = dataset.get_data_info(0)
+    if isinstance(first.get('seg_map_path'), str):
+        for index in range(len(dataset)):
+            item = dataset.get_data_info(index)
+            if '://' not in item['seg_map_path'] and not os.path.exists(item['seg_map_path']):
+                raise UserError(f"image {item['img_path']} has no mask {item['seg_map_path']}: "
+                                'check data_prefix.seg_map_path and seg_map_suffix, or take the '
+                                'image out of the data set')
+    # Without such a file, labels are those of folders.
+    elif isinstance(first.get('gt_label'), int) and dataset.ann_file and classes:
+        for index in range(len(dataset)):
+            item = dataset.get_data_info(index)
+            if not 0 <= item['gt_label'] < len(classes):
+                raise UserError(f"{dataset.ann_file} gives image {item['img_path']} the class "
+                                f"{item['gt_label']}, but there are {len(classes)} classes, "
+                                'counted from 0: mend it')
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
@@ -132,10 +174,17 @@ def _describe(verb: str, names: list[str], most: int = 3) -> str:
     return f"{verb} {', '.join(names[:most])}{more}"
 
 
+def _datasets(dataset: Any) -> Iterator[Any]:
+    """The data sets in one, through wrappers such as RepeatDataset."""
+    inner = [*getattr(dataset, 'datasets', ()),
+             *([dataset.dataset] if hasattr(dataset, 'dataset') else ())]
+    for part in inner:
+        yield from _datasets(part)
+    if not inner:
+        yield dataset
+
+
 def _transforms(dataloader: Any) -> Iterable[Any]:
-    """The transforms of the data sets in a data loader, through wrappers such as RepeatDataset."""
-    datasets = [dataloader.dataset]
-    for dataset in datasets:
-        datasets += getattr(dataset, 'datasets', [])
-        datasets += [dataset.dataset] if hasattr(dataset, 'dataset') else []
+    """The transforms of the data sets in a data loader."""
+    for dataset in _datasets(dataloader.dataset):
         yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', [])

@@ -40,23 +40,13 @@ default_hooks = dict(checkpoint=dict(interval={epochs}), logger=dict(interval=1)
 randomness = dict(seed=0)
 """
 
-# Without a GPU, FSDP must be told so, and a copy of weights to where they are loses them.
-ON_CPU = """
-strategy = dict(
-    model_wrapper=dict(device_id='cpu'),
-    state_dict_cfg=dict(
-        _delete_=True,
-        state_dict_type='FULL_STATE_DICT',
-        state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
-        optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True)))
-"""
-SHARDED = "_base_ = ['./config.py', '{configs}/_base_/fsdp.py']" + ON_CPU
+SHARDED = "_base_ = ['./config.py', '{configs}/_base_/fsdp.py']"
 SHARDED_DETECTOR = """
 _base_ = ['./small.py', '{configs}/_base_/fsdp.py']
 model = dict(backbone=dict(arch='nano'), neck=dict(in_channels=[16, 32, 64, 128]))
 train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=1, val_interval=1)
 default_hooks = dict(checkpoint=dict(_delete_=True, type='CheckpointHook'))
-""" + ON_CPU
+"""
 
 
 @pytest.fixture(scope='module')
