@@ -50,14 +50,14 @@ given size, the products of queries and keys and of weights and values among the
 The papers' figures that we have do not cover all pairs (none of DAT on COCO and ADE20K, no drop
 path of ScalableViT there, no DAT++-B with other heads than Cascade). There the config takes the
 rate of the backbone's ImageNet recipe and the 1x schedule, or what the same backbone has with
-another head; all backbones take DAT++'s learning rate in Semantic FPN. Weights are random unless you give
-them: `--cfg-options model.backbone.init_cfg.type=Pretrained
+another head; all backbones take DAT++'s learning rate in Semantic FPN. Weights are random unless
+you give them: `--cfg-options model.backbone.init_cfg.type=Pretrained
 model.backbone.init_cfg.checkpoint=FILE`.
 
 `swin`, `pvt`, `r50` and `vit` are baselines from the toolboxes, under the same recipe. All but
 `vit`, whose weights mmsegmentation converts from timm's, name the ImageNet weights that they start
-from: give ours some too where you compare. `nonlocal` has a block in each residual block of the third
-stage, where mmdet's plugins place them; the usual comparison has one.
+from: give ours some too where you compare. `nonlocal` has a block in each residual block of the
+third stage, where mmdet's plugins place them; the usual comparison has one.
 """
 MADE = """
 ## Made data

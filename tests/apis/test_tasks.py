@@ -1,8 +1,11 @@
 """Segmentation and classification go through the same launcher as detection."""
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import zoo
@@ -105,6 +108,13 @@ def test_segments_are_tested_on_slides_and_with_augmentation(data: Path) -> None
     ('classify', {'model.head.in_channels': 64},
      'model.head.in_channels is 64, but model.backbone returns maps of 128 channels'),
     ('classify', {'default_scope': 'mmpose'}, "default_scope of config .* is 'mmpose', which is"),
+    ('segment', {'model.test_cfg.mode': 'slied'}, "mode is 'slied': did you mean 'slide'?"),
+    ('segment', {'model.test_cfg.mode': 'slide'}, "'slide' needs model.test_cfg.crop_size"),
+    ('segment', {'val_evaluator.iou_metric': ['mIoU']},
+     "unknown key 'val_evaluator.iou_metric': did you mean 'iou_metrics'"),
+    ('segment', {'val_evaluator.iou_metrics': ['mIou']}, "has 'mIou': did you mean 'mIoU'"),
+    ('segment', {'train_dataloader.dataset.img_suffix': '.png'},
+     r"found no image in its folder: check data_prefix and, .* img_suffix \(as in '.png'\)"),
 ])
 def test_a_mistake_ends_in_one_sentence(task: str, options: dict[str, Any], sentence: str,
                                         data: Path) -> None:
@@ -116,3 +126,63 @@ def test_a_mistake_ends_in_one_sentence(task: str, options: dict[str, Any], sent
 def test_mixed_precision_needs_a_gpu(data: Path) -> None:
     with pytest.raises(UserError, match='--amp needs a GPU'):
         train(**arguments('classify', data), amp=True)
+
+
+def masks(data: Path) -> list[Path]:
+    return sorted((data / 'ade20k' / 'annotations' / 'training').iterdir())
+
+
+@pytest.mark.parametrize('spoil, sentence', [
+    (lambda path: path.unlink(), 'image .* has no mask .*: check data_prefix.seg_map_path'),
+    (lambda path: path.write_bytes(b'no image'), 'mask .*png cannot be read .*: mend it'),
+    (lambda path: cv2.imwrite(str(path), np.full((128, 128), 151, np.uint8)),
+     r'mask .*png has class 150 \(counted from 0, .*\), but there are 150 classes'),
+])
+def test_a_spoilt_mask_ends_in_one_sentence(spoil: Callable[[Path], Any], sentence: str,
+                                            data: Path) -> None:
+    for path in masks(data):
+        spoil(path)
+    with pytest.raises(UserError, match=sentence):
+        train(**arguments('segment', data))
+
+
+@pytest.mark.parametrize('task, folder', [
+    ('segment', 'ade20k/images/training'), ('classify', 'imagenet/train')])
+def test_a_broken_image_is_skipped(task: str, folder: str, data: Path,
+                                   capfd: pytest.CaptureFixture[str]) -> None:
+    next((data / folder).rglob('*.jpg')).write_bytes(b'no image')
+    train(**arguments(task, data))
+    printed = ''.join(capfd.readouterr())
+    assert 'Skipped an image that cannot be read' in printed
+
+
+def test_a_label_of_no_class_ends_in_one_sentence(data: Path) -> None:
+    labels = data / 'imagenet' / 'meta' / 'train.txt'
+    labels.write_text(labels.read_text().rsplit(' ', 1)[0] + ' 1000\n')
+    with pytest.raises(UserError, match=r'train.txt gives image .* the class 1000, but there are'):
+        train(**arguments('classify', data, **{
+            'train_dataloader.dataset.ann_file': 'meta/train.txt',
+            'train_dataloader.dataset.data_prefix': 'train'}))
+
+
+def test_masks_from_zero_need_one_word(data: Path) -> None:
+    runner = train(**arguments('segment', data, **{
+        'train_dataloader.dataset.reduce_zero_label': False,
+        'val_dataloader.dataset.reduce_zero_label': False,
+        'model.decode_head.num_classes': 150}))
+    item = runner.train_dataloader.dataset[0]
+    assert not item['data_samples'].reduce_zero_label
+
+
+def test_a_config_that_says_nothing_of_pictures_draws_them(data: Path) -> None:
+    options = {'default_hooks': dict(_delete_=True, checkpoint=dict(
+        type='CheckpointHook', by_epoch=False, interval=1)), 'visualizer': None}
+    train(**arguments('segment', data, **{**options, 'train_cfg.max_iters': 1}))
+    evaluate(**arguments('segment', data, **options), show_dir='pictures',
+             checkpoint=str(data / 'work' / 'iter_1.pth'))
+    assert len(list((data / 'work').glob('pictures/**/*.png'))) == zoo.NUM_IMAGES
+
+
+def test_a_config_without_a_batch_size_to_scale_from_is_refused(data: Path) -> None:
+    with pytest.raises(UserError, match='--auto-scale-lr needs auto_scale_lr.base_batch_size'):
+        train(**arguments('segment', data, auto_scale_lr=None), auto_scale_lr=True)
