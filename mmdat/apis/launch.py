@@ -66,7 +66,12 @@ def train(config: str, work_dir: str | None = None, resume: str | None = None, a
         cfg.resume = True
         cfg.load_from = _latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
     if resume is not None or cfg.get('load_from'):
-        _check_checkpoint(cfg.load_from, resume=cfg.get('resume', False))
+        meta = _check_checkpoint(cfg.load_from, resume=cfg.get('resume', False))
+        for unit in ('epoch', 'iter') if cfg.get('resume', False) else ():
+            most = (cfg.get('train_cfg') or {}).get(f'max_{unit}s')
+            if most and meta.get(unit, 0) >= most:
+                print(f'{cfg.load_from} is at {unit} {meta[unit]} of {most}: nothing is left to '
+                      f'train; to go on, raise train_cfg.max_{unit}s')
     with explained(cfg):
         runner = _build_runner(cfg)
         runner.train()
@@ -208,8 +213,8 @@ def load_from_disk_or_web(filename: str, map_location: Any = None) -> Any:
     return read_checkpoint(filename, map_location)
 
 
-def _check_checkpoint(source: str, resume: bool = False) -> None:
-    """Refuse what the runner cannot load, before it is built."""
+def _check_checkpoint(source: str, resume: bool = False) -> dict[str, Any]:
+    """Refuse what the runner cannot load, before it is built; return how far it was trained."""
     content = read_checkpoint(source)
     state = content.get('state_dict', content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
@@ -219,6 +224,7 @@ def _check_checkpoint(source: str, resume: bool = False) -> None:
                                if key not in content]):
         raise UserError(f"checkpoint {source} cannot be resumed from, since it has no "
                         f"{' and no '.join(missing)}: start from its weights with load_from")
+    return content.get('meta') or {}
 
 
 def _latest_checkpoint(work_dir: str) -> str:

@@ -109,7 +109,8 @@ def _check_annotations(dataset: Any) -> None:
         return
     classes = dataset.metainfo.get('classes', ())
     first = dataset.get_data_info(0)
-    if isinstance(first.get('seg_map_path'), str):
+    # Data sets of mmdet name maps too, which need not be there.
+    if hasattr(dataset, 'seg_map_suffix') and 'seg_map_path' in first:
         for index in range(len(dataset)):
             item = dataset.get_data_info(index)
             if '://' not in item['seg_map_path'] and not os.path.exists(item['seg_map_path']):

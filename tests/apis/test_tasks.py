@@ -61,13 +61,16 @@ def arguments(task: str, data: Path, **options: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_train_resume_and_test_run_through(task: str, data: Path) -> None:
+def test_train_resume_and_test_run_through(task: str, data: Path,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
     metric = TASKS[task][-1]
     last = 'max_iters' if task == 'segment' else 'max_epochs'
     train(**arguments(task, data, **{f'train_cfg.{last}': 1}))
     runner = train(**arguments(task, data), resume='auto')
     losses = runner.message_hub.get_scalar('train/loss').data[0]
     assert len(losses) == 2, 'the resumed run goes on with the history of the first'
+    train(**arguments(task, data), resume='auto')
+    assert ' 2 of 2: nothing is left to train' in capsys.readouterr().out
 
     checkpoint = (data / 'work' / 'last_checkpoint').read_text()
     out = data / 'results.pkl'

@@ -156,7 +156,8 @@ class DAT(HierarchicalBackbone):
     """DAT: window attention, and deformable attention in the last two of four stages.
 
     Args:
-        arch: ``'nano'`` (for demos and tests), ``'tiny'``, ``'small'``, ``'base'``, or a dict with
+        arch: ``'nano'`` (for demos and tests), ``'tiny'``, ``'small'``, ``'base'``,
+            ``'base_384'`` (for images of 384 x 384, with windows of 12), or a dict with
             the fields of :class:`DATSettings`, of which ``embed_dims``, ``blocks`` and
             ``num_heads`` must be there. A field is a sequence with a value for each stage, or one
             for all.
