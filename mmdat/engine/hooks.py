@@ -109,11 +109,13 @@ def _check_annotations(dataset: Any) -> None:
         return
     classes = dataset.metainfo.get('classes', ())
     first = dataset.get_data_info(0)
-    # Data sets of mmdet name maps too, which need not be there.
-    if hasattr(dataset, 'seg_map_suffix') and 'seg_map_path' in first:
+    # Data sets of mmdet name maps too, which need not be there; mmsegmentation's tell this of them.
+    if 'reduce_zero_label' in first and 'seg_map_path' in first:
+        if dataset.backend_args:  # elsewhere than on this machine's disk
+            return
         for index in range(len(dataset)):
             item = dataset.get_data_info(index)
-            if '://' not in item['seg_map_path'] and not os.path.exists(item['seg_map_path']):
+            if not os.path.exists(item['seg_map_path']):
                 raise UserError(f"image {item['img_path']} has no mask {item['seg_map_path']}: "
                                 'check data_prefix.seg_map_path and seg_map_suffix, or take the '
                                 'image out of the data set')
