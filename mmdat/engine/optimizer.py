@@ -1,14 +1,12 @@
 """How optimizers treat the parameters of a backbone."""
 from typing import Any
 
+from mmcv.cnn import is_norm
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mmdat.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm)
 BIAS_TABLE = 'relative_position_bias_table'
 
 
@@ -28,7 +26,7 @@ class BackboneDecayConstructor(DefaultOptimWrapperConstructor):
         if prefix.split('.')[0] != 'backbone':
             return
         undecayed = {id(parameter) for name, parameter in module.named_parameters(recurse=False)
-                     if isinstance(module, NORMS) or name == BIAS_TABLE}
+                     if is_norm(module) or name == BIAS_TABLE}
         for group in params[first:]:
             if id(group['params'][0]) in undecayed:
                 group['weight_decay'] = 0.0
