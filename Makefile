@@ -48,4 +48,5 @@ benchmark: setup ## measure the backbones against Swin-T and dense attention (ha
 
 lint: setup ## run ruff and mypy
 	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy

@@ -8,6 +8,7 @@ Each peak of memory is taken in a process of its own, too. The tables
 are printed and written as JSON and Markdown. ``--only`` takes some anew and keeps the others, if
 they are of the same day, machine and versions.
 """
+
 import argparse
 import contextlib
 import functools
@@ -50,6 +51,7 @@ BACKBONES = {
 @dataclass(frozen=True)
 class Workload:
     """Images of a size, forward alone or with the backward pass."""
+
     height: int
     width: int
     batch: int
@@ -71,8 +73,10 @@ WORKLOADS = {
 }
 # Peaks of memory at growing sizes. Dense attention takes more at the largest than most machines
 # have.
-SIZES = {'DAT-T++': ((512, 512), (800, 1344), (1600, 2688)),
-         'DAT-T++ dense': ((512, 512), (800, 1344))}
+SIZES = {
+    'DAT-T++': ((512, 512), (800, 1344), (1600, 2688)),
+    'DAT-T++ dense': ((512, 512), (800, 1344)),
+}
 
 
 def build(name: str, device: torch.device) -> nn.Module:
@@ -83,17 +87,21 @@ def build(name: str, device: torch.device) -> nn.Module:
     return registry.build(dict(BACKBONES[name])).to(device)
 
 
-def runner(name: str, model: nn.Module, workload: Workload,
-           device: torch.device) -> Callable[[], None]:
+def runner(
+    name: str, model: nn.Module, workload: Workload, device: torch.device
+) -> Callable[[], None]:
     """One forward pass, or one step without the optimizer, in bfloat16 on a GPU."""
     torch.manual_seed(0)
     images = torch.rand(workload.batch, 3, workload.height, workload.width, device=device)
 
     def run() -> None:
-        implementation = (prefer_implementation('dense') if name.endswith('dense')
-                          else contextlib.nullcontext())
-        with implementation, torch.autocast(device.type, torch.bfloat16,
-                                            enabled=device.type == 'cuda'):
+        implementation = (
+            prefer_implementation('dense') if name.endswith('dense') else contextlib.nullcontext()
+        )
+        with (
+            implementation,
+            torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'),
+        ):
             model.train(workload.train)  # of which mmdet's Swin returns None
             if not workload.train:
                 with torch.no_grad():
@@ -111,20 +119,40 @@ def compare(workload: Workload, device: torch.device) -> dict[str, Any]:
     repeats, targets = WORKLOADS[workload]
     names = [name for name in BACKBONES if workload.train or not name.endswith('with_cp')]
     with worker('DAT-T++ dense', workload, device) as run_dense:
-        runs = {name: run_dense if name.endswith('dense') else
-                runner(name, build(name, device), workload, device) for name in names}
+        runs = {
+            name: run_dense
+            if name.endswith('dense')
+            else runner(name, build(name, device), workload, device)
+            for name in names
+        }
         times = times_side_by_side(runs, repeats, device)
-    rows = [dict(backbone=name, median=times[name].median, seconds=times[name].seconds,
-                 peak_bytes=peak(name, workload, device)) for name in names]
-    return dict(workload=str(workload), batch=workload.batch, train=workload.train,
-                targets=targets, rows=rows)
+    rows = [
+        dict(
+            backbone=name,
+            median=times[name].median,
+            seconds=times[name].seconds,
+            peak_bytes=peak(name, workload, device),
+        )
+        for name in names
+    ]
+    return dict(
+        workload=str(workload),
+        batch=workload.batch,
+        train=workload.train,
+        targets=targets,
+        rows=rows,
+    )
 
 
 @contextlib.contextmanager
 def worker(name: str, workload: Workload, device: torch.device) -> Iterator[Callable[[], None]]:
     """What :func:`runner` gives, in another process."""
-    with subprocess.Popen(_command('--worker', name, workload, device), stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        _command('--worker', name, workload, device),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdin is not None and process.stdout is not None
 
         def run() -> None:
@@ -138,8 +166,18 @@ def worker(name: str, workload: Workload, device: torch.device) -> Iterator[Call
 
 def _command(kind: str, name: str, workload: Workload, device: torch.device) -> list[str]:
     """To start this file as another process."""
-    return [sys.executable, __file__, '--device', str(device), kind, name, str(workload.height),
-            str(workload.width), str(workload.batch), str(int(workload.train))]
+    return [
+        sys.executable,
+        __file__,
+        '--device',
+        str(device),
+        kind,
+        name,
+        str(workload.height),
+        str(workload.width),
+        str(workload.batch),
+        str(int(workload.train)),
+    ]
 
 
 @functools.cache
@@ -156,35 +194,58 @@ def growth(device: torch.device) -> list[dict[str, Any]]:
         for train in (False, True):
             for height, width in sizes:
                 workload = Workload(height, width, 1, train)
-                rows.append(dict(backbone=name, workload=str(workload), pixels=height * width,
-                                 peak_bytes=peak(name, workload, device)))
+                rows.append(
+                    dict(
+                        backbone=name,
+                        workload=str(workload),
+                        pixels=height * width,
+                        peak_bytes=peak(name, workload, device),
+                    )
+                )
     return rows
 
 
 def markdown(results: dict[str, Any]) -> str:
     """The tables."""
-    lines = [describe(results), '',
-             'Seconds are medians with their range; memory is the peak of a run beyond what the '
-             'process had before it. Targets are for DAT-T++.']
+    lines = [
+        describe(results),
+        '',
+        'Seconds are medians with their range; memory is the peak of a run beyond what the '
+        'process had before it. Targets are for DAT-T++.',
+    ]
     for table in results['workloads']:
         by_name = {row['backbone']: row for row in table['rows']}
         dense, swin = by_name['DAT-T++ dense'], by_name['Swin-T']
         least, most = table['targets']
-        lines += ['', f'**{table["workload"]}** (targets: at least {least} x faster than dense, at '
-                  f'most {most} x the time of Swin-T)', '',
-                  '| backbone | time | faster than dense | time / Swin-T | peak memory |'
-                  ' memory / dense |', '|---|---|---|---|---|---|']
+        lines += [
+            '',
+            f'**{table["workload"]}** (targets: at least {least} x faster than dense, at '
+            f'most {most} x the time of Swin-T)',
+            '',
+            '| backbone | time | faster than dense | time / Swin-T | peak memory |'
+            ' memory / dense |',
+            '|---|---|---|---|---|---|',
+        ]
         for row in table['rows']:
             dat = row['backbone'].startswith('DAT')
             speedup = f'{dense["median"] / row["median"]:.1f} x' if dat else ''
             share = f'{row["peak_bytes"] / dense["peak_bytes"]:.2f}' if dat else ''
             lines.append(
                 f'| {row["backbone"]} | {Times(row["seconds"])} | {speedup} | '
-                f'{row["median"] / swin["median"]:.2f} | {_gigabytes(row)} | {share} |')
-    lines += ['', '**Peak memory at growing sizes**', '',
-              '| backbone | workload | peak memory | bytes a pixel |', '|---|---|---|---|']
-    lines += [f'| {row["backbone"]} | {row["workload"]} | {_gigabytes(row)} | '
-              f'{row["peak_bytes"] / row["pixels"]:,.0f} |' for row in results['growth']]
+                f'{row["median"] / swin["median"]:.2f} | {_gigabytes(row)} | {share} |'
+            )
+    lines += [
+        '',
+        '**Peak memory at growing sizes**',
+        '',
+        '| backbone | workload | peak memory | bytes a pixel |',
+        '|---|---|---|---|',
+    ]
+    lines += [
+        f'| {row["backbone"]} | {row["workload"]} | {_gigabytes(row)} | '
+        f'{row["peak_bytes"] / row["pixels"]:,.0f} |'
+        for row in results['growth']
+    ]
     return '\n'.join(lines) + '\n'
 
 
@@ -196,8 +257,12 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument('--only', default='', metavar='TEXT',
-                        help='of the workloads whose name has this, such as forward')
+    parser.add_argument(
+        '--only',
+        default='',
+        metavar='TEXT',
+        help='of the workloads whose name has this, such as forward',
+    )
     for kind in ('--peak', '--worker'):
         parser.add_argument(kind, nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -220,8 +285,10 @@ def main() -> None:
     if args.only:
         results = json.loads(target.with_suffix('.json').read_text())
         if any(results[key] != current[key] for key in current):
-            parser.error('--only keeps other tables, and those are of another day, machine or '
-                         'versions: measure all')
+            parser.error(
+                '--only keeps other tables, and those are of another day, machine or '
+                'versions: measure all'
+            )
     console = Console()
     taken = {table['workload']: table for table in results['workloads']}
     for workload in chosen:

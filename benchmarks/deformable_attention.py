@@ -3,6 +3,7 @@
 
 They run in turn in one process. The tables are printed and written as JSON and Markdown.
 """
+
 import argparse
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,7 @@ def inputs(stage: int, batch: int, device: torch.device) -> list[Tensor]:
 
 def runner(tensors: list[Tensor], implementation: str, train: bool) -> Callable[[], None]:
     """Forward, or with the backward pass."""
+
     def run() -> None:
         with torch.set_grad_enabled(train):
             out = deformable_attention(*tensors, implementation=implementation)
@@ -51,8 +53,9 @@ def runner(tensors: list[Tensor], implementation: str, train: bool) -> Callable[
     return run
 
 
-def compare(stage: int, train: bool, batch: int, repeats: int,
-            device: torch.device) -> dict[str, Any]:
+def compare(
+    stage: int, train: bool, batch: int, repeats: int, device: torch.device
+) -> dict[str, Any]:
     """Times and peaks of all implementations that run here."""
     tensors = inputs(stage, batch, device)
     names = ['dense', 'tiled']
@@ -60,29 +63,37 @@ def compare(stage: int, train: bool, batch: int, repeats: int,
         names.append('fused')
     runs = {name: runner(tensors, name, train) for name in names}
     times = times_side_by_side(runs, repeats, device)
-    rows = [dict(implementation=name, median=times[name].median, seconds=times[name].seconds)
-            for name in names]
+    rows = [
+        dict(implementation=name, median=times[name].median, seconds=times[name].seconds)
+        for name in names
+    ]
     if device.type == 'cuda':
         for row, run in zip(rows, runs.values(), strict=True):
             row['peak_bytes'] = peak_memory(run, device)
-    return dict(stage=stage + 1, train=train, pairs=tensors[0].shape[:4].numel() * NUM_KEYS,
-                rows=rows)
+    return dict(
+        stage=stage + 1, train=train, pairs=tensors[0].shape[:4].numel() * NUM_KEYS, rows=rows
+    )
 
 
 def markdown(results: dict[str, Any]) -> str:
     """The table."""
-    lines = [describe(results), '',
-             f'Deformable attention at the stages of DAT-T++, 800 x 1344, batch '
-             f'{results["batch"]}, medians of {results["repeats"]} runs in turn.', '',
-             '| stage | pass | implementation | time | ns a pair of query and key | '
-             'faster than dense |', '|---|---|---|---|---|---|']
+    lines = [
+        describe(results),
+        '',
+        f'Deformable attention at the stages of DAT-T++, 800 x 1344, batch '
+        f'{results["batch"]}, medians of {results["repeats"]} runs in turn.',
+        '',
+        '| stage | pass | implementation | time | ns a pair of query and key | faster than dense |',
+        '|---|---|---|---|---|---|',
+    ]
     for table in results['tables']:
         dense = table['rows'][0]['median']
         for row in table['rows']:
             lines.append(
                 f'| {table["stage"]} | {"forward and backward" if table["train"] else "forward"} | '
                 f'{row["implementation"]} | {1e3 * row["median"]:.1f} ms | '
-                f'{1e9 * row["median"] / table["pairs"]:.2f} | {dense / row["median"]:.1f} x |')
+                f'{1e9 * row["median"] / table["pairs"]:.2f} | {dense / row["median"]:.1f} x |'
+            )
     return '\n'.join(lines) + '\n'
 
 
@@ -94,12 +105,17 @@ def main() -> None:
     parser.add_argument('--repeats', type=int, default=5)
     args = parser.parse_args()
     batch = args.batch or (2 if args.device.type == 'cuda' else 1)
-    tables = [compare(stage, train, batch, args.repeats, args.device)
-              for train in (False, True) for stage in range(len(STAGES))]
-    results = dict(machine_and_versions(args.device), batch=batch, repeats=args.repeats,
-                   tables=tables)
-    write_results(Path(args.out) / f'deformable_attention_{args.device.type}', results,
-                  markdown(results))
+    tables = [
+        compare(stage, train, batch, args.repeats, args.device)
+        for train in (False, True)
+        for stage in range(len(STAGES))
+    ]
+    results = dict(
+        machine_and_versions(args.device), batch=batch, repeats=args.repeats, tables=tables
+    )
+    write_results(
+        Path(args.out) / f'deformable_attention_{args.device.type}', results, markdown(results)
+    )
 
 
 if __name__ == '__main__':

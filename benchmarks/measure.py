@@ -1,4 +1,5 @@
 """Times side by side, peaks of memory and where they are kept, for a CPU or a CUDA device."""
+
 import argparse
 import datetime
 import importlib
@@ -19,6 +20,7 @@ RESULTS = Path(__file__).parent / 'results'
 @dataclass(frozen=True)
 class Times:
     """Seconds of repeated runs."""
+
     seconds: list[float]
 
     @property
@@ -32,8 +34,9 @@ class Times:
         return f'{self.median:.2f} s ({low:.2f} to {high:.2f})'
 
 
-def times_side_by_side(runs: Mapping[str, Callable[[], None]], repeats: int,
-                       device: torch.device) -> dict[str, Times]:
+def times_side_by_side(
+    runs: Mapping[str, Callable[[], None]], repeats: int, device: torch.device
+) -> dict[str, Times]:
     """Run each once to warm up, then all of them in turn, so that all see the same machine."""
     for run in runs.values():
         run()
@@ -67,18 +70,24 @@ def peak_memory(run: Callable[[], None], device: torch.device) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What all benchmarks take."""
-    parser.add_argument('--device', type=torch.device, default=torch.device('cpu'),
-                        help='cpu, cuda, cuda:1, ...')
+    parser.add_argument(
+        '--device', type=torch.device, default=torch.device('cpu'), help='cpu, cuda, cuda:1, ...'
+    )
     parser.add_argument('--out', type=Path, default=RESULTS, help='folder for JSON and Markdown')
 
 
 def machine_and_versions(device: torch.device) -> dict[str, Any]:
     """When, on what and with what the figures are taken."""
     cpuinfo = Path('/proc/cpuinfo').read_text()
-    name = next(line.split(':')[1].strip() for line in cpuinfo.splitlines()
-                if line.startswith('model name'))
-    machine = dict(cpu=name, threads=str(torch.get_num_threads()), system=platform.platform(),
-                   python=platform.python_version())
+    name = next(
+        line.split(':')[1].strip() for line in cpuinfo.splitlines() if line.startswith('model name')
+    )
+    machine = dict(
+        cpu=name,
+        threads=str(torch.get_num_threads()),
+        system=platform.platform(),
+        python=platform.python_version(),
+    )
     if device.type == 'cuda':
         machine['gpu'] = torch.cuda.get_device_name(device)
     packages = 'torch', 'mmdet', 'mmcv', 'mmengine', 'mmdat'
@@ -89,8 +98,11 @@ def machine_and_versions(device: torch.device) -> dict[str, Any]:
 def describe(results: dict[str, Any]) -> str:
     """When, on what and with what they were measured, in a line."""
     parts = {**results['machine'], **results['versions']}
-    return (f'Measured on {results["date"]}: '
-            + ', '.join(f'{key} {value}' for key, value in parts.items()) + '.')
+    return (
+        f'Measured on {results["date"]}: '
+        + ', '.join(f'{key} {value}' for key, value in parts.items())
+        + '.'
+    )
 
 
 def write_results(target: Path, results: dict[str, Any], markdown: str) -> None:

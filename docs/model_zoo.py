@@ -1,5 +1,6 @@
 #!/usr/bin/env python
 """Write docs/model_zoo.md from what `make test-zoo` measured and what the authors report."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,51 @@ DEMOS = RESULTS / 'demos.json'
 
 # Of the papers: DAT++ (arXiv 2309.01430), ScalableViT (arXiv 2203.10790), DAT (arXiv 2201.00520).
 REPORTED = {
-    'retinanet_dat_pp_t': '46.8', 'retinanet_dat_pp_t_3x': '49.2',
-    'retinanet_dat_pp_s': '48.3', 'retinanet_dat_pp_s_3x': '50.2',
-    'mask_rcnn_dat_pp_t': '48.7 / 43.7', 'mask_rcnn_dat_pp_t_3x': '50.5 / 45.1',
-    'mask_rcnn_dat_pp_s': '49.8 / 44.5', 'mask_rcnn_dat_pp_s_3x': '51.2 / 45.7',
-    'cascade_mask_rcnn_dat_pp_t': '52.2 / 45.0', 'cascade_mask_rcnn_dat_pp_t_3x': '53.0 / 46.0',
-    'cascade_mask_rcnn_dat_pp_s_3x': '54.2 / 46.9', 'cascade_mask_rcnn_dat_pp_b_3x': '54.5 / 47.0',
-    'retinanet_scalablevit_s': '45.2', 'retinanet_scalablevit_s_3x': '47.8',
-    'retinanet_scalablevit_b': '45.8', 'retinanet_scalablevit_b_3x': '48.0',
+    'retinanet_dat_pp_t': '46.8',
+    'retinanet_dat_pp_t_3x': '49.2',
+    'retinanet_dat_pp_s': '48.3',
+    'retinanet_dat_pp_s_3x': '50.2',
+    'mask_rcnn_dat_pp_t': '48.7 / 43.7',
+    'mask_rcnn_dat_pp_t_3x': '50.5 / 45.1',
+    'mask_rcnn_dat_pp_s': '49.8 / 44.5',
+    'mask_rcnn_dat_pp_s_3x': '51.2 / 45.7',
+    'cascade_mask_rcnn_dat_pp_t': '52.2 / 45.0',
+    'cascade_mask_rcnn_dat_pp_t_3x': '53.0 / 46.0',
+    'cascade_mask_rcnn_dat_pp_s_3x': '54.2 / 46.9',
+    'cascade_mask_rcnn_dat_pp_b_3x': '54.5 / 47.0',
+    'retinanet_scalablevit_s': '45.2',
+    'retinanet_scalablevit_s_3x': '47.8',
+    'retinanet_scalablevit_b': '45.8',
+    'retinanet_scalablevit_b_3x': '48.0',
     'retinanet_scalablevit_l': '46.8',
-    'mask_rcnn_scalablevit_s': '45.8 / 41.7', 'mask_rcnn_scalablevit_s_3x': '48.7 / 43.6',
-    'mask_rcnn_scalablevit_b': '46.6 / 42.1', 'mask_rcnn_scalablevit_b_3x': '48.9 / 43.6',
+    'mask_rcnn_scalablevit_s': '45.8 / 41.7',
+    'mask_rcnn_scalablevit_s_3x': '48.7 / 43.6',
+    'mask_rcnn_scalablevit_b': '46.6 / 42.1',
+    'mask_rcnn_scalablevit_b_3x': '48.9 / 43.6',
     'mask_rcnn_scalablevit_l': '47.6 / 42.9',
-    'semantic_fpn_dat_pp_t': '48.4 / 48.8', 'semantic_fpn_dat_pp_s': '49.9 / 50.7',
-    'semantic_fpn_dat_pp_b': '50.4 / 51.1', 'upernet_dat_pp_t': '49.4 / 50.3',
-    'upernet_dat_pp_s': '50.5 / 51.2', 'upernet_dat_pp_b': '51.0 / 51.5',
-    'semantic_fpn_scalablevit_s': '44.9', 'semantic_fpn_scalablevit_b': '48.4',
-    'semantic_fpn_scalablevit_l': '49.4', 'upernet_scalablevit_s': '48.5 / 49.4',
-    'upernet_scalablevit_b': '49.5 / 50.4', 'upernet_scalablevit_l': '49.7 / 50.7',
-    'dat_t': '82.0', 'dat_s': '83.7', 'dat_b': '84.0', 'dat_b_384': '84.8',
-    'dat_pp_t': '83.9', 'dat_pp_s': '84.6', 'dat_pp_b': '84.9', 'dat_pp_b_384': '85.9',
-    'scalablevit_s': '83.1', 'scalablevit_b': '84.1', 'scalablevit_l': '84.4',
+    'semantic_fpn_dat_pp_t': '48.4 / 48.8',
+    'semantic_fpn_dat_pp_s': '49.9 / 50.7',
+    'semantic_fpn_dat_pp_b': '50.4 / 51.1',
+    'upernet_dat_pp_t': '49.4 / 50.3',
+    'upernet_dat_pp_s': '50.5 / 51.2',
+    'upernet_dat_pp_b': '51.0 / 51.5',
+    'semantic_fpn_scalablevit_s': '44.9',
+    'semantic_fpn_scalablevit_b': '48.4',
+    'semantic_fpn_scalablevit_l': '49.4',
+    'upernet_scalablevit_s': '48.5 / 49.4',
+    'upernet_scalablevit_b': '49.5 / 50.4',
+    'upernet_scalablevit_l': '49.7 / 50.7',
+    'dat_t': '82.0',
+    'dat_s': '83.7',
+    'dat_b': '84.0',
+    'dat_b_384': '84.8',
+    'dat_pp_t': '83.9',
+    'dat_pp_s': '84.6',
+    'dat_pp_b': '84.9',
+    'dat_pp_b_384': '85.9',
+    'scalablevit_s': '83.1',
+    'scalablevit_b': '84.1',
+    'scalablevit_l': '84.4',
 }
 # Suffix of the configs, title, what is reported, and the shape that our cost is of.
 TASKS = (
@@ -76,10 +101,14 @@ SCALABLEVIT = """
 """
 # Millions of parameters, and G MACs at the shapes of the tables.
 PUBLISHED_COST = {
-    'retinanet_scalablevit_s_coco': (36.4, 238), 'retinanet_scalablevit_b_coco': (85.6, 330),
-    'retinanet_scalablevit_l_coco': (112.6, 457), 'mask_rcnn_scalablevit_s_coco': (46.3, 256),
-    'mask_rcnn_scalablevit_b_coco': (94.9, 349), 'mask_rcnn_scalablevit_l_coco': (121.4, 477),
-    'upernet_scalablevit_s_ade20k': (56.5, 931), 'upernet_scalablevit_b_ade20k': (107.0, 1029),
+    'retinanet_scalablevit_s_coco': (36.4, 238),
+    'retinanet_scalablevit_b_coco': (85.6, 330),
+    'retinanet_scalablevit_l_coco': (112.6, 457),
+    'mask_rcnn_scalablevit_s_coco': (46.3, 256),
+    'mask_rcnn_scalablevit_b_coco': (94.9, 349),
+    'mask_rcnn_scalablevit_l_coco': (121.4, 477),
+    'upernet_scalablevit_s_ade20k': (56.5, 931),
+    'upernet_scalablevit_b_ade20k': (107.0, 1029),
     'upernet_scalablevit_l_ade20k': (135.5, 1162),
     'semantic_fpn_scalablevit_s_ade20k': (30.4, 174),
     'semantic_fpn_scalablevit_b_ade20k': (79.0, 270),
@@ -109,21 +138,30 @@ def page(measured: dict[str, dict[str, Any]]) -> str:
     parts = [INTRODUCTION]
     for suffix, title, accuracy in TASKS:
         rows = {name: cost for name, cost in measured.items() if name.endswith(f'_{suffix}')}
-        parts += ['', f'## {title}', '',
-                  f'| config | parameters (M) | MACs (G) | at | {accuracy}, reported |',
-                  '|---|---|---|---|---|']
+        parts += [
+            '',
+            f'## {title}',
+            '',
+            f'| config | parameters (M) | MACs (G) | at | {accuracy}, reported |',
+            '|---|---|---|---|---|',
+        ]
         for name, cost in sorted(rows.items()):
             height, width = cost['shape']
             parts.append(
                 f'| [{name}](../configs/{name}.py) | {cost["parameters"] / 1e6:.1f} | '
                 f'{cost["macs"] / 1e9:.1f} | {height} x {width} | '
-                f'{REPORTED.get(name.removesuffix(f"_{suffix}"), "")} |')
+                f'{REPORTED.get(name.removesuffix(f"_{suffix}"), "")} |'
+            )
     demos = json.loads(DEMOS.read_text())
-    made = [f'| [{name}](../configs/{name}.py) | {demo["result"]} | {demo["training"]} |'
-            for name, demo in demos.items()]
-    costs = [f'| {name} | {measured[name]["parameters"] / 1e6:.1f} | {parameters} | '
-             f'{measured[name]["macs"] / 1e9:.0f} | {macs} |'
-             for name, (parameters, macs) in PUBLISHED_COST.items()]
+    made = [
+        f'| [{name}](../configs/{name}.py) | {demo["result"]} | {demo["training"]} |'
+        for name, demo in demos.items()
+    ]
+    costs = [
+        f'| {name} | {measured[name]["parameters"] / 1e6:.1f} | {parameters} | '
+        f'{measured[name]["macs"] / 1e9:.0f} | {macs} |'
+        for name, (parameters, macs) in PUBLISHED_COST.items()
+    ]
     parts += [MADE + '\n'.join(made), SCALABLEVIT + '\n'.join(costs)]
     return '\n'.join(parts) + '\n' + NOTES
 

@@ -3,6 +3,7 @@
 Importing mmdat registers its modules: ``custom_imports = dict(imports=['mmdat'])`` in a config of
 mmdet, mmsegmentation or mmpretrain is all that ``type='mmdat.DATPlusPlus'`` needs.
 """
+
 from .stack import allow_training_history, check_stack
 from .version import __version__
 

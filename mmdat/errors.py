@@ -1,4 +1,5 @@
 """Errors that the user can mend, and how they name what was meant."""
+
 from collections.abc import Iterable
 from difflib import get_close_matches
 

@@ -3,6 +3,7 @@
 ``custom_imports = dict(imports=['mmdat'])`` in a config makes ``type='mmdat.Name'`` work inside
 mmdet, mmsegmentation and mmpretrain.
 """
+
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 
@@ -16,6 +17,5 @@ DATASETS = _child(mmengine_registry.DATASETS, 'mmdat.datasets')
 TRANSFORMS = _child(mmengine_registry.TRANSFORMS, 'mmdat.datasets')
 FUNCTIONS = _child(mmengine_registry.FUNCTIONS, 'mmdat.engine')
 STRATEGIES = _child(mmengine_registry.STRATEGIES, 'mmdat.engine')
-OPTIM_WRAPPER_CONSTRUCTORS = _child(mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS,
-                                    'mmdat.engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'mmdat.engine')
 HOOKS = _child(mmengine_registry.HOOKS, 'mmdat.engine')

@@ -3,6 +3,7 @@
 The one tested set is pinned in ``requirements/``; people bring their own builds, so that
 ``setup.py`` installs none of them.
 """
+
 import importlib
 import pickle
 import re
@@ -17,11 +18,11 @@ SUPPORTED: dict[str, Version] = {
     'mmcv': ('2.0', '2.2', 'mmdet refuses later ones'),
 }
 # What mmdat.apis, which trains and tests detectors, needs in addition.
-FOR_DETECTION: dict[str, Version] = {
-    'mmdet': ('3.0', '4.0', 'mmdat knows none later'),
-}
-HOW_TO_INSTALL = ("run 'make setup' in a clone of mmdat for the tested set, "
-                  "or see 'Your own environment' in its README")
+FOR_DETECTION: dict[str, Version] = {'mmdet': ('3.0', '4.0', 'mmdat knows none later')}
+HOW_TO_INSTALL = (
+    "run 'make setup' in a clone of mmdat for the tested set, "
+    "or see 'Your own environment' in its README"
+)
 
 
 def check_stack(packages: Mapping[str, Version] = SUPPORTED) -> None:
@@ -37,11 +38,11 @@ def check_stack(packages: Mapping[str, Version] = SUPPORTED) -> None:
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise
-            raise ImportError(f'mmdat needs {wanted}, which is not installed: '
-                              f'{HOW_TO_INSTALL}') from None
+            raise ImportError(
+                f'mmdat needs {wanted}, which is not installed: {HOW_TO_INSTALL}'
+            ) from None
         if not is_supported(version, first, end):
-            raise ImportError(f'mmdat needs {wanted}, but {version} is installed: '
-                              f'{HOW_TO_INSTALL}')
+            raise ImportError(f'mmdat needs {wanted}, but {version} is installed: {HOW_TO_INSTALL}')
 
 
 def is_supported(version: str, first: str, end: str | None) -> bool:
@@ -51,8 +52,9 @@ def is_supported(version: str, first: str, end: str | None) -> bool:
         >>> is_supported('2.11.0+cu130', '2.6', '2.14'), is_supported('2.14.0', '2.6', '2.14')
         (True, False)
     """
-    return _release(first) <= _release(version) and (end is None
-                                                     or _release(version) < _release(end))
+    return _release(first) <= _release(version) and (
+        end is None or _release(version) < _release(end)
+    )
 
 
 def _release(version: str) -> list[int]:
@@ -79,12 +81,14 @@ def allow_training_history() -> None:
     dtypes = [np.dtype(np.float64), np.dtype(np.int64)]
     # NumPy's own functions that rebuild a pickled array and a pickled scalar.
     rebuilders: list[Any] = [np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]]
-    torch.serialization.add_safe_globals([
-        HistoryBuffer,
-        # The pickled name is that of the builtin; what runs is the function above.
-        (history_method, 'builtins.getattr'),
-        np.ndarray,
-        np.dtype,
-        *map(type, dtypes),
-        *rebuilders,
-    ])
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            # The pickled name is that of the builtin; what runs is the function above.
+            (history_method, 'builtins.getattr'),
+            np.ndarray,
+            np.dtype,
+            *map(type, dtypes),
+            *rebuilders,
+        ]
+    )

@@ -1,4 +1,5 @@
 """Small data and a small config for tests that train."""
+
 import json
 from pathlib import Path
 
@@ -64,13 +65,21 @@ def make_coco(root: Path, images: dict[str, int]) -> None:
             cv2.rectangle(image, (x, y), (x + 20, y + 15), (0, 200, 200), -1)
             infos.append(dict(id=image_id, file_name=f'{image_id}.png', height=64, width=64))
             for category in categories:
-                annotations.append(dict(
-                    id=len(annotations), image_id=image_id, category_id=category['id'],
-                    iscrowd=0, bbox=[x, y, 20, 15], area=300,
-                    segmentation=[[x, y, x + 20, y, x + 20, y + 15, x, y + 15]]))
+                annotations.append(
+                    dict(
+                        id=len(annotations),
+                        image_id=image_id,
+                        category_id=category['id'],
+                        iscrowd=0,
+                        bbox=[x, y, 20, 15],
+                        area=300,
+                        segmentation=[[x, y, x + 20, y, x + 20, y + 15, x, y + 15]],
+                    )
+                )
             cv2.imwrite(str(root / split / f'{image_id}.png'), image)
-        (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(
-            dict(images=infos, annotations=annotations, categories=categories)))
+        (root / 'annotations' / f'instances_{split}.json').write_text(
+            json.dumps(dict(images=infos, annotations=annotations, categories=categories))
+        )
 
 
 @pytest.fixture

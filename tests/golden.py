@@ -3,6 +3,7 @@
 ``tests/data/*.json`` hold outputs and gradients for weights and inputs that anyone can regenerate:
 a weight depends on its published name and shape alone.
 """
+
 import json
 import zlib
 from collections.abc import Iterable
@@ -27,11 +28,16 @@ def build_classifier(fixture: dict[str, Any], **options: Any) -> ImageClassifier
     """A classifier of a fixture's options, with the fixture's weights in float64."""
     family = ScalableViT if fixture['model'] == 'ScalableViT' else DAT
     backbone = family.from_published(**fixture['options'], out_indices=(3,), **options)
-    head = dict(num_classes=fixture['options']['num_classes'],
-                in_channels=backbone.settings[-1].embed_dims)
+    head = dict(
+        num_classes=fixture['options']['num_classes'], in_channels=backbone.settings[-1].embed_dims
+    )
     if family is ScalableViT:
-        head |= dict(type='StackedLinearClsHead', mid_channels=[4096],
-                     norm_cfg=dict(type='LN', eps=1e-6), act_cfg=dict(type='GELU'))
+        head |= dict(
+            type='StackedLinearClsHead',
+            mid_channels=[4096],
+            norm_cfg=dict(type='LN', eps=1e-6),
+            act_cfg=dict(type='GELU'),
+        )
     else:
         head |= dict(type='LinearClsHead')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
@@ -45,17 +51,25 @@ def names_in_classifier(model: ImageClassifier) -> dict[str, str]:
     layout = model.backbone.PUBLISHED
     modules = {f'head.{ours}': theirs for theirs, ours in layout.classifier_head.items()}
     modules['backbone.norms.3'] = layout.classifier_norm
-    names = {f'backbone.{ours}': theirs for ours, theirs in published_names(model.backbone).items()
-             if not theirs.startswith('norms.')}
-    return names | {f'{ours}.{leaf}': f'{theirs}.{leaf}'
-                    for ours, theirs in modules.items() for leaf in ('weight', 'bias')}
+    names = {
+        f'backbone.{ours}': theirs
+        for ours, theirs in published_names(model.backbone).items()
+        if not theirs.startswith('norms.')
+    }
+    return names | {
+        f'{ours}.{leaf}': f'{theirs}.{leaf}'
+        for ours, theirs in modules.items()
+        for leaf in ('weight', 'bias')
+    }
 
 
 def run(model: ImageClassifier, x: Tensor) -> dict[str, Tensor]:
     """The un-normed map of each stage and the logits."""
     maps: list[Tensor] = []
-    handles = [stage.register_forward_hook(lambda *args: maps.append(args[-1]))
-               for stage in model.backbone.stages]
+    handles = [
+        stage.register_forward_hook(lambda *args: maps.append(args[-1]))
+        for stage in model.backbone.stages
+    ]
     logits = model(x)
     for handle in handles:
         handle.remove()
@@ -89,12 +103,15 @@ def make_input(seed: int, shape: Iterable[int]) -> Tensor:
 
 
 def loss(outputs: dict[str, Tensor]) -> Tensor:
-    return sum((y * torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)).mean()
-               for y in outputs.values())
+    return sum(
+        (y * torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)).mean()
+        for y in outputs.values()
+    )
 
 
-def difference(name: str, tensor: Tensor, recorded: dict[str, Any],
-               magnitude: float | None = None) -> float:
+def difference(
+    name: str, tensor: Tensor, recorded: dict[str, Any], magnitude: float | None = None
+) -> float:
     """Largest difference at the recorded positions of ``tensor``, over ``magnitude``.
 
     ``magnitude`` is the largest recorded one if None.
@@ -107,4 +124,4 @@ def difference(name: str, tensor: Tensor, recorded: dict[str, Any],
 
 
 def _stream(name: str) -> np.random.RandomState:
-    return np.random.RandomState(zlib.crc32(name.encode()) & 0xffffffff)
+    return np.random.RandomState(zlib.crc32(name.encode()) & 0xFFFFFFFF)

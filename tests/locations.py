@@ -1,11 +1,16 @@
 """Locations of keys for tests of deformable attention."""
+
 import torch
 from torch import Tensor
 
 
-def locations_between_entries(shape: tuple[int, int, int], map_size: tuple[int, int],
-                              table_size: tuple[int, int], reach: float,
-                              generator: torch.Generator) -> Tensor:
+def locations_between_entries(
+    shape: tuple[int, int, int],
+    map_size: tuple[int, int],
+    table_size: tuple[int, int],
+    reach: float,
+    generator: torch.Generator,
+) -> Tensor:
     """Where no query looks at an entry of the bias table: the gradient jumps there.
 
     Args:

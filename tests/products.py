@@ -1,4 +1,5 @@
 """Multiply-accumulates of ScalableViT's attention, from the paper's equations."""
+
 from mmdat.models import ScalableViT
 
 
@@ -11,8 +12,11 @@ def products_of_attention(arch: str, height: int, width: int) -> int:
     for index, stage in enumerate(ScalableViT(arch=arch).settings):
         rows, columns = _sides(index, height, width)
         keys = _up(rows, stage.reduction_ratio) * _up(columns, stage.reduction_ratio)
-        query_dims = (stage.embed_dims if stage.reduction_ratio == 1 else
-                      int(stage.embed_dims * stage.channel_ratio))
+        query_dims = (
+            stage.embed_dims
+            if stage.reduction_ratio == 1
+            else int(stage.embed_dims * stage.channel_ratio)
+        )
         windows = _up(rows, stage.window_size) * _up(columns, stage.window_size)
         of_window = 2 * stage.window_size**4 * stage.embed_dims
         scalable = rows * columns * keys * (query_dims + stage.embed_dims)
@@ -35,7 +39,7 @@ def projections_of_padding(arch: str, height: int, width: int) -> int:
 
 
 def _sides(stage: int, height: int, width: int) -> tuple[int, int]:
-    return _up(height, 2**(2 + stage)), _up(width, 2**(2 + stage))
+    return _up(height, 2 ** (2 + stage)), _up(width, 2 ** (2 + stage))
 
 
 def _up(size: int, unit: int) -> int:

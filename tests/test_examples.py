@@ -1,4 +1,5 @@
 """The examples in the docstrings are true."""
+
 import doctest
 import importlib
 import pkgutil
@@ -9,8 +10,11 @@ import torch
 import mmdat.models
 import mmdat.ops
 
-MODULES = [info.name for package in (mmdat.ops, mmdat.models)
-           for info in pkgutil.walk_packages(package.__path__, f'{package.__name__}.')]
+MODULES = [
+    info.name
+    for package in (mmdat.ops, mmdat.models)
+    for info in pkgutil.walk_packages(package.__path__, f'{package.__name__}.')
+]
 
 
 @pytest.mark.parametrize('name', MODULES)

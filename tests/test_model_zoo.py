@@ -1,4 +1,5 @@
 """The model zoo page says what was measured, of every config that there is."""
+
 import json
 import runpy
 from pathlib import Path
@@ -19,8 +20,7 @@ def test_the_page_is_made_from_what_was_measured() -> None:
 
 
 def test_every_config_was_measured() -> None:
-    configs = {path.stem for path in zoo.CONFIGS.glob('*.py')
-               if not path.stem.endswith('_shapes')}
+    configs = {path.stem for path in zoo.CONFIGS.glob('*.py') if not path.stem.endswith('_shapes')}
     assert configs == MEASURED.keys()
 
 
@@ -37,10 +37,12 @@ def test_models_have_the_published_parameters(name: str) -> None:
 
 
 @pytest.mark.parametrize('name', PUBLISHED_COST)
-def test_models_have_the_published_macs_where_padding_counts_and_products_do_not(
-        name: str) -> None:
+def test_models_have_the_published_macs_where_padding_counts_and_products_do_not(name: str) -> None:
     shape, arch = MEASURED[name]['shape'], ARCHITECTURES[name.split('_')[-2]]
-    macs = (MEASURED[name]['macs'] - products_of_attention(arch, *shape)
-            + projections_of_padding(arch, *shape))
+    macs = (
+        MEASURED[name]['macs']
+        - products_of_attention(arch, *shape)
+        + projections_of_padding(arch, *shape)
+    )
     allowed = 2 if arch == 'small' else 1
     assert macs / 1e9 == pytest.approx(PUBLISHED_COST[name][1], abs=allowed)

@@ -373,10 +373,7 @@ def test_half_installed_packages_are_removed_and_whole_ones_kept(setup_env, setu
 
 
 def test_two_runs_exclude_each_other(setup_env, setup) -> None:
-    with (
-        open(setup_env.ROOT / '.venv.lock') as file,
-        pytest.raises(BlockingIOError),
-    ):
+    with open(setup_env.ROOT / '.venv.lock') as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -1,4 +1,5 @@
 """The stack below mmdat: what is supported, and what a checkpoint may hold."""
+
 import builtins
 import pickle
 import sys
@@ -12,12 +13,19 @@ from mmengine.logging import HistoryBuffer
 from mmdat import stack
 
 
-@pytest.mark.parametrize('name, version', [('mmcv', '2.2.0'), ('torch', '2.5.1'),
-                                           ('mmengine', '1.0.0')])
-def test_unsupported_version_is_named(name: str, version: str,
-                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack.importlib, 'import_module', lambda module: SimpleNamespace(
-        __version__=version if module == name else stack.SUPPORTED[module][0]))
+@pytest.mark.parametrize(
+    'name, version', [('mmcv', '2.2.0'), ('torch', '2.5.1'), ('mmengine', '1.0.0')]
+)
+def test_unsupported_version_is_named(
+    name: str, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        stack.importlib,
+        'import_module',
+        lambda module: SimpleNamespace(
+            __version__=version if module == name else stack.SUPPORTED[module][0]
+        ),
+    )
     with pytest.raises(ImportError, match=f'mmdat needs {name} >= .*, but {version} is installed'):
         stack.check_stack()
 

@@ -1,4 +1,5 @@
 """How the house is built: imports go one way."""
+
 import ast
 import sys
 from pathlib import Path
@@ -23,13 +24,14 @@ def imported_modules(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            parent = package[:len(package) - node.level + 1] if node.level else ()
+            parent = package[: len(package) - node.level + 1] if node.level else ()
             names.add('.'.join([*parent, *filter(None, [node.module])]))
     return names
 
 
-@pytest.mark.parametrize('path', sorted((ROOT / 'mmdat').rglob('*.py')),
-                         ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    'path', sorted((ROOT / 'mmdat').rglob('*.py')), ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_nothing_imports_upwards(path: Path) -> None:
     own = path.relative_to(ROOT).parts[1]
     for name in imported_modules(path):
@@ -43,8 +45,9 @@ def test_nothing_imports_upwards(path: Path) -> None:
             assert layer_of(parts[1]) <= layer_of(own), f'{path} imports {name}'
 
 
-@pytest.mark.parametrize('path', sorted((ROOT / 'mmdat' / 'ops').glob('*.py')),
-                         ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    'path', sorted((ROOT / 'mmdat' / 'ops').glob('*.py')), ids=lambda path: path.name
+)
 def test_operators_import_torch_alone(path: Path) -> None:
     allowed = {'torch', 'mmdat', *sys.stdlib_module_names}
     if path.name == 'triton_kernels.py':  # imported where a GPU needs it; comes with torch there

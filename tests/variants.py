@@ -1,4 +1,5 @@
 """Backbones that together have every kind of block, for tests that all must pass."""
+
 from typing import Any
 
 from mmdat.models import DAT, DATPlusPlus, ScalableViT
@@ -11,18 +12,32 @@ VARIANTS: dict[str, tuple[type, Any]] = {
     'scalablevit': (ScalableViT, 'nano'),
     'plain': (DAT, dict(_SMALL, blocks=('LS', 'LD'), offset_range=2)),
     'neighbors': (DATPlusPlus, dict(_SMALL, blocks='ND')),
-    'local_blocks': (DATPlusPlus, dict(_SMALL, blocks=('PEXN', 'PSL'), reduction_ratio=(4, 1),
-                                       layer_scale=0.1)),
+    'local_blocks': (
+        DATPlusPlus,
+        dict(_SMALL, blocks=('PEXN', 'PSL'), reduction_ratio=(4, 1), layer_scale=0.1),
+    ),
     'pooled_keys': (DATPlusPlus, dict(_SMALL, blocks='D', pooled_keys=True, position_bias='none')),
-    'patch_offsets': (DATPlusPlus, dict(_SMALL, blocks='D', offset_kernel_size=(4, 2),
-                                        offset_range=2, groups=(1, 2))),
+    'patch_offsets': (
+        DATPlusPlus,
+        dict(_SMALL, blocks='D', offset_kernel_size=(4, 2), offset_range=2, groups=(1, 2)),
+    ),
     'no_bias': (DATPlusPlus, dict(_SMALL, blocks='D', position_bias='none', conv_ffn=False)),
     'fixed_bias': (DATPlusPlus, dict(_SMALL, blocks='D', position_bias='fixed')),
     'log_bias': (DATPlusPlus, dict(_SMALL, blocks='D', position_bias='log', groups=(1, 2))),
     'depthwise_bias': (DATPlusPlus, dict(_SMALL, blocks='D', position_bias='depthwise')),
-    'few_channels': (ScalableViT, dict(embed_dims=(12, 24), depth=(3, 2), num_heads=(1, 3),
-                                       reduction_ratio=(3, 1), channel_ratio=(0.5, 1.5),
-                                       ffn_ratio=2.5, window_size=4, qkv_bias=False)),
+    'few_channels': (
+        ScalableViT,
+        dict(
+            embed_dims=(12, 24),
+            depth=(3, 2),
+            num_heads=(1, 3),
+            reduction_ratio=(3, 1),
+            channel_ratio=(0.5, 1.5),
+            ffn_ratio=2.5,
+            window_size=4,
+            qkv_bias=False,
+        ),
+    ),
 }
 NANO = ('dat', 'dat_pp', 'scalablevit')
 

@@ -4,6 +4,7 @@
 ``python tests/zoo.py [NAME ...]`` prints a table as it goes; names may have wildcards. Parameters
 and multiply-accumulates (MACs) are those at the size that papers give them for, for one image.
 """
+
 import argparse
 import contextlib
 import fnmatch
@@ -53,6 +54,7 @@ class Steps:
         test_seconds: Of the test, with reading the images.
         metrics: Of the test.
     """
+
     loss: float
     train_seconds: float
     test_seconds: float
@@ -72,8 +74,12 @@ def take_steps(name: str, root: Path) -> Steps:
         metrics = runner.test()
     end = time.perf_counter()
     scalars = runner.message_hub.log_scalars
-    return Steps(float(scalars['train/loss'].data[0][-1]), middle - start, end - middle,
-                 {key: float(value) for key, value in metrics.items()})
+    return Steps(
+        float(scalars['train/loss'].data[0][-1]),
+        middle - start,
+        end - middle,
+        {key: float(value) for key, value in metrics.items()},
+    )
 
 
 def cost(name: str) -> dict[str, Any]:
@@ -92,8 +98,14 @@ def cost(name: str) -> dict[str, Any]:
 def draw_data(root: Path) -> None:
     """Drawings in the layouts of COCO, ADE20K and ImageNet, in folders that the configs find."""
     categories = CocoDataset.METAINFO['classes']
-    for folder, split in (('coco', 'train2017'), ('coco', 'val2017'), ('ade20k', 'training'),
-                          ('ade20k', 'validation'), ('imagenet', 'train'), ('imagenet', 'val')):
+    for folder, split in (
+        ('coco', 'train2017'),
+        ('coco', 'val2017'),
+        ('ade20k', 'training'),
+        ('ade20k', 'validation'),
+        ('imagenet', 'train'),
+        ('imagenet', 'val'),
+    ):
         images, annotations, lines = [], [], []
         for index in range(NUM_IMAGES):
             scene = draw_scene(np.random.default_rng(index), SIZE)
@@ -110,14 +122,29 @@ def draw_data(root: Path) -> None:
             images.append(dict(id=index, file_name=name, height=SIZE, width=SIZE))
             for instance in scene.instances:
                 rle = mask_api.encode(np.asfortranarray(instance.mask, np.uint8))
-                annotations.append(dict(
-                    id=len(annotations) + 1, image_id=index, category_id=instance.label + 1,
-                    iscrowd=0, bbox=mask_api.toBbox(rle).tolist(), area=int(mask_api.area(rle)),
-                    segmentation=dict(size=rle['size'], counts=rle['counts'].decode())))
+                annotations.append(
+                    dict(
+                        id=len(annotations) + 1,
+                        image_id=index,
+                        category_id=instance.label + 1,
+                        iscrowd=0,
+                        bbox=mask_api.toBbox(rle).tolist(),
+                        area=int(mask_api.area(rle)),
+                        segmentation=dict(size=rle['size'], counts=rle['counts'].decode()),
+                    )
+                )
         if folder == 'coco':
             target = root / folder / 'annotations' / f'instances_{split}.json'
-            text = json.dumps(dict(images=images, annotations=annotations, categories=[
-                dict(id=number, name=name) for number, name in enumerate(categories, start=1)]))
+            text = json.dumps(
+                dict(
+                    images=images,
+                    annotations=annotations,
+                    categories=[
+                        dict(id=number, name=name)
+                        for number, name in enumerate(categories, start=1)
+                    ],
+                )
+            )
         elif folder == 'imagenet':
             target = root / folder / 'meta' / f'{split}.txt'
             text = '\n'.join(lines)
@@ -197,9 +224,12 @@ def main() -> None:
     parser.add_argument('names', nargs='*', default=['*'], help='of configs, or patterns')
     parser.add_argument('--out', type=Path, help='file for the results, as JSON')
     args = parser.parse_args()
-    names = sorted(path.stem for path in CONFIGS.glob('*.py')
-                   if any(fnmatch.fnmatch(path.stem, pattern) for pattern in args.names)
-                   and not path.stem.endswith('_shapes'))
+    names = sorted(
+        path.stem
+        for path in CONFIGS.glob('*.py')
+        if any(fnmatch.fnmatch(path.stem, pattern) for pattern in args.names)
+        and not path.stem.endswith('_shapes')
+    )
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -213,9 +243,11 @@ def main() -> None:
                 traceback.print_exc()
                 print(f'{name:36} FAILED', flush=True)
                 continue
-            print(f'{name:36} {costs["parameters"] / 1e6:10.1f} M {costs["macs"] / 1e9:6.1f} G '
-                  f'{steps.loss:8.3f} {steps.train_seconds:6.1f} s {steps.test_seconds:6.1f} s',
-                  flush=True)
+            print(
+                f'{name:36} {costs["parameters"] / 1e6:10.1f} M {costs["macs"] / 1e9:6.1f} G '
+                f'{steps.loss:8.3f} {steps.train_seconds:6.1f} s {steps.test_seconds:6.1f} s',
+                flush=True,
+            )
             results[name] = dict(asdict(steps), **costs)
             if args.out:  # after each, so that a run that is cut short is not lost
                 args.out.write_text(json.dumps(results, indent=1) + '\n')

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
 """Draw a made data set of shapes: ``tools/make_shapes.py ROOT [--task segment]``."""
+
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -12,16 +13,25 @@ from mmdat.errors import UserError, enumerate_names
 
 # Of each task the module that draws its data, and the end of its function's name.
 LAYOUTS = dict(detect='coco', segment='segment', classify='classify')
-HELP = dict(train='training images', val='held-out images', size='side in pixels',
-            seed='of the random numbers')
+HELP = dict(
+    train='training images',
+    val='held-out images',
+    size='side in pixels',
+    seed='of the random numbers',
+)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Draw a data set of shapes; nothing to do if it is there')
+        description='Draw a data set of shapes; nothing to do if it is there'
+    )
     parser.add_argument('root', help='folder to draw into')
-    parser.add_argument('--task', default='detect', help='detect (COCO format, the default), '
-                        "segment (ADE20K's layout) or classify (ImageNet's layout)")
+    parser.add_argument(
+        '--task',
+        default='detect',
+        help='detect (COCO format, the default), '
+        "segment (ADE20K's layout) or classify (ImageNet's layout)",
+    )
     for name, default in asdict(ShapesParameters()).items():
         parser.add_argument(f'--{name}', type=int, help=f'{HELP[name]} ({default} to detect)')
     return parser.parse_args()

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
 """Evaluate a checkpoint: ``tools/test.py CONFIG CHECKPOINT``."""
+
 import argparse
 import sys
 
@@ -21,8 +22,16 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    test(args.config, args.checkpoint, args.work_dir, args.out, args.show_dir, args.tta,
-         args.cfg_options, args.launcher)
+    test(
+        args.config,
+        args.checkpoint,
+        args.work_dir,
+        args.out,
+        args.show_dir,
+        args.tta,
+        args.cfg_options,
+        args.launcher,
+    )
 
 
 if __name__ == '__main__':

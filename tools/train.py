@@ -1,5 +1,6 @@
 #!/usr/bin/env python
 """Train a model: ``tools/train.py CONFIG``."""
+
 import argparse
 import sys
 
@@ -12,19 +13,31 @@ except ImportError as error:  # of a missing or unsupported package
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Train a model')
     parser.add_argument('config', help='path of the config')
-    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='go on from a checkpoint, from the latest in the work dir if none '
-                        'is named')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint, from the latest in the work dir if none is named',
+    )
     parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU)')
-    parser.add_argument('--auto-scale-lr', action='store_true',
-                        help='scale the learning rate to the batch size')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size'
+    )
     return parse_run_args(parser)
 
 
 def main() -> None:
     args = parse_args()
-    train(args.config, args.work_dir, args.resume, args.amp, args.auto_scale_lr, args.cfg_options,
-          args.launcher)
+    train(
+        args.config,
+        args.work_dir,
+        args.resume,
+        args.amp,
+        args.auto_scale_lr,
+        args.cfg_options,
+        args.launcher,
+    )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """What the command-line tools call."""
+
 from mmdat.stack import FOR_DETECTION, check_stack
 
 check_stack(FOR_DETECTION)

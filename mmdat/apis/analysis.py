@@ -1,4 +1,5 @@
 """What the tools that look at a model share: its config, the model, and made images to feed it."""
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,11 +53,16 @@ def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, i
     """
     if shape is None:
         toolbox = toolbox_of(cfg)
-        return _size_of_a_picture(cfg, toolbox.shape) if toolbox.name == 'mmpretrain' else (
-            toolbox.shape)
+        return (
+            _size_of_a_picture(cfg, toolbox.shape)
+            if toolbox.name == 'mmpretrain'
+            else (toolbox.shape)
+        )
     if len(shape) not in (1, 2) or min(shape) < 1:
-        raise UserError(f"--shape takes a height and a width, or one number for both, all positive;"
-                        f" got {' '.join(map(str, shape)) or 'none'}")
+        raise UserError(
+            f'--shape takes a height and a width, or one number for both, all positive;'
+            f' got {" ".join(map(str, shape)) or "none"}'
+        )
     return shape[0], shape[-1]
 
 
@@ -82,10 +88,14 @@ def refuse_shape(shape: tuple[int, int]) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         if 'more than 1 value per channel' in str(error):  # pooled to a point before a batch norm
-            raise UserError('the model does not train on one image a step, as it normalizes over '
-                            'images: give --batch-size 2') from error
-        raise UserError(f'the model does not run on images of {shape[0]} x {shape[1]} '
-                        f'({reason(error)}): give another --shape') from error
+            raise UserError(
+                'the model does not train on one image a step, as it normalizes over '
+                'images: give --batch-size 2'
+            ) from error
+        raise UserError(
+            f'the model does not run on images of {shape[0]} x {shape[1]} '
+            f'({reason(error)}): give another --shape'
+        ) from error
 
 
 def made_batch(cfg: Config, batch_size: int, shape: tuple[int, int]) -> dict[str, list[Any]]:
@@ -96,14 +106,25 @@ def made_batch(cfg: Config, batch_size: int, shape: tuple[int, int]) -> dict[str
         the annotations that training wants, all of class 0.
     """
     generator = torch.Generator().manual_seed(0)
-    images = [torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=generator)
-              for _ in range(batch_size)]
+    images = [
+        torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=generator)
+        for _ in range(batch_size)
+    ]
     make = dict(mmdet=_detection, mmseg=_segmentation, mmpretrain=_classification)[
-        toolbox_of(cfg).name]
+        toolbox_of(cfg).name
+    ]
     samples = [make(shape, generator) for _ in images]
     for number, sample in enumerate(samples):
-        sample.set_metainfo(dict(img_id=number, img_path=f'{number}.png', img_shape=shape,
-                                 ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0)))
+        sample.set_metainfo(
+            dict(
+                img_id=number,
+                img_path=f'{number}.png',
+                img_shape=shape,
+                ori_shape=shape,
+                pad_shape=shape,
+                scale_factor=(1.0, 1.0),
+            )
+        )
     return dict(inputs=images, data_samples=samples)
 
 
@@ -114,20 +135,27 @@ def _detection(shape: tuple[int, int], generator: torch.Generator) -> DetDataSam
     boxes = torch.cat([corners, corners + sides], dim=1) * torch.tensor(2 * (width, height))
     masks = np.zeros((NUM_OBJECTS, height, width), dtype=np.uint8)
     for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist(), strict=True):
-        mask[top:bottom + 1, left:right + 1] = 1
+        mask[top : bottom + 1, left : right + 1] = 1
     return DetDataSample(
-        gt_instances=InstanceData(bboxes=boxes, labels=torch.zeros(NUM_OBJECTS, dtype=torch.long),
-                                  masks=BitmapMasks(masks, height, width)),
-        ignored_instances=InstanceData(bboxes=torch.zeros(0, 4),
-                                       labels=torch.zeros(0, dtype=torch.long)))
+        gt_instances=InstanceData(
+            bboxes=boxes,
+            labels=torch.zeros(NUM_OBJECTS, dtype=torch.long),
+            masks=BitmapMasks(masks, height, width),
+        ),
+        ignored_instances=InstanceData(
+            bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
+        ),
+    )
 
 
 def _segmentation(shape: tuple[int, int], _: torch.Generator) -> BaseDataElement:
     from mmseg.structures import SegDataSample
+
     classes = torch.zeros(1, *shape, dtype=torch.long)
     return SegDataSample(gt_sem_seg=PixelData(data=classes))
 
 
 def _classification(*_: Any) -> BaseDataElement:
     from mmpretrain.structures import DataSample
+
     return DataSample().set_gt_label(0)

@@ -1,4 +1,5 @@
 """How fast a model runs, and how much memory it takes, on made images."""
+
 import copy
 import importlib
 import platform
@@ -28,6 +29,7 @@ from .toolboxes import toolbox_of
 @dataclass(frozen=True)
 class Speed:
     """What repeated runs over one batch took."""
+
     batch_size: int
     shape: tuple[int, int]
     seconds: tuple[float, ...]  # of each run
@@ -40,16 +42,18 @@ class Speed:
         return self.batch_size / statistics.median(self.seconds)
 
 
-def measure_speed(cfg: Config,
-                  shape: Sequence[int] | None = None,
-                  batch_size: int = 1,
-                  *,
-                  checkpoint: str | None = None,
-                  device: str | None = None,
-                  train: bool = False,
-                  amp: bool = False,
-                  repeats: int = 10,
-                  warmup: int = 2) -> Speed:
+def measure_speed(
+    cfg: Config,
+    shape: Sequence[int] | None = None,
+    batch_size: int = 1,
+    *,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    train: bool = False,
+    amp: bool = False,
+    repeats: int = 10,
+    warmup: int = 2,
+) -> Speed:
     """Time inference or a training step of a config's model, from uint8 images in memory.
 
     Inference ends with what the toolbox makes of the model's output, such as boxes and masks in the
@@ -76,8 +80,11 @@ def measure_speed(cfg: Config,
     Raises:
         UserError: For a mistake in the config or in what else was given.
     """
-    for option, value, least in (('--batch-size', batch_size, 1), ('--repeat-num', repeats, 1),
-                                 ('--num-warmup', warmup, 0)):
+    for option, value, least in (
+        ('--batch-size', batch_size, 1),
+        ('--repeat-num', repeats, 1),
+        ('--num-warmup', warmup, 0),
+    ):
         if value < least:
             raise UserError(f'{option} must be at least {least}, got {value}')
     shape = image_shape(cfg, shape)
@@ -95,18 +102,25 @@ def measure_speed(cfg: Config,
         batch = made_batch(cfg, batch_size, shape)
         with refuse_shape(shape):
             seconds = [_time(run, copy.deepcopy(batch), on) for _ in range(warmup + repeats)]
-    return Speed(batch_size, shape, tuple(seconds[warmup:]), memory.peak(),
-                 _machine_and_versions(on))
+    return Speed(
+        batch_size, shape, tuple(seconds[warmup:]), memory.peak(), _machine_and_versions(on)
+    )
 
 
 def print_speed(speed: Speed) -> None:
     """Print a table, and what it was measured on."""
     height, width = speed.shape
-    table = Table('images/s (median)', 'seconds a batch', 'peak memory (GB)',
-                  title=f'{speed.batch_size} x {height} x {width}, {len(speed.seconds)} runs')
-    table.add_row(f'{speed.images_per_second:.2f}',
-                  f'{min(speed.seconds):.3f} to {max(speed.seconds):.3f}',
-                  f'{speed.peak_memory / 1e9:.2f}')
+    table = Table(
+        'images/s (median)',
+        'seconds a batch',
+        'peak memory (GB)',
+        title=f'{speed.batch_size} x {height} x {width}, {len(speed.seconds)} runs',
+    )
+    table.add_row(
+        f'{speed.images_per_second:.2f}',
+        f'{min(speed.seconds):.3f} to {max(speed.seconds):.3f}',
+        f'{speed.peak_memory / 1e9:.2f}',
+    )
     Console().print(table)
     print(speed.machine)
 
@@ -137,8 +151,9 @@ def _check_device(name: str | None) -> torch.device:
         raise UserError(f'--device {name} is no device: give cpu, cuda or cuda:N') from error
     available = dict(cpu=1, cuda=torch.cuda.device_count())
     if (device.index or 0) >= available.get(device.type, 0):
-        raise UserError(f'--device {device} is not here: there are the CPU and {available["cuda"]} '
-                        'GPUs')
+        raise UserError(
+            f'--device {device} is not here: there are the CPU and {available["cuda"]} GPUs'
+        )
     return device
 
 
@@ -148,8 +163,9 @@ def _load_weights(model: BaseModel, checkpoint: str | None) -> None:
     try:
         load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
     except RuntimeError as error:
-        raise UserError(f"checkpoint {checkpoint} is of another model than the config's: "
-                        f'{reason(error)}') from error
+        raise UserError(
+            f"checkpoint {checkpoint} is of another model than the config's: {reason(error)}"
+        ) from error
 
 
 def _inference(model: BaseModel, device: torch.device, amp: bool) -> Callable[[Any], object]:
@@ -158,6 +174,7 @@ def _inference(model: BaseModel, device: torch.device, amp: bool) -> Callable[[A
     def run(batch: Any) -> object:
         with torch.no_grad(), torch.autocast(device.type, enabled=amp):
             return model.test_step(batch)
+
     return run
 
 
@@ -199,6 +216,8 @@ def _machine_and_versions(device: torch.device) -> str:
     if device.type == 'cuda':
         parts.insert(0, f'GPU {torch.cuda.get_device_name(device)}')
     packages = 'torch', 'mmcv', 'mmengine', 'mmdat'
-    parts += [f'Python {platform.python_version()}',
-              *(f'{name} {importlib.import_module(name).__version__}' for name in packages)]
+    parts += [
+        f'Python {platform.python_version()}',
+        *(f'{name} {importlib.import_module(name).__version__}' for name in packages),
+    ]
     return ', '.join(parts)

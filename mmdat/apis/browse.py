@@ -1,4 +1,5 @@
 """Pictures of what a model is fed: images after the pipeline, with their annotations."""
+
 import os
 import sys
 from pathlib import Path
@@ -22,13 +23,15 @@ from .toolboxes import toolbox_of
 ALPHA = 0.5
 
 
-def browse_dataset(cfg: Config,
-                   output_dir: str | Path | None = None,
-                   *,
-                   show: bool = False,
-                   number: int = 10,
-                   split: str = 'train',
-                   interval: float = 2.0) -> list[Path]:
+def browse_dataset(
+    cfg: Config,
+    output_dir: str | Path | None = None,
+    *,
+    show: bool = False,
+    number: int = 10,
+    split: str = 'train',
+    interval: float = 2.0,
+) -> list[Path]:
     """Draw what the model of a config is fed, by the visualizer of its toolbox.
 
     The images are spaced evenly over the data set. Augmentation is random, as in training.
@@ -75,8 +78,9 @@ def browse_dataset(cfg: Config,
 
 def has_display() -> bool:
     """Whether a window can be opened."""
-    return sys.platform != 'linux' or any(os.environ.get(name)
-                                          for name in ('DISPLAY', 'WAYLAND_DISPLAY'))
+    return sys.platform != 'linux' or any(
+        os.environ.get(name) for name in ('DISPLAY', 'WAYLAND_DISPLAY')
+    )
 
 
 def _dataset_of(cfg: Config, split: str) -> dict[str, Any]:
@@ -108,13 +112,27 @@ def _picture(image: Any) -> np.ndarray:
     return np.ascontiguousarray(image.numpy().transpose(1, 2, 0)[..., ::-1]).astype(np.uint8)
 
 
-def _draw(visualizer: Visualizer, image: np.ndarray, sample: BaseDataElement, name: str,
-          out_file: Path | None, show: bool, interval: float) -> None:
+def _draw(
+    visualizer: Visualizer,
+    image: np.ndarray,
+    sample: BaseDataElement,
+    name: str,
+    out_file: Path | None,
+    show: bool,
+    interval: float,
+) -> None:
     if 'gt_instances' in sample:
         _draw_as_arrays(sample.gt_instances)
     draw = getattr(visualizer, 'visualize_cls', None) or visualizer.add_datasample
-    draw(name=name, image=image, data_sample=sample.numpy(), draw_pred=False, show=show,
-         wait_time=interval, out_file=None if out_file is None else str(out_file))
+    draw(
+        name=name,
+        image=image,
+        data_sample=sample.numpy(),
+        draw_pred=False,
+        show=show,
+        wait_time=interval,
+        out_file=None if out_file is None else str(out_file),
+    )
 
 
 def _draw_as_arrays(instances: Any) -> None:

@@ -1,4 +1,5 @@
 """What the command-line tools share: flags of a run, and how a tool ends."""
+
 import argparse
 import gc
 import os
@@ -17,8 +18,13 @@ from mmdat.errors import UserError, reason
 class ConfigOptions(DictAction):
     """``KEY=VALUE`` arguments, like mmengine's, but that others end in a sentence."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace,
-                 values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         for value in values:
             if not re.match(r'[^=]+=', value):
                 raise UserError(f'--cfg-options takes KEY=VALUE, got {value!r}')
@@ -31,11 +37,17 @@ class ConfigOptions(DictAction):
 def parse_run_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line of a tool that runs a config, with the flags that all of them have."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
-    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
-                        help='values to put into the config, such as train_cfg.max_epochs=1')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        metavar='KEY=VALUE',
+        help='values to put into the config, such as train_cfg.max_epochs=1',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
-                        help='set by torch.distributed.launch')
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch'
+    )
     args = parser.parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
@@ -59,8 +71,11 @@ def command_line(main: Callable[[], None]) -> None:
 
 def check_writable(option: str, folder: str | Path) -> None:
     """Refuse a folder that can neither be written to nor made."""
-    existing = next(path for path in (Path(folder).resolve(), *Path(folder).resolve().parents)
-                    if path.exists())
+    existing = next(
+        path for path in (Path(folder).resolve(), *Path(folder).resolve().parents) if path.exists()
+    )
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f'{option} {folder} cannot be written to: {existing} '
-                        + ('is not writable' if existing.is_dir() else 'is not a folder'))
+        raise UserError(
+            f'{option} {folder} cannot be written to: {existing} '
+            + ('is not writable' if existing.is_dir() else 'is not a folder')
+        )

@@ -1,4 +1,5 @@
 """How large a model is, and how much arithmetic an image costs it."""
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ class Complexity:
 
     A model without a backbone has all of them in the rest.
     """
+
     shape: tuple[int, int]
     parameters: int
     backbone_parameters: int
@@ -70,14 +72,24 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
     # Mask2Former of mmsegmentation has no mode 'tensor'.
     mode = 'predict' if toolbox_of(cfg).name == 'mmseg' else 'tensor'
     # Fused attention would be counted with the zeros that fill up values to the width of keys.
-    with (FlopCounterMode(display=False) as counter, torch.no_grad(), refuse_shape(shape),
-          prefer_implementation('tiled')):
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+        refuse_shape(shape),
+        prefer_implementation('tiled'),
+    ):
         model(**batch, mode=mode)
     backbone = getattr(model, 'backbone', nn.Identity())
     by_module = counter.get_flop_counts()
     backbone_flops = sum(by_module[f'{type(model).__name__}.backbone'].values())
-    return Complexity(shape, _parameters(model), _parameters(backbone),
-                      counter.get_total_flops() // 2, backbone_flops // 2, _kernels_of_mmcv(model))
+    return Complexity(
+        shape,
+        _parameters(model),
+        _parameters(backbone),
+        counter.get_total_flops() // 2,
+        backbone_flops // 2,
+        _kernels_of_mmcv(model),
+    )
 
 
 def print_complexity(complexity: Complexity) -> None:
@@ -96,11 +108,14 @@ def print_complexity(complexity: Complexity) -> None:
 
 def _mask_few(heads: Sequence[nn.Module]) -> None:
     """Let mask heads compute the first masks alone; the others are empty."""
+
     def few(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def masks(features: Tensor) -> Tensor:
             computed = forward(features[:NUM_MASKS])
             return F.pad(computed, (0, 0) * 3 + (0, len(features) - len(computed)))
+
         return masks
+
     for head in heads:
         head.forward = few(head.forward)
 
@@ -110,5 +125,12 @@ def _parameters(module: nn.Module) -> int:
 
 
 def _kernels_of_mmcv(model: BaseModel) -> tuple[str, ...]:
-    return tuple(sorted({type(module).__name__ for module in model.modules()
-                         if type(module).__module__.startswith('mmcv.ops.')}))
+    return tuple(
+        sorted(
+            {
+                type(module).__name__
+                for module in model.modules()
+                if type(module).__module__.startswith('mmcv.ops.')
+            }
+        )
+    )

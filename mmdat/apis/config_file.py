@@ -1,4 +1,5 @@
 """Read a config; whatever goes wrong is told in one sentence, with the file where it did."""
+
 import ast
 import re
 import traceback

@@ -1,4 +1,5 @@
 """Tell the user's mistakes, which the toolboxes meet in their depths, in one sentence each."""
+
 import inspect
 import re
 import traceback
@@ -16,10 +17,14 @@ from mmdat.errors import UserError, reason, suggest
 from .keys import parameters, paths
 
 # What the runner does with a config before the first iteration.
-PREPARATIONS = {getattr(Runner, name).__code__ for name in dir(Runner) if name.startswith('build_')
-                and inspect.isfunction(getattr(Runner, name))}
-PREPARATIONS |= {function.__code__ for function in (
-    Runner.__init__, Runner.scale_lr, Runner.load_or_resume)}
+PREPARATIONS = {
+    getattr(Runner, name).__code__
+    for name in dir(Runner)
+    if name.startswith('build_') and inspect.isfunction(getattr(Runner, name))
+}
+PREPARATIONS |= {
+    function.__code__ for function in (Runner.__init__, Runner.scale_lr, Runner.load_or_resume)
+}
 
 
 @contextmanager
@@ -41,29 +46,39 @@ def _explain(error: Exception, cfg: Config) -> str | None:
         return text.rsplit('UserError: ', 1)[-1].strip()
     if match := re.search(r'(\S+) is not in the (\S+) registry', text):
         name, registry = match.groups()
-        return (f"unknown {_where(cfg, name)}.type='{name}': nothing of that name is registered in "
-                f"{registry}; check its spelling, its scope (as in 'mmdat.DATPlusPlus') and "
-                'custom_imports')
+        return (
+            f"unknown {_where(cfg, name)}.type='{name}': nothing of that name is registered in "
+            f"{registry}; check its spelling, its scope (as in 'mmdat.DATPlusPlus') and "
+            'custom_imports'
+        )
     if isinstance(error, FileNotFoundError):
         return f"file {error.filename or text} does not exist: check the config's paths"
     if text == 'need at least one array to concatenate':  # mmengine's, of a data set without items
-        return ("a data set found no image in its folder: check data_prefix and, for other images "
-                "than JPEG, img_suffix (as in '.png')")
+        return (
+            'a data set found no image in its folder: check data_prefix and, for other images '
+            "than JPEG, img_suffix (as in '.png')"
+        )
     if 'reduce_zero_label' in text:
-        return ('the data set and LoadAnnotations disagree on reduce_zero_label: leave it out of '
-                'LoadAnnotations, or use mmdat.LoadSegmentationMap')
+        return (
+            'the data set and LoadAnnotations disagree on reduce_zero_label: leave it out of '
+            'LoadAnnotations, or use mmdat.LoadSegmentationMap'
+        )
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     built = _last_built(frames, cfg)
     if built is None:
         return None
     where, factory = built
     if where == 'optim_wrapper' and text == 'None is not a callable object':
-        return (f"unknown optim_wrapper.optimizer.type='{cfg.optim_wrapper.optimizer.type}': "
-                'torch and the registry have no optimizer of that name')
+        return (
+            f"unknown optim_wrapper.optimizer.type='{cfg.optim_wrapper.optimizer.type}': "
+            'torch and the registry have no optimizer of that name'
+        )
     if match := re.search(r"got an unexpected keyword argument '(\w+)'", text):
         key = match[1]
-        return (f"unknown key '{where}.{key}' for {factory.__name__}: "
-                f'{suggest(key, _parameters(factory))}')
+        return (
+            f"unknown key '{where}.{key}' for {factory.__name__}: "
+            f'{suggest(key, _parameters(factory))}'
+        )
     return f'{where} cannot be used: {reason(error)}'
 
 
@@ -78,8 +93,15 @@ def _last_built(frames: list[FrameType], cfg: Config) -> tuple[str, Any] | None:
         if frame.f_code is build_from_cfg.__code__ and 'obj_cls' in values:
             return _where(cfg, values['cfg'].get('type'), values['cfg']), values['obj_cls']
         if frame.f_code is Runner.build_dataloader.__code__:
-            split = next((split for split in ('train', 'val', 'test') for outer in frames
-                          if outer.f_code.co_name == f'build_{split}_loop'), 'train')
+            split = next(
+                (
+                    split
+                    for split in ('train', 'val', 'test')
+                    for outer in frames
+                    if outer.f_code.co_name == f'build_{split}_loop'
+                ),
+                'train',
+            )
             return f'{split}_dataloader', frame.f_globals['DataLoader']
         if frame.f_code in PREPARATIONS:
             part = frame.f_code.co_name.removeprefix('build_')
@@ -107,8 +129,9 @@ def _parameters(factory: Any) -> set[str]:
         return parameters(factory)
     names: set[str] = set()
     for base in factory.__mro__:
-        names |= parameters(base.__init__)  # type: ignore[misc]
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter
-                   in inspect.signature(base.__init__).parameters.values()):  # type: ignore[misc]
+        constructor = base.__init__  # type: ignore[misc]
+        names |= parameters(constructor)
+        kinds = [parameter.kind for parameter in inspect.signature(constructor).parameters.values()]
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
             break
     return names

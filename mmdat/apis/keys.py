@@ -1,4 +1,5 @@
 """Refuse the keys of a config that the toolboxes would pass over in silence, or trip over late."""
+
 import ast
 import inspect
 import re
@@ -18,38 +19,74 @@ from mmdat.errors import UserError, suggest
 
 def parameters(function: Callable) -> set[str]:
     """Names of the parameters of a function, but for ``self``, ``*args`` and ``**kwargs``."""
-    return {name for name, parameter in inspect.signature(function).parameters.items()
-            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            } - {'self'}
+    return {
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    } - {'self'}
 
 
 # Top-level keys that the runner or the tools read; a config may hold variables beside them.
 RUNNER_KEYS = (parameters(Runner.__init__) - {'cfg'}) | {
-    'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
-    'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn',
-    'tta_model', 'tta_pipeline', 'vis_backends'
+    'activation_checkpointing',
+    'compile',
+    'custom_imports',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'strategy',
+    'sync_bn',
+    'tta_model',
+    'tta_pipeline',
+    'vis_backends',
 }
 # Top-level keys whose value is a dict where there is one.
-DICTS = ('auto_scale_lr', 'default_hooks', 'env_cfg', 'model', 'optim_wrapper', 'randomness',
-         *(f'{split}_{kind}' for split in ('train', 'val', 'test') for kind in
-           ('cfg', 'dataloader')))
+DICTS = (
+    'auto_scale_lr',
+    'default_hooks',
+    'env_cfg',
+    'model',
+    'optim_wrapper',
+    'randomness',
+    *(f'{split}_{kind}' for split in ('train', 'val', 'test') for kind in ('cfg', 'dataloader')),
+)
 # Keys of dicts that are not arguments of one class, which would refuse others when it is built.
 NESTED_KEYS = {
     'auto_scale_lr': {'base_batch_size', 'enable'},
     'default_hooks.checkpoint': {
-        'type', *parameters(CheckpointHook.__init__), *parameters(Runner.save_checkpoint)},
+        'type',
+        *parameters(CheckpointHook.__init__),
+        *parameters(Runner.save_checkpoint),
+    },
     'env_cfg': {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'},
     'env_cfg.mp_cfg': parameters(set_multi_processing) - {'distributed'},
-    'optim_wrapper.clip_grad': {
-        'type', *parameters(clip_grad_norm_), *parameters(clip_grad_value_)} - {'parameters'},
+    'optim_wrapper.clip_grad': {'type', *parameters(clip_grad_norm_), *parameters(clip_grad_value_)}
+    - {'parameters'},
     'optim_wrapper.paramwise_cfg': {
-        'bias_decay_mult', 'bias_lr_mult', 'bypass_duplicate', 'custom_keys',
-        'dcn_offset_lr_mult', 'dwconv_decay_mult', 'flat_decay_mult', 'norm_decay_mult'},
+        'bias_decay_mult',
+        'bias_lr_mult',
+        'bypass_duplicate',
+        'custom_keys',
+        'dcn_offset_lr_mult',
+        'dwconv_decay_mult',
+        'flat_decay_mult',
+        'norm_decay_mult',
+    },
     'randomness': parameters(Runner.set_randomness),
 }
 # Of mmsegmentation's metric, which takes any other key in silence.
-IOU_METRIC_KEYS = {'type', 'ignore_index', 'iou_metrics', 'nan_to_num', 'beta', 'collect_device',
-                   'output_dir', 'format_only', 'prefix'}
+IOU_METRIC_KEYS = {
+    'type',
+    'ignore_index',
+    'iou_metrics',
+    'nan_to_num',
+    'beta',
+    'collect_device',
+    'output_dir',
+    'format_only',
+    'prefix',
+}
 IOU_METRICS = ('mDice', 'mFscore', 'mIoU')
 # Dicts that a model reads at will: a new key that all but is one of its neighbors is a slip.
 FREE_DICTS = ('model.train_cfg', 'model.test_cfg', 'tta_model.tta_cfg')
@@ -78,14 +115,20 @@ def check_keys(cfg: Config) -> None:
     hooks = cfg.get('default_hooks') or {}
     for name, hook in hooks.items():
         if isinstance(hook, Mapping) and 'type' not in hook:
-            raise UserError(f"unknown key 'default_hooks.{name}', or it lacks a type: "
-                            f'{suggest(name, hooks.keys() - {name})}')
+            raise UserError(
+                f"unknown key 'default_hooks.{name}', or it lacks a type: "
+                f'{suggest(name, hooks.keys() - {name})}'
+            )
     for name in ('val_evaluator', 'test_evaluator'):
         evaluator = cfg.get(name)
-        if isinstance(evaluator, Mapping) and 'metrics' in evaluator and (
-                evaluator.get('type', 'Evaluator') != 'Evaluator'):
-            raise UserError(f"unknown key '{name}.metrics' for {evaluator['type']}: did you mean "
-                            "'metric'?")
+        if (
+            isinstance(evaluator, Mapping)
+            and 'metrics' in evaluator
+            and (evaluator.get('type', 'Evaluator') != 'Evaluator')
+        ):
+            raise UserError(
+                f"unknown key '{name}.metrics' for {evaluator['type']}: did you mean 'metric'?"
+            )
     _check_segmentor(cfg)
     for path in FREE_DICTS:
         for key, neighbor in _near_twins(_get(cfg, path), path):
@@ -99,11 +142,13 @@ def _check_segmentor(cfg: Config) -> None:
     test_cfg = _get(cfg, 'model.test_cfg') or {}
     mode = test_cfg.get('mode', 'whole')
     if mode not in ('whole', 'slide'):
-        raise UserError(f"model.test_cfg.mode is {mode!r}: {suggest(mode, ('slide', 'whole'))}")
+        raise UserError(f'model.test_cfg.mode is {mode!r}: {suggest(mode, ("slide", "whole"))}')
     for key in ('crop_size', 'stride') if mode == 'slide' else ():
         if key not in test_cfg:
-            raise UserError(f"model.test_cfg.mode 'slide' needs model.test_cfg.{key}: give it a "
-                            'height and a width')
+            raise UserError(
+                f"model.test_cfg.mode 'slide' needs model.test_cfg.{key}: give it a "
+                'height and a width'
+            )
     for name in ('val_evaluator', 'test_evaluator'):
         evaluator = cfg.get(name)
         if not isinstance(evaluator, Mapping) or evaluator.get('type') != 'IoUMetric':
@@ -113,14 +158,18 @@ def _check_segmentor(cfg: Config) -> None:
                 raise UserError(f"unknown key '{name}.{key}': {suggest(key, IOU_METRIC_KEYS)}")
         for metric in evaluator.get('iou_metrics', ()):
             if metric not in IOU_METRICS:
-                raise UserError(f'{name}.iou_metrics has {metric!r}: '
-                                f'{suggest(str(metric), IOU_METRICS)}')
+                raise UserError(
+                    f'{name}.iou_metrics has {metric!r}: {suggest(str(metric), IOU_METRICS)}'
+                )
 
 
 def paths(value: Any, key: str, wanted: Any = None, prefix: str = '') -> Iterator[str]:
     """Dotted paths in nested dicts and lists at which ``key`` stands (with the wanted value)."""
-    items = value.items() if isinstance(value, (dict, Config)) else (
-        enumerate(value) if isinstance(value, (list, tuple)) else ())
+    items = (
+        value.items()
+        if isinstance(value, (dict, Config))
+        else (enumerate(value) if isinstance(value, (list, tuple)) else ())
+    )
     for name, item in items:
         if name == key and wanted in (None, item):
             yield f'{prefix}{name}'
@@ -138,24 +187,39 @@ def replace_values(value: Any, key: str, old: Any, new: Any) -> None:
 
 def _unread_names(cfg: Config) -> list[str]:
     """Top-level names of a config that are neither the runner's nor variables that it uses."""
-    others = [name for name in cfg
-              if name not in RUNNER_KEYS and not name.isupper() and not name.startswith('_')]
+    others = [
+        name
+        for name in cfg
+        if name not in RUNNER_KEYS and not name.isupper() and not name.startswith('_')
+    ]
     source = Path(cfg.filename).read_text()
     nodes = _nodes(source) if cfg.filename.endswith('.py') else []
-    used = {node.id for node in nodes if isinstance(node, ast.Name)
-            and isinstance(node.ctx, ast.Load)}
+    used = {
+        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
     used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}  # {{_base_.name}}
-    used |= {name.id for node in nodes if isinstance(node, ast.For)
-             for name in ast.walk(node.target) if isinstance(name, ast.Name)}
+    used |= {
+        name.id
+        for node in nodes
+        if isinstance(node, ast.For)
+        for name in ast.walk(node.target)
+        if isinstance(name, ast.Name)
+    }
     # A config without bases may be a dump of another, with the variables but not their uses.
     if not re.search(r'\b_base_\b', source):
-        return [name for name in others if name not in used
-                and get_close_matches(name, RUNNER_KEYS, n=1, cutoff=0.9)]
+        return [
+            name
+            for name in others
+            if name not in used and get_close_matches(name, RUNNER_KEYS, n=1, cutoff=0.9)
+        ]
     # Before the text of each file mmengine puts a line with its path.
     in_bases = re.sub(r'^\S+\.py$', '', cfg.text.removesuffix(source), flags=re.MULTILINE)
     try:
-        used |= {node.id for node in _nodes(in_bases) if isinstance(node, ast.Name)
-                 and isinstance(node.ctx, ast.Store)}
+        used |= {
+            node.id
+            for node in _nodes(in_bases)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
     except SyntaxError:  # a base in JSON or YAML
         return []
     return [name for name in others if name not in used]
@@ -182,7 +246,10 @@ def _is_custom(cfg: Config, path: str) -> bool:
     if path == 'default_hooks.checkpoint':
         return _get(cfg, f'{path}.type') not in ('CheckpointHook', None)
     return path == 'optim_wrapper.paramwise_cfg' and _get(cfg, 'optim_wrapper.constructor') not in (
-        'DefaultOptimWrapperConstructor', 'mmdat.BackboneDecayConstructor', None)
+        'DefaultOptimWrapperConstructor',
+        'mmdat.BackboneDecayConstructor',
+        None,
+    )
 
 
 def _near_twins(value: Any, path: str) -> Iterator[tuple[str, str]]:

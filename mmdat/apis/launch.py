@@ -1,4 +1,5 @@
 """Train and test from a config: mmengine's runner, behind checks that cost no time."""
+
 import os
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,15 @@ MADE_DATA = {
 }
 
 
-def train(config: str, work_dir: str | None = None, resume: str | None = None, amp: bool = False,
-          auto_scale_lr: bool = False, cfg_options: dict[str, Any] | None = None,
-          launcher: str = 'none') -> Runner:
+def train(
+    config: str,
+    work_dir: str | None = None,
+    resume: str | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = 'none',
+) -> Runner:
     """Train the model of a config.
 
     Args:
@@ -70,17 +77,26 @@ def train(config: str, work_dir: str | None = None, resume: str | None = None, a
         for unit in ('epoch', 'iter') if cfg.get('resume', False) else ():
             most = (cfg.get('train_cfg') or {}).get(f'max_{unit}s')
             if most and meta.get(unit, 0) >= most:
-                print(f'{cfg.load_from} is at {unit} {meta[unit]} of {most}: nothing is left to '
-                      f'train; to go on, raise train_cfg.max_{unit}s')
+                print(
+                    f'{cfg.load_from} is at {unit} {meta[unit]} of {most}: nothing is left to '
+                    f'train; to go on, raise train_cfg.max_{unit}s'
+                )
     with explained(cfg):
         runner = _build_runner(cfg)
         runner.train()
     return runner
 
 
-def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | None = None,
-         show_dir: str | None = None, tta: bool = False,
-         cfg_options: dict[str, Any] | None = None, launcher: str = 'none') -> dict[str, float]:
+def test(
+    config: str,
+    checkpoint: str,
+    work_dir: str | None = None,
+    out: str | None = None,
+    show_dir: str | None = None,
+    tta: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = 'none',
+) -> dict[str, float]:
     """Evaluate a checkpoint on the test data of a config.
 
     Args:
@@ -118,7 +134,7 @@ def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | N
         toolbox_of(cfg).draw(cfg, show_dir)
     if tta:
         if missing := {'tta_model', 'tta_pipeline'} - set(cfg):
-            raise UserError(f"--tta needs {' and '.join(sorted(missing))} in {config}")
+            raise UserError(f'--tta needs {" and ".join(sorted(missing))} in {config}')
         cfg.model = dict(cfg.tta_model, module=cfg.model)
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     with explained(cfg):
@@ -128,18 +144,22 @@ def test(config: str, checkpoint: str, work_dir: str | None = None, out: str | N
         return runner.test()
 
 
-def _load_config(config: str, work_dir: str | None, cfg_options: dict[str, Any] | None,
-                 launcher: str) -> Config:
+def _load_config(
+    config: str, work_dir: str | None, cfg_options: dict[str, Any] | None, launcher: str
+) -> Config:
     if launcher != 'none' and LAUNCHERS[launcher][0] not in os.environ:
-        raise UserError(f'--launcher {launcher} must be started by {LAUNCHERS[launcher][1]}: '
-                        'start it so, or leave --launcher away')
+        raise UserError(
+            f'--launcher {launcher} must be started by {LAUNCHERS[launcher][1]}: '
+            'start it so, or leave --launcher away'
+        )
     setup_cache_size_limit_of_dynamo()
     cfg = read_config(config)
     for key in cfg_options or {}:
         name = key.split('.')[0]
         if name not in RUNNER_KEYS and name not in cfg:
-            raise UserError(f"unknown key '{key}' in --cfg-options: "
-                            f'{suggest(name, RUNNER_KEYS | set(cfg))}')
+            raise UserError(
+                f"unknown key '{key}' in --cfg-options: {suggest(name, RUNNER_KEYS | set(cfg))}"
+            )
     try:
         cfg.merge_from_dict(cfg_options or {})
     except Exception as error:  # an index that is no number, a key below what is no dict
@@ -164,10 +184,14 @@ def _build_runner(cfg: Config) -> Runner:
             cfg.strategy.state_dict_cfg = dict(
                 state_dict_type='FULL_STATE_DICT',
                 state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
-                optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True))
+                optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True),
+            )
         cfg.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False))
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
     return RUNNERS.build(cfg)
 
 
@@ -180,27 +204,37 @@ def _check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         root = dataset.get('data_root')
         if root and '://' not in root and not os.path.isdir(root):
             toolbox, task = toolbox_of(cfg), MADE_DATA.get(dataset.get('type'))
-            how = (f'make it with tools/make_shapes.py {root} --task {task}, or set the '
-                   'environment variable that the config reads (SHAPES_...)' if task else
-                   'set the environment variable that the config reads '
-                   f'({toolbox.root_variable} for {toolbox.data})')
-            raise UserError(f'data root {root} of {split}_dataloader does not exist: {how} or '
-                            f'{split}_dataloader.dataset.data_root')
+            how = (
+                f'make it with tools/make_shapes.py {root} --task {task}, or set the '
+                'environment variable that the config reads (SHAPES_...)'
+                if task
+                else 'set the environment variable that the config reads '
+                f'({toolbox.root_variable} for {toolbox.data})'
+            )
+            raise UserError(
+                f'data root {root} of {split}_dataloader does not exist: {how} or '
+                f'{split}_dataloader.dataset.data_root'
+            )
 
 
 def _check_strategy(cfg: Config) -> None:
     runner_type = cfg.get('runner_type', 'Runner')
     if RUNNERS.get(runner_type) is None:
-        raise UserError(f'runner_type {runner_type!r} is no runner: '
-                        f'{suggest(runner_type, RUNNERS.module_dict)}')
+        raise UserError(
+            f'runner_type {runner_type!r} is no runner: {suggest(runner_type, RUNNERS.module_dict)}'
+        )
     if not _shards(cfg):
         return
     if cfg.launcher == 'none':
-        raise UserError(f'config {cfg.filename} shares a model among processes (FSDPStrategy): '
-                        'start it with tools/dist_train.sh or tools/slurm_train.sh')
+        raise UserError(
+            f'config {cfg.filename} shares a model among processes (FSDPStrategy): '
+            'start it with tools/dist_train.sh or tools/slurm_train.sh'
+        )
     if (cfg.get('optim_wrapper') or {}).get('clip_grad'):
-        raise UserError('optim_wrapper.clip_grad clips each shard by itself under FSDPStrategy: '
-                        'set it to None, or train without the strategy')
+        raise UserError(
+            'optim_wrapper.clip_grad clips each shard by itself under FSDPStrategy: '
+            'set it to None, or train without the strategy'
+        )
 
 
 def _shards(cfg: Config) -> bool:
@@ -218,18 +252,24 @@ def _check_checkpoint(source: str, resume: bool = False) -> dict[str, Any]:
     content = read_checkpoint(source)
     state = content.get('state_dict', content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise UserError(f'checkpoint {source} holds no weights by name, but a '
-                        f'{type(content).__name__}: give a file that training wrote')
-    if resume and (missing := [key for key in ('meta', 'message_hub', 'optimizer')
-                               if key not in content]):
-        raise UserError(f"checkpoint {source} cannot be resumed from, since it has no "
-                        f"{' and no '.join(missing)}: start from its weights with load_from")
+        raise UserError(
+            f'checkpoint {source} holds no weights by name, but a '
+            f'{type(content).__name__}: give a file that training wrote'
+        )
+    if resume and (
+        missing := [key for key in ('meta', 'message_hub', 'optimizer') if key not in content]
+    ):
+        raise UserError(
+            f'checkpoint {source} cannot be resumed from, since it has no '
+            f'{" and no ".join(missing)}: start from its weights with load_from'
+        )
     return content.get('meta') or {}
 
 
 def _latest_checkpoint(work_dir: str) -> str:
     checkpoint = find_latest_checkpoint(work_dir)
     if not checkpoint:
-        raise UserError(f'--resume found no checkpoint in {work_dir}: train without it, or name a '
-                        'checkpoint')
+        raise UserError(
+            f'--resume found no checkpoint in {work_dir}: train without it, or name a checkpoint'
+        )
     return checkpoint

@@ -1,4 +1,5 @@
 """What a test of a detector came to: a picture grid and a table of average precision (AP)."""
+
 import contextlib
 import io
 import json
@@ -48,16 +49,19 @@ AveragePrecisions = dict[str, dict[str, dict[str, float | None]]]
 @dataclass(frozen=True)
 class Report:
     """The files that :func:`write_report` wrote, and the figures in them."""
+
     grid: Path
     table: Path
     figures: Path
     average_precisions: AveragePrecisions
 
 
-def write_report(config: str | Path | Config,
-                 results: str | Path,
-                 out_dir: str | Path | None = None,
-                 num_images: int = 8) -> Report:
+def write_report(
+    config: str | Path | Config,
+    results: str | Path,
+    out_dir: str | Path | None = None,
+    num_images: int = 8,
+) -> Report:
     """Draw and measure the results that ``tools/test.py CONFIG CHECKPOINT --out`` wrote.
 
     Writes ``predictions.png``, ``ap.md`` and ``ap.json``. The pictures are spaced evenly over the
@@ -90,10 +94,12 @@ def write_report(config: str | Path | Config,
 
     average_precisions = measure(predictions, dataset)
     out_dir.mkdir(parents=True, exist_ok=True)
-    report = Report(out_dir / 'predictions.png', out_dir / 'ap.md', out_dir / 'ap.json',
-                    average_precisions)
-    mmcv.imwrite(cv2.cvtColor(_draw(predictions, dataset, num_images), cv2.COLOR_RGB2BGR),
-                 str(report.grid))
+    report = Report(
+        out_dir / 'predictions.png', out_dir / 'ap.md', out_dir / 'ap.json', average_precisions
+    )
+    mmcv.imwrite(
+        cv2.cvtColor(_draw(predictions, dataset, num_images), cv2.COLOR_RGB2BGR), str(report.grid)
+    )
     report.table.write_text(_markdown(average_precisions))
     report.figures.write_text(json.dumps(average_precisions, indent=2) + '\n')
     return report
@@ -119,20 +125,32 @@ def load_results(path: Path) -> list[dict[str, Any]]:
         UserError: The file is missing or holds something else.
     """
     if not path.is_file():
-        raise UserError(f'there are no results at {path}: write them with '
-                        f'`tools/test.py CONFIG CHECKPOINT --out {path}`')
+        raise UserError(
+            f'there are no results at {path}: write them with '
+            f'`tools/test.py CONFIG CHECKPOINT --out {path}`'
+        )
     try:
         predictions = mmengine.load(path, file_format='pkl')
     except Exception as error:  # a file that is no pickle can raise anything
-        raise UserError(f'{path} is not a pickle of results ({error}): give the file that '
-                        '`tools/test.py --out` wrote') from error
-    is_results = isinstance(predictions, list) and predictions and all(
-        isinstance(sample, dict) and {'img_id', 'ori_shape', 'pred_instances'} <= sample.keys()
-        and {'bboxes', 'scores', 'labels'} <= set(sample['pred_instances'].keys())
-        for sample in predictions)
+        raise UserError(
+            f'{path} is not a pickle of results ({error}): give the file that '
+            '`tools/test.py --out` wrote'
+        ) from error
+    is_results = (
+        isinstance(predictions, list)
+        and predictions
+        and all(
+            isinstance(sample, dict)
+            and {'img_id', 'ori_shape', 'pred_instances'} <= sample.keys()
+            and {'bboxes', 'scores', 'labels'} <= set(sample['pred_instances'].keys())
+            for sample in predictions
+        )
+    )
     if not is_results:
-        raise UserError(f'{path} holds no detections: give the file that `tools/test.py --out` '
-                        'wrote for a detector')
+        raise UserError(
+            f'{path} holds no detections: give the file that `tools/test.py --out` '
+            'wrote for a detector'
+        )
     return predictions
 
 
@@ -144,10 +162,14 @@ def measure(predictions: Sequence[dict[str, Any]], dataset: BaseDataset) -> Aver
         return {metric: _measure(predictions, dataset, truth, metric) for metric in metrics}
 
 
-def _measure(predictions: Sequence[dict[str, Any]], dataset: BaseDataset, truth: COCO,
-             metric: str) -> dict[str, dict[str, float | None]]:
-    detections = [detection for sample in predictions
-                  for detection in _coco_detections(sample, dataset.cat_ids, metric)]
+def _measure(
+    predictions: Sequence[dict[str, Any]], dataset: BaseDataset, truth: COCO, metric: str
+) -> dict[str, dict[str, float | None]]:
+    detections = [
+        detection
+        for sample in predictions
+        for detection in _coco_detections(sample, dataset.cat_ids, metric)
+    ]
     evaluation = COCOeval(truth, truth.loadRes(detections) if detections else COCO(), metric)
     evaluation.params.catIds = dataset.cat_ids
     evaluation.params.imgIds = [sample['img_id'] for sample in predictions]
@@ -156,7 +178,8 @@ def _measure(predictions: Sequence[dict[str, Any]], dataset: BaseDataset, truth:
     # (IoU threshold, recall, class, area range, number of detections)
     precisions = evaluation.eval['precision'][..., -1]
     classes = dict.fromkeys([ALL_CLASSES], slice(None)) | {
-        name: [index] for index, name in enumerate(dataset.metainfo['classes'])}
+        name: [index] for index, name in enumerate(dataset.metainfo['classes'])
+    }
 
     def mean(chosen: slice | list[int], threshold: float | None, area: str) -> float | None:
         part = precisions[:, :, chosen, evaluation.params.areaRngLbl.index(area)]
@@ -165,12 +188,15 @@ def _measure(predictions: Sequence[dict[str, Any]], dataset: BaseDataset, truth:
         part = part[part > -1]  # -1 where there is nothing to find
         return float(part.mean()) if part.size else None
 
-    return {name: {column: mean(chosen, *condition) for column, condition in COLUMNS.items()}
-            for name, chosen in classes.items()}
+    return {
+        name: {column: mean(chosen, *condition) for column, condition in COLUMNS.items()}
+        for name, chosen in classes.items()
+    }
 
 
-def _coco_detections(sample: dict[str, Any], category_ids: Sequence[int],
-                     metric: str) -> list[dict[str, Any]]:
+def _coco_detections(
+    sample: dict[str, Any], category_ids: Sequence[int], metric: str
+) -> list[dict[str, Any]]:
     instances = sample['pred_instances']
     scores = instances['scores']
     if metric == 'segm':
@@ -180,42 +206,61 @@ def _coco_detections(sample: dict[str, Any], category_ids: Sequence[int],
         boxes = instances['bboxes'].clone()
         boxes[:, 2:] -= boxes[:, :2]
         shapes = [dict(bbox=box) for box in boxes.tolist()]
-    return [dict(image_id=sample['img_id'], category_id=category_ids[label], score=score, **shape)
-            for label, score, shape in zip(instances['labels'].tolist(), scores.tolist(), shapes,
-                                           strict=True)]
+    return [
+        dict(image_id=sample['img_id'], category_id=category_ids[label], score=score, **shape)
+        for label, score, shape in zip(
+            instances['labels'].tolist(), scores.tolist(), shapes, strict=True
+        )
+    ]
 
 
-def _check_same_data(predictions: Sequence[dict[str, Any]], dataset: BaseDataset,
-                     results: Path) -> None:
-    expected = {info['img_id']: (info['height'], info['width'])
-                for info in map(dataset.get_data_info, range(len(dataset)))}
+def _check_same_data(
+    predictions: Sequence[dict[str, Any]], dataset: BaseDataset, results: Path
+) -> None:
+    expected = {
+        info['img_id']: (info['height'], info['width'])
+        for info in map(dataset.get_data_info, range(len(dataset)))
+    }
     given = {sample['img_id']: tuple(sample['ori_shape'][:2]) for sample in predictions}
     if given != expected:
         same = sum(expected.get(image) == shape for image, shape in given.items())
         raise UserError(
             f'{results} belongs to another data set than {dataset.ann_file}: {same} of its '
             f'{len(given)} images are among the {len(expected)} there; run `tools/test.py --out` '
-            'with this config')
+            'with this config'
+        )
     num_classes = len(dataset.metainfo['classes'])
-    highest = max((int(sample['pred_instances']['labels'].max()) for sample in predictions
-                   if len(sample['pred_instances']['labels'])), default=0)
+    highest = max(
+        (
+            int(sample['pred_instances']['labels'].max())
+            for sample in predictions
+            if len(sample['pred_instances']['labels'])
+        ),
+        default=0,
+    )
     if highest >= num_classes:
-        raise UserError(f'{results} predicts class number {highest}, but {dataset.ann_file} has '
-                        f'only {num_classes} classes: run `tools/test.py --out` with this config')
+        raise UserError(
+            f'{results} predicts class number {highest}, but {dataset.ann_file} has '
+            f'only {num_classes} classes: run `tools/test.py --out` with this config'
+        )
 
 
-def _draw(predictions: Sequence[dict[str, Any]], dataset: BaseDataset,
-          num_images: int) -> np.ndarray:
+def _draw(
+    predictions: Sequence[dict[str, Any]], dataset: BaseDataset, num_images: int
+) -> np.ndarray:
     by_image = {sample['img_id']: sample['pred_instances'] for sample in predictions}
     count = min(num_images, len(dataset))
     comparisons = []
     for index in np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist():
         info = dataset.get_data_info(index)
-        comparisons.append(Comparison(
-            title=Path(info['img_path']).name,
-            image=mmcv.imread(info['img_path'], channel_order='rgb'),
-            truth=_truth_instances(info),
-            prediction=_predicted_instances(by_image[info['img_id']])))
+        comparisons.append(
+            Comparison(
+                title=Path(info['img_path']).name,
+                image=mmcv.imread(info['img_path'], channel_order='rgb'),
+                truth=_truth_instances(info),
+                prediction=_predicted_instances(by_image[info['img_id']]),
+            )
+        )
     return draw_grid(comparisons, dataset.metainfo['classes'], dataset.metainfo.get('palette'))
 
 
@@ -224,15 +269,17 @@ def _truth_instances(info: dict[str, Any]) -> InstanceData:
     objects = [item for item in info['instances'] if not item['ignore_flag']]
     instances = InstanceData(
         bboxes=torch.tensor([item['bbox'] for item in objects]).reshape(-1, 4),
-        labels=torch.tensor([item['bbox_label'] for item in objects], dtype=torch.long))
+        labels=torch.tensor([item['bbox_label'] for item in objects], dtype=torch.long),
+    )
     if all('mask' in item for item in objects):
         instances.masks = _decode([_to_rle(item['mask'], *shape) for item in objects], *shape)
     return instances
 
 
 def _predicted_instances(prediction: dict[str, Any]) -> InstanceData:
-    instances = InstanceData(bboxes=prediction['bboxes'], labels=prediction['labels'],
-                             scores=prediction['scores'])
+    instances = InstanceData(
+        bboxes=prediction['bboxes'], labels=prediction['labels'], scores=prediction['scores']
+    )
     if prediction.get('masks'):
         instances.masks = _decode(prediction['masks'], *prediction['masks'][0]['size'])
     return instances

@@ -1,4 +1,5 @@
 """What differs between mmdet, mmsegmentation and mmpretrain when their models are run."""
+
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,13 @@ class DumpSegments(DumpResults):
 
     def process(self, data_batch: Any, predictions: Sequence[dict]) -> None:
         """Keep the predictions of a batch."""
-        super().process(data_batch, [
-            {name: value for name, value in prediction.items() if name != 'seg_logits'}
-            for prediction in predictions])
+        super().process(
+            data_batch,
+            [
+                {name: value for name, value in prediction.items() if name != 'seg_logits'}
+                for prediction in predictions
+            ],
+        )
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Toolbox:
         metric: Of the evaluator, to write the predictions to a file.
         draw: Has a config's test loop draw the predictions into a folder.
     """
+
     name: str
     shape: tuple[int, int]
     data: str
@@ -58,7 +64,8 @@ def _draw_segments(cfg: Config, folder: str) -> None:
 def _draw_classes(cfg: Config, folder: str) -> None:
     _add(cfg, 'VisualizationHook', 'UniversalVisualizer')
     cfg.default_hooks.visualization.update(
-        enable=True, interval=1, out_dir=os.path.join(cfg.work_dir, folder))
+        enable=True, interval=1, out_dir=os.path.join(cfg.work_dir, folder)
+    )
 
 
 def _add(cfg: Config, hook: str, visualizer: str) -> None:
@@ -70,11 +77,14 @@ def _add(cfg: Config, hook: str, visualizer: str) -> None:
         cfg.visualizer = dict(type=visualizer, vis_backends=[dict(type='LocalVisBackend')])
 
 
-TOOLBOXES = {toolbox.name: toolbox for toolbox in (
-    Toolbox('mmdet', (800, 1280), 'COCO', 'COCO_ROOT', DumpDetResults, _draw_detections),
-    Toolbox('mmseg', (512, 512), 'ADE20K', 'ADE20K_ROOT', DumpSegments, _draw_segments),
-    Toolbox('mmpretrain', (224, 224), 'ImageNet', 'IMAGENET_ROOT', DumpResults, _draw_classes),
-)}
+TOOLBOXES = {
+    toolbox.name: toolbox
+    for toolbox in (
+        Toolbox('mmdet', (800, 1280), 'COCO', 'COCO_ROOT', DumpDetResults, _draw_detections),
+        Toolbox('mmseg', (512, 512), 'ADE20K', 'ADE20K_ROOT', DumpSegments, _draw_segments),
+        Toolbox('mmpretrain', (224, 224), 'ImageNet', 'IMAGENET_ROOT', DumpResults, _draw_classes),
+    )
+}
 
 
 def toolbox_of(cfg: Config) -> Toolbox:
@@ -85,6 +95,8 @@ def toolbox_of(cfg: Config) -> Toolbox:
     """
     scope = cfg.get('default_scope')
     if scope not in TOOLBOXES:
-        raise UserError(f'default_scope of config {cfg.filename} is {scope!r}, which is none of '
-                        f'{enumerate_names(TOOLBOXES)}')
+        raise UserError(
+            f'default_scope of config {cfg.filename} is {scope!r}, which is none of '
+            f'{enumerate_names(TOOLBOXES)}'
+        )
     return TOOLBOXES[scope]

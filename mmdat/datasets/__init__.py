@@ -1,4 +1,5 @@
 """Data sets and transforms; importing this package needs mmdet."""
+
 import contextlib
 
 from .coco import CocoDataset
@@ -7,7 +8,11 @@ from .shapes_coco import ShapesDataset, write_shapes_coco
 from .shapes_files import ShapesParameters
 
 __all__ = [
-    'CocoDataset', 'LoadImageFromFile', 'ShapesDataset', 'ShapesParameters', 'write_shapes_coco'
+    'CocoDataset',
+    'LoadImageFromFile',
+    'ShapesDataset',
+    'ShapesParameters',
+    'write_shapes_coco',
 ]
 
 # A project of mmdet need not have mmseg and mmpretrain, nor those that its mmcv fits.

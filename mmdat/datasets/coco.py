@@ -1,4 +1,5 @@
 """COCO-format data that is checked before anything is trained on it."""
+
 import os
 from collections.abc import Collection, Sequence
 from functools import cache, partial
@@ -32,8 +33,9 @@ class CheckedCOCO(COCO):
             object of any.
     """
 
-    def __init__(self, annotation_file: str, classes: Sequence[str] = (),
-                 needed: Collection[str] = ()) -> None:
+    def __init__(
+        self, annotation_file: str, classes: Sequence[str] = (), needed: Collection[str] = ()
+    ) -> None:
         super().__init__()
         self.dataset = read_coco(annotation_file, needed)
         self.createIndex()
@@ -44,15 +46,19 @@ class CheckedCOCO(COCO):
             raise UserError(
                 f'annotation file {annotation_file} has no category {enumerate_names(missing)}, '
                 'which the config expects: set metainfo=dict(classes=(...)) of the data set and '
-                f'num_classes of the heads to its own ({enumerate_names(found)})')
+                f'num_classes of the heads to its own ({enumerate_names(found)})'
+            )
         if 'annotations' in self.dataset and not any(
-                self.cat_img_map[number] for number in self.get_cat_ids(classes)):
+            self.cat_img_map[number] for number in self.get_cat_ids(classes)
+        ):
             raise _nothing_to_use(annotation_file, classes)
 
 
 def _nothing_to_use(annotation_file: str, classes: Sequence[str]) -> UserError:
-    return UserError(f'annotation file {annotation_file} leaves no image to use: it has none with '
-                     f'an object of the classes {enumerate_names(classes)}')
+    return UserError(
+        f'annotation file {annotation_file} leaves no image to use: it has none with '
+        f'an object of the classes {enumerate_names(classes)}'
+    )
 
 
 @DATASETS.register_module()
@@ -82,17 +88,22 @@ class CocoDataset(MMDetCocoDataset):
 
     def _check_images(self, paths: list[str]) -> None:
         names_in = cache(lambda folder: set(os.listdir(folder)) if os.path.isdir(folder) else set())
-        missing = [path for path in paths
-                   if os.path.basename(path) not in names_in(os.path.dirname(path))]
+        missing = [
+            path for path in paths if os.path.basename(path) not in names_in(os.path.dirname(path))
+        ]
         # In training the odd one is skipped when its turn comes.
         if missing and (self.test_mode or 2 * len(missing) > len(paths)):
-            raise UserError(f'{len(missing)} of the {len(paths)} images of {self.ann_file} do not '
-                            f'exist, such as {missing[0]}: check data_root and data_prefix')
+            raise UserError(
+                f'{len(missing)} of the {len(paths)} images of {self.ann_file} do not '
+                f'exist, such as {missing[0]}: check data_root and data_prefix'
+            )
         if self.test_mode:
             for path in paths:
                 if not is_whole(path):
-                    raise UserError(f'{path} is not an image that can be read: mend it, or take '
-                                    f'it out of {self.ann_file}')
+                    raise UserError(
+                        f'{path} is not an image that can be read: mend it, or take '
+                        f'it out of {self.ann_file}'
+                    )
 
 
 def is_whole(path: str) -> bool:

@@ -1,4 +1,5 @@
 """Reading annotations in COCO format, down to values that would fail in the midst of training."""
+
 import json
 import math
 from collections.abc import Callable, Collection, Iterator
@@ -46,14 +47,19 @@ def read_coco(path: str, needed: Collection[str] = ()) -> dict[str, Any]:
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
     except FileNotFoundError:
-        raise UserError(f'annotation file {path} does not exist: check data_root (for COCO the '
-                        'environment variable COCO_ROOT) and ann_file') from None
+        raise UserError(
+            f'annotation file {path} does not exist: check data_root (for COCO the '
+            'environment variable COCO_ROOT) and ann_file'
+        ) from None
     except OSError as error:
-        raise UserError(f'annotation file {path} cannot be read ({error.strerror}): check '
-                        'data_root and ann_file') from None
+        raise UserError(
+            f'annotation file {path} cannot be read ({error.strerror}): check '
+            'data_root and ann_file'
+        ) from None
     except ValueError as error:
-        raise UserError(f'annotation file {path} is not JSON ({error}): give annotations in COCO '
-                        'format') from None
+        raise UserError(
+            f'annotation file {path} is not JSON ({error}): give annotations in COCO format'
+        ) from None
     for problem in _problems(content, set(needed)):
         raise UserError(f'annotation file {path} is not in COCO format: {problem}')
     return content
@@ -76,13 +82,16 @@ def _problems(content: Any, needed: set[str]) -> Iterator[str]:
             if not isinstance(item, dict):
                 yield f"in '{name}' there is {_kind(item)}, not an object"
             for problem in _item_problems(name, item, known, needed):
-                yield (f"in '{name}' the item with id {_show(item.get('id'))} {problem}: mend it, "
-                       'or take it out')
+                yield (
+                    f"in '{name}' the item with id {_show(item.get('id'))} {problem}: mend it, "
+                    'or take it out'
+                )
             known[name][item['id']] = item
 
 
-def _item_problems(name: str, item: dict, known: dict[str, dict[Any, dict]],
-                   needed: set[str]) -> Iterator[str]:
+def _item_problems(
+    name: str, item: dict, known: dict[str, dict[Any, dict]], needed: set[str]
+) -> Iterator[str]:
     fields = FIELDS[name]
     if missing := fields.keys() - item.keys():
         yield f'has no {enumerate_names(sorted(missing))}'
@@ -95,8 +104,9 @@ def _item_problems(name: str, item: dict, known: dict[str, dict[Any, dict]],
         yield from _annotation_problems(item, known, needed)
 
 
-def _annotation_problems(item: dict, known: dict[str, dict[Any, dict]],
-                         needed: set[str]) -> Iterator[str]:
+def _annotation_problems(
+    item: dict, known: dict[str, dict[Any, dict]], needed: set[str]
+) -> Iterator[str]:
     for key, others in (('image_id', 'images'), ('category_id', 'categories')):
         if item[key] not in known[others]:
             yield f"has the {key} {_show(item[key])}, which is not in '{others}'"
@@ -104,7 +114,7 @@ def _annotation_problems(item: dict, known: dict[str, dict[Any, dict]],
         if item.get(key) in (None, []):
             yield f"has no '{key}', which the config needs"
     if item.get('iscrowd', 0) not in (0, 1):
-        yield f"has the iscrowd {_show(item['iscrowd'])}, which is neither 0 nor 1"
+        yield f'has the iscrowd {_show(item["iscrowd"])}, which is neither 0 nor 1'
     if item.get('segmentation'):
         yield from _segmentation_problems(item['segmentation'], known['images'][item['image_id']])
 
@@ -115,13 +125,17 @@ def _segmentation_problems(segmentation: Any, image: dict) -> Iterator[str]:
         # Polygons of two points, which some programs write, mmdet leaves out.
         for polygon in segmentation:
             if not _are_finite(polygon) or len(polygon) < 4:
-                yield (f'has the polygon {_show(polygon)}, which is not a list of two or more '
-                       'pairs of finite numbers')
+                yield (
+                    f'has the polygon {_show(polygon)}, which is not a list of two or more '
+                    'pairs of finite numbers'
+                )
     elif not isinstance(segmentation, dict):
         yield f'has {_kind(segmentation)} as its segmentation, not polygons or run lengths'
     elif segmentation.get('size') != size:
-        yield (f"has a segmentation of size {_show(segmentation.get('size'))}, but its image has "
-               f'{size}')
+        yield (
+            f'has a segmentation of size {_show(segmentation.get("size"))}, but its image has '
+            f'{size}'
+        )
     elif not _add_up(segmentation.get('counts'), math.prod(size)):
         yield 'has a segmentation whose counts do not add up to the pixels of its image'
 
@@ -129,7 +143,8 @@ def _segmentation_problems(segmentation: Any, image: dict) -> Iterator[str]:
 def _add_up(counts: Any, pixels: int) -> bool:
     # To add up compressed ones would be to decode them, which takes a minute for all of COCO.
     return isinstance(counts, str) or (
-        _are_finite(counts) and min(counts, default=0) >= 0 and sum(counts) == pixels)
+        _are_finite(counts) and min(counts, default=0) >= 0 and sum(counts) == pixels
+    )
 
 
 def _kind(value: object) -> str:

@@ -1,4 +1,5 @@
 """Reading images, some of which may be broken."""
+
 import logging
 import zlib
 from typing import Any
@@ -51,14 +52,21 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             failed += 1
             reason = 'it does not decode' if not isinstance(error, OSError) else error.strerror
             if not self.skip_broken:
-                raise UserError(f'image {path} cannot be read ({reason}): mend it, or take it out '
-                                'of the data set') from None
+                raise UserError(
+                    f'image {path} cannot be read ({reason}): mend it, or take it out '
+                    'of the data set'
+                ) from None
             if self._most_are_broken():
                 fine, broken = self._counts.count_nonzero(dim=1).tolist()
-                raise UserError(f'{broken} of the first {fine + broken} images cannot be read, the '
-                                f'last is {path} ({reason}): check the image folder') from None
-            print_log(f'Skipped an image that cannot be read ({reason}): {path}', 'current',
-                      logging.WARNING)
+                raise UserError(
+                    f'{broken} of the first {fine + broken} images cannot be read, the '
+                    f'last is {path} ({reason}): check the image folder'
+                ) from None
+            print_log(
+                f'Skipped an image that cannot be read ({reason}): {path}',
+                'current',
+                logging.WARNING,
+            )
             return None
         read += 1
         return loaded

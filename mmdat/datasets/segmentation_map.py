@@ -1,4 +1,5 @@
 """Reading masks of semantic segmentation, some of which may be broken."""
+
 from mmseg.datasets.transforms import LoadAnnotations
 
 from mmdat.errors import UserError
@@ -23,5 +24,7 @@ class LoadSegmentationMap(LoadAnnotations):
             return super().transform(results)
         except (OSError, ValueError) as error:  # PIL raises either, or an OSError of its own
             reason = getattr(error, 'strerror', None) or 'it does not decode'
-            raise UserError(f"mask {results['seg_map_path']} cannot be read ({reason}): mend it, "
-                            'or take its image out of the data set') from None
+            raise UserError(
+                f'mask {results["seg_map_path"]} cannot be read ({reason}): mend it, '
+                'or take its image out of the data set'
+            ) from None

@@ -3,6 +3,7 @@
 A drawing holds figures of the classes in ``METAINFO`` and distractors of no class. Color, print,
 place and size are drawn without a look at the class, so that only the shape tells it.
 """
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import numpy as np
 
 METAINFO: dict[str, Any] = dict(
     classes=('square', 'triangle', 'ring', 'cross'),
-    palette=[(228, 26, 28), (55, 126, 184), (255, 191, 0), (152, 78, 163)])
+    palette=[(228, 26, 28), (55, 126, 184), (255, 191, 0), (152, 78, 163)],
+)
 
 SUPERSAMPLING = 4
 # A figure of which less shows may be beyond recognition, also for people.
@@ -36,6 +38,7 @@ class Instance:
         label: Index of its class.
         mask: (size, size) bool, where it can be seen.
     """
+
     label: int
     mask: np.ndarray
 
@@ -48,15 +51,18 @@ class Scene:
         image: (size, size, 3), BGR uint8.
         instances: Its figures, the backmost first.
     """
+
     image: np.ndarray
     instances: list[Instance]
 
 
-def draw_scene(rng: np.random.Generator,
-               size: int,
-               num_figures: tuple[int, int] = (4, 10),
-               num_distractors: tuple[int, int] = (2, 6),
-               diameters: tuple[float, float] = (0.1, 0.45)) -> Scene:
+def draw_scene(
+    rng: np.random.Generator,
+    size: int,
+    num_figures: tuple[int, int] = (4, 10),
+    num_distractors: tuple[int, int] = (2, 6),
+    diameters: tuple[float, float] = (0.1, 0.45),
+) -> Scene:
     """Draw figures and distractors on top of each other; most of each figure stays visible.
 
     Args:
@@ -74,8 +80,11 @@ def draw_scene(rng: np.random.Generator,
         label = labels[index]
         for _ in range(ATTEMPTS_TO_PLACE):
             diameter = size * math.exp(rng.uniform(*np.log(diameters)))
-            outline = (DISTRACTORS[rng.integers(len(DISTRACTORS))] if label is None else
-                       FIGURES[METAINFO['classes'][label]])
+            outline = (
+                DISTRACTORS[rng.integers(len(DISTRACTORS))]
+                if label is None
+                else FIGURES[METAINFO['classes'][label]]
+            )
             if canvas.place(outline(rng), diameter, label):
                 break
     return canvas.finish()
@@ -90,8 +99,12 @@ def _polygon(corners: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
     """Points along the edges too, so that a distortion bends them."""
     starts = np.asarray(corners, dtype=float)
     steps = np.linspace(0, 1, 12, endpoint=False)[:, None]
-    return np.concatenate([start + (end - start) * steps
-                           for start, end in zip(starts, np.roll(starts, -1, axis=0), strict=True)])
+    return np.concatenate(
+        [
+            start + (end - start) * steps
+            for start, end in zip(starts, np.roll(starts, -1, axis=0), strict=True)
+        ]
+    )
 
 
 def _regular_polygon(corners: int) -> np.ndarray:
@@ -128,15 +141,17 @@ def _bar(rng: np.random.Generator) -> list[np.ndarray]:
 
 def _chevron(rng: np.random.Generator) -> list[np.ndarray]:
     tip, foot = rng.uniform(0.1, 0.5), rng.uniform(0.3, 0.45)
-    return [_polygon([[-1, 0.5], [0, -tip], [1, 0.5], [1 - foot, 0.6], [0, 0.4 - tip],
-                      [foot - 1, 0.6]])]
+    return [
+        _polygon([[-1, 0.5], [0, -tip], [1, 0.5], [1 - foot, 0.6], [0, 0.4 - tip], [foot - 1, 0.6]])
+    ]
 
 
 FIGURES: dict[str, Outline] = dict(
     square=lambda rng: [_regular_polygon(4)],
     triangle=lambda rng: [_regular_polygon(3)],
     ring=_ring,
-    cross=_cross)
+    cross=_cross,
+)
 DISTRACTORS: tuple[Outline, ...] = (_blob, _open_ring, _bar, _chevron)
 
 
@@ -145,8 +160,10 @@ def _distort(rng: np.random.Generator, outline: list[np.ndarray]) -> list[np.nda
     first, second = rng.uniform(0, 2 * math.pi, size=2)
     matrix = _rotation(first) @ np.diag([1, rng.uniform(0.75, 1)]) @ _rotation(second)
     bend, phases = rng.uniform(0, 0.05), rng.uniform(0, 2 * math.pi, size=2)
-    return [points @ matrix + bend * np.sin(3 * points @ _rotation(first) + phases)
-            for points in outline]
+    return [
+        points @ matrix + bend * np.sin(3 * points @ _rotation(first) + phases)
+        for points in outline
+    ]
 
 
 def _rotation(angle: float) -> np.ndarray:
@@ -195,8 +212,9 @@ class _Canvas:
         radius = diameter / 2
         margin = min(0.7 * radius, self.size / 2)
         center = self.rng.uniform(margin, self.size - margin, size=2)
-        window, coverage = self._cut([center + radius * points
-                                      for points in _distort(self.rng, outline)])
+        window, coverage = self._cut(
+            [center + radius * points for points in _distort(self.rng, outline)]
+        )
         image, owner, covered = self.image[window], self.owner[window], coverage >= 0.5
         visible = np.bincount(self.owner[self.owner >= 0], minlength=len(self.areas))
         hidden = np.bincount(owner[covered & (owner >= 0)], minlength=len(self.areas))
@@ -220,9 +238,10 @@ class _Canvas:
         """Add a camera's noise and read the masks."""
         noise = self.rng.standard_normal(self.image.shape, dtype=np.float32)
         image = self.image + np.float32(self.rng.uniform(0, 0.03)) * noise
-        return Scene(np.clip(255 * image, 0, 255).astype(np.uint8),
-                     [Instance(label, self.owner == index)
-                      for index, label in enumerate(self.labels)])
+        return Scene(
+            np.clip(255 * image, 0, 255).astype(np.uint8),
+            [Instance(label, self.owner == index) for index, label in enumerate(self.labels)],
+        )
 
     def _paper(self, height: int, width: int, color: np.ndarray, contrast: float) -> np.ndarray:
         """(height, width, 3) in [0, 1] of a color, printed with another that is near it."""
@@ -248,18 +267,26 @@ class _Canvas:
         points = np.concatenate(contours)
         left, top = np.clip(points.min(axis=0) - margin, 0, self.size).astype(int).tolist()
         right, bottom = np.clip(points.max(axis=0) + margin, 0, self.size).astype(int).tolist()
-        drawing = np.zeros(((bottom - top) * SUPERSAMPLING, (right - left) * SUPERSAMPLING),
-                           dtype=np.uint8)
-        cv2.fillPoly(drawing, [np.round((contour - (left, top)) * SUPERSAMPLING).astype(np.int32)
-                               for contour in contours], 255)
+        drawing = np.zeros(
+            ((bottom - top) * SUPERSAMPLING, (right - left) * SUPERSAMPLING), dtype=np.uint8
+        )
+        cv2.fillPoly(
+            drawing,
+            [
+                np.round((contour - (left, top)) * SUPERSAMPLING).astype(np.int32)
+                for contour in contours
+            ],
+            255,
+        )
         return (slice(top, bottom), slice(left, right)), _coverage(drawing)
 
     def _cast_shadow(self, image: np.ndarray, coverage: np.ndarray) -> None:
         height, width = coverage.shape
         reach = 0.015 * self.size
         shift = np.array([[1, 0, reach * self.light[0]], [0, 1, reach * self.light[1]]])
-        shadow = cv2.warpAffine(cv2.GaussianBlur(coverage, (0, 0), 0.7 * reach), shift,
-                                (width, height))
+        shadow = cv2.warpAffine(
+            cv2.GaussianBlur(coverage, (0, 0), 0.7 * reach), shift, (width, height)
+        )
         image *= 1 - np.float32(SHADOW) * shadow[..., None]
 
 

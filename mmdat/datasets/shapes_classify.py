@@ -1,4 +1,5 @@
 """Made drawings of shapes as a data set in ImageNet's layout, for classification."""
+
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ ONE_FIGURE = dict(num_figures=(1, 1), num_distractors=(0, 0), diameters=(0.6, 0.
 @DATASETS.register_module()
 class ShapesClassifyDataset(ImageNet):
     """The data set that :func:`write_shapes_classify` draws."""
+
     METAINFO: ClassVar[dict[str, Any]] = dict(classes=METAINFO['classes'])
 
 
@@ -41,7 +43,7 @@ def _draw(root: Path, parameters: ShapesParameters) -> None:
         lines = []
         for name, scene in draw_scenes(split, parameters, **ONE_FIGURE):
             [figure] = scene.instances
-            file_name = f"{METAINFO['classes'][figure.label]}/{name}.jpg"
+            file_name = f'{METAINFO["classes"][figure.label]}/{name}.jpg'
             write_image(root / split / file_name, scene.image)
             lines.append(f'{file_name} {figure.label}\n')
         (root / 'meta' / f'{split}.txt').write_text(''.join(lines))

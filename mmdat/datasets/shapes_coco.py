@@ -1,4 +1,5 @@
 """Made drawings of shapes as a data set in COCO format, for detection and instance segmentation."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ DEFAULT_PARAMETERS = ShapesParameters()
 @DATASETS.register_module()
 class ShapesDataset(CocoDataset):
     """The data set that :func:`write_shapes_coco` draws."""
+
     METAINFO = METAINFO
 
 
@@ -52,14 +54,18 @@ def _draw_split(folder: Path, split: str, parameters: ShapesParameters) -> dict[
         images.append(dict(id=image_id, file_name=file_name, width=size, height=size))
         for instance in scene.instances:
             rle = mask_api.encode(np.asfortranarray(instance.mask, dtype=np.uint8))
-            annotations.append(dict(
-                id=len(annotations) + 1,
-                image_id=image_id,
-                category_id=instance.label + 1,
-                bbox=mask_api.toBbox(rle).tolist(),
-                area=int(mask_api.area(rle)),
-                iscrowd=0,
-                segmentation=dict(size=rle['size'], counts=rle['counts'].decode())))
-    categories = [dict(id=number, name=name)
-                  for number, name in enumerate(METAINFO['classes'], start=1)]
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=image_id,
+                    category_id=instance.label + 1,
+                    bbox=mask_api.toBbox(rle).tolist(),
+                    area=int(mask_api.area(rle)),
+                    iscrowd=0,
+                    segmentation=dict(size=rle['size'], counts=rle['counts'].decode()),
+                )
+            )
+    categories = [
+        dict(id=number, name=name) for number, name in enumerate(METAINFO['classes'], start=1)
+    ]
     return dict(images=images, annotations=annotations, categories=categories)

@@ -1,4 +1,5 @@
 """Made drawings of shapes as files: what the layouts for the tasks have in common."""
+
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ class ShapesParameters:
     Raises:
         UserError: If a value is too small.
     """
+
     train: int = 600
     val: int = 120
     size: int = 256
@@ -45,8 +47,12 @@ class ShapesParameters:
                 raise UserError(f'{name}={getattr(self, name)} is too small: give at least {least}')
 
 
-def write_shapes(root: str | Path, task: str, parameters: ShapesParameters,
-                 draw: Callable[[Path, ShapesParameters], None]) -> None:
+def write_shapes(
+    root: str | Path,
+    task: str,
+    parameters: ShapesParameters,
+    draw: Callable[[Path, ShapesParameters], None],
+) -> None:
     """Draw a data set, unless it is there already.
 
     The same task and parameters give the same bytes, and an image does not depend on how many
@@ -69,23 +75,32 @@ def write_shapes(root: str | Path, task: str, parameters: ShapesParameters,
     if Path.cwd().is_relative_to(root):
         raise UserError(f'{root} is the working folder, or around it: name another folder')
     try:
-        if root.exists() and not (root / PARAMETERS_FILE).exists() and (root.is_file()
-                                                                        or any(root.iterdir())):
-            raise UserError(f'{root} exists and is not a data set of shapes (it has no '
-                            f'{PARAMETERS_FILE}): name another folder, or remove it')
+        if (
+            root.exists()
+            and not (root / PARAMETERS_FILE).exists()
+            and (root.is_file() or any(root.iterdir()))
+        ):
+            raise UserError(
+                f'{root} exists and is not a data set of shapes (it has no '
+                f'{PARAMETERS_FILE}): name another folder, or remove it'
+            )
         partial = _empty_partial(root)
         draw(partial, parameters)
-        sizes = {str(path.relative_to(partial)): path.stat().st_size
-                 for path in sorted(partial.rglob('*.*'))}
+        sizes = {
+            str(path.relative_to(partial)): path.stat().st_size
+            for path in sorted(partial.rglob('*.*'))
+        }
         (partial / PARAMETERS_FILE).write_text(json.dumps(signature | dict(sizes=sizes)))
         partial.rename(root)
     except OSError as error:
-        raise UserError(f'{root} cannot be drawn into ({error.strerror}): name another '
-                        'folder') from None
+        raise UserError(
+            f'{root} cannot be drawn into ({error.strerror}): name another folder'
+        ) from None
 
 
-def draw_scenes(split: str, parameters: ShapesParameters,
-                **options: Any) -> Iterator[tuple[str, Scene]]:
+def draw_scenes(
+    split: str, parameters: ShapesParameters, **options: Any
+) -> Iterator[tuple[str, Scene]]:
     """Draw the scenes of a split, each with a name for its files; shows a bar of progress.
 
     Args:
@@ -101,8 +116,11 @@ def draw_scenes(split: str, parameters: ShapesParameters,
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write a JPEG or, without loss, a PNG file; unlike ``cv2.imwrite``, tells of a full disk."""
-    _, content = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-                              if path.suffix == '.jpg' else [])
+    _, content = cv2.imencode(
+        path.suffix,
+        image,
+        [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == '.jpg' else [],
+    )
     path.write_bytes(content.tobytes())
 
 
@@ -121,7 +139,8 @@ def _is_complete(root: Path, signature: dict[str, Any]) -> bool:
     """Whether all that was drawn with this signature is there, in its size."""
     try:
         recorded = json.loads((root / PARAMETERS_FILE).read_text())
-        return recorded == signature | dict(sizes={
-            name: (root / name).stat().st_size for name in recorded['sizes']})
+        return recorded == signature | dict(
+            sizes={name: (root / name).stat().st_size for name in recorded['sizes']}
+        )
     except (OSError, ValueError, TypeError, KeyError):
         return False

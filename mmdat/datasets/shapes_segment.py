@@ -1,4 +1,5 @@
 """Made drawings of shapes as a data set in ADE20K's layout, for semantic segmentation."""
+
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,13 +26,15 @@ class ShapesSegmentDataset(BaseSegDataset):
     Args:
         kwargs: As for mmseg's ``BaseSegDataset``.
     """
+
     METAINFO: ClassVar[dict[str, Any]] = dict(
-        classes=('ground', *METAINFO['classes']),
-        palette=[(110, 110, 110), *METAINFO['palette']])
+        classes=('ground', *METAINFO['classes']), palette=[(110, 110, 110), *METAINFO['palette']]
+    )
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**dict(
-            img_suffix='.jpg', seg_map_suffix='.png', reduce_zero_label=True) | kwargs)
+        super().__init__(
+            **dict(img_suffix='.jpg', seg_map_suffix='.png', reduce_zero_label=True) | kwargs
+        )
 
 
 def write_shapes_segment(root: str | Path, parameters: ShapesParameters | None = None) -> None:

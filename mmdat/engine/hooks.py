@@ -1,4 +1,5 @@
 """Hooks that find mistakes before time is spent, or tell of what was passed over."""
+
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,23 +33,24 @@ class CheckFitHook(Hook):
         model = _unwrap(runner.model)
         backbone = getattr(model, 'backbone', None)
         if isinstance(backbone, HierarchicalBackbone):
-            widths = [backbone.settings[stage].embed_dims
-                      for stage in sorted(backbone.out_indices)]
+            widths = [backbone.settings[stage].embed_dims for stage in sorted(backbone.out_indices)]
             for name, expected, given in _readers(model, widths):
                 if expected != given:
                     raise UserError(
                         f'model.{name}.in_channels is {expected}, but model.backbone returns maps '
-                        f'of {given} channels: give the {name} those')
+                        f'of {given} channels: give the {name} those'
+                    )
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
             dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
             classes = getattr(dataset, 'metainfo', {}).get('classes', ())
             for name, num_classes in _head_classes(model):
                 if classes and num_classes != len(classes):
                     raise UserError(
-                        f"model.{name}.num_classes is {num_classes}, but the data set has "
-                        f"{len(classes)} classes ({', '.join(map(str, classes[:8]))}"
-                        f"{', ...' if len(classes) > 8 else ''}): make num_classes of the heads "
-                        "and the data set's metainfo=dict(classes=(...)) agree")
+                        f'model.{name}.num_classes is {num_classes}, but the data set has '
+                        f'{len(classes)} classes ({", ".join(map(str, classes[:8]))}'
+                        f'{", ..." if len(classes) > 8 else ""}): make num_classes of the heads '
+                        "and the data set's metainfo=dict(classes=(...)) agree"
+                    )
             for single in _datasets(dataset):
                 _check_annotations(single)
 
@@ -64,31 +66,49 @@ class CheckFitHook(Hook):
             wrong = values[(values >= num_classes) & (values != ignored)]
             if wrong.numel():
                 raise UserError(
-                    f"mask {sample.metainfo.get('seg_map_path', 'of an image')} has class "
+                    f'mask {sample.metainfo.get("seg_map_path", "of an image")} has class '
                     f'{int(wrong[0])} (counted from 0, after reduce_zero_label), but there are '
-                    f'{num_classes} classes: mend the mask, or name all classes')
+                    f'{num_classes} classes: mend the mask, or name all classes'
+                )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         state = checkpoint.get('state_dict', checkpoint)
         loaded = {name.removeprefix('module.'): value for name, value in state.items()}
-        model = {name: value for name, value in _weights(runner.model).items()
-                 if not name.endswith('num_batches_tracked')}
+        model = {
+            name: value
+            for name, value in _weights(runner.model).items()
+            if not name.endswith('num_batches_tracked')
+        }
         fine_tuning = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         if fine_tuning:
             model = {name: value for name, value in model.items() if name.startswith('backbone.')}
         problems = [
             _describe('lacks', sorted(model.keys() - loaded.keys())),
-            _describe('has other shapes for', [
-                name for name in sorted(model.keys() & loaded.keys())
-                if getattr(loaded[name], 'shape', None) != model[name].shape]),
+            _describe(
+                'has other shapes for',
+                [
+                    name
+                    for name in sorted(model.keys() & loaded.keys())
+                    if getattr(loaded[name], 'shape', None) != model[name].shape
+                ],
+            ),
         ]
         if not fine_tuning:
-            problems.append(_describe('has in addition', [
-                name for name in sorted(loaded.keys() - model.keys())
-                if not name.endswith('num_batches_tracked')]))
+            problems.append(
+                _describe(
+                    'has in addition',
+                    [
+                        name
+                        for name in sorted(loaded.keys() - model.keys())
+                        if not name.endswith('num_batches_tracked')
+                    ],
+                )
+            )
         if any(problems):
-            raise UserError(f'{runner._load_from or "the checkpoint"} is of another model than '
-                            f"the config's: it {', '.join(filter(None, problems))}")
+            raise UserError(
+                f'{runner._load_from or "the checkpoint"} is of another model than '
+                f"the config's: it {', '.join(filter(None, problems))}"
+            )
 
 
 @HOOKS.register_module()
@@ -96,11 +116,17 @@ class CountBrokenImagesHook(Hook):
     """Tell after each epoch how many images were skipped because they could not be read."""
 
     def after_train_epoch(self, runner: Runner) -> None:
-        skipped = sum(transform.num_broken for transform in _transforms(runner.train_dataloader)
-                      if hasattr(transform, 'num_broken'))
+        skipped = sum(
+            transform.num_broken
+            for transform in _transforms(runner.train_dataloader)
+            if hasattr(transform, 'num_broken')
+        )
         if skipped:
-            runner.logger.log(logging.WARNING, f'Skipped broken images {skipped} times so far; '
-                              'their paths are in the warnings above')
+            runner.logger.log(
+                logging.WARNING,
+                f'Skipped broken images {skipped} times so far; '
+                'their paths are in the warnings above',
+            )
 
 
 def _check_annotations(dataset: Any) -> None:
@@ -116,17 +142,21 @@ def _check_annotations(dataset: Any) -> None:
         for index in range(len(dataset)):
             item = dataset.get_data_info(index)
             if not os.path.exists(item['seg_map_path']):
-                raise UserError(f"image {item['img_path']} has no mask {item['seg_map_path']}: "
-                                'check data_prefix.seg_map_path and seg_map_suffix, or take the '
-                                'image out of the data set')
+                raise UserError(
+                    f'image {item["img_path"]} has no mask {item["seg_map_path"]}: '
+                    'check data_prefix.seg_map_path and seg_map_suffix, or take the '
+                    'image out of the data set'
+                )
     # Without such a file, labels are those of folders.
     elif isinstance(first.get('gt_label'), int) and dataset.ann_file and classes:
         for index in range(len(dataset)):
             item = dataset.get_data_info(index)
             if not 0 <= item['gt_label'] < len(classes):
-                raise UserError(f"{dataset.ann_file} gives image {item['img_path']} the class "
-                                f"{item['gt_label']}, but there are {len(classes)} classes, "
-                                'counted from 0: mend it')
+                raise UserError(
+                    f'{dataset.ann_file} gives image {item["img_path"]} the class '
+                    f'{item["gt_label"]}, but there are {len(classes)} classes, '
+                    'counted from 0: mend it'
+                )
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
@@ -136,8 +166,11 @@ def _unwrap(model: nn.Module) -> nn.Module:
 
 
 def _weights(model: nn.Module) -> dict[str, Any]:
-    return (whole_weights(model) if isinstance(model, FullyShardedDataParallel) else
-            _unwrap(model).state_dict())
+    return (
+        whole_weights(model)
+        if isinstance(model, FullyShardedDataParallel)
+        else _unwrap(model).state_dict()
+    )
 
 
 def _readers(model: nn.Module, widths: list[int]) -> Iterator[tuple[str, Any, Any]]:
@@ -154,8 +187,11 @@ def _readers(model: nn.Module, widths: list[int]) -> Iterator[tuple[str, Any, An
     for name in ('decode_head', 'auxiliary_head'):
         head = getattr(model, name, None)
         channels, index = getattr(head, 'in_channels', None), getattr(head, 'in_index', None)
-        if isinstance(channels, int) and isinstance(index, int) and -len(widths) <= index < len(
-                widths):
+        if (
+            isinstance(channels, int)
+            and isinstance(index, int)
+            and -len(widths) <= index < len(widths)
+        ):
             yield name, channels, widths[index]
         elif isinstance(channels, Sequence):
             yield name, list(channels), widths
@@ -174,13 +210,15 @@ def _describe(verb: str, names: list[str], most: int = 3) -> str:
     if not names:
         return ''
     more = f' and {len(names) - most} more' if len(names) > most else ''
-    return f"{verb} {', '.join(names[:most])}{more}"
+    return f'{verb} {", ".join(names[:most])}{more}'
 
 
 def _datasets(dataset: Any) -> Iterator[Any]:
     """The data sets in one, through wrappers such as RepeatDataset."""
-    inner = [*getattr(dataset, 'datasets', ()),
-             *([dataset.dataset] if hasattr(dataset, 'dataset') else ())]
+    inner = [
+        *getattr(dataset, 'datasets', ()),
+        *([dataset.dataset] if hasattr(dataset, 'dataset') else ()),
+    ]
     for part in inner:
         yield from _datasets(part)
     if not inner:

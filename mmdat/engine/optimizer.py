@@ -1,4 +1,5 @@
 """How optimizers treat the parameters of a backbone."""
+
 from typing import Any
 
 from mmcv.cnn import is_norm
@@ -18,15 +19,19 @@ class BackboneDecayConstructor(DefaultOptimWrapperConstructor):
     own, and would give it a decay too, as ``norm_decay_mult`` has no say in what a key matches.
     """
 
-    def add_params(self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '',
-                   **kwargs: Any) -> None:
+    def add_params(
+        self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any
+    ) -> None:
         """Add the parameter groups of a module and of those below it to ``params``."""
         first = len(params)
         super().add_params(params, module, prefix=prefix, **kwargs)
         if prefix.split('.')[0] != 'backbone':
             return
-        undecayed = {id(parameter) for name, parameter in module.named_parameters(recurse=False)
-                     if is_norm(module) or name == BIAS_TABLE}
+        undecayed = {
+            id(parameter)
+            for name, parameter in module.named_parameters(recurse=False)
+            if is_norm(module) or name == BIAS_TABLE
+        }
         for group in params[first:]:
             if id(group['params'][0]) in undecayed:
                 group['weight_decay'] = 0.0

@@ -1,4 +1,5 @@
 """Training in shards with PyTorch's FullyShardedDataParallel (FSDP)."""
+
 from typing import Any
 
 import mmengine._strategy as mmengine
@@ -33,12 +34,16 @@ class FSDPStrategy(mmengine.FSDPStrategy):
     def load_optim_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`optim_state_dict` returned on the first process."""
         optimizer = self.optim_wrapper.optimizer
-        self.optim_wrapper.load_state_dict(FullyShardedDataParallel.optim_state_dict_to_load(
-            model=self.model, optim=optimizer, optim_state_dict=state_dict))
+        self.optim_wrapper.load_state_dict(
+            FullyShardedDataParallel.optim_state_dict_to_load(
+                model=self.model, optim=optimizer, optim_state_dict=state_dict
+            )
+        )
 
 
 def whole_weights(model: FullyShardedDataParallel) -> dict[str, Any]:
     """The weights by name, gathered from the shards; on all processes at once."""
-    with FullyShardedDataParallel.state_dict_type(model, StateDictType.FULL_STATE_DICT,
-                                                  FullStateDictConfig()):
+    with FullyShardedDataParallel.state_dict_type(
+        model, StateDictType.FULL_STATE_DICT, FullStateDictConfig()
+    ):
         return model.state_dict()

@@ -1,4 +1,5 @@
 """Turn a checkpoint that the authors published into an ordinary OpenMMLab checkpoint."""
+
 import os
 import re
 from pathlib import Path
@@ -39,8 +40,13 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
     backbone = _recognize(source, weights) if config is None else _build(config)
     converted = convert_published_checkpoint(backbone, weights)
     partial = Path(f'{target}.partial')
-    torch.save(dict(meta=dict(mmdat_version=__version__, converted_from=os.path.basename(source)),
-                    state_dict=converted), partial)
+    torch.save(
+        dict(
+            meta=dict(mmdat_version=__version__, converted_from=os.path.basename(source)),
+            state_dict=converted,
+        ),
+        partial,
+    )
     partial.replace(target)
     return type(backbone).__name__
 
@@ -60,8 +66,10 @@ def _recognize(source: str, weights: dict[str, torch.Tensor]) -> HierarchicalBac
                 continue
             return backbone
     nearest = min(refusals, key=len)  # it has the fewest names to list
-    raise UserError(f'{source} is of none of the architectures that have a name: give --config '
-                    f"with a model that has the checkpoint's backbone. The nearest is {nearest}")
+    raise UserError(
+        f'{source} is of none of the architectures that have a name: give --config '
+        f"with a model that has the checkpoint's backbone. The nearest is {nearest}"
+    )
 
 
 def _build(config: str) -> HierarchicalBackbone:
@@ -77,5 +85,5 @@ def _pretrain_img_size(weights: dict[str, torch.Tensor]) -> int:
     for name, tensor in weights.items():
         match = re.search(r'stages\.(\d+)\.attns\.\d+\.rpe_table$', name)
         if match and tensor.ndim == 3:
-            return (tensor.shape[1] + 1) // 2 * 4 * 2**int(match[1])
+            return (tensor.shape[1] + 1) // 2 * 4 * 2 ** int(match[1])
     return 224

@@ -1,4 +1,5 @@
 """Small layers on (batch, channels, height, width) maps that the backbones share."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,8 +14,9 @@ class LayerNorm2d(nn.LayerNorm):
         return x.permute(0, 3, 1, 2)
 
 
-def depthwise_conv(channels: int, kernel_size: int, stride: int = 1,
-                   padding: int | None = None) -> nn.Conv2d:
+def depthwise_conv(
+    channels: int, kernel_size: int, stride: int = 1, padding: int | None = None
+) -> nn.Conv2d:
     """A convolution of each channel by itself, padded by ``kernel_size // 2`` if not said."""
     padding = kernel_size // 2 if padding is None else padding
     return nn.Conv2d(channels, channels, kernel_size, stride, padding, groups=channels)
@@ -27,8 +29,11 @@ class ResidualDepthwiseConv(nn.Conv2d):
         super().__init__(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if (x.device.type != 'cpu' or torch.is_autocast_enabled('cpu')
-                or self.weight.dtype.itemsize < 4):
+        if (
+            x.device.type != 'cpu'
+            or torch.is_autocast_enabled('cpu')
+            or self.weight.dtype.itemsize < 4
+        ):
             # Half precision, and a GPU's TF32, have too few digits for a small weight plus one.
             return x + super().forward(x)
         # One pass over the map instead of two.
@@ -116,8 +121,9 @@ def init_projections(module: nn.Module) -> None:
     with their fan-in.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d)
-                                            and layer.kernel_size == (1, 1)):
+        if isinstance(layer, nn.Linear) or (
+            isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
+        ):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -1,4 +1,5 @@
 """Settings of a network's stages, from the fields of an architecture."""
+
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
@@ -15,8 +16,9 @@ class StageSettings:
             value = getattr(self, field.name)
             if not _fits(value, field.type):
                 wanted = getattr(field.type, '__name__', str(field.type))
-                raise UserError(f"arch field '{field.name}' must be {wanted}, in each stage, "
-                                f'got {value!r}')
+                raise UserError(
+                    f"arch field '{field.name}' must be {wanted}, in each stage, got {value!r}"
+                )
             if field.type is int and value < 1:
                 raise UserError(f"arch field '{field.name}' must be at least 1, got {value}")
             if field.name.endswith('_ratio') and value <= 0:
@@ -26,8 +28,9 @@ class StageSettings:
 Settings = TypeVar('Settings', bound=StageSettings)
 
 
-def stage_settings(kind: type[Settings], arch: Mapping[str, Any],
-                   defaults: Mapping[str, Any] | None = None) -> tuple[Settings, ...]:
+def stage_settings(
+    kind: type[Settings], arch: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> tuple[Settings, ...]:
     """The settings of each stage.
 
     Args:
@@ -55,19 +58,29 @@ def stage_settings(kind: type[Settings], arch: Mapping[str, Any],
     if missing:
         raise UserError(f"arch has no '{missing[0]}': give a value for each stage")
     if not _is_sequence(arch['embed_dims']) or not arch['embed_dims']:
-        raise UserError("arch field 'embed_dims' must be a list with the channels of each stage, "
-                        f"got {arch['embed_dims']!r}")
+        raise UserError(
+            "arch field 'embed_dims' must be a list with the channels of each stage, "
+            f'got {arch["embed_dims"]!r}'
+        )
     stages = len(arch['embed_dims'])
-    given = {name: value[:stages] if _is_sequence(value) else value
-             for name, value in (defaults or {}).items()} | dict(arch)
+    given = {
+        name: value[:stages] if _is_sequence(value) else value
+        for name, value in (defaults or {}).items()
+    } | dict(arch)
     for name, value in given.items():
         if _is_sequence(value) and len(value) != stages:
-            raise UserError(f"arch field '{name}' needs a value for each of the {stages} stages, "
-                            f'got {value!r}')
+            raise UserError(
+                f"arch field '{name}' needs a value for each of the {stages} stages, got {value!r}"
+            )
     return tuple(
-        kind(**{name: value[stage] if _is_sequence(value) else value
-                for name, value in given.items()})
-        for stage in range(stages))
+        kind(
+            **{
+                name: value[stage] if _is_sequence(value) else value
+                for name, value in given.items()
+            }
+        )
+        for stage in range(stages)
+    )
 
 
 def _is_sequence(value: Any) -> bool:

@@ -1,4 +1,5 @@
 """Test-time augmentation of instance segmentation; importing this module needs mmdet."""
+
 import torch
 from mmcv.ops import batched_nms
 from mmdet.models.test_time_augs import DetTTAModel
@@ -27,19 +28,23 @@ class InstanceTTAModel(DetTTAModel):
         if not any(map(len, predictions)):  # batched_nms fails on nothing
             return data_samples[0]
         metas = [sample.metainfo for sample in data_samples]
-        bboxes, scores = self.merge_aug_bboxes([p.bboxes for p in predictions],
-                                               [p.scores for p in predictions], metas)
+        bboxes, scores = self.merge_aug_bboxes(
+            [p.bboxes for p in predictions], [p.scores for p in predictions], metas
+        )
         labels = torch.cat([p.labels for p in predictions])
         detections, keep = batched_nms(bboxes, scores, labels, self.tta_cfg['nms'])
-        detections = detections[:self.tta_cfg['max_per_img']]
-        keep = keep[:len(detections)]
-        merged = InstanceData(bboxes=detections[:, :4], scores=detections[:, 4],
-                              labels=labels[keep])
+        detections = detections[: self.tta_cfg['max_per_img']]
+        keep = keep[: len(detections)]
+        merged = InstanceData(
+            bboxes=detections[:, :4], scores=detections[:, 4], labels=labels[keep]
+        )
         if 'masks' in predictions[0]:
-            masks = torch.cat([
-                p.masks.flip(FLIPPED_AXES[meta['flip_direction']]) if meta['flip'] else p.masks
-                for p, meta in zip(predictions, metas, strict=True)
-            ])
+            masks = torch.cat(
+                [
+                    p.masks.flip(FLIPPED_AXES[meta['flip_direction']]) if meta['flip'] else p.masks
+                    for p, meta in zip(predictions, metas, strict=True)
+                ]
+            )
             merged.masks = masks[keep]
         result = data_samples[0]
         result.pred_instances = merged

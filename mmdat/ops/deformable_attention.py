@@ -1,6 +1,7 @@
 """Deformable multi-head attention (DAT, arXiv 2201.00520, section 3.2; DAT++, arXiv 2309.01430,
 section 3.2).
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,15 +18,17 @@ from .tiled_deformable_attention import tiled_deformable_attention
 DENSE_LOGITS = 2**22
 
 
-def deformable_attention(query: Tensor,
-                         key: Tensor,
-                         value: Tensor,
-                         sampling_locations: Tensor | None = None,
-                         relative_position_bias_table: Tensor | None = None,
-                         *,
-                         scale: float | None = None,
-                         dropout_p: float = 0.0,
-                         implementation: str = 'auto') -> Tensor:
+def deformable_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sampling_locations: Tensor | None = None,
+    relative_position_bias_table: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    implementation: str = 'auto',
+) -> Tensor:
     r"""Attention of a regular grid of queries to keys that lie anywhere on the map.
 
     .. math:: \text{softmax}(\text{scale} \cdot q k^T + B(p_q - p_k)) v
@@ -70,10 +73,15 @@ def deformable_attention(query: Tensor,
     # Without a table it is PyTorch's own kernel that is fused.
     hindrance = None if table is None else unsupported(query, value)
     chosen = choose_implementation(
-        'deformable_attention', implementation, _fastest(query, key, hindrance),
-        ('dense', 'tiled', 'fused'), dropout_p, {'fused': hindrance} if hindrance else {})
+        'deformable_attention',
+        implementation,
+        _fastest(query, key, hindrance),
+        ('dense', 'tiled', 'fused'),
+        dropout_p,
+        {'fused': hindrance} if hindrance else {},
+    )
     if scale is None:
-        scale = query.shape[-1]**-0.5
+        scale = query.shape[-1] ** -0.5
     if chosen == 'dense':
         return _dense(query, key, value, sampling_locations, table, scale, dropout_p)
     if table is None:
@@ -91,27 +99,40 @@ def _fastest(query: Tensor, key: Tensor, hindrance: str | None) -> str:
     return 'tiled' if query.shape[:4].numel() * key.shape[2] > DENSE_LOGITS else 'dense'
 
 
-def _dense(query: Tensor, key: Tensor, value: Tensor, sampling_locations: Tensor | None,
-           table: Tensor | None, scale: float, dropout_p: float) -> Tensor:
+def _dense(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sampling_locations: Tensor | None,
+    table: Tensor | None,
+    scale: float,
+    dropout_p: float,
+) -> Tensor:
     bias = None
     if table is not None:
         assert sampling_locations is not None
-        points = grid_points(*query.shape[2:4], device=query.device,
-                             dtype=torch.promote_types(query.dtype, torch.float32))
+        points = grid_points(
+            *query.shape[2:4],
+            device=query.device,
+            dtype=torch.promote_types(query.dtype, torch.float32),
+        )
         bias = relative_position_bias(points.flatten(0, 1), sampling_locations, table)
     return dense_attention(query.flatten(2, 3), key, value, bias, scale, dropout_p).unflatten(
-        2, query.shape[2:4])
+        2, query.shape[2:4]
+    )
 
 
-def log_spaced_deformable_attention(query: Tensor,
-                                    key: Tensor,
-                                    value: Tensor,
-                                    sampling_locations: Tensor,
-                                    hidden_weight: Tensor,
-                                    hidden_bias: Tensor,
-                                    output_weight: Tensor,
-                                    *,
-                                    scale: float | None = None) -> Tensor:
+def log_spaced_deformable_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sampling_locations: Tensor,
+    hidden_weight: Tensor,
+    hidden_bias: Tensor,
+    output_weight: Tensor,
+    *,
+    scale: float | None = None,
+) -> Tensor:
     r"""Like :func:`deformable_attention`, with a bias that a small network computes.
 
     .. math:: B = W_2 \, \text{relu}(W_1 \, \text{sign}(t) \log_8(|t| + 1) + b_1), t = 4 (p_q - p_k)
@@ -146,9 +167,11 @@ def log_spaced_deformable_attention(query: Tensor,
     _check_shapes(query, key, value, sampling_locations, None)
     groups, num_keys = sampling_locations.shape[1:3]
     if output_weight.shape[0] * groups != query.shape[1]:
-        raise ValueError('output_weight must be (num_heads / groups, hidden_dims) with '
-                         f'{query.shape[1]} heads and {groups} groups, '
-                         f'got {tuple(output_weight.shape)}')
+        raise ValueError(
+            'output_weight must be (num_heads / groups, hidden_dims) with '
+            f'{query.shape[1]} heads and {groups} groups, '
+            f'got {tuple(output_weight.shape)}'
+        )
     dtype = torch.promote_types(sampling_locations.dtype, torch.float32)
 
     def bias(points: Tensor) -> Tensor:
@@ -166,18 +189,21 @@ def log_spaced_deformable_attention(query: Tensor,
     query_points = grid_points(height, width, device=query.device, dtype=dtype)
 
     def attend(rows: Tensor, first_row: int) -> Tensor:
-        points = query_points[first_row:first_row + rows.shape[2]].flatten(0, 1)
+        points = query_points[first_row : first_row + rows.shape[2]].flatten(0, 1)
         return dense_attention(rows.flatten(2, 3), key, value, bias(points), scale).unflatten(
-            2, rows.shape[2:4])
+            2, rows.shape[2:4]
+        )
 
     # The hidden layer, one for each group, weighs more than the logits do.
     hidden_dims = hidden_weight.shape[0]
-    return attend_in_row_blocks(attend, query,
-                                max(1, num_keys * hidden_dims * groups // query.shape[1]))
+    return attend_in_row_blocks(
+        attend, query, max(1, num_keys * hidden_dims * groups // query.shape[1])
+    )
 
 
-def relative_position_bias(query_points: Tensor, sampling_locations: Tensor,
-                           table: Tensor) -> Tensor:
+def relative_position_bias(
+    query_points: Tensor, sampling_locations: Tensor, table: Tensor
+) -> Tensor:
     """Sample the bias table bilinearly at half of (query - key), zero outside (DAT, equation 9).
 
     Args:
@@ -193,7 +219,9 @@ def relative_position_bias(query_points: Tensor, sampling_locations: Tensor,
     displacement = (query_points[:, None] - sampling_locations[:, :, None]) / 2
     bias = F.grid_sample(
         table.to(dtype).unflatten(0, (groups, -1)).repeat(batch, 1, 1, 1),
-        displacement.to(dtype).flatten(0, 1).flip(-1), align_corners=True)
+        displacement.to(dtype).flatten(0, 1).flip(-1),
+        align_corners=True,
+    )
     return bias.unflatten(0, (batch, groups)).flatten(1, 2)
 
 
@@ -216,12 +244,15 @@ def sample_at(x: Tensor, sampling_locations: Tensor) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
     sampled = F.grid_sample(
         x.to(dtype).unflatten(1, (groups, -1)).flatten(0, 1),
-        sampling_locations.to(dtype).flatten(0, 1).flip(-1), align_corners=True)
+        sampling_locations.to(dtype).flatten(0, 1).flip(-1),
+        align_corners=True,
+    )
     return sampled.unflatten(0, (batch, groups)).flatten(1, 2).to(x.dtype)
 
 
-def grid_points(height: int, width: int, *, device: torch.device | None = None,
-                dtype: torch.dtype | None = None) -> Tensor:
+def grid_points(
+    height: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
     """Positions of a map as (y, x): -1 for the first, 1 for the last, 0 on an axis of size 1.
 
     Returns:
@@ -231,13 +262,19 @@ def grid_points(height: int, width: int, *, device: torch.device | None = None,
         >>> grid_points(1, 3)[0].tolist()
         [[0.0, -1.0], [0.0, 0.0], [0.0, 1.0]]
     """
-    return _mesh(*(torch.arange(size, device=device, dtype=dtype) / (size - 1) * 2 - 1
-                   if size > 1 else torch.zeros(1, device=device, dtype=dtype)
-                   for size in (height, width)))
+    return _mesh(
+        *(
+            torch.arange(size, device=device, dtype=dtype) / (size - 1) * 2 - 1
+            if size > 1
+            else torch.zeros(1, device=device, dtype=dtype)
+            for size in (height, width)
+        )
+    )
 
 
-def reference_points(height: int, width: int, *, device: torch.device | None = None,
-                     dtype: torch.dtype | None = None) -> Tensor:
+def reference_points(
+    height: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
     """Where the keys lie before they are offset, as (y, x): ``(i + 0.5) / (size - 1) * 2 - 1``.
 
     The divisor is ``size - 1``, as published, so the last point lies past 1. On an axis of size 1
@@ -250,37 +287,60 @@ def reference_points(height: int, width: int, *, device: torch.device | None = N
         >>> reference_points(1, 3)[0].tolist()
         [[0.0, -0.5], [0.0, 0.5], [0.0, 1.5]]
     """
-    return _mesh(*((torch.arange(size, device=device, dtype=dtype) + 0.5) / (size - 1) * 2 - 1
-                   if size > 1 else torch.zeros(1, device=device, dtype=dtype)
-                   for size in (height, width)))
+    return _mesh(
+        *(
+            (torch.arange(size, device=device, dtype=dtype) + 0.5) / (size - 1) * 2 - 1
+            if size > 1
+            else torch.zeros(1, device=device, dtype=dtype)
+            for size in (height, width)
+        )
+    )
 
 
 def _mesh(y: Tensor, x: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(y, x, indexing='ij'), dim=-1)
 
 
-def _check_shapes(query: Tensor, key: Tensor, value: Tensor, sampling_locations: Tensor | None,
-                  table: Tensor | None) -> None:
+def _check_shapes(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sampling_locations: Tensor | None,
+    table: Tensor | None,
+) -> None:
     if query.ndim != 5:
-        raise ValueError('query must be (batch, num_heads, height, width, head_dim), '
-                         f'got {tuple(query.shape)}')
+        raise ValueError(
+            f'query must be (batch, num_heads, height, width, head_dim), got {tuple(query.shape)}'
+        )
     batch, num_heads, _, _, head_dim = query.shape
     num_keys = key.shape[2] if key.ndim == 4 else 0
-    if (num_keys == 0 or key.shape != (batch, num_heads, num_keys, head_dim)
-            or value.ndim != 4 or value.shape[:3] != key.shape[:3]):
-        raise ValueError('key and value must be (batch, num_heads, num_keys, head_dim), of at '
-                         f'least one key, like query {tuple(query.shape)}, got '
-                         f'{tuple(key.shape)} and {tuple(value.shape)}')
+    if (
+        num_keys == 0
+        or key.shape != (batch, num_heads, num_keys, head_dim)
+        or value.ndim != 4
+        or value.shape[:3] != key.shape[:3]
+    ):
+        raise ValueError(
+            'key and value must be (batch, num_heads, num_keys, head_dim), of at '
+            f'least one key, like query {tuple(query.shape)}, got '
+            f'{tuple(key.shape)} and {tuple(value.shape)}'
+        )
     if sampling_locations is None:
         if table is not None:
             raise ValueError('a relative_position_bias_table needs sampling_locations')
         return
     groups = sampling_locations.shape[1] if sampling_locations.ndim == 4 else 0
-    if not groups or sampling_locations.shape != (batch, groups, num_keys, 2) or (
-            num_heads % groups):
-        raise ValueError('sampling_locations must be (batch, groups, num_keys, 2) with groups that '
-                         f'divide the {num_heads} heads, got {tuple(sampling_locations.shape)}')
-    if table is not None and (table.ndim != 3 or table.shape[0] != num_heads
-                              or 0 in table.shape):
-        raise ValueError('relative_position_bias_table must be (num_heads, height, width) with '
-                         f'{num_heads} heads, got {tuple(table.shape)}')
+    if (
+        not groups
+        or sampling_locations.shape != (batch, groups, num_keys, 2)
+        or (num_heads % groups)
+    ):
+        raise ValueError(
+            'sampling_locations must be (batch, groups, num_keys, 2) with groups that '
+            f'divide the {num_heads} heads, got {tuple(sampling_locations.shape)}'
+        )
+    if table is not None and (table.ndim != 3 or table.shape[0] != num_heads or 0 in table.shape):
+        raise ValueError(
+            'relative_position_bias_table must be (num_heads, height, width) with '
+            f'{num_heads} heads, got {tuple(table.shape)}'
+        )

@@ -1,11 +1,18 @@
 """What the dense implementations share."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def dense_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float,
-                    dropout_p: float = 0.0) -> Tensor:
+def dense_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    dropout_p: float = 0.0,
+) -> Tensor:
     """``softmax(scale * query @ key^T + bias) @ value``, the softmax in float32 or better.
 
     Args:

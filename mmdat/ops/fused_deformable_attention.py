@@ -7,6 +7,7 @@ run to run that gradient may differ by rounding. All else is deterministic.
 
 Triton is imported when an operator first runs.
 """
+
 import functools
 import importlib
 import importlib.metadata
@@ -19,12 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tiling import (
-    LOG2_E,
-    empty_gradients,
-    empty_outputs,
-    make_differentiable,
-)
+from .tiling import LOG2_E, empty_gradients, empty_outputs, make_differentiable
 
 
 class Limits(NamedTuple):
@@ -35,14 +31,17 @@ class Limits(NamedTuple):
         key_block: Keys that a program takes at a time.
         key_gradients_block: Those of a program for the gradients of keys.
     """
+
     head_dim: int
     key_block: int
     key_gradients_block: int
 
 
-LIMITS = {torch.float32: Limits(64, 16, 32),
-          torch.bfloat16: Limits(128, 32, 64),
-          torch.float16: Limits(128, 32, 64)}
+LIMITS = {
+    torch.float32: Limits(64, 16, 32),
+    torch.bfloat16: Limits(128, 32, 64),
+    torch.float16: Limits(128, 32, 64),
+}
 # Rows and columns of queries that a program takes at a time.
 TILE_HEIGHT, TILE_WIDTH = 8, 8
 # Rows of a window of the table that a program takes at a time.
@@ -59,8 +58,9 @@ MIN_TILES_PER_PROGRAM = 8
 MAX_GRID = 65535
 # Earlier ones have not been tried.
 MIN_TRITON = 3, 6
-TRITON_VERSION = next((found.version for found in importlib.metadata.distributions(name='triton')),
-                      None)
+TRITON_VERSION = next(
+    (found.version for found in importlib.metadata.distributions(name='triton')), None
+)
 
 
 def unsupported(query: Tensor, value: Tensor) -> str | None:
@@ -76,8 +76,10 @@ def unsupported(query: Tensor, value: Tensor) -> str | None:
         if capability < (8, 0):
             return f'the GPU has compute capability {capability[0]}.{capability[1]}, below 8.0'
         if torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled():
-            return "the table's gradient is added up in no fixed order, but PyTorch is to be " \
-                   'deterministic'
+            return (
+                "the table's gradient is added up in no fixed order, but PyTorch is to be "
+                'deterministic'
+            )
     elif os.environ.get('TRITON_INTERPRET') != '1':
         return f'the tensors are on {query.device.type} rather than a CUDA device'
     if query.shape[:2].numel() > MAX_GRID:
@@ -92,9 +94,14 @@ def unsupported(query: Tensor, value: Tensor) -> str | None:
 
 
 @torch.library.custom_op('mmdat::fused_deformable_attention', mutates_args=())
-def fused_deformable_attention(query: Tensor, key: Tensor, value: Tensor,
-                               sampling_locations: Tensor, relative_position_bias_table: Tensor,
-                               scale: float) -> tuple[Tensor, Tensor]:
+def fused_deformable_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sampling_locations: Tensor,
+    relative_position_bias_table: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
     """:func:`mmdat.ops.deformable_attention` with a bias table, and what its backward pass needs.
 
     Returns:
@@ -107,23 +114,49 @@ def fused_deformable_attention(query: Tensor, key: Tensor, value: Tensor,
     grid = _count_tiles(query), batch * num_heads
     with torch.cuda.device_of(query):
         _kernels().attend[grid](
-            query, key, value, sampling_locations, _pairs(relative_position_bias_table), out,
-            log_sums, Strides.of(query, key, value, sampling_locations, out), rows, columns,
-            key.shape[2], num_heads, num_heads // sampling_locations.shape[1], LOG2_E * scale,
-            **_options(query, value, LIMITS[query.dtype].key_block))
+            query,
+            key,
+            value,
+            sampling_locations,
+            _pairs(relative_position_bias_table),
+            out,
+            log_sums,
+            Strides.of(query, key, value, sampling_locations, out),
+            rows,
+            columns,
+            key.shape[2],
+            num_heads,
+            num_heads // sampling_locations.shape[1],
+            LOG2_E * scale,
+            **_options(query, value, LIMITS[query.dtype].key_block),
+        )
     return out, log_sums
 
 
 @fused_deformable_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, sampling_locations: Tensor,
-      relative_position_bias_table: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sampling_locations: Tensor,
+    relative_position_bias_table: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
     return empty_outputs(query, value)
 
 
 @torch.library.custom_op('mmdat::fused_deformable_attention_backward', mutates_args=())
-def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, key: Tensor,
-               value: Tensor, sampling_locations: Tensor, relative_position_bias_table: Tensor,
-               scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _gradients(
+    grad_out: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sampling_locations: Tensor,
+    relative_position_bias_table: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Of the query, key, value, sampling locations and table."""
     inputs = query, key, value, sampling_locations, relative_position_bias_table
     gradients = empty_gradients(*inputs)
@@ -134,29 +167,52 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
     means = (grad_out.to(log_sums.dtype) * out).sum(-1).contiguous()
     table = _pairs(relative_position_bias_table)
     read = query, key, value, sampling_locations, table, grad_out, log_sums, means
-    shared = (Strides.of(query, key, value, sampling_locations, grad_out), rows, columns, num_keys,
-              num_heads, num_heads // sampling_locations.shape[1], LOG2_E * scale)
+    shared = (
+        Strides.of(query, key, value, sampling_locations, grad_out),
+        rows,
+        columns,
+        num_keys,
+        num_heads,
+        num_heads // sampling_locations.shape[1],
+        LOG2_E * scale,
+    )
 
     limits = LIMITS[query.dtype]
     num_tiles = _count_tiles(query)
     key_blocks = math.ceil(num_keys / limits.key_gradients_block)
-    tiles_per_program = max(MIN_TILES_PER_PROGRAM, math.ceil(
-        num_tiles * key_blocks * batch * num_heads / KEY_PROGRAMS))
+    tiles_per_program = max(
+        MIN_TILES_PER_PROGRAM, math.ceil(num_tiles * key_blocks * batch * num_heads / KEY_PROGRAMS)
+    )
     programs = math.ceil(num_tiles / tiles_per_program)
     key_sums, value_sums, place_sums = (
         log_sums.new_empty(programs, *key.shape[:3], size)
-        for size in (key.shape[-1], value.shape[-1], 2))
+        for size in (key.shape[-1], value.shape[-1], 2)
+    )
     table_sums = torch.zeros_like(table, dtype=log_sums.dtype)
     window_rows = rows.window(TILE_HEIGHT)
     with torch.cuda.device_of(query):
         _kernels().query_gradients[num_tiles, batch * num_heads](
-            *read, gradients[0], gradients[0].stride(), scale, *shared,
-            **_options(query, value, limits.key_block))
+            *read,
+            gradients[0],
+            gradients[0].stride(),
+            scale,
+            *shared,
+            **_options(query, value, limits.key_block),
+        )
         _kernels().key_gradients[key_blocks, batch * num_heads, programs](
-            *read, key_sums, value_sums, place_sums, table_sums, window_rows,
-            columns.window(TILE_WIDTH), num_tiles, tiles_per_program,
-            min(MAX_WINDOW_BLOCK, _power_of_two(window_rows)), *shared,
-            **_options(query, value, limits.key_gradients_block))
+            *read,
+            key_sums,
+            value_sums,
+            place_sums,
+            table_sums,
+            window_rows,
+            columns.window(TILE_WIDTH),
+            num_tiles,
+            tiles_per_program,
+            min(MAX_WINDOW_BLOCK, _power_of_two(window_rows)),
+            *shared,
+            **_options(query, value, limits.key_gradients_block),
+        )
     gradients[1].copy_(scale * key_sums.sum(0))
     gradients[2].copy_(value_sums.sum(0))
     grad_places = place_sums.sum(0).unflatten(1, (sampling_locations.shape[1], -1)).sum(2)
@@ -168,9 +224,17 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
 
 
 @_gradients.register_fake
-def _(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, key: Tensor, value: Tensor,
-      sampling_locations: Tensor, relative_position_bias_table: Tensor,
-      scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(
+    grad_out: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sampling_locations: Tensor,
+    relative_position_bias_table: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return empty_gradients(query, key, value, sampling_locations, relative_position_bias_table)
 
 
@@ -184,6 +248,7 @@ def _kernels() -> ModuleType:
 
 class Strides(NamedTuple):
     """Of what kernels read or write in any layout."""
+
     query: tuple[int, ...]
     key: tuple[int, ...]
     value: tuple[int, ...]
@@ -202,6 +267,7 @@ class Axis(NamedTuple):
     A query at position i looks from a key at location y at entry ``origin - factor * y + step *
     i``, but not before 0 or behind ``last_place``.
     """
+
     size: int
     padded_size: int
     step: float
@@ -216,8 +282,7 @@ class Axis(NamedTuple):
         step = 2 * factor / (size - 1) if size > 1 else 0.0
         # The first query lies at -1, the only one of an axis at 0.
         origin = MARGIN + factor * (1 if size > 1 else 2)
-        return cls(size, table_size + 2 * MARGIN, step, origin, factor,
-                   float(table_size + MARGIN))
+        return cls(size, table_size + 2 * MARGIN, step, origin, factor, float(table_size + MARGIN))
 
     def window(self, tile: int) -> int:
         """Entries that the queries of a tile may look at from a key."""
@@ -250,14 +315,18 @@ def _options(query: Tensor, value: Tensor, key_block: int) -> dict[str, int]:
     """What a kernel is compiled for."""
     head_dim, value_dim = query.shape[-1], value.shape[-1]
     return dict(
-        head_dim=head_dim, value_dim=value_dim,
+        head_dim=head_dim,
+        value_dim=value_dim,
         head_block=max(MIN_HEAD_BLOCK, _power_of_two(head_dim)),
-        value_block=max(MIN_HEAD_BLOCK, _power_of_two(value_dim)), tile_height=TILE_HEIGHT,
-        tile_width=TILE_WIDTH, key_block=key_block,
+        value_block=max(MIN_HEAD_BLOCK, _power_of_two(value_dim)),
+        tile_height=TILE_HEIGHT,
+        tile_width=TILE_WIDTH,
+        key_block=key_block,
         num_warps=4 if max(head_dim, value_dim) <= 64 else 8,
         # With more, Triton has what is read from the table wait in shared memory, of which it is
         # far too much.
-        num_stages=1)
+        num_stages=1,
+    )
 
 
 def _power_of_two(size: int) -> int:

@@ -1,6 +1,7 @@
 """Attention of every position of a map to one set of keys (PVT, arXiv 2102.12122, section 3.3;
 ScalableViT, arXiv 2203.10790, section 3.2).
 """
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -9,14 +10,16 @@ from .implementations import choose_implementation
 from .row_blocks import attend_in_row_blocks
 
 
-def global_attention(query: Tensor,
-                     key: Tensor,
-                     value: Tensor,
-                     bias: Tensor | None = None,
-                     *,
-                     scale: float | None = None,
-                     dropout_p: float = 0.0,
-                     implementation: str = 'auto') -> Tensor:
+def global_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    implementation: str = 'auto',
+) -> Tensor:
     r"""Attention of a map of queries to all keys.
 
     .. math:: \text{softmax}(\text{scale} \cdot q k^T + \text{bias}) v
@@ -48,10 +51,11 @@ def global_attention(query: Tensor,
         torch.Size([1, 2, 6, 8, 16])
     """
     _check_shapes(query, key, value, bias)
-    chosen = choose_implementation('global_attention', implementation, 'fused',
-                                   ('dense', 'tiled', 'fused'), dropout_p)
+    chosen = choose_implementation(
+        'global_attention', implementation, 'fused', ('dense', 'tiled', 'fused'), dropout_p
+    )
     if scale is None:
-        scale = query.shape[-1]**-0.5
+        scale = query.shape[-1] ** -0.5
     if chosen == 'tiled':
         return _tiled(query, key, value, bias, scale)
     queries = query.flatten(2, 3)
@@ -62,45 +66,56 @@ def global_attention(query: Tensor,
     return out.unflatten(2, query.shape[2:4])
 
 
-def _tiled(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None,
-           scale: float) -> Tensor:
+def _tiled(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     width = query.shape[3]
 
     def attend(rows: Tensor, first_row: int) -> Tensor:
-        of_rows = None if bias is None else bias[:, first_row * width:][:, :rows.shape[2] * width]
+        of_rows = None if bias is None else bias[:, first_row * width :][:, : rows.shape[2] * width]
         out = dense_attention(rows.flatten(2, 3), key, value, of_rows, scale)
         return out.unflatten(2, rows.shape[2:4])
 
     return attend_in_row_blocks(attend, query, key.shape[2])
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None,
-           scale: float) -> Tensor:
+def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     value_dim = value.shape[-1]
     # PyTorch's memory-saving kernels want one width; zeros change neither logits nor results.
     head_dim = max(query.shape[-1], value_dim)
-    query, key, value = (F.pad(x, (0, head_dim - x.shape[-1])) if x.shape[-1] < head_dim else x
-                         for x in (query, key, value))
+    query, key, value = (
+        F.pad(x, (0, head_dim - x.shape[-1])) if x.shape[-1] < head_dim else x
+        for x in (query, key, value)
+    )
     # Of channels that do not lie together, PyTorch would compute all logits.
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     out = F.scaled_dot_product_attention(
-        query, key, value, scale=scale,
-        attn_mask=None if bias is None else bias[None].to(query.dtype))
+        query,
+        key,
+        value,
+        scale=scale,
+        attn_mask=None if bias is None else bias[None].to(query.dtype),
+    )
     return out[..., :value_dim]
 
 
 def _check_shapes(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> None:
     if query.ndim != 5:
-        raise ValueError('query must be (batch, num_heads, height, width, head_dim), '
-                         f'got {tuple(query.shape)}')
+        raise ValueError(
+            f'query must be (batch, num_heads, height, width, head_dim), got {tuple(query.shape)}'
+        )
     batch, num_heads, height, width, head_dim = query.shape
     num_keys = key.shape[2] if key.ndim == 4 else 0
-    if (num_keys == 0 or key.shape != (batch, num_heads, num_keys, head_dim)
-            or value.shape[:-1] != key.shape[:-1]):
-        raise ValueError('key must be (batch, num_heads, num_keys, head_dim), of at least one key, '
-                         'and value (batch, num_heads, num_keys, value_dim), like query '
-                         f'{tuple(query.shape)}, '
-                         f'got {tuple(key.shape)} and {tuple(value.shape)}')
+    if (
+        num_keys == 0
+        or key.shape != (batch, num_heads, num_keys, head_dim)
+        or value.shape[:-1] != key.shape[:-1]
+    ):
+        raise ValueError(
+            'key must be (batch, num_heads, num_keys, head_dim), of at least one key, '
+            'and value (batch, num_heads, num_keys, value_dim), like query '
+            f'{tuple(query.shape)}, '
+            f'got {tuple(key.shape)} and {tuple(value.shape)}'
+        )
     if bias is not None and bias.shape != (num_heads, height * width, num_keys):
-        raise ValueError('bias must be (num_heads, height * width, num_keys), '
-                         f'got {tuple(bias.shape)}')
+        raise ValueError(
+            f'bias must be (num_heads, height * width, num_keys), got {tuple(bias.shape)}'
+        )

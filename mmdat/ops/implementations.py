@@ -1,4 +1,5 @@
 """Which implementation of an operator runs."""
+
 import contextlib
 import functools
 import warnings
@@ -26,8 +27,10 @@ def prefer_implementation(name: str) -> Iterator[None]:
         ...     features = backbone(images)  # doctest: +SKIP
     """
     if name not in ('auto', *IMPLEMENTATIONS):
-        raise ValueError(f"no operator has an implementation '{name}': choose from "
-                         f"{', '.join(('auto', *IMPLEMENTATIONS))}")
+        raise ValueError(
+            f"no operator has an implementation '{name}': choose from "
+            f'{", ".join(("auto", *IMPLEMENTATIONS))}'
+        )
     global _preferred
     before, _preferred = _preferred, name
     try:
@@ -36,9 +39,14 @@ def prefer_implementation(name: str) -> Iterator[None]:
         _preferred = before
 
 
-def choose_implementation(operator: str, implementation: str, auto: str,
-                          implementations: Collection[str], dropout_p: float,
-                          hindrances: Mapping[str, str] | None = None) -> str:
+def choose_implementation(
+    operator: str,
+    implementation: str,
+    auto: str,
+    implementations: Collection[str],
+    dropout_p: float,
+    hindrances: Mapping[str, str] | None = None,
+) -> str:
     """The implementation that a caller's choice comes to.
 
     Args:
@@ -54,18 +62,25 @@ def choose_implementation(operator: str, implementation: str, auto: str,
             ``dropout_p`` is no probability.
     """
     if implementation not in ('auto', *implementations):
-        raise ValueError(f"{operator} has no implementation '{implementation}': choose from "
-                         f"{', '.join(('auto', *implementations))}")
+        raise ValueError(
+            f"{operator} has no implementation '{implementation}': choose from "
+            f'{", ".join(("auto", *implementations))}'
+        )
     hindrances = hindrances or {}
     if implementation in hindrances:
-        raise ValueError(f"{operator} cannot run its implementation '{implementation}': "
-                         f"{hindrances[implementation]}")
+        raise ValueError(
+            f"{operator} cannot run its implementation '{implementation}': "
+            f'{hindrances[implementation]}'
+        )
     if not 0 <= dropout_p < 1:
         raise ValueError(f'dropout_p must be at least 0 and below 1, got {dropout_p}')
     if implementation == 'auto':
         implementation = auto
-        if (_preferred is not None and _preferred in implementations
-                and _preferred not in hindrances):
+        if (
+            _preferred is not None
+            and _preferred in implementations
+            and _preferred not in hindrances
+        ):
             implementation = _preferred
     if dropout_p > 0 and implementation != 'dense':
         _warn_of_dropout(operator)
@@ -75,5 +90,8 @@ def choose_implementation(operator: str, implementation: str, auto: str,
 
 @functools.cache
 def _warn_of_dropout(operator: str) -> None:
-    warnings.warn(f'{operator} with dropout holds all weights in memory, as only the dense '
-                  'implementation has dropout', stacklevel=4)
+    warnings.warn(
+        f'{operator} with dropout holds all weights in memory, as only the dense '
+        'implementation has dropout',
+        stacklevel=4,
+    )

@@ -1,4 +1,5 @@
 """Run an attention over blocks of query rows, so that memory does not grow with queries x keys."""
+
 from collections.abc import Callable
 
 import torch
@@ -10,8 +11,9 @@ from torch.utils.checkpoint import checkpoint
 LOGITS_PER_BLOCK = 2**24
 
 
-def attend_in_row_blocks(attend: Callable[[Tensor, int], Tensor], query: Tensor,
-                         keys_per_query: int) -> Tensor:
+def attend_in_row_blocks(
+    attend: Callable[[Tensor, int], Tensor], query: Tensor, keys_per_query: int
+) -> Tensor:
     """Concatenate ``attend(query[:, :, r:r + n], r)`` over blocks of ``n`` rows.
 
     Where one block does not hold all rows, each block is recomputed in the backward pass, which
@@ -30,8 +32,13 @@ def attend_in_row_blocks(attend: Callable[[Tensor, int], Tensor], query: Tensor,
     if rows >= height:
         return attend(query, 0)
     blocks = [
-        checkpoint(attend, query[:, :, row:row + rows], row,
-                   use_reentrant=False, preserve_rng_state=False)
+        checkpoint(
+            attend,
+            query[:, :, row : row + rows],
+            row,
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
         for row in range(0, height, rows)
     ]
     return torch.cat(blocks, dim=2)

@@ -1,14 +1,12 @@
 """Slide attention (Slide-Transformer, arXiv 2304.04237, section 4)."""
+
 import torch
 from torch import Tensor
 
 
-def slide_attention(query: Tensor,
-                    key: Tensor,
-                    value: Tensor,
-                    position_bias: Tensor,
-                    *,
-                    scale: float | None = None) -> Tensor:
+def slide_attention(
+    query: Tensor, key: Tensor, value: Tensor, position_bias: Tensor, *, scale: float | None = None
+) -> Tensor:
     r"""Attention of each position to its own few keys, the taps of a depthwise convolution.
 
     .. math:: \text{softmax}_t(\text{scale} \cdot q (k_t + b_t)) v_t
@@ -34,16 +32,23 @@ def slide_attention(query: Tensor,
         >>> slide_attention(q, kv, kv, torch.zeros(2, 9)).shape
         torch.Size([1, 2, 4, 6, 8])
     """
-    if query.ndim != 5 or key.shape != value.shape or key.ndim != 6 or (
-            key[:, :, :, 0].shape != query.shape):
-        raise ValueError('query must be (batch, num_heads, head_dim, height, width), key and value '
-                         '(batch, num_heads, head_dim, taps, height, width), got '
-                         f'{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}')
+    if (
+        query.ndim != 5
+        or key.shape != value.shape
+        or key.ndim != 6
+        or (key[:, :, :, 0].shape != query.shape)
+    ):
+        raise ValueError(
+            'query must be (batch, num_heads, head_dim, height, width), key and value '
+            '(batch, num_heads, head_dim, taps, height, width), got '
+            f'{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}'
+        )
     if position_bias.shape != (query.shape[1], key.shape[3]):
-        raise ValueError('position_bias must be (num_heads, taps), '
-                         f'got {tuple(position_bias.shape)}')
+        raise ValueError(
+            f'position_bias must be (num_heads, taps), got {tuple(position_bias.shape)}'
+        )
     if scale is None:
-        scale = query.shape[2]**-0.5
+        scale = query.shape[2] ** -0.5
     query = scale * query
     logits = (query[:, :, :, None] * (key + position_bias[:, None, :, None, None])).sum(2)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -7,6 +7,7 @@ pass makes each tile anew.
 
 The operators are opaque to ``torch.compile``, which would unroll their loops.
 """
+
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,9 +43,14 @@ SLACK = 1e-3
 
 
 @torch.library.custom_op('mmdat::tiled_deformable_attention', mutates_args=())
-def tiled_deformable_attention(query: Tensor, key: Tensor, value: Tensor,
-                               sampling_locations: Tensor, relative_position_bias_table: Tensor,
-                               scale: float) -> tuple[Tensor, Tensor]:
+def tiled_deformable_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sampling_locations: Tensor,
+    relative_position_bias_table: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
     """:func:`mmdat.ops.deformable_attention` with a bias table, and what its backward pass needs.
 
     Returns:
@@ -53,31 +59,48 @@ def tiled_deformable_attention(query: Tensor, key: Tensor, value: Tensor,
     """
     out, log_sums = empty_outputs(query, value)
     with torch.autocast(query.device.type, enabled=False):
-        for part in _parts(query, key, value, sampling_locations, relative_position_bias_table,
-                           scale):
+        for part in _parts(
+            query, key, value, sampling_locations, relative_position_bias_table, scale
+        ):
             part_query, part_out, part_log_sums = (
-                part.take(x) for x in (query, out, log_sums[..., None]))
+                part.take(x) for x in (query, out, log_sums[..., None])
+            )
             buffer = part.empty_logits()
             bounded = part.is_bounded(part_query)
             for band in part.bands():
                 for tile in band.tiles():
                     numerators, sums, tile_log_sums = softmax_numerators(
-                        tile.logits(tile.take(part_query), buffer), bounded)
+                        tile.logits(tile.take(part_query), buffer), bounded
+                    )
                     tile.put(torch.bmm(numerators.mT, part.value).div_(sums.mT), part_out)
                     tile.put(tile_log_sums.mT, part_log_sums)
     return out, log_sums
 
 
 @tiled_deformable_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, sampling_locations: Tensor,
-      relative_position_bias_table: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sampling_locations: Tensor,
+    relative_position_bias_table: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
     return empty_outputs(query, value)
 
 
 @torch.library.custom_op('mmdat::tiled_deformable_attention_backward', mutates_args=())
-def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, key: Tensor,
-               value: Tensor, sampling_locations: Tensor, relative_position_bias_table: Tensor,
-               scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _gradients(
+    grad_out: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sampling_locations: Tensor,
+    relative_position_bias_table: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Of the query, key, value, sampling locations and table."""
     inputs = query, key, value, sampling_locations, relative_position_bias_table
     gradients = empty_gradients(*inputs)
@@ -87,12 +110,13 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
     with torch.autocast(query.device.type, enabled=False):
         for part in _parts(*inputs, scale, with_slopes=True):
             part_query, part_grad, part_means, part_log_sums, grad_query, grad_key, grad_value = (
-                part.take(x) for x in (query, grad_out, means, log_sums[..., None],
-                                       *gradients[:3]))
+                part.take(x) for x in (query, grad_out, means, log_sums[..., None], *gradients[:3])
+            )
             unscaled_key = part.key / LOG2_E
             buffer, grad_buffer = part.empty_logits(), part.empty_logits()
             key_sums, value_sums, place_sums, part_table_sums = (
-                torch.zeros_like(x) for x in (part.key, part.value, part.locations, part.table))
+                torch.zeros_like(x) for x in (part.key, part.value, part.locations, part.table)
+            )
             for band in part.bands():
                 grad_by_row = torch.zeros_like(band.by_row)
                 for tile in band.tiles():
@@ -115,9 +139,17 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
 
 
 @_gradients.register_fake
-def _(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, key: Tensor, value: Tensor,
-      sampling_locations: Tensor, relative_position_bias_table: Tensor,
-      scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(
+    grad_out: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sampling_locations: Tensor,
+    relative_position_bias_table: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return empty_gradients(query, key, value, sampling_locations, relative_position_bias_table)
 
 
@@ -145,6 +177,7 @@ class _Axis:
         step: From a query to the next, in entries.
         table_size: Entries.
     """
+
     points: Tensor
     locations: Tensor
     step: float
@@ -165,7 +198,8 @@ class _Axis:
     def entries(self, start: int, count: int) -> Tensor:
         """Tensor[groups, num_keys, count], from the one at or before query ``start`` on."""
         return self.places(slice(start, start + 1)).floor() + torch.arange(
-            count, device=self.points.device, dtype=self.points.dtype)
+            count, device=self.points.device, dtype=self.points.dtype
+        )
 
     def distances(self, entries: Tensor, queries: slice) -> Tensor:
         """Tensor[groups * num_keys, entries, queries], what to subtract from an entry."""
@@ -191,6 +225,7 @@ class _Strip:
         hats: Tensor[groups * num_keys, entries, queries].
         hats_and_slopes: Tensor[groups * num_keys, 2 * entries, queries], None without gradients.
     """
+
     queries: slice
     entries: slice
     hats: Tensor
@@ -207,7 +242,7 @@ class _Strip:
         if not with_slopes:
             return cls(queries, entries, hats, None)
         both = torch.cat((hats, _slopes(distances)), 1)
-        return cls(queries, entries, both[:, :hats.shape[1]], both)
+        return cls(queries, entries, both[:, : hats.shape[1]], both)
 
 
 @dataclass(frozen=True)
@@ -218,6 +253,7 @@ class _Columns:
         strips: From left to right.
         indices: Tensor[groups, num_keys, entries], of their windows' columns in the table.
     """
+
     strips: list[_Strip]
     indices: Tensor
 
@@ -229,8 +265,15 @@ class _Columns:
         return cls(strips, axis.inside(axis.entries(origin, strips[-1].entries.stop)))
 
 
-def _parts(query: Tensor, key: Tensor, value: Tensor, locations: Tensor, table: Tensor,
-           scale: float, with_slopes: bool = False) -> Iterator['_Part']:
+def _parts(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    locations: Tensor,
+    table: Tensor,
+    scale: float,
+    with_slopes: bool = False,
+) -> Iterator['_Part']:
     """As many samples at a time, or groups of one, as leave the tiles their size."""
     batch, groups, num_keys = locations.shape[:3]
     limit = logits_per_tile(key.device) // (query.shape[1] // groups * num_keys)
@@ -238,8 +281,18 @@ def _parts(query: Tensor, key: Tensor, value: Tensor, locations: Tensor, table: 
     for samples in even_slices(batch, max(1, step // groups)):
         for some_groups in even_slices(groups, min(step, groups)):
             count = (samples.stop - samples.start) * (some_groups.stop - some_groups.start)
-            yield _Part(samples, some_groups, query, key, value, locations, table, scale,
-                        max(1, limit // count), with_slopes)
+            yield _Part(
+                samples,
+                some_groups,
+                query,
+                key,
+                value,
+                locations,
+                table,
+                scale,
+                max(1, limit // count),
+                with_slopes,
+            )
 
 
 class _Part:
@@ -260,9 +313,19 @@ class _Part:
         with_slopes: Whether strips have some.
     """
 
-    def __init__(self, samples: slice, groups: slice, query: Tensor, key: Tensor, value: Tensor,
-                 locations: Tensor, table: Tensor, scale: float, tile_queries: int,
-                 with_slopes: bool) -> None:
+    def __init__(
+        self,
+        samples: slice,
+        groups: slice,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        locations: Tensor,
+        table: Tensor,
+        scale: float,
+        tile_queries: int,
+        with_slopes: bool,
+    ) -> None:
         dtype = precision(key)
         self.samples = samples
         self.groups = groups
@@ -286,15 +349,19 @@ class _Part:
         # A key's hats, window and interpolated window in a tile.
         rows = max(self.row_slices, key=lambda rows: rows.stop - rows.start)
         held = self.columns.reach(slices[0]) * max(
-            tile_width, rows.stop - rows.start, self.rows.reach(rows))
+            tile_width, rows.stop - rows.start, self.rows.reach(rows)
+        )
         self.column_slices = [
-            slices[chosen] for chosen in
-            even_slices(len(slices), max(1, BAND_TILES * tile_queries // held))]
+            slices[chosen]
+            for chosen in even_slices(len(slices), max(1, BAND_TILES * tile_queries // held))
+        ]
 
     def empty_logits(self) -> Tensor:
         """Room for those of a tile."""
-        rows, columns = (max(chosen.stop - chosen.start for chosen in slices)
-                         for slices in (self.row_slices, itertools.chain(*self.column_slices)))
+        rows, columns = (
+            max(chosen.stop - chosen.start for chosen in slices)
+            for slices in (self.row_slices, itertools.chain(*self.column_slices))
+        )
         return self.key.new_empty(self.key.shape[:2].numel() * rows * columns)
 
     def bands(self) -> Iterator['_Band']:
@@ -306,8 +373,10 @@ class _Part:
 
     def is_bounded(self, query: Tensor) -> bool:
         """Whether the logits of what :meth:`take` gives are too small to overflow."""
-        norms = [torch.linalg.vector_norm(x, dim=-1, dtype=self.key.dtype).max()
-                 for x in (query, self.key)]
+        norms = [
+            torch.linalg.vector_norm(x, dim=-1, dtype=self.key.dtype).max()
+            for x in (query, self.key)
+        ]
         return bool(norms[0] * norms[1] + self.table.abs().max() <= MAX_EXPONENT)
 
     def take(self, x: Tensor) -> Tensor:
@@ -362,11 +431,15 @@ class _Band:
         self.distances = part.rows.distances(entries, queries)
         rows = part.rows.inside(entries)
         shape = rows.shape[-1], columns.indices.shape[-1]
-        self.indices = (part.table.shape[3] * rows[..., None]
-                        + columns.indices[:, :, None]).flatten(1)
+        self.indices = (
+            part.table.shape[3] * rows[..., None] + columns.indices[:, :, None]
+        ).flatten(1)
         heads = part.table.shape[0]
-        self.windows = part.table.flatten(2).gather(
-            2, self.indices.expand(heads, -1, -1)).view(heads, -1, *shape)
+        self.windows = (
+            part.table.flatten(2)
+            .gather(2, self.indices.expand(heads, -1, -1))
+            .view(heads, -1, *shape)
+        )
         self.by_row = self.windows.mT @ _hats(self.distances)
 
     def tiles(self) -> Iterator['_Tile']:
@@ -385,13 +458,17 @@ class _Band:
         grad_places += (grad_weights * _slopes(self.distances)).sum((1, 2)).view_as(grad_places)
         grad_windows = _hats(self.distances) @ grad_by_row.mT
         grad_table = grad_table.flatten(2)
-        grad_table.scatter_add_(2, self.indices.expand(len(grad_table), -1, -1),
-                                grad_windows.view(*grad_table.shape[:2], -1))
+        grad_table.scatter_add_(
+            2,
+            self.indices.expand(len(grad_table), -1, -1),
+            grad_windows.view(*grad_table.shape[:2], -1),
+        )
 
 
 @dataclass(frozen=True)
 class _Tile:
     """Queries in some rows and columns."""
+
     band: _Band
     strip: _Strip
 
@@ -424,8 +501,9 @@ class _Tile:
         """
         strip = self.strip
         assert strip.hats_and_slopes is not None
-        for head, by_row, grad_head in zip(self._by_heads(grad), self.band.by_row, grad_by_row,
-                                           strict=True):
+        for head, by_row, grad_head in zip(
+            self._by_heads(grad), self.band.by_row, grad_by_row, strict=True
+        ):
             grad_hats, grad_slopes = torch.bmm(strip.hats_and_slopes, head.mT).chunk(2, dim=1)
             grad_head[:, strip.entries] += grad_hats
             grad_columns = (by_row[:, strip.entries] * grad_slopes).sum((1, 2))

@@ -6,6 +6,7 @@ bias. The backward pass makes each tile anew.
 
 The operators are opaque to ``torch.compile``, which would unroll their loops.
 """
+
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,9 +33,9 @@ TILE = 8
 
 
 @torch.library.custom_op('mmdat::tiled_neighborhood_attention', mutates_args=())
-def tiled_neighborhood_attention(query: Tensor, key: Tensor, value: Tensor,
-                                 relative_position_bias_table: Tensor,
-                                 scale: float) -> tuple[Tensor, Tensor]:
+def tiled_neighborhood_attention(
+    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     """:func:`mmdat.ops.neighborhood_attention`, and what its backward pass needs.
 
     Returns:
@@ -54,23 +55,32 @@ def tiled_neighborhood_attention(query: Tensor, key: Tensor, value: Tensor,
 
 
 @tiled_neighborhood_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor,
-      scale: float) -> tuple[Tensor, Tensor]:
+def _(
+    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     return empty_outputs(query, value)
 
 
 @torch.library.custom_op('mmdat::tiled_neighborhood_attention_backward', mutates_args=())
-def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, key: Tensor,
-               value: Tensor, relative_position_bias_table: Tensor,
-               scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _gradients(
+    grad_out: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    relative_position_bias_table: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of the query, key, value and table."""
     grad_query, grad_key, grad_value = (empty_map(x, x.shape) for x in (query, key, value))
     # The gradient of a logit is its weight times (the weight's gradient - this).
     means = (grad_out.to(log_sums.dtype) * out).sum(-1, keepdim=True)
     with torch.autocast(query.device.type, enabled=False):
         tiles = _Tiles(query, relative_position_bias_table, scale)
-        key_sums, value_sums = (torch.zeros_like(x, dtype=precision(x))
-                                for x in (grad_key, grad_value))
+        key_sums, value_sums = (
+            torch.zeros_like(x, dtype=precision(x)) for x in (grad_key, grad_value)
+        )
         bias_sum = torch.zeros_like(tiles.bias[0][0])
         buffer, grad_buffer = tiles.empty_logits(), tiles.empty_logits()
         for part in tiles.parts():
@@ -90,12 +100,23 @@ def _gradients(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, k
 
 
 @_gradients.register_fake
-def _(grad_out: Tensor, out: Tensor, log_sums: Tensor, query: Tensor, key: Tensor, value: Tensor,
-      relative_position_bias_table: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(
+    grad_out: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    relative_position_bias_table: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = query.shape
-    return (empty_map(query, shape), empty_map(key, shape), empty_map(value, shape),
-            torch.empty_like(relative_position_bias_table,
-                             memory_format=torch.contiguous_format))
+    return (
+        empty_map(query, shape),
+        empty_map(key, shape),
+        empty_map(value, shape),
+        torch.empty_like(relative_position_bias_table, memory_format=torch.contiguous_format),
+    )
 
 
 make_differentiable(tiled_neighborhood_attention, _gradients)
@@ -109,6 +130,7 @@ class _Axis:
         size: Of the map.
         kernel_size: Of the windows.
     """
+
     size: int
     kernel_size: int
 
@@ -181,13 +203,17 @@ class _Tiles:
         self.rows, self.columns = _Axis(height, kernel_size), _Axis(width, kernel_size)
         self.row_windows, self.column_windows = self.rows.windows(), self.columns.windows()
         # [key row, key column, query row, query column]
-        offsets = (self.rows.offsets()[:, None, :, None] * table.shape[2]
-                   + self.columns.offsets()[:, None, :])
+        offsets = (
+            self.rows.offsets()[:, None, :, None] * table.shape[2]
+            + self.columns.offsets()[:, None, :]
+        )
         self.offsets = offsets.flatten().to(table.device)
         bias = (LOG2_E * table.to(precision(query))).flatten(1)[:, self.offsets]
         bias = bias.view(num_heads, *offsets.shape)
-        self.bias = [[self._mask(bias, rows, columns) for _, columns in self.column_windows]
-                     for _, rows in self.row_windows]
+        self.bias = [
+            [self._mask(bias, rows, columns) for _, columns in self.column_windows]
+            for _, rows in self.row_windows
+        ]
         row_logits = num_heads * self.columns.count * offsets.numel()
         limit = max(1, logits_per_tile(query.device) // row_logits)
         self.row_slices = even_slices(self.rows.count, limit)
@@ -195,15 +221,19 @@ class _Tiles:
 
     def parts(self) -> Iterator['_Part']:
         """In order."""
-        return (_Part(self, samples, rows)
-                for samples in self.sample_slices for rows in self.row_slices)
+        return (
+            _Part(self, samples, rows) for samples in self.sample_slices for rows in self.row_slices
+        )
 
     def empty_logits(self) -> Tensor:
         """Room for those of a part."""
-        rows, samples = (max(chosen.stop - chosen.start for chosen in slices)
-                         for slices in (self.row_slices, self.sample_slices))
+        rows, samples = (
+            max(chosen.stop - chosen.start for chosen in slices)
+            for slices in (self.row_slices, self.sample_slices)
+        )
         return self.bias[0][0].new_empty(
-            samples * rows * self.columns.count * self.bias[0][0].numel())
+            samples * rows * self.columns.count * self.bias[0][0].numel()
+        )
 
     def logits(self, part: '_Part', query: Tensor, key: Tensor, buffer: Tensor) -> Tensor:
         """Binary logarithms, (tiles, keys, queries), of what the part takes, in the buffer."""
@@ -231,6 +261,7 @@ class _Tiles:
 @dataclass(frozen=True)
 class _Part:
     """Some rows of tiles of some samples."""
+
     tiles: _Tiles
     samples: slice
     rows: slice
@@ -238,8 +269,9 @@ class _Part:
     def take(self, x: Tensor, outside: float = 0.0) -> Tensor:
         """(batch, num_heads, height, width, n) -> (tiles, queries, n)."""
         rows, columns = self.tiles.rows, self.tiles.columns
-        x = self._take(x, rows.queries(self.rows), columns.queries(slice(0, columns.count)),
-                       outside)
+        x = self._take(
+            x, rows.queries(self.rows), columns.queries(slice(0, columns.count)), outside
+        )
         x = x.unflatten(3, (-1, columns.tile)).unflatten(2, (-1, rows.tile))
         return x.transpose(3, 4).flatten(4, 5).flatten(0, 3)
 
@@ -267,34 +299,66 @@ class _Part:
         sums = x.new_zeros(*x.shape[:2], *shape)
         for down in (0, 1):
             for right in (0, 1):
-                part = x[:, :, :, down * rows.tile:(down + 1) * rows.tile, :,
-                         right * columns.tile:(right + 1) * columns.tile]
-                sums[:, :, down:down + x.shape[2], :part.shape[3], right:right + columns.count,
-                     :part.shape[5]] += part
-        x, target = self._inside(sums.flatten(4, 5).flatten(2, 3), rows.keys(self.rows),
-                                 columns.before + columns.kernel_size // 2, target)
+                part = x[
+                    :,
+                    :,
+                    :,
+                    down * rows.tile : (down + 1) * rows.tile,
+                    :,
+                    right * columns.tile : (right + 1) * columns.tile,
+                ]
+                sums[
+                    :,
+                    :,
+                    down : down + x.shape[2],
+                    : part.shape[3],
+                    right : right + columns.count,
+                    : part.shape[5],
+                ] += part
+        x, target = self._inside(
+            sums.flatten(4, 5).flatten(2, 3),
+            rows.keys(self.rows),
+            columns.before + columns.kernel_size // 2,
+            target,
+        )
         target += x
 
     def unflatten(self, x: Tensor) -> Tensor:
         """(tiles, m, n) -> (batch, num_heads, tile rows, tile columns, m, n)."""
         rows = self.rows.stop - self.rows.start
-        return x.unflatten(0, (self.samples.stop - self.samples.start, -1, rows,
-                               self.tiles.columns.count))
+        return x.unflatten(
+            0, (self.samples.stop - self.samples.start, -1, rows, self.tiles.columns.count)
+        )
 
-    def _take(self, x: Tensor, rows: tuple[int, int], columns: tuple[int, int],
-              outside: float = 0.0) -> Tensor:
+    def _take(
+        self, x: Tensor, rows: tuple[int, int], columns: tuple[int, int], outside: float = 0.0
+    ) -> Tensor:
         """The part of a map, with a value outside it."""
         height, width = x.shape[2:4]
-        x = x[self.samples, :, max(0, rows[0]):rows[1]].to(precision(x))
+        x = x[self.samples, :, max(0, rows[0]) : rows[1]].to(precision(x))
         # With the heads last, there is more to copy at a time.
-        return F.pad(x.movedim(1, 3), (
-            0, 0, 0, 0, -columns[0], columns[1] - width,
-            max(0, -rows[0]), max(0, rows[1] - height)), value=outside).movedim(3, 1)
+        return F.pad(
+            x.movedim(1, 3),
+            (
+                0,
+                0,
+                0,
+                0,
+                -columns[0],
+                columns[1] - width,
+                max(0, -rows[0]),
+                max(0, rows[1] - height),
+            ),
+            value=outside,
+        ).movedim(3, 1)
 
-    def _inside(self, x: Tensor, rows: tuple[int, int], columns_before: int,
-                target: Tensor) -> tuple[Tensor, Tensor]:
+    def _inside(
+        self, x: Tensor, rows: tuple[int, int], columns_before: int, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The common part of a map, ``target``, and ``x``, some rows with columns before them."""
         width = target.shape[3]
-        target = target[self.samples, :, max(0, rows[0]):rows[1]]
+        target = target[self.samples, :, max(0, rows[0]) : rows[1]]
         above = max(0, -rows[0])
-        return x[:, :, above:above + target.shape[2], columns_before:columns_before + width], target
+        return x[
+            :, :, above : above + target.shape[2], columns_before : columns_before + width
+        ], target

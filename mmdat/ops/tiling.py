@@ -3,6 +3,7 @@
 Their operators take tensors and the logits' scale, and return the output and, for the backward
 pass, the binary logarithm of the sum of each query's exponentials.
 """
+
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -21,11 +22,12 @@ LOG2_E = math.log2(math.e)
 MAX_EXPONENT = 64.0
 
 
-def make_differentiable(operator: CustomOpDef,
-                        gradients: Callable[..., tuple[Tensor, ...]]) -> None:
+def make_differentiable(
+    operator: CustomOpDef, gradients: Callable[..., tuple[Tensor, ...]]
+) -> None:
     """Have ``gradients(grad_out, out, log_sums, *tensors, scale)`` give those of the tensors."""
-    def save_for_backward(ctx: Any, inputs: tuple[Any, ...],
-                          output: tuple[Tensor, Tensor]) -> None:
+
+    def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         *tensors, ctx.scale = inputs
         ctx.save_for_backward(*output, *tensors)
 
@@ -68,11 +70,13 @@ def empty_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return out, query.new_empty(query.shape[:-1], dtype=precision(query))
 
 
-def empty_gradients(query: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor,
-                                                             Tensor]:
+def empty_gradients(
+    query: Tensor, *others: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Room for those of deformable attention."""
     key, value, locations, table = (
-        torch.empty_like(x, memory_format=torch.contiguous_format) for x in others)
+        torch.empty_like(x, memory_format=torch.contiguous_format) for x in others
+    )
     return empty_map(query, query.shape), key, value, locations, table
 
 
@@ -82,7 +86,7 @@ def product_in(buffer: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Memory that is new each time makes the product take twice as long on a CPU.
     """
     shape = *a.shape[:2], b.shape[2]
-    return torch.bmm(a, b, out=buffer[:math.prod(shape)].view(shape))
+    return torch.bmm(a, b, out=buffer[: math.prod(shape)].view(shape))
 
 
 def softmax_numerators(logits: Tensor, bounded: bool) -> tuple[Tensor, Tensor, Tensor]:

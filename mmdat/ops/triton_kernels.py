@@ -4,26 +4,55 @@ The queries of a program are a tile, a rectangle of the map, so that a key's pla
 its weights are computed for each row and each column, and not for each query. Logits are exponents
 of 2.
 """
+
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
 # A float32 of this size has no digits left for a fraction, and its last bits are an integer.
 ROUNDER = tl.constexpr(1.5 * 2**23)
-ROUNDER_BITS = tl.constexpr(0x4b400000)
+ROUNDER_BITS = tl.constexpr(0x4B400000)
 
 
 @triton.jit
-def attend(query: tl.tensor, key: tl.tensor, value: tl.tensor, locations: tl.tensor,
-           table: tl.tensor, out: tl.tensor, log_sums: tl.tensor, strides: tl.tuple,
-           rows: tl.tuple, columns: tl.tuple, num_keys: int, num_heads: int, heads_per_group: int,
-           scale: float, head_dim: tl.constexpr, value_dim: tl.constexpr,
-           head_block: tl.constexpr, value_block: tl.constexpr, tile_height: tl.constexpr,
-           tile_width: tl.constexpr, key_block: tl.constexpr) -> None:
+def attend(
+    query: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    locations: tl.tensor,
+    table: tl.tensor,
+    out: tl.tensor,
+    log_sums: tl.tensor,
+    strides: tl.tuple,
+    rows: tl.tuple,
+    columns: tl.tuple,
+    num_keys: int,
+    num_heads: int,
+    heads_per_group: int,
+    scale: float,
+    head_dim: tl.constexpr,
+    value_dim: tl.constexpr,
+    head_block: tl.constexpr,
+    value_block: tl.constexpr,
+    tile_height: tl.constexpr,
+    tile_width: tl.constexpr,
+    key_block: tl.constexpr,
+) -> None:
     """Attend from a tile of queries to all keys; grid (tiles, batch * num_heads)."""
     batch, head = _batch_and_head(num_heads)
     query, key, value, locations, table, out = _at_head(
-        query, key, value, locations, table, out, strides, rows, columns, batch, head,
-        heads_per_group)
+        query,
+        key,
+        value,
+        locations,
+        table,
+        out,
+        strides,
+        rows,
+        columns,
+        batch,
+        head,
+        heads_per_group,
+    )
     log_sums += (batch * num_heads + head) * rows.size * columns.size
 
     first_row, first_column = _tile_start(tl.program_id(0), columns, tile_height, tile_width)
@@ -40,8 +69,18 @@ def attend(query: tl.tensor, key: tl.tensor, value: tl.tensor, locations: tl.ten
         k = _load_keys(key, strides.key, keys, num_keys, head_dims, head_dim)
         v = _load_keys(value, strides.value, keys, num_keys, value_dims, value_dim)
         key_y, key_x = _load_locations(locations, strides.locations, keys, num_keys)
-        bias = _bias(key_y, key_x, table, first_row, first_column, rows, columns, tile_height,
-                     tile_width, key_block)
+        bias = _bias(
+            key_y,
+            key_x,
+            table,
+            first_row,
+            first_column,
+            rows,
+            columns,
+            tile_height,
+            tile_width,
+            key_block,
+        )
         logits = tl.dot(q, k.T, input_precision='ieee') * scale + bias
         logits = tl.where((keys < num_keys)[None, :], logits, float('-inf'))
         new_peaks = tl.maximum(peaks, tl.max(logits, 1))
@@ -55,19 +94,49 @@ def attend(query: tl.tensor, key: tl.tensor, value: tl.tensor, locations: tl.ten
 
 
 @triton.jit
-def query_gradients(query: tl.tensor, key: tl.tensor, value: tl.tensor, locations: tl.tensor,
-                    table: tl.tensor, grad_out: tl.tensor, log_sums: tl.tensor, means: tl.tensor,
-                    grad_query: tl.tensor, grad_query_strides: tl.tuple, grad_scale: float,
-                    strides: tl.tuple, rows: tl.tuple, columns: tl.tuple, num_keys: int,
-                    num_heads: int, heads_per_group: int, scale: float, head_dim: tl.constexpr,
-                    value_dim: tl.constexpr, head_block: tl.constexpr, value_block: tl.constexpr,
-                    tile_height: tl.constexpr, tile_width: tl.constexpr,
-                    key_block: tl.constexpr) -> None:
+def query_gradients(
+    query: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    locations: tl.tensor,
+    table: tl.tensor,
+    grad_out: tl.tensor,
+    log_sums: tl.tensor,
+    means: tl.tensor,
+    grad_query: tl.tensor,
+    grad_query_strides: tl.tuple,
+    grad_scale: float,
+    strides: tl.tuple,
+    rows: tl.tuple,
+    columns: tl.tuple,
+    num_keys: int,
+    num_heads: int,
+    heads_per_group: int,
+    scale: float,
+    head_dim: tl.constexpr,
+    value_dim: tl.constexpr,
+    head_block: tl.constexpr,
+    value_block: tl.constexpr,
+    tile_height: tl.constexpr,
+    tile_width: tl.constexpr,
+    key_block: tl.constexpr,
+) -> None:
     """Of a tile of queries; grid (tiles, batch * num_heads)."""
     batch, head = _batch_and_head(num_heads)
     query, key, value, locations, table, grad_out = _at_head(
-        query, key, value, locations, table, grad_out, strides, rows, columns, batch, head,
-        heads_per_group)
+        query,
+        key,
+        value,
+        locations,
+        table,
+        grad_out,
+        strides,
+        rows,
+        columns,
+        batch,
+        head,
+        heads_per_group,
+    )
     grad_query = _at(grad_query, grad_query_strides, batch, head)
     log_sums += (batch * num_heads + head) * rows.size * columns.size
     means += (batch * num_heads + head) * rows.size * columns.size
@@ -86,29 +155,63 @@ def query_gradients(query: tl.tensor, key: tl.tensor, value: tl.tensor, location
         k = _load_keys(key, strides.key, keys, num_keys, head_dims, head_dim)
         v = _load_keys(value, strides.value, keys, num_keys, value_dims, value_dim)
         key_y, key_x = _load_locations(locations, strides.locations, keys, num_keys)
-        bias = _bias(key_y, key_x, table, first_row, first_column, rows, columns, tile_height,
-                     tile_width, key_block)
+        bias = _bias(
+            key_y,
+            key_x,
+            table,
+            first_row,
+            first_column,
+            rows,
+            columns,
+            tile_height,
+            tile_width,
+            key_block,
+        )
         logits = tl.dot(q, k.T, input_precision='ieee') * scale + bias
         logits = tl.where((keys < num_keys)[None, :], logits, float('-inf'))
         weights = tl.exp2(logits - log_sum[:, None])
         grad_weights = tl.dot(grad, v.T, input_precision='ieee')
         grad_logits = weights * (grad_weights - mean[:, None])
         totals = tl.dot(grad_logits.to(k.dtype), k, totals, input_precision='ieee')
-    _store_queries(grad_query, grad_query_strides, totals * grad_scale, y, x, on_map, head_dims,
-                   head_dim)
+    _store_queries(
+        grad_query, grad_query_strides, totals * grad_scale, y, x, on_map, head_dims, head_dim
+    )
 
 
 @triton.jit
-def key_gradients(query: tl.tensor, key: tl.tensor, value: tl.tensor, locations: tl.tensor,
-                  table: tl.tensor, grad_out: tl.tensor, log_sums: tl.tensor, means: tl.tensor,
-                  grad_key: tl.tensor, grad_value: tl.tensor, grad_places: tl.tensor,
-                  grad_table: tl.tensor, window_rows: int, window_columns: int, num_tiles: int,
-                  tiles_per_program: int, window_block: tl.constexpr, strides: tl.tuple,
-                  rows: tl.tuple, columns: tl.tuple, num_keys: int, num_heads: int,
-                  heads_per_group: int, scale: float, head_dim: tl.constexpr,
-                  value_dim: tl.constexpr, head_block: tl.constexpr, value_block: tl.constexpr,
-                  tile_height: tl.constexpr, tile_width: tl.constexpr,
-                  key_block: tl.constexpr) -> None:
+def key_gradients(
+    query: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    locations: tl.tensor,
+    table: tl.tensor,
+    grad_out: tl.tensor,
+    log_sums: tl.tensor,
+    means: tl.tensor,
+    grad_key: tl.tensor,
+    grad_value: tl.tensor,
+    grad_places: tl.tensor,
+    grad_table: tl.tensor,
+    window_rows: int,
+    window_columns: int,
+    num_tiles: int,
+    tiles_per_program: int,
+    window_block: tl.constexpr,
+    strides: tl.tuple,
+    rows: tl.tuple,
+    columns: tl.tuple,
+    num_keys: int,
+    num_heads: int,
+    heads_per_group: int,
+    scale: float,
+    head_dim: tl.constexpr,
+    value_dim: tl.constexpr,
+    head_block: tl.constexpr,
+    value_block: tl.constexpr,
+    tile_height: tl.constexpr,
+    tile_width: tl.constexpr,
+    key_block: tl.constexpr,
+) -> None:
     """Of a block of keys and of the table, from some tiles; grid (key blocks, batch * num_heads,
     programs that share the tiles).
 
@@ -121,8 +224,19 @@ def key_gradients(query: tl.tensor, key: tl.tensor, value: tl.tensor, locations:
     """
     batch, head = _batch_and_head(num_heads)
     query, key, value, locations, table, grad_out = _at_head(
-        query, key, value, locations, table, grad_out, strides, rows, columns, batch, head,
-        heads_per_group)
+        query,
+        key,
+        value,
+        locations,
+        table,
+        grad_out,
+        strides,
+        rows,
+        columns,
+        batch,
+        head,
+        heads_per_group,
+    )
     log_sums += (batch * num_heads + head) * rows.size * columns.size
     means += (batch * num_heads + head) * rows.size * columns.size
     grad_table += head * rows.padded_size * columns.padded_size
@@ -147,8 +261,18 @@ def key_gradients(query: tl.tensor, key: tl.tensor, value: tl.tensor, locations:
         log_sum = tl.load(log_sums + y * columns.size + x, on_map, float('inf'))
         mean = tl.load(means + y * columns.size + x, on_map, 0.0)
 
-        bias = _bias(key_y, key_x, table, first_row, first_column, rows, columns, tile_height,
-                     tile_width, key_block)
+        bias = _bias(
+            key_y,
+            key_x,
+            table,
+            first_row,
+            first_column,
+            rows,
+            columns,
+            tile_height,
+            tile_width,
+            key_block,
+        )
         logits = tl.dot(k, q.T, input_precision='ieee') * scale + bias.T
         logits = tl.where((keys < num_keys)[:, None], logits, float('-inf'))
         weights = tl.exp2(logits - log_sum[None, :])
@@ -163,8 +287,7 @@ def key_gradients(query: tl.tensor, key: tl.tensor, value: tl.tensor, locations:
         start_y = _places(key_y, first_row, rows).to(tl.int32)
         start_x = _places(key_x, first_column, columns).to(tl.int32)
         place_y = _places(key_y[:, None], first_row + tl.arange(0, tile_height)[None, :], rows)
-        place_x = _places(key_x[:, None], first_column + tl.arange(0, tile_width)[None, :],
-                          columns)
+        place_x = _places(key_x[:, None], first_column + tl.arange(0, tile_width)[None, :], columns)
         for row in range(0, window_rows, window_block):
             entry_y = start_y[:, None] + row + tl.arange(0, window_block)[None, :]
             row_hats, row_slopes = _hats(place_y[:, :, None] - entry_y[:, None, :])
@@ -183,11 +306,13 @@ def key_gradients(query: tl.tensor, key: tl.tensor, value: tl.tensor, locations:
                 x_totals += (_second(pair) - _first(pair)) * between_by_row[:, :, None] * row_hats
                 grad_entry = tl.sum(by_row[:, :, None] * row_hats, 1)  # (keys, window_block)
                 # Often no query looks at the last entries of a window.
-                tl.atomic_add(grad_table + cell, grad_entry, inside & (grad_entry != 0),
-                              sem='relaxed')
+                tl.atomic_add(
+                    grad_table + cell, grad_entry, inside & (grad_entry != 0), sem='relaxed'
+                )
 
-    first = ((tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)) * num_keys
-             + keys)
+    first = (
+        tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    ) * num_keys + keys
     _store_keys(grad_key, key_totals, first, keys, num_keys, head_dims, head_dim)
     _store_keys(grad_value, value_totals, first, keys, num_keys, value_dims, value_dim)
     tl.store(grad_places + first * 2, tl.sum(tl.sum(y_totals, 2), 1), keys < num_keys)
@@ -202,15 +327,29 @@ def _batch_and_head(num_heads: int) -> tuple:
 
 
 @triton.jit
-def _at_head(query: tl.tensor, key: tl.tensor, value: tl.tensor, locations: tl.tensor,
-             table: tl.tensor, out: tl.tensor, strides: tl.tuple, rows: tl.tuple,
-             columns: tl.tuple, batch: tl.tensor, head: tl.tensor, heads_per_group: int) -> tuple:
+def _at_head(
+    query: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    locations: tl.tensor,
+    table: tl.tensor,
+    out: tl.tensor,
+    strides: tl.tuple,
+    rows: tl.tuple,
+    columns: tl.tuple,
+    batch: tl.tensor,
+    head: tl.tensor,
+    heads_per_group: int,
+) -> tuple:
     """Pointers to what a head of a sample reads and writes."""
-    return (_at(query, strides.query, batch, head), _at(key, strides.key, batch, head),
-            _at(value, strides.value, batch, head),
-            _at(locations, strides.locations, batch, head // heads_per_group),
-            table + head * rows.padded_size * columns.padded_size,
-            _at(out, strides.out, batch, head))
+    return (
+        _at(query, strides.query, batch, head),
+        _at(key, strides.key, batch, head),
+        _at(value, strides.value, batch, head),
+        _at(locations, strides.locations, batch, head // heads_per_group),
+        table + head * rows.padded_size * columns.padded_size,
+        _at(out, strides.out, batch, head),
+    )
 
 
 @triton.jit
@@ -219,16 +358,23 @@ def _at(pointer: tl.tensor, strides: tl.tuple, batch: tl.tensor, head: tl.tensor
 
 
 @triton.jit
-def _tile_start(tile: tl.tensor, columns: tl.tuple, tile_height: tl.constexpr,
-                tile_width: tl.constexpr) -> tuple:
+def _tile_start(
+    tile: tl.tensor, columns: tl.tuple, tile_height: tl.constexpr, tile_width: tl.constexpr
+) -> tuple:
     """Its first row and column."""
     tiles_per_row = tl.cdiv(columns.size, tile_width)
     return tile // tiles_per_row * tile_height, tile % tiles_per_row * tile_width
 
 
 @triton.jit
-def _positions(first_row: tl.tensor, first_column: tl.tensor, rows: tl.tuple, columns: tl.tuple,
-               tile_height: tl.constexpr, tile_width: tl.constexpr) -> tuple:
+def _positions(
+    first_row: tl.tensor,
+    first_column: tl.tensor,
+    rows: tl.tuple,
+    columns: tl.tuple,
+    tile_height: tl.constexpr,
+    tile_width: tl.constexpr,
+) -> tuple:
     """Row, column and whether they are on the map, of each query of a tile, column by column."""
     index = tl.arange(0, tile_height * tile_width)
     y, x = first_row + index % tile_height, first_column + index // tile_height
@@ -236,44 +382,75 @@ def _positions(first_row: tl.tensor, first_column: tl.tensor, rows: tl.tuple, co
 
 
 @triton.jit
-def _load_queries(pointer: tl.tensor, strides: tl.tuple, y: tl.tensor, x: tl.tensor,
-                  inside: tl.tensor, dims: tl.tensor, num_dims: tl.constexpr) -> tl.tensor:
+def _load_queries(
+    pointer: tl.tensor,
+    strides: tl.tuple,
+    y: tl.tensor,
+    x: tl.tensor,
+    inside: tl.tensor,
+    dims: tl.tensor,
+    num_dims: tl.constexpr,
+) -> tl.tensor:
     """(queries, dims), zero outside."""
     offsets = (y * strides[2] + x * strides[3])[:, None] + (dims * strides[4])[None, :]
     return tl.load(pointer + offsets, inside[:, None] & (dims < num_dims)[None, :], 0.0)
 
 
 @triton.jit
-def _store_queries(pointer: tl.tensor, strides: tl.tuple, values: tl.tensor, y: tl.tensor,
-                   x: tl.tensor, inside: tl.tensor, dims: tl.tensor,
-                   num_dims: tl.constexpr) -> None:
+def _store_queries(
+    pointer: tl.tensor,
+    strides: tl.tuple,
+    values: tl.tensor,
+    y: tl.tensor,
+    x: tl.tensor,
+    inside: tl.tensor,
+    dims: tl.tensor,
+    num_dims: tl.constexpr,
+) -> None:
     offsets = (y * strides[2] + x * strides[3])[:, None] + (dims * strides[4])[None, :]
     tl.store(pointer + offsets, values, inside[:, None] & (dims < num_dims)[None, :])
 
 
 @triton.jit
-def _load_keys(pointer: tl.tensor, strides: tl.tuple, keys: tl.tensor, num_keys: int,
-               dims: tl.tensor, num_dims: tl.constexpr) -> tl.tensor:
+def _load_keys(
+    pointer: tl.tensor,
+    strides: tl.tuple,
+    keys: tl.tensor,
+    num_keys: int,
+    dims: tl.tensor,
+    num_dims: tl.constexpr,
+) -> tl.tensor:
     """(keys, dims), zero outside."""
     offsets = (keys * strides[2])[:, None] + (dims * strides[3])[None, :]
     return tl.load(pointer + offsets, (keys < num_keys)[:, None] & (dims < num_dims)[None, :], 0.0)
 
 
 @triton.jit
-def _store_keys(pointer: tl.tensor, values: tl.tensor, rows: tl.tensor, keys: tl.tensor,
-                num_keys: int, dims: tl.tensor, num_dims: tl.constexpr) -> None:
+def _store_keys(
+    pointer: tl.tensor,
+    values: tl.tensor,
+    rows: tl.tensor,
+    keys: tl.tensor,
+    num_keys: int,
+    dims: tl.tensor,
+    num_dims: tl.constexpr,
+) -> None:
     """Write (keys, dims) to the rows of a contiguous tensor."""
-    tl.store(pointer + rows[:, None] * num_dims + dims[None, :], values,
-             (keys < num_keys)[:, None] & (dims < num_dims)[None, :])
+    tl.store(
+        pointer + rows[:, None] * num_dims + dims[None, :],
+        values,
+        (keys < num_keys)[:, None] & (dims < num_dims)[None, :],
+    )
 
 
 @triton.jit
-def _load_locations(pointer: tl.tensor, strides: tl.tuple, keys: tl.tensor,
-                    num_keys: int) -> tuple:
+def _load_locations(pointer: tl.tensor, strides: tl.tuple, keys: tl.tensor, num_keys: int) -> tuple:
     """Of keys, y and x."""
     pointer += keys * strides[2]
-    return (tl.load(pointer, keys < num_keys, 0.0).to(tl.float32),
-            tl.load(pointer + strides[3], keys < num_keys, 0.0).to(tl.float32))
+    return (
+        tl.load(pointer, keys < num_keys, 0.0).to(tl.float32),
+        tl.load(pointer + strides[3], keys < num_keys, 0.0).to(tl.float32),
+    )
 
 
 @triton.jit
@@ -297,9 +474,18 @@ def _split(places: tl.tensor) -> tuple:
 
 
 @triton.jit
-def _bias(key_y: tl.tensor, key_x: tl.tensor, table: tl.tensor, first_row: tl.tensor,
-          first_column: tl.tensor, rows: tl.tuple, columns: tl.tuple, tile_height: tl.constexpr,
-          tile_width: tl.constexpr, key_block: tl.constexpr) -> tl.tensor:
+def _bias(
+    key_y: tl.tensor,
+    key_x: tl.tensor,
+    table: tl.tensor,
+    first_row: tl.tensor,
+    first_column: tl.tensor,
+    rows: tl.tuple,
+    columns: tl.tuple,
+    tile_height: tl.constexpr,
+    tile_width: tl.constexpr,
+    key_block: tl.constexpr,
+) -> tl.tensor:
     """(queries, keys) for a tile of queries."""
     places = _places(key_y[:, None], first_row + tl.arange(0, tile_height)[None, :], rows)
     row, row_weight = _split(places[None, :, :])

@@ -1,4 +1,5 @@
 """Attention inside the windows of a regular partition (Swin, arXiv 2103.14030, section 3.2)."""
+
 import functools
 
 import torch
@@ -12,16 +13,18 @@ from .implementations import choose_implementation
 REGION_PENALTY = -100.0
 
 
-def window_attention(query: Tensor,
-                     key: Tensor,
-                     value: Tensor,
-                     window_size: int,
-                     relative_position_bias_table: Tensor | None = None,
-                     *,
-                     shift: int = 0,
-                     scale: float | None = None,
-                     dropout_p: float = 0.0,
-                     implementation: str = 'auto') -> Tensor:
+def window_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window_size: int,
+    relative_position_bias_table: Tensor | None = None,
+    *,
+    shift: int = 0,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    implementation: str = 'auto',
+) -> Tensor:
     r"""Attention of each position to the w x w window of a partition that it lies in.
 
     .. math:: \text{softmax}(\text{scale} \cdot q k^T + B[p_q - p_k] + M) v
@@ -61,9 +64,13 @@ def window_attention(query: Tensor,
     """
     _check_shapes(query, key, value, window_size, relative_position_bias_table)
     table = relative_position_bias_table
-    chosen = choose_implementation('window_attention', implementation,
-                                   'fused' if table is None else 'dense', ('dense', 'fused'),
-                                   dropout_p)
+    chosen = choose_implementation(
+        'window_attention',
+        implementation,
+        'fused' if table is None else 'dense',
+        ('dense', 'fused'),
+        dropout_p,
+    )
     height, width, head_dim = query.shape[2:]
     if scale is None:
         scale = head_dim**-0.5
@@ -76,8 +83,7 @@ def window_attention(query: Tensor,
     return _from_windows(out, window_size, shift)[:, :, :height, :width]
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None,
-           scale: float) -> Tensor:
+def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     if bias is not None:
         bias = bias.expand(*query.shape[:4], -1, -1).flatten(0, 2).to(query.dtype)
     windows = query.shape[:3]
@@ -86,13 +92,15 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None,
     return out.unflatten(0, windows)
 
 
-def _bias(table: Tensor | None, height: int, width: int, window_size: int, shift: int,
-          query: Tensor) -> Tensor | None:
+def _bias(
+    table: Tensor | None, height: int, width: int, window_size: int, shift: int, query: Tensor
+) -> Tensor | None:
     """What is added to logits of (B, window rows, window columns, h, w * w, w * w)."""
     terms = []
     if table is not None:
-        terms.append(_window_bias(table, window_size).to(
-            torch.promote_types(query.dtype, torch.float32)))
+        terms.append(
+            _window_bias(table, window_size).to(torch.promote_types(query.dtype, torch.float32))
+        )
     if shift:
         terms.append(_region_penalty(height, width, window_size, shift, query.device))
     if height % window_size or width % window_size:
@@ -126,8 +134,9 @@ def _window_bias(table: Tensor, window_size: int) -> Tensor:
     return table[rows.flatten(2, 3).flatten(0, 1)].permute(2, 0, 1)
 
 
-def _region_penalty(height: int, width: int, window_size: int, shift: int,
-                    device: torch.device) -> Tensor:
+def _region_penalty(
+    height: int, width: int, window_size: int, shift: int, device: torch.device
+) -> Tensor:
     """Tensor[window rows, window columns, 1, w * w, w * w]: what keeps rolled regions apart."""
     regions = []
     for size in (height, width):
@@ -139,8 +148,9 @@ def _region_penalty(height: int, width: int, window_size: int, shift: int,
     return apart * REGION_PENALTY
 
 
-def _padded_keys(height: int, width: int, window_size: int, shift: int,
-                 device: torch.device) -> Tensor:
+def _padded_keys(
+    height: int, width: int, window_size: int, shift: int, device: torch.device
+) -> Tensor:
     """Tensor[window rows, window columns, 1, 1, w * w]: True where a key is padding."""
     padded = []
     for size in (height, width):
@@ -155,15 +165,20 @@ def _partition(x: Tensor, window_size: int) -> Tensor:
     return x.transpose(1, 2).flatten(2, 3)
 
 
-def _check_shapes(query: Tensor, key: Tensor, value: Tensor, window_size: int,
-                  table: Tensor | None) -> None:
+def _check_shapes(
+    query: Tensor, key: Tensor, value: Tensor, window_size: int, table: Tensor | None
+) -> None:
     if query.ndim != 5 or query.shape != key.shape or query.shape != value.shape:
-        raise ValueError('query, key and value must all be (batch, num_heads, height, width, '
-                         f'head_dim), got {tuple(query.shape)}, {tuple(key.shape)} and '
-                         f'{tuple(value.shape)}')
+        raise ValueError(
+            'query, key and value must all be (batch, num_heads, height, width, '
+            f'head_dim), got {tuple(query.shape)}, {tuple(key.shape)} and '
+            f'{tuple(value.shape)}'
+        )
     if window_size < 1:
         raise ValueError(f'window_size must be at least 1, got {window_size}')
-    rows = (2 * window_size - 1)**2
+    rows = (2 * window_size - 1) ** 2
     if table is not None and table.shape != (rows, query.shape[1]):
-        raise ValueError('relative_position_bias_table must be ((2 * window_size - 1) ** 2, '
-                         f'num_heads) = {(rows, query.shape[1])}, got {tuple(table.shape)}')
+        raise ValueError(
+            'relative_position_bias_table must be ((2 * window_size - 1) ** 2, '
+            f'num_heads) = {(rows, query.shape[1])}, got {tuple(table.shape)}'
+        )

@@ -1,4 +1,5 @@
 """A grid of pictures: predictions beside the truth, drawn with MMEngine's visualizer."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,16 +30,19 @@ class Comparison:
             and, if there are any, ``masks`` (n, height, width).
         prediction: The same with ``scores`` (n,).
     """
+
     title: str
     image: np.ndarray
     truth: InstanceData
     prediction: InstanceData
 
 
-def draw_grid(comparisons: Sequence[Comparison],
-              classes: Sequence[str],
-              palette: Palette | None = None,
-              score_threshold: float = 0.5) -> np.ndarray:
+def draw_grid(
+    comparisons: Sequence[Comparison],
+    classes: Sequence[str],
+    palette: Palette | None = None,
+    score_threshold: float = 0.5,
+) -> np.ndarray:
     """Draw pairs of pictures, truth left and prediction right, two pairs in a row.
 
     Args:
@@ -56,25 +60,46 @@ def draw_grid(comparisons: Sequence[Comparison],
     def draw_cell(image: np.ndarray, instances: InstanceData, title: str) -> np.ndarray:
         cell = np.full((SIDE + TITLE_HEIGHT + MARGIN, SIDE + MARGIN, 3), 255, dtype=np.uint8)
         picture = _draw_picture(visualizer, image, instances, classes, palette)
-        cell[TITLE_HEIGHT:TITLE_HEIGHT + picture.shape[0], :picture.shape[1]] = picture
-        cv2.putText(cell, title, (2, TITLE_HEIGHT - 12), cv2.FONT_HERSHEY_SIMPLEX, 0.65,
-                    (30, 30, 30), 1, cv2.LINE_AA)
+        cell[TITLE_HEIGHT : TITLE_HEIGHT + picture.shape[0], : picture.shape[1]] = picture
+        cv2.putText(
+            cell,
+            title,
+            (2, TITLE_HEIGHT - 12),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.65,
+            (30, 30, 30),
+            1,
+            cv2.LINE_AA,
+        )
         return cell
 
     pairs = []
     for comparison in comparisons:
         prediction = comparison.prediction[comparison.prediction.scores >= score_threshold]
-        pairs.append(np.hstack([
-            draw_cell(comparison.image, comparison.truth, f'{comparison.title}: truth'),
-            draw_cell(comparison.image, prediction, f'prediction, score >= {score_threshold:g}')]))
+        pairs.append(
+            np.hstack(
+                [
+                    draw_cell(comparison.image, comparison.truth, f'{comparison.title}: truth'),
+                    draw_cell(
+                        comparison.image, prediction, f'prediction, score >= {score_threshold:g}'
+                    ),
+                ]
+            )
+        )
     columns = min(PAIRS_PER_ROW, len(pairs))
     pairs += [np.full_like(pairs[0], 255)] * (-len(pairs) % columns)
-    return np.vstack([np.hstack(pairs[first:first + columns])
-                      for first in range(0, len(pairs), columns)])
+    return np.vstack(
+        [np.hstack(pairs[first : first + columns]) for first in range(0, len(pairs), columns)]
+    )
 
 
-def _draw_picture(visualizer: Visualizer, image: np.ndarray, instances: InstanceData,
-                  classes: Sequence[str], palette: Palette) -> np.ndarray:
+def _draw_picture(
+    visualizer: Visualizer,
+    image: np.ndarray,
+    instances: InstanceData,
+    classes: Sequence[str],
+    palette: Palette,
+) -> np.ndarray:
     """The image, enlarged so that names can be read, with masks, boxes, names and scores."""
     scale = SIDE / max(image.shape[:2])
     height, width = (max(1, round(scale * side)) for side in image.shape[:2])
@@ -83,8 +108,9 @@ def _draw_picture(visualizer: Visualizer, image: np.ndarray, instances: Instance
         return visualizer.get_image()
     colors = [tuple(palette[label]) for label in instances.labels.tolist()]
     if 'masks' in instances:
-        masks = [cv2.resize(mask.astype(np.float32), (width, height)) >= 0.5
-                 for mask in instances.masks]
+        masks = [
+            cv2.resize(mask.astype(np.float32), (width, height)) >= 0.5 for mask in instances.masks
+        ]
         visualizer.draw_binary_masks(np.array(masks), colors, alphas=0.45)
         for mask, color in zip(masks, colors, strict=True):
             visualizer.draw_polygons(bitmap_to_polygon(mask)[0], edge_colors=color, line_widths=2)
@@ -97,6 +123,11 @@ def _draw_picture(visualizer: Visualizer, image: np.ndarray, instances: Instance
         if 'scores' in instances:
             name += f' {instances.scores[index]:.2f}'
         visualizer.draw_texts(
-            name, np.array(box[:2]), font_sizes=9, colors='white', vertical_alignments='top',
-            bboxes=dict(facecolor=np.array(color) / 255, edgecolor='none', pad=1, alpha=0.9))
+            name,
+            np.array(box[:2]),
+            font_sizes=9,
+            colors='white',
+            vertical_alignments='top',
+            bboxes=dict(facecolor=np.array(color) / 255, edgecolor='none', pad=1, alpha=0.9),
+        )
     return visualizer.get_image()

@@ -1,4 +1,5 @@
 """Pictures of what the models are fed."""
+
 from pathlib import Path
 
 import cv2
@@ -19,8 +20,10 @@ def ade20k_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     classes = np.zeros((64, 96), np.uint8)
     classes[:, :48] = 3  # 0 is no class, so sky is the third
     for split in ('training', 'validation'):
-        for kind, ending, content in (('images', 'jpg', np.full((64, 96, 3), GRAY, np.uint8)),
-                                      ('annotations', 'png', classes)):
+        for kind, ending, content in (
+            ('images', 'jpg', np.full((64, 96, 3), GRAY, np.uint8)),
+            ('annotations', 'png', classes),
+        ):
             folder = tmp_path / kind / split
             folder.mkdir(parents=True)
             cv2.imwrite(str(folder / f'ADE_1.{ending}'), content)
@@ -44,10 +47,12 @@ def imagenet_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_objects_are_drawn_where_they_are(split: str, config: Path, tmp_path: Path) -> None:
     cfg = load_config(config)
     # A pipeline as for evaluation: what it loads after it resizes would not fit the picture.
-    pipeline = [dict(type='mmdat.LoadImageFromFile'),
-                dict(type='Resize', scale=(128, 128), keep_ratio=True),
-                dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-                dict(type='PackDetInputs')]
+    pipeline = [
+        dict(type='mmdat.LoadImageFromFile'),
+        dict(type='Resize', scale=(128, 128), keep_ratio=True),
+        dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+        dict(type='PackDetInputs'),
+    ]
     cfg[f'{split}_dataloader'].dataset.pipeline = pipeline
     files = browse_dataset(cfg, tmp_path / 'out' / 'new', number=2, split=split)
     last = dict(train=5, val=1)[split]
@@ -62,10 +67,11 @@ def test_objects_are_drawn_where_they_are(split: str, config: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_a_map_of_classes_is_drawn_over_the_image(split: str, ade20k_root: Path,
-                                                  tmp_path: Path) -> None:
+def test_a_map_of_classes_is_drawn_over_the_image(
+    split: str, ade20k_root: Path, tmp_path: Path
+) -> None:
     cfg = load_config(CONFIGS / 'upernet_dat_t_ade20k.py')
-    file, = browse_dataset(cfg, tmp_path / 'out', split=split)
+    (file,) = browse_dataset(cfg, tmp_path / 'out', split=split)
     assert file.name == '0_ADE_1.jpg'
     height, width = cv2.imread(str(file)).shape[:2]
     if split == 'val':
@@ -83,14 +89,21 @@ def test_a_class_is_written_on_the_image(split: str, imagenet_root: Path, tmp_pa
     assert all(cv2.imread(str(file)).shape == (224, 224, 3) for file in files)
 
 
-@pytest.mark.parametrize('options, sentence', [
-    (dict(number=0), '--number must be at least 1, got 0'),
-    (dict(show=True), 'there is no display to show pictures on: give --not-show and --output-dir'),
-    (dict(output_dir=None), '--not-show leaves nothing to do without --output-dir'),
-    (dict(output_dir=__file__), r'--output-dir .*test_browse.py cannot be written to'),
-])
-def test_a_mistake_ends_in_one_sentence(options: dict, sentence: str, config: Path, tmp_path: Path,
-                                        monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    'options, sentence',
+    [
+        (dict(number=0), '--number must be at least 1, got 0'),
+        (
+            dict(show=True),
+            'there is no display to show pictures on: give --not-show and --output-dir',
+        ),
+        (dict(output_dir=None), '--not-show leaves nothing to do without --output-dir'),
+        (dict(output_dir=__file__), r'--output-dir .*test_browse.py cannot be written to'),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence(
+    options: dict, sentence: str, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ('DISPLAY', 'WAYLAND_DISPLAY'):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match=sentence):

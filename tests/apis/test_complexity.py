@@ -1,4 +1,5 @@
 """Parameters and multiply-accumulates of the models, against the papers'."""
+
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,13 @@ from mmdat.errors import UserError
 ROOT = Path(__file__).parents[2]
 # G at 224 x 224.
 PUBLISHED_MACS = {
-    'dat_t': 4.6, 'dat_s': 9.0, 'dat_b': 15.8, 'dat_pp_t': 4.3, 'dat_pp_s': 9.4, 'dat_pp_b': 16.6}
+    'dat_t': 4.6,
+    'dat_s': 9.0,
+    'dat_b': 15.8,
+    'dat_pp_t': 4.3,
+    'dat_pp_s': 9.4,
+    'dat_pp_b': 16.6,
+}
 # Without the products of attention. ScalableViT-S has 2% fewer than the paper's table, as it has
 # fewer parameters in detectors than the tables there.
 PUBLISHED_MACS_OF_SCALABLEVIT = {'small': 4.2, 'base': 8.6, 'large': 14.7}
@@ -47,9 +54,12 @@ def test_scalablevit_costs_what_its_paper_says_and_the_products_of_attention(arc
 
 @pytest.mark.parametrize('shape', [(64, 96), (150, 90)])
 def test_the_products_of_attention_are_counted_exactly(
-        monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
-    cfg = load_config(ROOT / 'configs' / 'scalablevit_s_in1k.py',
-                      {'model.backbone.arch': 'nano', 'model.head.in_channels': 128})
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    cfg = load_config(
+        ROOT / 'configs' / 'scalablevit_s_in1k.py',
+        {'model.backbone.arch': 'nano', 'model.head.in_channels': 128},
+    )
     whole = count_complexity(cfg, shape).macs
     for module, name in (('global', 'dense_attention'), ('window', '_fused')):
         monkeypatch.setattr(sys.modules[f'mmdat.ops.{module}_attention'], name, no_products)
@@ -66,8 +76,10 @@ def test_a_detector_is_counted_through_its_heads(config: Path) -> None:
 
 def test_a_cascade_has_masks_for_few_of_its_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(complexity, 'NUM_MASKS', 4)  # 100 take seconds
-    cfg = load_config(ROOT / 'configs' / 'cascade_mask_rcnn_dat_t_coco.py', {
-        'model.backbone.arch': 'nano', 'model.neck.in_channels': [16, 32, 64, 128]})
+    cfg = load_config(
+        ROOT / 'configs' / 'cascade_mask_rcnn_dat_t_coco.py',
+        {'model.backbone.arch': 'nano', 'model.neck.in_channels': [16, 32, 64, 128]},
+    )
     macs = []
     for cfg.model.test_cfg.rpn.max_per_img in (3, 4, 5):
         macs.append(count_complexity(cfg, (64,)).macs)
@@ -101,7 +113,8 @@ def test_a_config_of_no_toolbox_is_refused(config: Path) -> None:
 
 
 def test_the_table_ends_with_what_is_missing_from_it(
-        config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     print_complexity(count_complexity(load_config(config), (64,)))
     printed = capsys.readouterr().out
     assert 'One image of 64 x 64' in printed

@@ -1,4 +1,5 @@
 """Two processes, or two steps put together, train what one process does."""
+
 import os
 import subprocess
 import sys
@@ -58,31 +59,54 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trained(root: Path, name: str, *options: str, processes: int = 1,
-            config: str = 'config.py', epochs: int = EPOCHS,
-            flags: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+def trained(
+    root: Path,
+    name: str,
+    *options: str,
+    processes: int = 1,
+    config: str = 'config.py',
+    epochs: int = EPOCHS,
+    flags: Sequence[str] = (),
+) -> dict[str, torch.Tensor]:
     """The weights in the end."""
     start = [sys.executable]
     if processes > 1:
         start += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
-    command = [*start, TRAIN, root / config, '--work-dir', root / name,
-               *(['--launcher', 'pytorch'] if processes > 1 else []), *flags,
-               '--cfg-options', f'train_dataloader.batch_size={BATCH // processes}', *options]
+    command = [
+        *start,
+        TRAIN,
+        root / config,
+        '--work-dir',
+        root / name,
+        *(['--launcher', 'pytorch'] if processes > 1 else []),
+        *flags,
+        '--cfg-options',
+        f'train_dataloader.batch_size={BATCH // processes}',
+        *options,
+    ]
     environment = dict(zoo.environment(root), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
-    run = subprocess.run(command, env=dict(os.environ, **environment), capture_output=True,
-                         text=True)
+    run = subprocess.run(
+        command, env=dict(os.environ, **environment), capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     return torch.load(root / name / f'epoch_{epochs}.pth', weights_only=True)['state_dict']
 
 
 def test_the_weights_are_those_of_one_process(root: Path) -> None:
     one = trained(root, 'one')
-    accumulated = trained(root, 'accumulated', 'train_dataloader.batch_size=1',
-                          'optim_wrapper.accumulative_counts=2')
+    accumulated = trained(
+        root, 'accumulated', 'train_dataloader.batch_size=1', 'optim_wrapper.accumulative_counts=2'
+    )
     two = trained(root, 'two', processes=2)
     shards: dict[str, Any] = dict(processes=2, config='sharded.py')
-    trained(root, 'sharded', 'train_cfg.max_epochs=2', 'default_hooks.checkpoint.interval=2',
-            epochs=2, **shards)
+    trained(
+        root,
+        'sharded',
+        'train_cfg.max_epochs=2',
+        'default_hooks.checkpoint.interval=2',
+        epochs=2,
+        **shards,
+    )
     sharded = trained(root, 'sharded', flags=['--resume'], **shards)
     other = trained(root, 'other', 'train_dataloader.batch_size=1')
     assert one.keys() == two.keys() == accumulated.keys() == sharded.keys()
@@ -93,8 +117,9 @@ def test_the_weights_are_those_of_one_process(root: Path) -> None:
     assert max((other[name] - weight).abs().max() for name, weight in one.items()) > 1e-2
 
 
-def test_a_sharded_model_is_tested_like_any_other(root: Path, monkeypatch: pytest.MonkeyPatch
-                                                  ) -> None:
+def test_a_sharded_model_is_tested_like_any_other(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variable, value in zoo.environment(root).items():
         monkeypatch.setenv(variable, value)
     whole = root / 'one' / f'epoch_{EPOCHS}.pth'
@@ -102,12 +127,14 @@ def test_a_sharded_model_is_tested_like_any_other(root: Path, monkeypatch: pytes
         trained(root, 'one')
     one, sharded = (
         evaluate(str(root / config), str(whole), work_dir=str(root / 'tested'))
-        for config in ('config.py', 'sharded.py'))
+        for config in ('config.py', 'sharded.py')
+    )
     assert one == sharded and 'accuracy/top1' in one
 
 
 def test_a_detector_trains_in_shards_and_is_tested_whole(
-        root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variable, value in zoo.environment(root).items():
         monkeypatch.setenv(variable, value)
     cfg = Config.fromfile(zoo.CONFIGS / 'cascade_mask_rcnn_dat_pp_b_3x_fsdp_coco.py')
@@ -117,23 +144,40 @@ def test_a_detector_trains_in_shards_and_is_tested_whole(
     weights = trained(root, 'detector', processes=2, config='detector.py', epochs=1)
     assert all(weight.isfinite().all() for weight in weights.values())
     # A checkpoint that does not fill the model would be refused.
-    evaluate(str(root / 'detector.py'), str(root / 'detector' / 'epoch_1.pth'),
-             work_dir=str(root / 'tested'))
+    evaluate(
+        str(root / 'detector.py'),
+        str(root / 'detector' / 'epoch_1.pth'),
+        work_dir=str(root / 'tested'),
+    )
 
 
-@pytest.mark.parametrize('options, launcher, sentence', [
-    ({}, 'none', r'shares a model among processes \(FSDPStrategy\): start it with tools/dist_'),
-    ({'optim_wrapper': dict(_delete_=True, clip_grad=dict(max_norm=1.0))}, 'pytorch',
-     'optim_wrapper.clip_grad clips each shard by itself'),
-    ({'runner_type': 'FlexibelRunner'}, 'pytorch',
-     r"runner_type 'FlexibelRunner' is no runner: did you mean 'FlexibleRunner'\?"),
-])
+@pytest.mark.parametrize(
+    'options, launcher, sentence',
+    [
+        ({}, 'none', r'shares a model among processes \(FSDPStrategy\): start it with tools/dist_'),
+        (
+            {'optim_wrapper': dict(_delete_=True, clip_grad=dict(max_norm=1.0))},
+            'pytorch',
+            'optim_wrapper.clip_grad clips each shard by itself',
+        ),
+        (
+            {'runner_type': 'FlexibelRunner'},
+            'pytorch',
+            r"runner_type 'FlexibelRunner' is no runner: did you mean 'FlexibleRunner'\?",
+        ),
+    ],
+)
 def test_strategies_that_would_train_something_else_are_refused(
-        options: dict[str, Any], launcher: str, sentence: str, root: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any],
+    launcher: str,
+    sentence: str,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for variable, value in dict(zoo.environment(root), RANK='0').items():
         monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=sentence):
-        train(str(root / 'sharded.py'), str(root / 'refused'), launcher=launcher,
-              cfg_options=options)
+        train(
+            str(root / 'sharded.py'), str(root / 'refused'), launcher=launcher, cfg_options=options
+        )
     assert not (root / 'refused').exists()

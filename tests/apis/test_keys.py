@@ -1,4 +1,5 @@
 """Keys that nothing reads are refused; what the toolboxes' own configs hold is not."""
+
 from pathlib import Path
 
 import mmdet
@@ -11,61 +12,90 @@ from mmdat.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 # A few that go far from the usual.
-THEIRS = [Path(package.__file__).parent / '.mim' / 'configs' / name for package, name in [
-    (mmdet, 'mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py'),
-    (mmdet, 'dino/dino-4scale_r50_8xb2-12e_coco.py'),
-    (mmdet, 'rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py'),
-    (mmdet, 'swin/mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco.py'),
-    (mmpretrain, 'convnext/convnext-tiny_32xb128_in1k.py')]]
+THEIRS = [
+    Path(package.__file__).parent / '.mim' / 'configs' / name
+    for package, name in [
+        (mmdet, 'mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py'),
+        (mmdet, 'dino/dino-4scale_r50_8xb2-12e_coco.py'),
+        (mmdet, 'rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py'),
+        (mmdet, 'swin/mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco.py'),
+        (mmpretrain, 'convnext/convnext-tiny_32xb128_in1k.py'),
+    ]
+]
 
 
-@pytest.mark.parametrize('path', [*sorted((ROOT / 'configs').glob('*.py')), *THEIRS],
-                         ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    'path', [*sorted((ROOT / 'configs').glob('*.py')), *THEIRS], ids=lambda path: path.name
+)
 def test_valid_config_passes(path: Path) -> None:
     check_keys(Config.fromfile(path, import_custom_modules=False))
 
 
-@pytest.mark.parametrize('path', [THEIRS[0], ROOT / 'configs' / 'retinanet_dat_t_coco.py'],
-                         ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    'path', [THEIRS[0], ROOT / 'configs' / 'retinanet_dat_t_coco.py'], ids=lambda path: path.name
+)
 def test_dump_of_a_config_passes(path: Path, tmp_path: Path) -> None:
     Config.fromfile(path).dump(tmp_path / 'dumped.py')
     check_keys(Config.fromfile(tmp_path / 'dumped.py'))
 
 
-@pytest.mark.parametrize('variables', [
-    'rate, _ = 1e-3, 0.05', 'rate: float = 1e-3', 'if True:\n    rate = 1e-3',
-    'for rate in (1e-3, 1e-2):\n    pass', 'for _ in range(2):\n    rate = 1e-3'])
+@pytest.mark.parametrize(
+    'variables',
+    [
+        'rate, _ = 1e-3, 0.05',
+        'rate: float = 1e-3',
+        'if True:\n    rate = 1e-3',
+        'for rate in (1e-3, 1e-2):\n    pass',
+        'for _ in range(2):\n    rate = 1e-3',
+    ],
+)
 def test_variables_of_a_base_pass(variables: str, tmp_path: Path) -> None:
     (tmp_path / 'base.py').write_text(
         f"_base_ = '{ROOT}/configs/mask_rcnn_dat_pp_t_coco.py'\n{variables}\n"
-        'optim_wrapper = dict(optimizer=dict(lr=rate))\n')
+        'optim_wrapper = dict(optimizer=dict(lr=rate))\n'
+    )
     (tmp_path / 'child.py').write_text("_base_ = './base.py'\ntrain_cfg = dict(max_epochs=1)\n")
     for name in ('base.py', 'child.py'):
         check_keys(Config.fromfile(tmp_path / name))
 
 
-@pytest.mark.parametrize('text, sentence', [
-    ('foo = 1', r"unknown key 'foo' in config .*: nothing reads it"),
-    ('modle = dict()', r"unknown key 'modle' in config .*: did you mean 'model'"),
-    ('max_epochs = 1', r"unknown key 'max_epochs' .*: did you mean 'train_cfg.max_epochs'"),
-    ('optimizer = dict(lr=1)', r"unknown key 'optimizer' .* mean 'optim_wrapper.optimizer'"),
-    ("resume_from = 'x.pth'", r"unknown key 'resume_from' in config .*: did you mean 'resume'"),
-    ('model = dict(train_cfg=dict(rcnn=dict(samplr=dict(num=1))))',
-     r"'model.train_cfg.rcnn.samplr': did you mean 'sampler'"),
-    ('model = dict(test_cfg=dict(rcnn=dict(max_per_imgg=1)))',
-     r"'model.test_cfg.rcnn.max_per_imgg': did you mean 'max_per_img'"),
-    ('optim_wrapper = dict(paramwise_cfg=dict(custom_key=dict()))',
-     r"'optim_wrapper.paramwise_cfg.custom_key': did you mean 'custom_keys'"),
-    ('optim_wrapper = dict(clip_grad=dict(max_nrm=1))',
-     r"'optim_wrapper.clip_grad.max_nrm': did you mean 'max_norm'"),
-    ('env_cfg = dict(cudnn_benchmar=True)', r"'env_cfg.cudnn_benchmar': did you mean"),
-    ('auto_scale_lr = dict(enabel=True)', r"'auto_scale_lr.enabel': did you mean 'enable'"),
-    ('randomness = dict(sed=1)', r"'randomness.sed': did you mean 'seed'"),
-    ('default_hooks = dict(chekpoint=dict(interval=2))',
-     r"'default_hooks.chekpoint', or it lacks a type: did you mean 'checkpoint'"),
-    ('default_hooks = dict(checkpoint=dict(intervall=2))',
-     r"'default_hooks.checkpoint.intervall': did you mean 'interval'"),
-])
+@pytest.mark.parametrize(
+    'text, sentence',
+    [
+        ('foo = 1', r"unknown key 'foo' in config .*: nothing reads it"),
+        ('modle = dict()', r"unknown key 'modle' in config .*: did you mean 'model'"),
+        ('max_epochs = 1', r"unknown key 'max_epochs' .*: did you mean 'train_cfg.max_epochs'"),
+        ('optimizer = dict(lr=1)', r"unknown key 'optimizer' .* mean 'optim_wrapper.optimizer'"),
+        ("resume_from = 'x.pth'", r"unknown key 'resume_from' in config .*: did you mean 'resume'"),
+        (
+            'model = dict(train_cfg=dict(rcnn=dict(samplr=dict(num=1))))',
+            r"'model.train_cfg.rcnn.samplr': did you mean 'sampler'",
+        ),
+        (
+            'model = dict(test_cfg=dict(rcnn=dict(max_per_imgg=1)))',
+            r"'model.test_cfg.rcnn.max_per_imgg': did you mean 'max_per_img'",
+        ),
+        (
+            'optim_wrapper = dict(paramwise_cfg=dict(custom_key=dict()))',
+            r"'optim_wrapper.paramwise_cfg.custom_key': did you mean 'custom_keys'",
+        ),
+        (
+            'optim_wrapper = dict(clip_grad=dict(max_nrm=1))',
+            r"'optim_wrapper.clip_grad.max_nrm': did you mean 'max_norm'",
+        ),
+        ('env_cfg = dict(cudnn_benchmar=True)', r"'env_cfg.cudnn_benchmar': did you mean"),
+        ('auto_scale_lr = dict(enabel=True)', r"'auto_scale_lr.enabel': did you mean 'enable'"),
+        ('randomness = dict(sed=1)', r"'randomness.sed': did you mean 'seed'"),
+        (
+            'default_hooks = dict(chekpoint=dict(interval=2))',
+            r"'default_hooks.chekpoint', or it lacks a type: did you mean 'checkpoint'",
+        ),
+        (
+            'default_hooks = dict(checkpoint=dict(intervall=2))',
+            r"'default_hooks.checkpoint.intervall': did you mean 'interval'",
+        ),
+    ],
+)
 def test_key_that_nothing_reads_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
     path = tmp_path / 'config.py'
     path.write_text(f"_base_ = '{ROOT}/configs/mask_rcnn_dat_pp_t_coco.py'\n{text}\n")
@@ -75,7 +105,9 @@ def test_key_that_nothing_reads_is_refused(text: str, sentence: str, tmp_path: P
 
 def test_variables_are_a_configs_own(tmp_path: Path) -> None:
     path = tmp_path / 'config.py'
-    path.write_text(f"_base_ = '{ROOT}/configs/mask_rcnn_dat_pp_t_coco.py'\n"
-                    "SIDE = 64\ndata_root = 'elsewhere'\nwidth = 8\nneck = dict(width=width)\n"
-                    'model = dict(neck=neck)\nmeta = {{_base_.META_KEYS}}\nMETA = meta\n')
+    path.write_text(
+        f"_base_ = '{ROOT}/configs/mask_rcnn_dat_pp_t_coco.py'\n"
+        "SIDE = 64\ndata_root = 'elsewhere'\nwidth = 8\nneck = dict(width=width)\n"
+        'model = dict(neck=neck)\nmeta = {{_base_.META_KEYS}}\nMETA = meta\n'
+    )
     check_keys(Config.fromfile(path))

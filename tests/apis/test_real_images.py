@@ -1,6 +1,7 @@
 """Published configurations train on real COCO and ADE20K images: at a reduced scale, and, among the
 slow tests, at their own.
 """
+
 import os
 from pathlib import Path
 from typing import Any
@@ -40,18 +41,24 @@ def detector(with_mask: bool, **changes: Any) -> dict[str, Any]:
     }
 
 
-MASK_RCNN = detector(True, **{
-    'model.train_cfg.rpn_proposal.max_per_img': 50,
-    'model.train_cfg.rcnn.sampler.num': 32,
-    'model.test_cfg.rpn.max_per_img': 50,
-    'model.test_cfg.rcnn.max_per_img': 20,
-})
-DINO = detector(False, **{
-    'model.num_queries': 100,
-    'model.encoder.num_layers': 2,
-    'model.decoder.num_layers': 2,
-    'model.test_cfg.max_per_img': 20,
-})
+MASK_RCNN = detector(
+    True,
+    **{
+        'model.train_cfg.rpn_proposal.max_per_img': 50,
+        'model.train_cfg.rcnn.sampler.num': 32,
+        'model.test_cfg.rpn.max_per_img': 50,
+        'model.test_cfg.rcnn.max_per_img': 20,
+    },
+)
+DINO = detector(
+    False,
+    **{
+        'model.num_queries': 100,
+        'model.encoder.num_layers': 2,
+        'model.decoder.num_layers': 2,
+        'model.test_cfg.max_per_img': 20,
+    },
+)
 UPERNET = {
     'model.data_preprocessor.size': (128, 128),
     'train_dataloader': dict(LOADER, batch_size=2),
@@ -87,29 +94,73 @@ UPERNET_AS_PUBLISHED = {
     'train_cfg': dict(max_iters=STEPS, val_interval=STEPS),
 }
 CASES = [
-    ('mask_rcnn_dat_pp_t_coco', MASK_RCNN, MASK_RCNN_AS_PUBLISHED, 'COCO_ROOT', TINYCOCO,
-     'coco/segm_mAP'),
+    (
+        'mask_rcnn_dat_pp_t_coco',
+        MASK_RCNN,
+        MASK_RCNN_AS_PUBLISHED,
+        'COCO_ROOT',
+        TINYCOCO,
+        'coco/segm_mAP',
+    ),
     ('dino_dat_pp_t_coco', DINO, DINO_AS_PUBLISHED, 'COCO_ROOT', TINYCOCO, 'coco/bbox_mAP'),
-    ('upernet_dat_pp_t_ade20k', UPERNET, UPERNET_AS_PUBLISHED, 'ADE20K_ROOT', ADE20K_SAMPLE,
-     'mIoU'),
+    (
+        'upernet_dat_pp_t_ade20k',
+        UPERNET,
+        UPERNET_AS_PUBLISHED,
+        'ADE20K_ROOT',
+        ADE20K_SAMPLE,
+        'mIoU',
+    ),
 ]
 
 
-@pytest.mark.parametrize('name, options, variable, root, metric, loss', [
-    pytest.param(name, options, variable, root, metric, loss, id=f'{name}-{scale}',
-                 marks=[needs(root), *marks])
-    for name, reduced, published, variable, root, metric in CASES
-    for scale, options, loss, marks in (
-        ('reduced', reduced, 'loss', []),
-        ('published', published, 'loss_cls' if published is DINO_AS_PUBLISHED else 'loss',
-         [pytest.mark.slow]))])
-def test_losses_fall_on_real_images(name: str, options: dict[str, Any], variable: str, root: Path,
-                                    metric: str, loss: str, tmp_path: Path,
-                                    monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    'name, options, variable, root, metric, loss',
+    [
+        pytest.param(
+            name,
+            options,
+            variable,
+            root,
+            metric,
+            loss,
+            id=f'{name}-{scale}',
+            marks=[needs(root), *marks],
+        )
+        for name, reduced, published, variable, root, metric in CASES
+        for scale, options, loss, marks in (
+            ('reduced', reduced, 'loss', []),
+            (
+                'published',
+                published,
+                'loss_cls' if published is DINO_AS_PUBLISHED else 'loss',
+                [pytest.mark.slow],
+            ),
+        )
+    ],
+)
+def test_losses_fall_on_real_images(
+    name: str,
+    options: dict[str, Any],
+    variable: str,
+    root: Path,
+    metric: str,
+    loss: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv(variable, str(root))
-    runner = train(str(ROOT / 'configs' / f'{name}.py'), str(tmp_path / 'work'), cfg_options={
-        **options, 'param_scheduler': [], 'optim_wrapper.optimizer.lr': 3e-4,
-        'default_hooks.checkpoint.interval': STEPS + 1, 'randomness.seed': 0})
+    runner = train(
+        str(ROOT / 'configs' / f'{name}.py'),
+        str(tmp_path / 'work'),
+        cfg_options={
+            **options,
+            'param_scheduler': [],
+            'optim_wrapper.optimizer.lr': 3e-4,
+            'default_hooks.checkpoint.interval': STEPS + 1,
+            'randomness.seed': 0,
+        },
+    )
     losses = runner.message_hub.get_scalar(f'train/{loss}').data[0]
     assert len(losses) == STEPS and np.isfinite(losses).all()
     part = 0.8 if loss == 'loss_cls' else 0.7

@@ -23,9 +23,19 @@ SIZE = 96
 def config(tmp_path_factory) -> Config:
     root = tmp_path_factory.mktemp('data') / 'shapes'
     write_shapes_coco(root, ShapesParameters(train=1, val=12, size=SIZE))
-    return Config(dict(test_dataloader=dict(dataset=dict(
-        type='mmdat.ShapesDataset', data_root=str(root), data_prefix=dict(img='val/'),
-        ann_file='annotations/instances_val.json', test_mode=True))))
+    return Config(
+        dict(
+            test_dataloader=dict(
+                dataset=dict(
+                    type='mmdat.ShapesDataset',
+                    data_root=str(root),
+                    data_prefix=dict(img='val/'),
+                    ann_file='annotations/instances_val.json',
+                    test_mode=True,
+                )
+            )
+        )
+    )
 
 
 def annotation_file(config: Config) -> Path:
@@ -42,12 +52,18 @@ def perfect(config) -> list[dict]:
         found = [item for item in truth['annotations'] if item['image_id'] == image['id']]
         boxes = torch.tensor([item['bbox'] for item in found])
         boxes[:, 2:] += boxes[:, :2]
-        results.append(dict(
-            img_id=image['id'], ori_shape=(SIZE, SIZE),
-            pred_instances=dict(
-                bboxes=boxes, scores=torch.full((len(found),), 0.9),
-                labels=torch.tensor([item['category_id'] - 1 for item in found]),
-                masks=[item['segmentation'] for item in found])))
+        results.append(
+            dict(
+                img_id=image['id'],
+                ori_shape=(SIZE, SIZE),
+                pred_instances=dict(
+                    bboxes=boxes,
+                    scores=torch.full((len(found),), 0.9),
+                    labels=torch.tensor([item['category_id'] - 1 for item in found]),
+                    masks=[item['segmentation'] for item in found],
+                ),
+            )
+        )
     return results
 
 
@@ -77,8 +93,12 @@ def test_perfect_predictions_have_an_ap_of_one_in_every_class(config, perfect, t
 
 def test_shifted_predictions_have_less_the_further_the_less(config, perfect, tmp_path):
     for metric in ('bbox', 'segm'):
-        aps = [report_on(shifted(perfect, pixels), config, tmp_path).average_precisions
-               [metric][ALL_CLASSES]['AP'] for pixels in (0, 2, 6)]
+        aps = [
+            report_on(shifted(perfect, pixels), config, tmp_path).average_precisions[metric][
+                ALL_CLASSES
+            ]['AP']
+            for pixels in (0, 2, 6)
+        ]
         assert aps[0] == pytest.approx(1)
         assert aps[0] > aps[1] > aps[2]
 
@@ -87,14 +107,16 @@ def test_figures_are_those_of_mmdet(config, perfect, tmp_path):
     results = shifted(perfect, 2)
     for index, sample in enumerate(results):
         sample['pred_instances']['scores'] = torch.linspace(
-            0.1 * (index % 3), 0.9, len(sample['pred_instances']['labels']))
+            0.1 * (index % 3), 0.9, len(sample['pred_instances']['labels'])
+        )
     measured = report_on(results, config, tmp_path).average_precisions
     metric = CocoMetric(str(annotation_file(config)), metric=['bbox', 'segm'])
     metric.dataset_meta = METAINFO
     metric.process({}, copy.deepcopy(results))
     expected = metric.evaluate(len(results))
     names = dict(AP='mAP', AP50='mAP_50', AP75='mAP_75') | {
-        f'AP {area}': f'mAP_{area[0]}' for area in ('small', 'medium', 'large')}
+        f'AP {area}': f'mAP_{area[0]}' for area in ('small', 'medium', 'large')
+    }
     for kind, rows in measured.items():
         for column, value in rows[ALL_CLASSES].items():
             theirs = expected[f'coco/{kind}_{names[column]}']
@@ -114,9 +136,9 @@ def test_a_detector_without_masks_or_findings_is_measured_too(config, perfect, t
 
 
 def test_pictures_and_tables_are_written_and_their_paths_printed_last(
-        config, perfect, tmp_path, capsys):
-    report = report_on(perfect, config, tmp_path, out_dir=tmp_path / 'new' / 'folder',
-                       num_images=3)
+    config, perfect, tmp_path, capsys
+):
+    report = report_on(perfect, config, tmp_path, out_dir=tmp_path / 'new' / 'folder', num_images=3)
     assert cv2.imread(str(report.grid)).std() > 10
     assert json.loads(report.figures.read_text()) == report.average_precisions
     table = report.table.read_text()
@@ -140,8 +162,10 @@ def test_a_file_that_is_no_pickle_is_refused(config, tmp_path, content):
         write_report(config, tmp_path / 'results.pkl')
 
 
-@pytest.mark.parametrize('results', [[], {}, [1], [dict(img_id=1)],
-                                     [dict(img_id=1, ori_shape=(1, 1), pred_instances=dict())]])
+@pytest.mark.parametrize(
+    'results',
+    [[], {}, [1], [dict(img_id=1)], [dict(img_id=1, ori_shape=(1, 1), pred_instances=dict())]],
+)
 def test_a_pickle_of_something_else_is_refused(config, tmp_path, results):
     with pytest.raises(UserError, match=r'results\.pkl holds no detections'):
         report_on(results, config, tmp_path)
@@ -168,8 +192,10 @@ def test_a_number_of_pictures_below_one_is_refused(config, perfect, tmp_path):
 def test_wrong_config_or_folder_is_told_in_a_sentence(config, perfect, tmp_path):
     report_on(perfect, config, tmp_path)
     (tmp_path / 'broken.py').write_text('model = dict(')
-    for name, sentence in [('missing.py', 'missing.py does not exist'),
-                           ('broken.py', 'broken.py is not valid Python')]:
+    for name, sentence in [
+        ('missing.py', 'missing.py does not exist'),
+        ('broken.py', 'broken.py is not valid Python'),
+    ]:
         with pytest.raises(UserError, match=sentence):
             write_report(tmp_path / name, tmp_path / 'results.pkl')
     with pytest.raises(UserError, match=r'--out-dir .*/broken.py cannot be written to'):

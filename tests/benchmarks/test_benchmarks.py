@@ -1,4 +1,5 @@
 """The benchmark measures what it says; how long anything takes is no test."""
+
 import json
 import subprocess
 import sys
@@ -11,8 +12,9 @@ BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 
 def python(code: str) -> str:
     """What a process in the benchmarks' folder prints."""
-    return subprocess.run([sys.executable, '-c', code], cwd=BENCHMARKS, check=True,
-                          capture_output=True, text=True).stdout
+    return subprocess.run(
+        [sys.executable, '-c', code], cwd=BENCHMARKS, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def test_the_peak_is_that_of_the_run_alone() -> None:

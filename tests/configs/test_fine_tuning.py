@@ -1,4 +1,5 @@
 """The examples in docs/ of training on one's own data do so, on made data."""
+
 from pathlib import Path
 from typing import Any
 
@@ -24,43 +25,62 @@ def pipeline(*transforms: dict[str, Any]) -> list[dict[str, Any]]:
 
 MASKS = pipeline(
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=SCALE), dict(type='PackDetInputs'))
+    dict(type='Resize', scale=SCALE),
+    dict(type='PackDetInputs'),
+)
 SEGMENTS = pipeline(
     dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='Resize', scale=SCALE), dict(type='PackSegInputs'))
+    dict(type='Resize', scale=SCALE),
+    dict(type='PackSegInputs'),
+)
 # Writes the data, where they lie, and what makes the example small.
 EXAMPLES = {
-    'fine_tune_boxes_and_masks': (write_shapes_coco, 'data/shapes', {
-        'model.neck.in_channels': [16, 32, 64, 128],
-        'model.train_cfg.rcnn.sampler.num': 16,
-        'model.test_cfg.rpn.max_per_img': 20,
-        'train_dataloader.dataset.pipeline': MASKS,
-        'train_cfg': dict(max_epochs=1, val_interval=1),
-    }),
-    'fine_tune_mask_folders': (write_shapes_segment, 'data/shapes_segment', {
-        'model.decode_head.in_channels': [16, 32, 64, 128],
-        'model.decode_head.channels': 8,
-        'model.auxiliary_head.in_channels': 64,
-        'model.data_preprocessor.size': SCALE,
-        'train_dataloader.dataset.pipeline': SEGMENTS,
-        'train_cfg': dict(max_iters=2, val_interval=2),
-    }),
+    'fine_tune_boxes_and_masks': (
+        write_shapes_coco,
+        'data/shapes',
+        {
+            'model.neck.in_channels': [16, 32, 64, 128],
+            'model.train_cfg.rcnn.sampler.num': 16,
+            'model.test_cfg.rpn.max_per_img': 20,
+            'train_dataloader.dataset.pipeline': MASKS,
+            'train_cfg': dict(max_epochs=1, val_interval=1),
+        },
+    ),
+    'fine_tune_mask_folders': (
+        write_shapes_segment,
+        'data/shapes_segment',
+        {
+            'model.decode_head.in_channels': [16, 32, 64, 128],
+            'model.decode_head.channels': 8,
+            'model.auxiliary_head.in_channels': 64,
+            'model.data_preprocessor.size': SCALE,
+            'train_dataloader.dataset.pipeline': SEGMENTS,
+            'train_cfg': dict(max_iters=2, val_interval=2),
+        },
+    ),
 }
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
-def test_an_example_trains_on_made_data(name: str, tmp_path: Path,
-                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_example_trains_on_made_data(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     example = DOCS / f'{name}.py'
     assert len(example.read_text().splitlines()) <= 12
     monkeypatch.chdir(tmp_path)
     write, folder, small = EXAMPLES[name]
     write(folder, ShapesParameters(train=4, val=2, size=96))
     options = {
-        **small, 'model.backbone.arch': 'nano', 'param_scheduler': [],
+        **small,
+        'model.backbone.arch': 'nano',
+        'param_scheduler': [],
         'train_dataloader.batch_size': 2,
-        **{f'{split}_dataloader.{key}': value for split in ('train', 'val')
-           for key, value in LOADER.items()}}
+        **{
+            f'{split}_dataloader.{key}': value
+            for split in ('train', 'val')
+            for key, value in LOADER.items()
+        },
+    }
     save_pretrained(example, options)
     runner = train(str(example), str(tmp_path / 'work'), cfg_options=options)
     losses = runner.message_hub.get_scalar('train/loss').data[0]

@@ -1,4 +1,5 @@
 """The classifiers of ImageNet-1k are the published models, and train."""
+
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,18 @@ from mmdat.registry import MODELS
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*_in1k.py'))
 PARAMETERS = {
-    'dat_t': 28_319_138, 'dat_s': 49_700_402, 'dat_b': 87_881_632,
-    'dat_pp_t': 23_962_876, 'dat_pp_s': 53_127_366, 'dat_pp_b': 93_690_640,
+    'dat_t': 28_319_138,
+    'dat_s': 49_700_402,
+    'dat_b': 87_881_632,
+    'dat_pp_t': 23_962_876,
+    'dat_pp_s': 53_127_366,
+    'dat_pp_b': 93_690_640,
     # Their tables of position biases are larger than at 224, and DAT-B's windows are.
-    'dat_b_384': 87_881_632 + 224_640 + 72_000, 'dat_pp_b_384': 93_690_640 + 428_800,
-    'scalablevit_s': 32_000_472, 'scalablevit_b': 81_881_624, 'scalablevit_l': 109_288_840,
+    'dat_b_384': 87_881_632 + 224_640 + 72_000,
+    'dat_pp_b_384': 93_690_640 + 428_800,
+    'scalablevit_s': 32_000_472,
+    'scalablevit_b': 81_881_624,
+    'scalablevit_l': 109_288_840,
 }
 
 

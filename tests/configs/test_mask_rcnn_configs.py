@@ -1,4 +1,5 @@
 """What the flags of the tools need of a config is in each configuration of a detector."""
+
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,5 @@
 """The configs train as the papers say."""
+
 import re
 
 import pytest
@@ -12,23 +13,44 @@ import mmdat.engine  # noqa: F401  so that its constructor is registered
 from mmdat.registry import MODELS
 
 DROP_PATH = {
-    'retinanet_dat_pp_t_coco': 0.0, 'retinanet_dat_pp_t_3x_coco': 0.2,
-    'retinanet_dat_pp_s_coco': 0.1, 'retinanet_dat_pp_s_3x_coco': 0.5,
-    'mask_rcnn_dat_pp_t_coco': 0.0, 'mask_rcnn_dat_pp_t_3x_coco': 0.3,
-    'mask_rcnn_dat_pp_s_coco': 0.1, 'mask_rcnn_dat_pp_s_3x_coco': 0.5,
-    'cascade_mask_rcnn_dat_pp_t_coco': 0.0, 'cascade_mask_rcnn_dat_pp_t_3x_coco': 0.1,
-    'cascade_mask_rcnn_dat_pp_s_3x_coco': 0.5, 'cascade_mask_rcnn_dat_pp_b_3x_coco': 0.8,
-    'semantic_fpn_dat_pp_t_ade20k': 0.4, 'semantic_fpn_dat_pp_s_ade20k': 0.4,
-    'semantic_fpn_dat_pp_b_ade20k': 0.7, 'upernet_dat_pp_t_ade20k': 0.3,
-    'upernet_dat_pp_s_ade20k': 0.5, 'upernet_dat_pp_b_ade20k': 0.7,
-    'dat_pp_t_in1k': 0.2, 'dat_pp_s_in1k': 0.4, 'dat_pp_b_in1k': 0.7, 'dat_pp_b_384_in1k': 0.6,
-    'scalablevit_s_in1k': 0.2, 'scalablevit_b_in1k': 0.5, 'scalablevit_l_in1k': 0.5,
+    'retinanet_dat_pp_t_coco': 0.0,
+    'retinanet_dat_pp_t_3x_coco': 0.2,
+    'retinanet_dat_pp_s_coco': 0.1,
+    'retinanet_dat_pp_s_3x_coco': 0.5,
+    'mask_rcnn_dat_pp_t_coco': 0.0,
+    'mask_rcnn_dat_pp_t_3x_coco': 0.3,
+    'mask_rcnn_dat_pp_s_coco': 0.1,
+    'mask_rcnn_dat_pp_s_3x_coco': 0.5,
+    'cascade_mask_rcnn_dat_pp_t_coco': 0.0,
+    'cascade_mask_rcnn_dat_pp_t_3x_coco': 0.1,
+    'cascade_mask_rcnn_dat_pp_s_3x_coco': 0.5,
+    'cascade_mask_rcnn_dat_pp_b_3x_coco': 0.8,
+    'semantic_fpn_dat_pp_t_ade20k': 0.4,
+    'semantic_fpn_dat_pp_s_ade20k': 0.4,
+    'semantic_fpn_dat_pp_b_ade20k': 0.7,
+    'upernet_dat_pp_t_ade20k': 0.3,
+    'upernet_dat_pp_s_ade20k': 0.5,
+    'upernet_dat_pp_b_ade20k': 0.7,
+    'dat_pp_t_in1k': 0.2,
+    'dat_pp_s_in1k': 0.4,
+    'dat_pp_b_in1k': 0.7,
+    'dat_pp_b_384_in1k': 0.6,
+    'scalablevit_s_in1k': 0.2,
+    'scalablevit_b_in1k': 0.5,
+    'scalablevit_l_in1k': 0.5,
 }
 NAMES = sorted(path.stem for path in zoo.CONFIGS.glob('*.py'))
 # One of each head whose parameters have rules of their own.
-HEADS = ['retinanet_dat_pp_t_coco', 'mask_rcnn_scalablevit_s_coco', 'dino_dat_pp_t_coco',
-         'detr_dat_pp_t_coco', 'mask2former_dat_pp_t_coco', 'mask2former_dat_pp_t_ade20k',
-         'upernet_dat_t_ade20k', 'semantic_fpn_scalablevit_s_ade20k']
+HEADS = [
+    'retinanet_dat_pp_t_coco',
+    'mask_rcnn_scalablevit_s_coco',
+    'dino_dat_pp_t_coco',
+    'detr_dat_pp_t_coco',
+    'mask2former_dat_pp_t_coco',
+    'mask2former_dat_pp_t_ade20k',
+    'upernet_dat_t_ade20k',
+    'semantic_fpn_scalablevit_s_ade20k',
+]
 SLOW_BACKBONES = ('dino', 'detr', 'mask2former')
 
 
@@ -49,8 +71,9 @@ def test_drop_path(name: str) -> None:
     assert load(name).model.backbone.drop_path_rate == DROP_PATH[name]
 
 
-@pytest.mark.parametrize('name', [name for name in NAMES if re.match(
-    r'(retinanet|(cascade_)?mask_rcnn)_.*_coco', name)])
+@pytest.mark.parametrize(
+    'name', [name for name in NAMES if re.match(r'(retinanet|(cascade_)?mask_rcnn)_.*_coco', name)]
+)
 def test_coco(name: str) -> None:
     cfg = load(name)
     assert optimizer(cfg) == dict(lr=5e-5 if 'retinanet' in name else 1e-4, weight_decay=0.05)
@@ -61,8 +84,9 @@ def test_coco(name: str) -> None:
     assert (cfg.train_cfg.max_epochs, steps.milestones) == (epochs, milestones)
 
 
-@pytest.mark.parametrize('name', [name for name in NAMES if re.match(
-    r'(upernet|semantic_fpn)_.*_ade20k', name)])
+@pytest.mark.parametrize(
+    'name', [name for name in NAMES if re.match(r'(upernet|semantic_fpn)_.*_ade20k', name)]
+)
 def test_ade20k(name: str) -> None:
     cfg = load(name)
     if name.startswith('upernet'):
@@ -71,16 +95,21 @@ def test_ade20k(name: str) -> None:
         assert (warm_up.start_factor, warm_up.end) == (1e-6, 1500)
     else:
         expected = (dict(lr=2e-4, weight_decay=1e-4), 32, 80_000, 0.9)
-    assert expected == (optimizer(cfg), images_a_step(cfg), cfg.train_cfg.max_iters,
-                        cfg.param_scheduler[-1].power)
+    assert expected == (
+        optimizer(cfg),
+        images_a_step(cfg),
+        cfg.train_cfg.max_iters,
+        cfg.param_scheduler[-1].power,
+    )
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name.endswith('_in1k')])
 def test_in1k(name: str) -> None:
     cfg = load(name)
     fine_tuning = '_384_' in name
-    assert optimizer(cfg) == (dict(lr=2e-5, weight_decay=1e-8) if fine_tuning else
-                              dict(lr=1e-3, weight_decay=0.05))
+    assert optimizer(cfg) == (
+        dict(lr=2e-5, weight_decay=1e-8) if fine_tuning else dict(lr=1e-3, weight_decay=0.05)
+    )
     assert cfg.train_cfg.max_epochs == (30 if fine_tuning else 300)
     assert images_a_step(cfg) == 1024
     assert cfg.optim_wrapper.clip_grad.max_norm == 5
@@ -98,8 +127,10 @@ def test_norms_and_bias_tables_of_the_backbone_have_no_decay(name: str) -> None:
     kinds: dict[bool, set[tuple[float, float]]] = {True: set(), False: set()}
     for module in model.backbone.modules():
         for key, parameter in module.named_parameters(recurse=False):
-            plain = not (isinstance(module, nn.LayerNorm | nn.BatchNorm2d)
-                         or key == 'relative_position_bias_table')
+            plain = not (
+                isinstance(module, nn.LayerNorm | nn.BatchNorm2d)
+                or key == 'relative_position_bias_table'
+            )
             group = groups[id(parameter)]
             kinds[plain].add((round(group['lr'] / base.lr, 9), group['weight_decay']))
     factor = 0.1 if name.startswith(SLOW_BACKBONES) else 1
@@ -111,7 +142,8 @@ def test_augmented_testing_is_around_the_size_of_plain_testing(name: str) -> Non
     cfg = load(name)
     resizes = cfg.tta_pipeline[-1].transforms[0]
     assert [resize['scale'] for resize in resizes] == [
-        (int(2048 * ratio), int(512 * ratio)) for ratio in (0.5, 0.75, 1, 1.25, 1.5, 1.75)]
+        (int(2048 * ratio), int(512 * ratio)) for ratio in (0.5, 0.75, 1, 1.25, 1.5, 1.75)
+    ]
     [plain] = [step for step in cfg.test_pipeline if step.type == 'Resize']
     assert plain.scale == resizes[2].scale and plain.keep_ratio == resizes[2].keep_ratio
     with DefaultScope.overwrite_default_scope('mmseg'):

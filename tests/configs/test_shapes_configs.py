@@ -1,4 +1,5 @@
 """The demos of the three tasks train on made data and are evaluated."""
+
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -29,17 +30,28 @@ TASKS = [
 
 @pytest.mark.parametrize('variable, write, name, backbone', TASKS, ids=[task[2] for task in TASKS])
 def test_two_iterations_have_a_finite_loss(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str,
-        write: Callable[[Path, ShapesParameters], None], name: str, backbone: type) -> None:
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    write: Callable[[Path, ShapesParameters], None],
+    name: str,
+    backbone: type,
+) -> None:
     write(tmp_path / 'data', ShapesParameters(train=4, val=2, size=64))
     monkeypatch.setenv(variable, str(tmp_path / 'data'))
     cfg = Config.fromfile(CONFIGS / f'{name}.py')
     cfg.work_dir = str(tmp_path / 'work')
     cfg.train_cfg = TWO_ITERATIONS
-    cfg.merge_from_dict(dict(
-        train_dataloader=IN_PROCESS, val_dataloader=IN_PROCESS, test_dataloader=IN_PROCESS,
-        default_hooks=dict(
-            logger=dict(interval=1), checkpoint=dict(by_epoch=False, interval=2))))
+    cfg.merge_from_dict(
+        dict(
+            train_dataloader=IN_PROCESS,
+            val_dataloader=IN_PROCESS,
+            test_dataloader=IN_PROCESS,
+            default_hooks=dict(
+                logger=dict(interval=1), checkpoint=dict(by_epoch=False, interval=2)
+            ),
+        )
+    )
     runner = Runner.from_cfg(cfg)
     assert type(runner.model.backbone) is backbone
     runner.train()
@@ -58,15 +70,16 @@ def test_the_segmentor_is_tested_on_an_image_and_its_mirror_image() -> None:
 @pytest.mark.parametrize('name', ['upernet_dat_pp_nano_shapes', 'dat_pp_nano_shapes'])
 def test_learning_rate_can_be_scaled_and_runs_repeated(name: str) -> None:
     cfg = Config.fromfile(CONFIGS / f'{name}.py')
-    assert cfg.auto_scale_lr == dict(
-        enable=False, base_batch_size=cfg.train_dataloader.batch_size)
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=cfg.train_dataloader.batch_size)
     assert cfg.randomness.seed == 0
     assert dict(type='mmdat.CheckFitHook') in cfg.custom_hooks
 
 
 def test_the_demo_with_scalablevit_differs_in_the_backbone_alone() -> None:
-    demo, other = (Config.fromfile(CONFIGS / f'mask_rcnn_{name}_nano_shapes.py').to_dict()
-                   for name in ('dat_pp', 'scalablevit'))
+    demo, other = (
+        Config.fromfile(CONFIGS / f'mask_rcnn_{name}_nano_shapes.py').to_dict()
+        for name in ('dat_pp', 'scalablevit')
+    )
     assert other['model']['backbone'] == dict(type='mmdat.ScalableViT', arch='nano')
     other['model']['backbone'] = demo['model']['backbone']
     assert other == demo

@@ -1,4 +1,5 @@
 """One config of each head trains and is tested; `make test-zoo` takes all of them."""
+
 import math
 from pathlib import Path
 
@@ -7,10 +8,17 @@ import zoo
 
 # The backbones take turns.
 NAMES = [
-    'retinanet_dat_t_coco', 'mask_rcnn_scalablevit_s_coco', 'cascade_mask_rcnn_dat_pp_t_coco',
-    'dino_dat_pp_t_coco', 'detr_dat_pp_t_coco', 'mask2former_dat_pp_t_coco',
-    'mask_rcnn_r50_dcn_v2_coco', 'upernet_dat_t_ade20k', 'semantic_fpn_scalablevit_s_ade20k',
-    'mask2former_dat_pp_t_ade20k', 'scalablevit_s_in1k',
+    'retinanet_dat_t_coco',
+    'mask_rcnn_scalablevit_s_coco',
+    'cascade_mask_rcnn_dat_pp_t_coco',
+    'dino_dat_pp_t_coco',
+    'detr_dat_pp_t_coco',
+    'mask2former_dat_pp_t_coco',
+    'mask_rcnn_r50_dcn_v2_coco',
+    'upernet_dat_t_ade20k',
+    'semantic_fpn_scalablevit_s_ade20k',
+    'mask2former_dat_pp_t_ade20k',
+    'scalablevit_s_in1k',
 ]
 
 
@@ -22,8 +30,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_config_trains_and_is_tested(name: str, root: Path,
-                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_trains_and_is_tested(
+    name: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variable, value in zoo.environment(root).items():
         monkeypatch.setenv(variable, value)
     steps = zoo.take_steps(name, root)

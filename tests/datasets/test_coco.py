@@ -1,4 +1,5 @@
 """Mistakes in data in COCO's format are found when the data set is built."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,14 @@ WITH_MASKS = dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True)
 
 def build(root: Path, split: str = 'val2017', pipeline: tuple[dict, ...] = ()) -> CocoDataset:
     return CocoDataset(
-        ann_file=f'annotations/instances_{split}.json', data_root=str(root), pipeline=[*pipeline],
-        data_prefix=dict(img=f'{split}/'), metainfo=dict(classes=('box', 'disk')),
-        filter_cfg=dict(filter_empty_gt=True), test_mode=split == 'val2017')
+        ann_file=f'annotations/instances_{split}.json',
+        data_root=str(root),
+        pipeline=[*pipeline],
+        data_prefix=dict(img=f'{split}/'),
+        metainfo=dict(classes=('box', 'disk')),
+        filter_cfg=dict(filter_empty_gt=True),
+        test_mode=split == 'val2017',
+    )
 
 
 def change(root: Path, split: str, apply: Callable[[dict], object]) -> None:
@@ -28,14 +34,20 @@ def change(root: Path, split: str, apply: Callable[[dict], object]) -> None:
     path.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize('apply', [
-    lambda content: content['annotations'].clear(),
-    lambda content: content['categories'].append(dict(id=1, name='other')) or [
-        annotation.update(category_id=1) for annotation in content['annotations']],
-])
+@pytest.mark.parametrize(
+    'apply',
+    [
+        lambda content: content['annotations'].clear(),
+        lambda content: (
+            content['categories'].append(dict(id=1, name='other'))
+            or [annotation.update(category_id=1) for annotation in content['annotations']]
+        ),
+    ],
+)
 @pytest.mark.parametrize('split', ['train2017', 'val2017'])
 def test_data_without_an_object_of_the_classes_is_refused(
-        coco_root: Path, split: str, apply: Callable[[dict], object]) -> None:
+    coco_root: Path, split: str, apply: Callable[[dict], object]
+) -> None:
     change(coco_root, split, apply)
     with pytest.raises(UserError, match=r"leaves no image to use: .* classes 'box' and 'disk'"):
         build(coco_root, split)
@@ -55,11 +67,14 @@ def test_images_to_be_tested_need_no_annotations(coco_root: Path) -> None:
         build(coco_root, 'train2017')
 
 
-@pytest.mark.parametrize('pipeline', [
-    (WITH_MASKS,),
-    (dict(type='RandomChoice', transforms=[[], [WITH_MASKS]]),),
-    (dict(type='TestTimeAug', transforms=[[WITH_MASKS]]),),
-])
+@pytest.mark.parametrize(
+    'pipeline',
+    [
+        (WITH_MASKS,),
+        (dict(type='RandomChoice', transforms=[[], [WITH_MASKS]]),),
+        (dict(type='TestTimeAug', transforms=[[WITH_MASKS]]),),
+    ],
+)
 def test_masks_are_needed_if_they_are_loaded(coco_root: Path, pipeline: tuple[dict, ...]) -> None:
     change(coco_root, 'val2017', lambda content: content['annotations'][1].pop('segmentation'))
     assert len(build(coco_root)) == 2
@@ -100,4 +115,4 @@ def test_image_is_whole_if_its_end_is_there(tmp_path: Path, suffix: str, cut: in
     assert not is_read(b'no image')
     if cut:
         assert not is_read(content[:-cut])
-        assert not is_read(content[:len(content) // 2])
+        assert not is_read(content[: len(content) // 2])

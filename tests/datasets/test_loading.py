@@ -1,4 +1,5 @@
 """Which share of broken images is passed over, and which ends training."""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,26 +33,34 @@ def tries_before_giving_up(paths: list[str]) -> int | None:
     return None
 
 
-@pytest.mark.parametrize('choose', [
-    lambda broken, fine: broken[:12] + fine,  # an unlucky start
-    lambda broken, fine: broken[:1] * 10 + fine,  # the same image again and again
-    lambda broken, fine: (broken[:5] + fine[:19]) * 20,  # many epochs
-    lambda broken, fine: (broken[:2] + fine[:3]) * 20,
-])
+@pytest.mark.parametrize(
+    'choose',
+    [
+        lambda broken, fine: broken[:12] + fine,  # an unlucky start
+        lambda broken, fine: broken[:1] * 10 + fine,  # the same image again and again
+        lambda broken, fine: (broken[:5] + fine[:19]) * 20,  # many epochs
+        lambda broken, fine: (broken[:2] + fine[:3]) * 20,
+    ],
+)
 def test_training_goes_on_unless_most_images_are_broken(
-        paths: list[str], choose: Callable[[list[str], list[str]], list[str]]) -> None:
+    paths: list[str], choose: Callable[[list[str], list[str]], list[str]]
+) -> None:
     assert tries_before_giving_up(choose(paths[:20], paths[20:])) is None
 
 
-@pytest.mark.parametrize('broken, fine, most', [
-    (20, 0, 20),  # all of a large set
-    (2, 0, 20),  # all of a small one
-    (5, 1, 20),
-    (16, 14, 90),
-])
+@pytest.mark.parametrize(
+    'broken, fine, most',
+    [
+        (20, 0, 20),  # all of a large set
+        (2, 0, 20),  # all of a small one
+        (5, 1, 20),
+        (16, 14, 90),
+    ],
+)
 def test_training_ends_soon_if_most_images_are_broken(
-        paths: list[str], broken: int, fine: int, most: int) -> None:
-    tries = tries_before_giving_up((paths[20:20 + fine] + paths[:broken]) * 20)
+    paths: list[str], broken: int, fine: int, most: int
+) -> None:
+    tries = tries_before_giving_up((paths[20 : 20 + fine] + paths[:broken]) * 20)
     assert tries is not None and tries <= most + broken + fine
 
 

@@ -15,8 +15,9 @@ SIZE = 128
 
 
 def draw(count: int, seed: int = 0, **options) -> list[Scene]:
-    return [draw_scene(np.random.default_rng((seed, index)), SIZE, **options)
-            for index in range(count)]
+    return [
+        draw_scene(np.random.default_rng((seed, index)), SIZE, **options) for index in range(count)
+    ]
 
 
 @pytest.fixture(scope='module')
@@ -28,8 +29,10 @@ def test_same_seed_same_drawing_and_another_seed_another():
     first, again, other = draw(1)[0], draw(1)[0], draw(1, seed=1)[0]
     assert np.array_equal(first.image, again.image)
     assert [i.label for i in first.instances] == [i.label for i in again.instances]
-    assert all(np.array_equal(a.mask, b.mask)
-               for a, b in zip(first.instances, again.instances, strict=True))
+    assert all(
+        np.array_equal(a.mask, b.mask)
+        for a, b in zip(first.instances, again.instances, strict=True)
+    )
     assert not np.array_equal(first.image, other.image)
 
 
@@ -66,8 +69,10 @@ def test_figures_are_hidden_in_part_but_most_of_each_stays_visible():
         canvas = _Canvas(rng, SIZE)
         for _ in range(20):
             canvas.place(FIGURES['ring'](rng), SIZE / 3, label=0)
-        visible += [instance.mask.sum() / area for instance, area in
-                    zip(canvas.finish().instances, canvas.areas, strict=True)]
+        visible += [
+            instance.mask.sum() / area
+            for instance, area in zip(canvas.finish().instances, canvas.areas, strict=True)
+        ]
     assert MIN_VISIBLE_FRACTION <= min(visible) < MIN_VISIBLE_FRACTION + 0.1
     assert np.mean(np.array(visible) < 1) > 0.5
 
@@ -84,20 +89,28 @@ def test_distractors_hide_figures_and_are_no_figures():
 
 
 def test_scales_span_a_factor_of_four(scenes):
-    sides = [max(np.ptp(axis) + 1 for axis in np.nonzero(instance.mask))
-             for scene in scenes for instance in scene.instances]
+    sides = [
+        max(np.ptp(axis) + 1 for axis in np.nonzero(instance.mask))
+        for scene in scenes
+        for instance in scene.instances
+    ]
     small, large = np.percentile(sides, [2, 98])
     assert large / small >= 4
 
 
 def test_color_does_not_tell_the_class(scenes):
     """A nearest-centroid rule on mean colors, fitted to half of the figures, is at chance."""
-    colors = np.array([scene.image[i.mask].mean(axis=0) for scene in scenes
-                       for i in scene.instances])
+    colors = np.array(
+        [scene.image[i.mask].mean(axis=0) for scene in scenes for i in scene.instances]
+    )
     labels = np.array([i.label for scene in scenes for i in scene.instances])
     half = len(labels) // 2
-    centroids = np.stack([colors[:half][labels[:half] == label].mean(axis=0)
-                          for label in range(len(METAINFO['classes']))])
+    centroids = np.stack(
+        [
+            colors[:half][labels[:half] == label].mean(axis=0)
+            for label in range(len(METAINFO['classes']))
+        ]
+    )
     guesses = np.linalg.norm(colors[half:, None] - centroids, axis=2).argmin(axis=1)
     accuracy = np.mean(guesses == labels[half:])
     assert accuracy < 1 / len(METAINFO['classes']) + 0.1

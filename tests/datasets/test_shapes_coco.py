@@ -27,8 +27,11 @@ def root(tmp_path_factory) -> Path:
 
 
 def digests(root: Path) -> dict[str, str]:
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in root.rglob('*') if path.is_file()}
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob('*')
+        if path.is_file()
+    }
 
 
 def test_same_parameters_same_bytes(root, tmp_path):
@@ -46,16 +49,21 @@ def test_an_image_does_not_depend_on_how_many_there_are(root, tmp_path):
 
 def test_train_val_and_seeds_share_no_image(root, tmp_path):
     write_shapes_coco(tmp_path / 'other', ShapesParameters(train=6, val=4, size=96, seed=1))
-    images = [digest for folder in (root, tmp_path / 'other')
-              for name, digest in digests(folder).items() if name.endswith('.jpg')]
+    images = [
+        digest
+        for folder in (root, tmp_path / 'other')
+        for name, digest in digests(folder).items()
+        if name.endswith('.jpg')
+    ]
     assert len(set(images)) == len(images) == 20
 
 
 @pytest.mark.parametrize(('split', 'count'), [('train', 6), ('val', 4)])
 def test_annotations_are_coco_with_masks_boxes_and_areas_that_agree(root, split, count):
     coco = COCO(root / 'annotations' / f'instances_{split}.json')
-    assert [category['name'] for category in coco.loadCats(coco.getCatIds())
-            ] == list(METAINFO['classes'])
+    assert [category['name'] for category in coco.loadCats(coco.getCatIds())] == list(
+        METAINFO['classes']
+    )
     assert len(coco.imgs) == count
     for image in coco.imgs.values():
         pixels = cv2.imread(str(root / split / image['file_name']))
@@ -71,8 +79,12 @@ def test_annotations_are_coco_with_masks_boxes_and_areas_that_agree(root, split,
 
 
 def test_mmdet_reads_it(root):
-    dataset = ShapesDataset(ann_file='annotations/instances_val.json', data_root=str(root),
-                            data_prefix=dict(img='val/'), test_mode=True)
+    dataset = ShapesDataset(
+        ann_file='annotations/instances_val.json',
+        data_root=str(root),
+        data_prefix=dict(img='val/'),
+        test_mode=True,
+    )
     truth = json.loads((root / 'annotations/instances_val.json').read_text())
     assert dataset.metainfo['classes'] == METAINFO['classes']
     assert len(dataset) == 4
@@ -84,13 +96,16 @@ def test_a_complete_data_set_is_left_alone(root, monkeypatch):
     write_shapes_coco(root, SMALL)
 
 
-@pytest.mark.parametrize('spoil', [
-    lambda root: (root / 'train' / '000003.jpg').unlink(),
-    lambda root: (root / 'train' / '000003.jpg').write_bytes(b''),
-    lambda root: (root / 'annotations' / 'instances_val.json').unlink(),
-    lambda root: (root / 'annotations' / 'instances_val.json').write_text('{}'),
-    lambda root: (root / 'shapes.json').write_text('3'),
-])
+@pytest.mark.parametrize(
+    'spoil',
+    [
+        lambda root: (root / 'train' / '000003.jpg').unlink(),
+        lambda root: (root / 'train' / '000003.jpg').write_bytes(b''),
+        lambda root: (root / 'annotations' / 'instances_val.json').unlink(),
+        lambda root: (root / 'annotations' / 'instances_val.json').write_text('{}'),
+        lambda root: (root / 'shapes.json').write_text('3'),
+    ],
+)
 def test_an_incomplete_data_set_is_drawn_again(root, tmp_path, spoil):
     shutil.copytree(root, tmp_path / 'shapes')
     spoil(tmp_path / 'shapes')
@@ -99,7 +114,8 @@ def test_an_incomplete_data_set_is_drawn_again(root, tmp_path, spoil):
 
 
 def test_an_interrupted_drawing_leaves_no_data_set_and_the_next_one_completes_it(
-        root, tmp_path, monkeypatch):
+    root, tmp_path, monkeypatch
+):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -125,15 +141,19 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
     assert (tmp_path / 'thesis.tex').read_text() == 'years of work'
 
 
-@pytest.mark.parametrize('root, sentence', [
-    ('.', 'is the working folder, or around it: name another'),
-    ('..', 'is the working folder, or around it: name another'),
-    ('file', 'exists and is not a data set of shapes'),
-    ('file/shapes', 'cannot be drawn into .Not a directory.: name another'),
-    ('/proc/shapes', 'cannot be drawn into .*: name another'),
-])
+@pytest.mark.parametrize(
+    'root, sentence',
+    [
+        ('.', 'is the working folder, or around it: name another'),
+        ('..', 'is the working folder, or around it: name another'),
+        ('file', 'exists and is not a data set of shapes'),
+        ('file/shapes', 'cannot be drawn into .Not a directory.: name another'),
+        ('/proc/shapes', 'cannot be drawn into .*: name another'),
+    ],
+)
 def test_a_place_that_cannot_be_drawn_into_is_refused_before_drawing(
-        tmp_path, monkeypatch, root, sentence):
+    tmp_path, monkeypatch, root, sentence
+):
     monkeypatch.setattr(shapes_coco, '_draw_split', lambda *_: pytest.fail('drawn'))
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'empty' / 'file').touch()

@@ -1,4 +1,5 @@
 """The drawings in the layouts of ADE20K and of ImageNet; what all layouts share, with COCO's."""
+
 import hashlib
 import subprocess
 import sys
@@ -11,11 +12,7 @@ import pytest
 from mmdat.datasets import ShapesParameters
 from mmdat.datasets.shapes import METAINFO, draw_scene
 from mmdat.datasets.shapes_classify import ShapesClassifyDataset, write_shapes_classify
-from mmdat.datasets.shapes_segment import (
-    LARGE_FIGURES,
-    ShapesSegmentDataset,
-    write_shapes_segment,
-)
+from mmdat.datasets.shapes_segment import LARGE_FIGURES, ShapesSegmentDataset, write_shapes_segment
 
 SMALL = ShapesParameters(train=6, val=4, size=64)
 WRITERS = dict(segment=write_shapes_segment, classify=write_shapes_classify)
@@ -32,8 +29,11 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def digests(root: Path) -> dict[str, str]:
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in root.rglob('*') if path.is_file()}
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob('*')
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize('task', WRITERS)
@@ -48,14 +48,18 @@ def test_no_image_is_there_twice(roots: dict[str, Path], task: str) -> None:
     assert len(set(images)) == len(images) == 10
 
 
-@pytest.mark.parametrize('task, lost', [
-    ('segment', 'annotations/training/*.png'),
-    ('segment', 'images/validation/*.jpg'),
-    ('classify', 'train/*/*.jpg'),
-    ('classify', 'meta/val.txt'),
-])
+@pytest.mark.parametrize(
+    'task, lost',
+    [
+        ('segment', 'annotations/training/*.png'),
+        ('segment', 'images/validation/*.jpg'),
+        ('classify', 'train/*/*.jpg'),
+        ('classify', 'meta/val.txt'),
+    ],
+)
 def test_an_incomplete_data_set_is_drawn_again(
-        roots: dict[str, Path], tmp_path: Path, task: str, lost: str) -> None:
+    roots: dict[str, Path], tmp_path: Path, task: str, lost: str
+) -> None:
     WRITERS[task](tmp_path / task, SMALL)
     next((tmp_path / task).glob(lost)).unlink()
     WRITERS[task](tmp_path / task, SMALL)
@@ -77,7 +81,8 @@ def test_another_task_replaces_it(roots: dict[str, Path], tmp_path: Path) -> Non
 
 @pytest.mark.parametrize('split, index, count', [('training', 0, 6), ('validation', 1, 4)])
 def test_pixel_values_are_the_classes_that_are_seen(
-        roots: dict[str, Path], split: str, index: int, count: int) -> None:
+    roots: dict[str, Path], split: str, index: int, count: int
+) -> None:
     paths = sorted((roots['segment'] / 'annotations' / split).iterdir())
     assert [path.name for path in paths] == [f'{k:06d}.png' for k in range(1, count + 1)]
     for number, path in enumerate(paths, start=1):
@@ -93,7 +98,8 @@ def test_mmseg_reads_it(roots: dict[str, Path]) -> None:
     dataset = ShapesSegmentDataset(
         data_root=str(roots['segment']),
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        pipeline=[dict(type='mmdat.LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')])
+        pipeline=[dict(type='mmdat.LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')],
+    )
     assert dataset.metainfo['classes'] == ('ground', *METAINFO['classes'])
     assert len(dataset.metainfo['palette']) == 5
     assert len(dataset) == 4
@@ -106,8 +112,10 @@ def test_mmseg_reads_it(roots: dict[str, Path]) -> None:
 @pytest.mark.parametrize('split, count', [('train', 6), ('val', 4)])
 def test_mmpretrain_reads_it(roots: dict[str, Path], split: str, count: int) -> None:
     dataset = ShapesClassifyDataset(
-        data_root=str(roots['classify']), split=split,
-        pipeline=[dict(type='mmdat.LoadImageFromFile')])
+        data_root=str(roots['classify']),
+        split=split,
+        pipeline=[dict(type='mmdat.LoadImageFromFile')],
+    )
     assert tuple(dataset.metainfo['classes']) == METAINFO['classes']
     assert len(dataset) == count
     lines = (roots['classify'] / 'meta' / f'{split}.txt').read_text().splitlines()
@@ -120,8 +128,12 @@ def test_mmpretrain_reads_it(roots: dict[str, Path], split: str, count: int) -> 
 
 
 def run_tool(*arguments: str | Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, '-W', 'ignore', TOOL, *arguments], text=True,
-                          capture_output=True, check=False)
+    return subprocess.run(
+        [sys.executable, '-W', 'ignore', TOOL, *arguments],
+        text=True,
+        capture_output=True,
+        check=False,
+    )
 
 
 def test_the_tool_draws_the_layout_of_a_task(roots: dict[str, Path], tmp_path: Path) -> None:
@@ -133,17 +145,22 @@ def test_the_tool_draws_the_layout_of_a_task(roots: dict[str, Path], tmp_path: P
 def test_the_tool_refuses_an_unknown_task_in_a_sentence(tmp_path: Path) -> None:
     result = run_tool(tmp_path / 'shapes', '--task', 'paint')
     assert result.returncode == 1
-    assert result.stderr == ("error: --task paint is none: give one of 'detect', 'segment' and "
-                             "'classify'\n")
+    assert result.stderr == (
+        "error: --task paint is none: give one of 'detect', 'segment' and 'classify'\n"
+    )
 
 
 @pytest.mark.parametrize('missing', ['mmseg', 'mmpretrain'])
 def test_projects_without_other_packages_have_the_rest(missing: str) -> None:
-    code = (f'import sys; sys.modules[{missing!r}] = None\n'
-            'from mmdat.registry import DATASETS\n'
-            "print([bool(DATASETS.get(f'Shapes{task}Dataset')) for task in "
-            "('', 'Segment', 'Classify')])")
-    result = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], text=True,
-                            capture_output=True, check=True)
-    assert result.stdout.splitlines()[-1] == str([True, missing != 'mmseg',
-                                                  missing != 'mmpretrain'])
+    code = (
+        f'import sys; sys.modules[{missing!r}] = None\n'
+        'from mmdat.registry import DATASETS\n'
+        "print([bool(DATASETS.get(f'Shapes{task}Dataset')) for task in "
+        "('', 'Segment', 'Classify')])"
+    )
+    result = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code], text=True, capture_output=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == str(
+        [True, missing != 'mmseg', missing != 'mmpretrain']
+    )

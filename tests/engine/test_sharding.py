@@ -1,4 +1,5 @@
 """What is sharded together; two processes train with it in tests/apis/test_distributed.py."""
+
 import inspect
 
 import mmengine._strategy as mmengine
@@ -9,8 +10,11 @@ from mmdat.models.backbones.base import Stage
 
 
 def test_the_stages_of_a_backbone_are_wrapped_and_nothing_else() -> None:
-    wrapped = [module for module in DATPlusPlus(arch='nano').modules()
-               if wrap_stages(module, recurse=False, nonwrapped_numel=0)]
+    wrapped = [
+        module
+        for module in DATPlusPlus(arch='nano').modules()
+        if wrap_stages(module, recurse=False, nonwrapped_numel=0)
+    ]
     assert len(wrapped) == 4 and all(isinstance(module, Stage) for module in wrapped)
 
 

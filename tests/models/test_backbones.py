@@ -1,4 +1,5 @@
 """What every backbone promises, whatever its blocks."""
+
 import copy
 import pickle
 import warnings
@@ -16,8 +17,10 @@ from mmdat.registry import MODELS
 
 every_variant = pytest.mark.parametrize('name', VARIANTS)
 # The families' own architectures are deep: tracing them takes long.
-every_traced_variant = pytest.mark.parametrize('name', [
-    pytest.param(name, marks=pytest.mark.slow if name in NANO else ()) for name in VARIANTS])
+every_traced_variant = pytest.mark.parametrize(
+    'name',
+    [pytest.param(name, marks=pytest.mark.slow if name in NANO else ()) for name in VARIANTS],
+)
 every_family = pytest.mark.parametrize('name', NANO)
 SIZES = [(1, 1), (1, 75), (33, 2), (61, 90)]
 
@@ -38,8 +41,10 @@ def gradients(model: nn.Module, outputs: tuple[Tensor, ...]) -> dict[str, Tensor
 
 def difference(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
     """Largest difference over largest magnitude of any output."""
-    return max(float((a - b).detach().abs().max() / b.detach().abs().max())
-               for a, b in zip(ours, theirs, strict=True))
+    return max(
+        float((a - b).detach().abs().max() / b.detach().abs().max())
+        for a, b in zip(ours, theirs, strict=True)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +66,8 @@ def test_outputs_are_contiguous_as_the_roi_align_of_mmcv_needs_them(name: str) -
 @every_variant
 @pytest.mark.parametrize('size', SIZES, ids=str)
 def test_any_size_gives_finite_maps_and_a_gradient_for_each_parameter(
-        name: str, size: tuple[int, int]) -> None:
+    name: str, size: tuple[int, int]
+) -> None:
     model = build(name)
     size = tuple(max(side, model.smallest_image) for side in size)
     x = image(*size, batch=2).requires_grad_()
@@ -74,8 +80,9 @@ def test_any_size_gives_finite_maps_and_a_gradient_for_each_parameter(
     assert x.grad.isfinite().all() and x.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize('family, rounds_up', [(DAT, False), (DATPlusPlus, True),
-                                               (ScalableViT, True)])
+@pytest.mark.parametrize(
+    'family, rounds_up', [(DAT, False), (DATPlusPlus, True), (ScalableViT, True)]
+)
 def test_strides_are_4_8_16_32(family: type, rounds_up: bool) -> None:
     shapes = [y.shape[2:] for y in family('nano')(image(100, 130))]
     height, width = (100, 130) if rounds_up else (-100, -130)
@@ -196,13 +203,20 @@ def test_frozen_stages_do_not_change(name: str, frozen_stages: int) -> None:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
     loss(model(image(32, 64, batch=2))).backward()
     optimizer.step()
-    frozen = ('embeddings.0.', *(f'{part}.{stage}.' for part in ('embeddings', 'stages')
-                                 for stage in range(frozen_stages)),
-              *(f'norms.{stage}.' for stage in range(frozen_stages)))
+    frozen = (
+        'embeddings.0.',
+        *(
+            f'{part}.{stage}.'
+            for part in ('embeddings', 'stages')
+            for stage in range(frozen_stages)
+        ),
+        *(f'norms.{stage}.' for stage in range(frozen_stages)),
+    )
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[key]) == key.startswith(frozen), key
-    assert not any(module.training for stage in model.stages[:frozen_stages]
-                   for module in stage.modules())
+    assert not any(
+        module.training for stage in model.stages[:frozen_stages] for module in stage.modules()
+    )
 
 
 @every_family
@@ -265,12 +279,14 @@ def test_projections_and_tables_start_as_the_papers_say() -> None:
     torch.manual_seed(0)
     model = DATPlusPlus(dict(embed_dims=(64,), blocks='NDLE', num_heads=4))
     blocks = model.stages[0].blocks
-    for tensor, std in [(blocks[0].attention.qkv.weight, 0.02),
-                        (blocks[1].attention.query.weight, 0.02),
-                        (blocks[1].ffn.expand.weight, 0.02),
-                        (blocks[0].attention.relative_position_bias_table, 0.02),
-                        (blocks[1].attention.relative_position_bias_table, 0.01),
-                        (blocks[2].attention.relative_position_bias_table, 0.02)]:
+    for tensor, std in [
+        (blocks[0].attention.qkv.weight, 0.02),
+        (blocks[1].attention.query.weight, 0.02),
+        (blocks[1].ffn.expand.weight, 0.02),
+        (blocks[0].attention.relative_position_bias_table, 0.02),
+        (blocks[1].attention.relative_position_bias_table, 0.01),
+        (blocks[2].attention.relative_position_bias_table, 0.02),
+    ]:
         assert tensor.std().item() == pytest.approx(std, rel=0.15)
     assert not blocks[0].attention.qkv.bias.any()
 
@@ -282,45 +298,95 @@ def test_slide_attention_starts_with_unit_shifts_that_stay() -> None:
     padded = nn.functional.pad(x, (1, 1, 1, 1))
     for tap in range(9):
         y, column = divmod(tap, 3)
-        assert torch.equal(shifted[:, :, tap], padded[:, :, y:y + 5, column:column + 6])
+        assert torch.equal(shifted[:, :, tap], padded[:, :, y : y + 5, column : column + 6])
     assert not attention.shifts.weight.requires_grad
 
 
-@pytest.mark.parametrize('family, options, sentence', [
-    (DAT, dict(arch='tin'), "DAT has no arch 'tin': did you mean 'tiny'"),
-    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='N', num_heads=1, window_siz=3)),
-     "unknown field 'window_siz' in arch: did you mean 'window_size'"),
-    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='N')), "arch has no 'num_heads'"),
-    (DATPlusPlus, dict(arch=dict(embed_dims=8, blocks='N', num_heads=1)), "'embed_dims' must be"),
-    (DATPlusPlus, dict(arch=dict(embed_dims=(8, 8), blocks='N', num_heads=(1, 1, 1))),
-     "'num_heads' needs a value for each of the 2 stages"),
-    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='NQ', num_heads=1)), "'blocks' has 'NQ'"),
-    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='N', num_heads=3)), 'heads must divide'),
-    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='D', num_heads=2, groups=3)),
-     'groups heads'),
-    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='N', num_heads=1, neighborhood_size=4)),
-     "'neighborhood_size' must be odd"),
-    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='N', num_heads='1')),
-     "'num_heads' must be int"),
-    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='D', num_heads=1, position_bias='tabel')),
-     "did you mean 'table'"),
-    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='D', num_heads=1, pooled_keys=True)),
-     "pooled_keys has no position_bias 'table'"),
-    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='D', num_heads=1, offset_range=-1)),
-     'None stands for unbounded offsets'),
-    (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='N', num_heads=1, ffn_ratio=-1)),
-     "'ffn_ratio' must be positive"),
-    (DAT, dict(arch='nano', pretrain_img_size=16), 'pretrain_img_size must be at least 32'),
-    (DATPlusPlus, dict(arch='nano', out_indices=(4,)), 'out_indices must be stages from 0 to 3'),
-    (DATPlusPlus, dict(arch='nano', frozen_stages=5), 'frozen_stages must be from -1 to 4'),
-    (DATPlusPlus, dict(arch='nano', drop_path_rate=1.0), 'drop_path_rate must be'),
-    (DATPlusPlus, dict(arch='nano', pretrain_img_size=(224, 224)), 'pretrain_img_size must be'),
-    (ScalableViT, dict(arch='tiny'), "ScalableViT has no arch 'tiny'"),
-    (ScalableViT, dict(arch=dict(embed_dims=(8,), depth=2, num_heads=4, channel_ratio=0.3)),
-     'channel_ratio 0.3 makes 2 of 8 channels'),
-])
-def test_a_mistake_in_the_arguments_is_told_in_a_sentence(family: type, options: dict,
-                                                          sentence: str) -> None:
+@pytest.mark.parametrize(
+    'family, options, sentence',
+    [
+        (DAT, dict(arch='tin'), "DAT has no arch 'tin': did you mean 'tiny'"),
+        (
+            DATPlusPlus,
+            dict(arch=dict(embed_dims=(8,), blocks='N', num_heads=1, window_siz=3)),
+            "unknown field 'window_siz' in arch: did you mean 'window_size'",
+        ),
+        (DATPlusPlus, dict(arch=dict(embed_dims=(8,), blocks='N')), "arch has no 'num_heads'"),
+        (
+            DATPlusPlus,
+            dict(arch=dict(embed_dims=8, blocks='N', num_heads=1)),
+            "'embed_dims' must be",
+        ),
+        (
+            DATPlusPlus,
+            dict(arch=dict(embed_dims=(8, 8), blocks='N', num_heads=(1, 1, 1))),
+            "'num_heads' needs a value for each of the 2 stages",
+        ),
+        (
+            DATPlusPlus,
+            dict(arch=dict(embed_dims=(8,), blocks='NQ', num_heads=1)),
+            "'blocks' has 'NQ'",
+        ),
+        (
+            DATPlusPlus,
+            dict(arch=dict(embed_dims=(8,), blocks='N', num_heads=3)),
+            'heads must divide',
+        ),
+        (
+            DATPlusPlus,
+            dict(arch=dict(embed_dims=(8,), blocks='D', num_heads=2, groups=3)),
+            'groups heads',
+        ),
+        (
+            DATPlusPlus,
+            dict(arch=dict(embed_dims=(8,), blocks='N', num_heads=1, neighborhood_size=4)),
+            "'neighborhood_size' must be odd",
+        ),
+        (
+            DATPlusPlus,
+            dict(arch=dict(embed_dims=(8,), blocks='N', num_heads='1')),
+            "'num_heads' must be int",
+        ),
+        (
+            DATPlusPlus,
+            dict(arch=dict(embed_dims=(8,), blocks='D', num_heads=1, position_bias='tabel')),
+            "did you mean 'table'",
+        ),
+        (
+            DATPlusPlus,
+            dict(arch=dict(embed_dims=(8,), blocks='D', num_heads=1, pooled_keys=True)),
+            "pooled_keys has no position_bias 'table'",
+        ),
+        (
+            DATPlusPlus,
+            dict(arch=dict(embed_dims=(8,), blocks='D', num_heads=1, offset_range=-1)),
+            'None stands for unbounded offsets',
+        ),
+        (
+            DATPlusPlus,
+            dict(arch=dict(embed_dims=(8,), blocks='N', num_heads=1, ffn_ratio=-1)),
+            "'ffn_ratio' must be positive",
+        ),
+        (DAT, dict(arch='nano', pretrain_img_size=16), 'pretrain_img_size must be at least 32'),
+        (
+            DATPlusPlus,
+            dict(arch='nano', out_indices=(4,)),
+            'out_indices must be stages from 0 to 3',
+        ),
+        (DATPlusPlus, dict(arch='nano', frozen_stages=5), 'frozen_stages must be from -1 to 4'),
+        (DATPlusPlus, dict(arch='nano', drop_path_rate=1.0), 'drop_path_rate must be'),
+        (DATPlusPlus, dict(arch='nano', pretrain_img_size=(224, 224)), 'pretrain_img_size must be'),
+        (ScalableViT, dict(arch='tiny'), "ScalableViT has no arch 'tiny'"),
+        (
+            ScalableViT,
+            dict(arch=dict(embed_dims=(8,), depth=2, num_heads=4, channel_ratio=0.3)),
+            'channel_ratio 0.3 makes 2 of 8 channels',
+        ),
+    ],
+)
+def test_a_mistake_in_the_arguments_is_told_in_a_sentence(
+    family: type, options: dict, sentence: str
+) -> None:
     with pytest.raises(UserError) as caught:
         family(**options)
     assert sentence in str(caught.value)

@@ -1,4 +1,5 @@
 """Our models compute what the authors' published models compute."""
+
 import golden
 import pytest
 import torch
@@ -11,21 +12,39 @@ FIXTURES = sorted(path.stem for path in golden.DATA.glob('*.json'))
 # The smallest full-sized model of each family runs each time; the others take seconds each.
 SLOW = {'dat_s', 'dat_b', 'dat_pp_s', 'dat_pp_b', 'scalablevit_b', 'scalablevit_l'}
 NAMED = {
-    'dat_nano': (DAT, 'nano'), 'dat_t': (DAT, 'tiny'), 'dat_s': (DAT, 'small'),
-    'dat_b': (DAT, 'base'), 'dat_pp_nano': (DATPlusPlus, 'nano'), 'dat_pp_t': (DATPlusPlus, 'tiny'),
-    'dat_pp_s': (DATPlusPlus, 'small'), 'dat_pp_b': (DATPlusPlus, 'base'),
-    'scalablevit_nano': (ScalableViT, 'nano'), 'scalablevit_s': (ScalableViT, 'small'),
-    'scalablevit_b': (ScalableViT, 'base'), 'scalablevit_l': (ScalableViT, 'large'),
+    'dat_nano': (DAT, 'nano'),
+    'dat_t': (DAT, 'tiny'),
+    'dat_s': (DAT, 'small'),
+    'dat_b': (DAT, 'base'),
+    'dat_pp_nano': (DATPlusPlus, 'nano'),
+    'dat_pp_t': (DATPlusPlus, 'tiny'),
+    'dat_pp_s': (DATPlusPlus, 'small'),
+    'dat_pp_b': (DATPlusPlus, 'base'),
+    'scalablevit_nano': (ScalableViT, 'nano'),
+    'scalablevit_s': (ScalableViT, 'small'),
+    'scalablevit_b': (ScalableViT, 'base'),
+    'scalablevit_l': (ScalableViT, 'large'),
 }
 
 
-@pytest.mark.parametrize('name, implementation', [
-    *(pytest.param(name, None, id=name, marks=pytest.mark.slow if name in SLOW else ())
-      for name in FIXTURES),
-    *(pytest.param(name, implementation, id=f'{name}-{implementation}')
-      for name in FIXTURES if 'nano' in name for implementation in ('dense', 'tiled', 'fused'))])
-def test_outputs_and_gradients_equal_the_published_models(name: str, implementation: str | None,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    'name, implementation',
+    [
+        *(
+            pytest.param(name, None, id=name, marks=pytest.mark.slow if name in SLOW else ())
+            for name in FIXTURES
+        ),
+        *(
+            pytest.param(name, implementation, id=f'{name}-{implementation}')
+            for name in FIXTURES
+            if 'nano' in name
+            for implementation in ('dense', 'tiled', 'fused')
+        ),
+    ],
+)
+def test_outputs_and_gradients_equal_the_published_models(
+    name: str, implementation: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if implementation:
         monkeypatch.setitem(LOGITS_PER_TILE, 'cpu', 2**12)  # several tiles on small maps
     with prefer_implementation(implementation or 'auto'):
@@ -49,8 +68,10 @@ def _check_outputs_and_gradients(name: str) -> None:
         loss = golden.loss(outputs)
         assert loss.item() == pytest.approx(fixture['loss'], rel=10 * output_tolerance)
         loss.backward()
-        gradients = {theirs: model.get_parameter(ours).grad
-                     for ours, theirs in golden.names_in_classifier(model).items()}
+        gradients = {
+            theirs: model.get_parameter(ours).grad
+            for ours, theirs in golden.names_in_classifier(model).items()
+        }
         gradients = {key: gradient for key, gradient in gradients.items() if gradient is not None}
         gradients['input'] = x.grad
         assert set(gradients) == set(fixture['grads'])
@@ -58,8 +79,9 @@ def _check_outputs_and_gradients(name: str) -> None:
         for key, recorded in fixture['grads'].items():
             # A gradient that is zero in theory is recorded as noise: compare with the others' size.
             is_noise = recorded.get('norm', largest) < 1e-12 * largest
-            error = golden.difference(f'grad:{key}', gradients[key], recorded,
-                                      largest if is_noise else None)
+            error = golden.difference(
+                f'grad:{key}', gradients[key], recorded, largest if is_noise else None
+            )
             assert error < gradient_tolerance, (key, dtype)
 
 
@@ -70,11 +92,19 @@ def test_a_named_architecture_is_the_one_of_the_published_options(name: str) -> 
         named = family(arch)
         published = family.from_published(**golden.load(name)['options'])
     assert _shapes(named) == _shapes(published)
-    unused = {'stride', 'offset_kernel_size', 'offset_range', 'groups', 'position_bias',
-              'window_size', 'neighborhood_size'}
+    unused = {
+        'stride',
+        'offset_kernel_size',
+        'offset_range',
+        'groups',
+        'position_bias',
+        'window_size',
+        'neighborhood_size',
+    }
     for ours, theirs in zip(named.settings, published.settings, strict=True):
-        differing = {field for field, value in vars(ours).items()
-                     if getattr(theirs, field) != value}
+        differing = {
+            field for field, value in vars(ours).items() if getattr(theirs, field) != value
+        }
         letters = getattr(ours, 'blocks', '')
         if 'D' in letters:
             unused = {'window_size', 'neighborhood_size'}

@@ -1,4 +1,5 @@
 """Merging the detections of an image and of its flipped copy."""
+
 import pytest
 import torch
 from mmdet.structures import DetDataSample
@@ -23,24 +24,41 @@ def detected(bboxes: list[list[float]], scores: list[float], flip: bool) -> DetD
     if flip:
         masks = masks.flip(-1)
         bboxes = [[WIDTH - x2, y1, WIDTH - x1, y2] for x1, y1, x2, y2 in bboxes]
-    sample = DetDataSample(metainfo=dict(
-        ori_shape=(HEIGHT, WIDTH), flip=flip, flip_direction='horizontal' if flip else None))
+    sample = DetDataSample(
+        metainfo=dict(
+            ori_shape=(HEIGHT, WIDTH), flip=flip, flip_direction='horizontal' if flip else None
+        )
+    )
     sample.pred_instances = InstanceData(
-        bboxes=torch.tensor(bboxes, dtype=torch.float32).reshape(-1, 4), masks=masks,
-        scores=torch.tensor(scores), labels=torch.zeros(len(bboxes), dtype=torch.int64))
+        bboxes=torch.tensor(bboxes, dtype=torch.float32).reshape(-1, 4),
+        masks=masks,
+        scores=torch.tensor(scores),
+        labels=torch.zeros(len(bboxes), dtype=torch.int64),
+    )
     return sample
 
 
-@pytest.mark.parametrize('boxes, flipped_boxes', [
-    ([], []), ([], [[1, 2, 5, 6]]), ([[1, 2, 5, 6]], []),
-    ([[1, 2, 5, 6]], [[1, 2, 5, 6], [7, 0, 11, 3]]),
-])
+@pytest.mark.parametrize(
+    'boxes, flipped_boxes',
+    [
+        ([], []),
+        ([], [[1, 2, 5, 6]]),
+        ([[1, 2, 5, 6]], []),
+        ([[1, 2, 5, 6]], [[1, 2, 5, 6], [7, 0, 11, 3]]),
+    ],
+)
 def test_copies_are_merged_where_some_or_all_have_no_detection(boxes: list, flipped_boxes: list):
-    model = InstanceTTAModel(module=Detector(), tta_cfg=dict(
-        nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
-    [merged] = model.merge_preds([[
-        detected(boxes, [0.9] * len(boxes), flip=False),
-        detected(flipped_boxes, [0.8] * len(flipped_boxes), flip=True)]])
+    model = InstanceTTAModel(
+        module=Detector(), tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+    )
+    [merged] = model.merge_preds(
+        [
+            [
+                detected(boxes, [0.9] * len(boxes), flip=False),
+                detected(flipped_boxes, [0.8] * len(flipped_boxes), flip=True),
+            ]
+        ]
+    )
     expected = max(boxes, flipped_boxes, key=len)
     instances = merged.pred_instances
     assert instances.bboxes.tolist() == expected

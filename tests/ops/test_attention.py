@@ -1,4 +1,5 @@
 """The attention operators compute their equations, whatever the size of their blocks."""
+
 import pytest
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def test_neighborhood_attention_equals_a_loop_over_positions() -> None:
             left = min(max(x - 2, 0), width - kernel_size)
             window = slice(top, top + kernel_size), slice(left, left + kernel_size)
             for head in range(2):
-                bias = table[head, top - y + 4:top - y + 9, left - x + 4:left - x + 9]
+                bias = table[head, top - y + 4 : top - y + 9, left - x + 4 : left - x + 9]
                 logits = (key[0, head][window] @ query[0, head, y, x]) * 3**-0.5 + bias
                 expected = logits.flatten().softmax(0) @ value[0, head][window].flatten(0, 1)
                 torch.testing.assert_close(out[0, head, y, x], expected)
@@ -57,9 +58,15 @@ def test_sampling_at_the_positions_themselves_returns_the_map() -> None:
 
 
 def test_row_blocks_change_neither_outputs_nor_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = [random(2, 4, 7, 8, 3), random(2, 4, 5, 3), random(2, 4, 5, 3),
-              torch.rand(2, 2, 5, 2, dtype=torch.float64).requires_grad_(), random(6, 2),
-              random(6), random(2, 6)]
+    inputs = [
+        random(2, 4, 7, 8, 3),
+        random(2, 4, 5, 3),
+        random(2, 4, 5, 3),
+        torch.rand(2, 2, 5, 2, dtype=torch.float64).requires_grad_(),
+        random(6, 2),
+        random(6),
+        random(2, 6),
+    ]
     results = []
     for logits_per_block in (2**24, 1):  # all rows in one block, and a block a row
         monkeypatch.setattr(row_blocks, 'LOGITS_PER_BLOCK', logits_per_block)
@@ -69,24 +76,34 @@ def test_row_blocks_change_neither_outputs_nor_gradients(monkeypatch: pytest.Mon
         torch.testing.assert_close(whole, in_blocks)
 
 
-@pytest.mark.parametrize('shapes, sentence', [
-    ([(1, 2, 4, 4, 8), (1, 3, 5, 8), (1, 2, 5, 8)], 'key and value must be'),
-    ([(2, 4, 4, 8), (1, 2, 5, 8), (1, 2, 5, 8)], 'query must be'),
-    ([(1, 2, 4, 4, 8), (1, 2, 5, 8), (1, 2, 5, 8), (1, 3, 5, 2), (2, 3, 3)], 'divide the 2 heads'),
-    ([(1, 2, 4, 4, 8), (1, 2, 5, 8), (1, 2, 5, 8), (1, 2, 5, 2), (4, 3, 3)], 'with 2 heads'),
-])
+@pytest.mark.parametrize(
+    'shapes, sentence',
+    [
+        ([(1, 2, 4, 4, 8), (1, 3, 5, 8), (1, 2, 5, 8)], 'key and value must be'),
+        ([(2, 4, 4, 8), (1, 2, 5, 8), (1, 2, 5, 8)], 'query must be'),
+        (
+            [(1, 2, 4, 4, 8), (1, 2, 5, 8), (1, 2, 5, 8), (1, 3, 5, 2), (2, 3, 3)],
+            'divide the 2 heads',
+        ),
+        ([(1, 2, 4, 4, 8), (1, 2, 5, 8), (1, 2, 5, 8), (1, 2, 5, 2), (4, 3, 3)], 'with 2 heads'),
+    ],
+)
 def test_deformable_attention_refuses_shapes_that_do_not_fit(shapes: list, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         deformable_attention(*(torch.zeros(shape) for shape in shapes))
 
 
-@pytest.mark.parametrize('size, table, sentence', [
-    ((4, 9), (2, 13, 13), 'the map must be at least 7 x 7'),
-    ((9, 9), (1, 13, 13), 'with 2 heads'),
-    ((9, 9), (2, 13, 11), 'odd k'),
-])
-def test_neighborhood_attention_refuses_shapes_that_do_not_fit(size: tuple, table: tuple,
-                                                               sentence: str) -> None:
+@pytest.mark.parametrize(
+    'size, table, sentence',
+    [
+        ((4, 9), (2, 13, 13), 'the map must be at least 7 x 7'),
+        ((9, 9), (1, 13, 13), 'with 2 heads'),
+        ((9, 9), (2, 13, 11), 'odd k'),
+    ],
+)
+def test_neighborhood_attention_refuses_shapes_that_do_not_fit(
+    size: tuple, table: tuple, sentence: str
+) -> None:
     qkv = torch.zeros(3, 1, 2, *size, 4)
     with pytest.raises(ValueError, match=sentence):
         neighborhood_attention(*qkv, torch.zeros(table))

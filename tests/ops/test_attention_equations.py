@@ -1,4 +1,5 @@
 """The operators are their equations, written out pair by pair."""
+
 import math
 
 import pytest
@@ -25,22 +26,31 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
 
 
-def attend(query: Tensor, keys: list[Tensor], values: list[Tensor], biases: list[float],
-           scale: float) -> Tensor:
-    logits = torch.stack([scale * (query @ key) + bias
-                          for key, bias in zip(keys, biases, strict=True)])
+def attend(
+    query: Tensor, keys: list[Tensor], values: list[Tensor], biases: list[float], scale: float
+) -> Tensor:
+    logits = torch.stack(
+        [scale * (query @ key) + bias for key, bias in zip(keys, biases, strict=True)]
+    )
     return logits.softmax(0) @ torch.stack(values)
 
 
 @settings(deadline=None, max_examples=25)
-@given(height=sides, width=sides, window=st.integers(1, 4), shifted=st.booleans(),
-       biased=st.booleans(), seed=st.integers(0, 9))
+@given(
+    height=sides,
+    width=sides,
+    window=st.integers(1, 4),
+    shifted=st.booleans(),
+    biased=st.booleans(),
+    seed=st.integers(0, 9),
+)
 def test_window_attention_sees_the_real_positions_of_a_window(
-        height: int, width: int, window: int, shifted: bool, biased: bool, seed: int) -> None:
+    height: int, width: int, window: int, shifted: bool, biased: bool, seed: int
+) -> None:
     heads, dim = 2, 3
     shift = math.ceil(window / 2) if shifted else 0
     query, key, value = random(3, 1, heads, height, width, dim, seed=seed)
-    table = random((2 * window - 1)**2, heads, seed=seed + 1) if biased else None
+    table = random((2 * window - 1) ** 2, heads, seed=seed + 1) if biased else None
     out = window_attention(query, key, value, window, table, shift=shift)
 
     def rolled(position: int, size: int) -> tuple[int, int, int]:
@@ -65,8 +75,9 @@ def test_window_attention_sees_the_real_positions_of_a_window(
                         bias = 0.0
                         if table is not None:
                             dy, dx = row - other_row, column - other_column
-                            bias += float(table[(dy + window - 1) * (2 * window - 1)
-                                                + dx + window - 1, head])
+                            bias += float(
+                                table[(dy + window - 1) * (2 * window - 1) + dx + window - 1, head]
+                            )
                         if (row_place[1], column_place[1]) != (row_region, column_region):
                             bias -= 100
                         keys.append(key[0, head, ky, kx])
@@ -77,10 +88,16 @@ def test_window_attention_sees_the_real_positions_of_a_window(
 
 
 @settings(deadline=None, max_examples=15)
-@given(height=st.integers(3, 8), width=st.integers(3, 8), kernel=st.sampled_from([1, 3]),
-       implementation=st.sampled_from(['dense', 'tiled']), seed=st.integers(0, 9))
+@given(
+    height=st.integers(3, 8),
+    width=st.integers(3, 8),
+    kernel=st.sampled_from([1, 3]),
+    implementation=st.sampled_from(['dense', 'tiled']),
+    seed=st.integers(0, 9),
+)
 def test_neighborhood_attention_sees_the_nearest_window_inside(
-        height: int, width: int, kernel: int, implementation: str, seed: int) -> None:
+    height: int, width: int, kernel: int, implementation: str, seed: int
+) -> None:
     query, key, value = random(3, 1, 2, height, width, 3, seed=seed)
     table = random(2, 2 * kernel - 1, 2 * kernel - 1, seed=seed + 1)
     out = neighborhood_attention(query, key, value, table, implementation=implementation)
@@ -89,13 +106,19 @@ def test_neighborhood_attention_sees_the_nearest_window_inside(
             for x in range(width):
                 top = min(max(y - kernel // 2, 0), height - kernel)
                 left = min(max(x - kernel // 2, 0), width - kernel)
-                window = [(ky, kx) for ky in range(top, top + kernel)
-                          for kx in range(left, left + kernel)]
+                window = [
+                    (ky, kx) for ky in range(top, top + kernel) for kx in range(left, left + kernel)
+                ]
                 expected = attend(
-                    query[0, head, y, x], [key[0, head, ky, kx] for ky, kx in window],
+                    query[0, head, y, x],
+                    [key[0, head, ky, kx] for ky, kx in window],
                     [value[0, head, ky, kx] for ky, kx in window],
-                    [float(table[head, ky - y + kernel - 1, kx - x + kernel - 1])
-                     for ky, kx in window], 3**-0.5)
+                    [
+                        float(table[head, ky - y + kernel - 1, kx - x + kernel - 1])
+                        for ky, kx in window
+                    ],
+                    3**-0.5,
+                )
                 assert (out[0, head, y, x] - expected).abs().max() < TOLERANCE
 
 
@@ -111,10 +134,16 @@ def bilinear(table: Tensor, y: float, x: float) -> float:
 
 
 @settings(deadline=None, max_examples=15)
-@given(height=st.integers(1, 4), width=st.integers(1, 4), groups=st.sampled_from([1, 2]),
-       blocks=st.booleans(), seed=st.integers(0, 9))
+@given(
+    height=st.integers(1, 4),
+    width=st.integers(1, 4),
+    groups=st.sampled_from([1, 2]),
+    blocks=st.booleans(),
+    seed=st.integers(0, 9),
+)
 def test_deformable_attention_samples_its_biases_at_half_the_displacement(
-        height: int, width: int, groups: int, blocks: bool, seed: int) -> None:
+    height: int, width: int, groups: int, blocks: bool, seed: int
+) -> None:
     heads, dim, num_keys = 2, 3, 4
     query = random(1, heads, height, width, dim, seed=seed)
     key, value = random(2, 1, heads, num_keys, dim, seed=seed + 1)
@@ -126,35 +155,53 @@ def test_deformable_attention_samples_its_biases_at_half_the_displacement(
         if blocks:
             patch.setattr(row_blocks, 'LOGITS_PER_BLOCK', 1)
         out = deformable_attention(query, key, value, locations, table)
-        log_out = log_spaced_deformable_attention(query, key, value, locations, hidden_weight,
-                                                  hidden_bias, output_weight)
+        log_out = log_spaced_deformable_attention(
+            query, key, value, locations, hidden_weight, hidden_bias, output_weight
+        )
     for head in range(heads):
         group, head_in_group = divmod(head, heads // groups)
         for y in range(height):
             for x in range(width):
-                place = [index / (size - 1) * 2 - 1 if size > 1 else 0.0
-                         for index, size in ((y, height), (x, width))]
-                displacements = [[place[axis] - float(locations[0, group, k, axis])
-                                  for axis in (0, 1)] for k in range(num_keys)]
+                place = [
+                    index / (size - 1) * 2 - 1 if size > 1 else 0.0
+                    for index, size in ((y, height), (x, width))
+                ]
+                displacements = [
+                    [place[axis] - float(locations[0, group, k, axis]) for axis in (0, 1)]
+                    for k in range(num_keys)
+                ]
                 biases = [bilinear(table[head], dy / 2, dx / 2) for dy, dx in displacements]
                 log_biases = []
                 for displacement in displacements:
-                    spaced = torch.tensor([
-                        math.copysign(math.log2(abs(4 * d) + 1) / math.log2(8), d)
-                        for d in displacement]).double()
+                    spaced = torch.tensor(
+                        [
+                            math.copysign(math.log2(abs(4 * d) + 1) / math.log2(8), d)
+                            for d in displacement
+                        ]
+                    ).double()
                     hidden = (hidden_weight @ spaced + hidden_bias).clamp(min=0)
                     log_biases.append(float(output_weight[head_in_group] @ hidden))
                 for result, values in ((out, biases), (log_out, log_biases)):
-                    expected = attend(query[0, head, y, x], list(key[0, head]),
-                                      list(value[0, head]), values, dim**-0.5)
+                    expected = attend(
+                        query[0, head, y, x],
+                        list(key[0, head]),
+                        list(value[0, head]),
+                        values,
+                        dim**-0.5,
+                    )
                     assert (result[0, head, y, x] - expected).abs().max() < 1e-6
 
 
 @settings(deadline=None, max_examples=15)
-@given(head_dim=st.integers(1, 5), value_dim=st.integers(1, 5), biased=st.booleans(),
-       seed=st.integers(0, 9))
-def test_global_attention_takes_values_of_another_width(head_dim: int, value_dim: int, biased: bool,
-                                                        seed: int) -> None:
+@given(
+    head_dim=st.integers(1, 5),
+    value_dim=st.integers(1, 5),
+    biased=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_global_attention_takes_values_of_another_width(
+    head_dim: int, value_dim: int, biased: bool, seed: int
+) -> None:
     query = random(2, 3, 4, 5, head_dim, seed=seed)
     key, value = random(2, 3, 6, head_dim, seed=seed + 1), random(2, 3, 6, value_dim, seed=seed + 2)
     bias = random(3, 20, 6, seed=seed + 3) if biased else None
@@ -178,18 +225,27 @@ def test_slide_attention_weighs_the_taps_of_each_position() -> None:
                 assert (out[0, head, :, y, x] - expected).abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize('call', [
-    lambda: window_attention(*random(3, 1, 2, 4, 4, 3), 7, random(9, 2)),
-    lambda: global_attention(random(1, 2, 4, 4, 3), random(1, 2, 5, 4), random(1, 2, 5, 4)),
-    lambda: global_attention(random(1, 2, 4, 4, 3), *random(2, 1, 2, 5, 3), random(2, 15, 5)),
-    lambda: slide_attention(random(1, 2, 3, 4, 5), *random(2, 1, 2, 3, 9, 4, 5), random(2, 8)),
-    lambda: deformable_attention(random(1, 2, 4, 4, 3), *random(2, 1, 2, 5, 3), None,
-                                 random(2, 7, 7)),
-    lambda: log_spaced_deformable_attention(
-        random(1, 2, 4, 4, 3), *random(2, 1, 2, 5, 3), random(1, 2, 5, 2), random(8, 2), random(8),
-        random(2, 8)),
-    lambda: neighborhood_attention(*random(3, 1, 2, 4, 4, 3), random(2, 13, 13)),
-])
+@pytest.mark.parametrize(
+    'call',
+    [
+        lambda: window_attention(*random(3, 1, 2, 4, 4, 3), 7, random(9, 2)),
+        lambda: global_attention(random(1, 2, 4, 4, 3), random(1, 2, 5, 4), random(1, 2, 5, 4)),
+        lambda: global_attention(random(1, 2, 4, 4, 3), *random(2, 1, 2, 5, 3), random(2, 15, 5)),
+        lambda: slide_attention(random(1, 2, 3, 4, 5), *random(2, 1, 2, 3, 9, 4, 5), random(2, 8)),
+        lambda: deformable_attention(
+            random(1, 2, 4, 4, 3), *random(2, 1, 2, 5, 3), None, random(2, 7, 7)
+        ),
+        lambda: log_spaced_deformable_attention(
+            random(1, 2, 4, 4, 3),
+            *random(2, 1, 2, 5, 3),
+            random(1, 2, 5, 2),
+            random(8, 2),
+            random(8),
+            random(2, 8),
+        ),
+        lambda: neighborhood_attention(*random(3, 1, 2, 4, 4, 3), random(2, 13, 13)),
+    ],
+)
 def test_shapes_that_do_not_fit_are_refused(call) -> None:
     with pytest.raises(ValueError, match='must be|needs'):
         call()

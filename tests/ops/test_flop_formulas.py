@@ -1,4 +1,5 @@
 """What PyTorch counts of an operator does not depend on the implementation."""
+
 from functools import partial
 
 import pytest
@@ -25,32 +26,39 @@ def flops(operator, *inputs: torch.Tensor, implementation: str) -> tuple[int, in
 
 @pytest.mark.parametrize('value_dim', [4, 6])
 def test_deformable_attention(value_dim: int) -> None:
-    inputs = [torch.randn(shape, requires_grad=True) for shape in (
-        (2, 2, 5, 6, 4), (2, 2, 7, 4), (2, 2, 7, value_dim), (2, 1, 7, 2), (2, 3, 3))]
+    inputs = [
+        torch.randn(shape, requires_grad=True)
+        for shape in ((2, 2, 5, 6, 4), (2, 2, 7, 4), (2, 2, 7, value_dim), (2, 1, 7, 2), (2, 3, 3))
+    ]
     tiled = flops(deformable_attention, *inputs, implementation='tiled')
     assert tiled[0] == 2 * 2 * 2 * 30 * 7 * (4 + value_dim)
     assert tiled == flops(deformable_attention, *inputs, implementation='dense')
 
 
 def test_neighborhood_attention() -> None:
-    inputs = [torch.randn(shape, requires_grad=True) for shape in
-              ((2, 2, 5, 6, 4),) * 3 + ((2, 5, 5),)]
+    inputs = [
+        torch.randn(shape, requires_grad=True) for shape in ((2, 2, 5, 6, 4),) * 3 + ((2, 5, 5),)
+    ]
     tiled = flops(neighborhood_attention, *inputs, implementation='tiled')
     assert tiled[0] == 2 * 2 * 2 * 30 * 9 * 8
     assert tiled == flops(neighborhood_attention, *inputs, implementation='dense')
 
 
 def test_attention_of_pytorch_on_a_cpu() -> None:
-    inputs = [torch.randn(shape, requires_grad=True) for shape in (
-        (2, 2, 5, 6, 4), (2, 2, 7, 4), (2, 2, 7, 4))]
+    inputs = [
+        torch.randn(shape, requires_grad=True)
+        for shape in ((2, 2, 5, 6, 4), (2, 2, 7, 4), (2, 2, 7, 4))
+    ]
     fused = flops(global_attention, *inputs, implementation='fused')
     assert fused[0] == 2 * 2 * 2 * 30 * 7 * 8
     assert fused == flops(global_attention, *inputs, implementation='dense')
 
 
 def test_values_narrower_than_keys_count_with_their_own_width() -> None:
-    inputs = [torch.randn(shape, requires_grad=True) for shape in (
-        (2, 2, 5, 6, 4), (2, 2, 7, 4), (2, 2, 7, 3))]
+    inputs = [
+        torch.randn(shape, requires_grad=True)
+        for shape in ((2, 2, 5, 6, 4), (2, 2, 7, 4), (2, 2, 7, 3))
+    ]
     tiled = flops(global_attention, *inputs, implementation='tiled')
     assert tiled[0] == 2 * 2 * 2 * 30 * 7 * (4 + 3)
     assert tiled == flops(global_attention, *inputs, implementation='dense')
@@ -58,7 +66,8 @@ def test_values_narrower_than_keys_count_with_their_own_width() -> None:
 
 def test_window_attention() -> None:
     inputs = [torch.randn((2, 2, 4, 6, 4), requires_grad=True) for _ in range(3)]
-    forward, backward = flops(partial(window_attention, window_size=2), *inputs,
-                              implementation='fused')
+    forward, backward = flops(
+        partial(window_attention, window_size=2), *inputs, implementation='fused'
+    )
     assert forward == 2 * 2 * 2 * 24 * 4 * 8
     assert backward == 2 * forward

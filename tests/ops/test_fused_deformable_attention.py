@@ -4,6 +4,7 @@ tell: in Triton's interpreter, and compiled for a GPU, but not run there.
 Triton reads whether to interpret when it is first imported, so that the functions `interpreted_*`
 and `compiled_*` are the tests of runs of pytest of their own.
 """
+
 import os
 import subprocess
 import sys
@@ -47,17 +48,26 @@ def test_triton_in_many_cases(tmp_path: Path) -> None:
 def run_functions(prefix: str, cache: Path, cases: int = CASES) -> None:
     """As tests of another process."""
     # A cache of its own, lest nothing is compiled.
-    environment = dict(os.environ, TRITON_INTERPRET=str(int(prefix.startswith('interpreted'))),
-                       TRITON_CACHE_DIR=str(cache), MMDAT_FUSED_CASES=str(cases))
+    environment = dict(
+        os.environ,
+        TRITON_INTERPRET=str(int(prefix.startswith('interpreted'))),
+        TRITON_CACHE_DIR=str(cache),
+        MMDAT_FUSED_CASES=str(cases),
+    )
     run = subprocess.run(
         [sys.executable, '-m', 'pytest', '-x', '-q', '-o', f'python_functions={prefix}*', __file__],
-        cwd=ROOT, env=environment, capture_output=True, text=True)
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
 
 
 @dataclass(frozen=True)
 class Case:
     """Sizes; ``groups`` of ``heads`` each."""
+
     batch: int = 1
     groups: int = 1
     heads: int = 1
@@ -81,18 +91,26 @@ class Case:
         query = random(self.batch, num_heads, self.head_dim, self.height, self.width)
         keys = self.batch, num_heads, self.num_keys
         locations = locations_between_entries(
-            (self.batch, self.groups, self.num_keys), (self.height, self.width), self.table,
-            self.reach, generator)
-        inputs = [query.movedim(2, -1).to(dtype), random(*keys, self.head_dim).to(dtype),
-                  random(*keys, self.value_dim).to(dtype), locations.float(),
-                  random(num_heads, *self.table)]
+            (self.batch, self.groups, self.num_keys),
+            (self.height, self.width),
+            self.table,
+            self.reach,
+            generator,
+        )
+        inputs = [
+            query.movedim(2, -1).to(dtype),
+            random(*keys, self.head_dim).to(dtype),
+            random(*keys, self.value_dim).to(dtype),
+            locations.float(),
+            random(num_heads, *self.table),
+        ]
         return [x.requires_grad_() for x in inputs]
 
 
 def results(inputs: list[Tensor], kernels: bool) -> list[Tensor]:
     """The output and the gradients of the inputs."""
     if kernels:
-        out, _ = fused_deformable_attention(*inputs, inputs[0].shape[-1]**-0.5)
+        out, _ = fused_deformable_attention(*inputs, inputs[0].shape[-1] ** -0.5)
     else:
         out = deformable_attention(*inputs, implementation='dense')
     return [out, *torch.autograd.grad(out.sin().sum(), inputs)]
@@ -105,10 +123,12 @@ def check(case: Case, dtype: torch.dtype = torch.float32) -> None:
     # Some gradients, such as that of a table with one cell, are zero but for rounding.
     floor = 0.1 * max(x.abs().max() for x in truth)
     for found, dense, expected in zip(
-            results(inputs, True), results(inputs, False), truth, strict=True):
+        results(inputs, True), results(inputs, False), truth, strict=True
+    ):
         assert found.dtype == dense.dtype
-        error, dense_error = ((x - expected).abs().max() / max(floor, expected.abs().max())
-                              for x in (found, dense))
+        error, dense_error = (
+            (x - expected).abs().max() / max(floor, expected.abs().max()) for x in (found, dense)
+        )
         assert error <= max(TOLERANCES[dtype], 3 * dense_error), (case, error, dense_error)
 
 
@@ -130,8 +150,13 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
         data = (x.data.astype('uint32') << 16).view('float32')
         return interpreter.TensorHandle(data, interpreter.tl.float32)
 
-    def dot(self: Any, a: Any, b: Any, *args: Any,
-            original: Any = interpreter.InterpreterBuilder.create_dot) -> Any:
+    def dot(
+        self: Any,
+        a: Any,
+        b: Any,
+        *args: Any,
+        original: Any = interpreter.InterpreterBuilder.create_dot,
+    ) -> Any:
         # It would multiply the bits of bfloat16 as integers.
         return original(self, widen(a), widen(b), *args)
 
@@ -139,15 +164,28 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter.InterpreterBuilder, 'create_dot', dot)
 
 
-@pytest.mark.parametrize('case', [
-    Case(height=1, width=1, num_keys=1, head_dim=1, value_dim=1, table=(1, 1)),
-    Case(batch=2, groups=2, heads=2, height=7, width=9, num_keys=20, head_dim=5, value_dim=3,
-         reach=1.7),
-    Case(heads=2, height=1, width=17, head_dim=16, value_dim=33, table=(5, 3)),
-    Case(height=17, width=1, head_dim=20, value_dim=16, table=(1, 8), reach=0.9),
-    Case(groups=2, height=2, width=3, table=(31, 27)),
-    Case(height=9, width=9, num_keys=33, table=(17, 17), reach=6.0),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case(height=1, width=1, num_keys=1, head_dim=1, value_dim=1, table=(1, 1)),
+        Case(
+            batch=2,
+            groups=2,
+            heads=2,
+            height=7,
+            width=9,
+            num_keys=20,
+            head_dim=5,
+            value_dim=3,
+            reach=1.7,
+        ),
+        Case(heads=2, height=1, width=17, head_dim=16, value_dim=33, table=(5, 3)),
+        Case(height=17, width=1, head_dim=20, value_dim=16, table=(1, 8), reach=0.9),
+        Case(groups=2, height=2, width=3, table=(31, 27)),
+        Case(height=9, width=9, num_keys=33, table=(17, 17), reach=6.0),
+    ],
+    ids=str,
+)
 def interpreted_equals_the_dense_one(case: Case) -> None:
     check(case)
 
@@ -156,12 +194,23 @@ sides = st.one_of(st.integers(1, 4), st.integers(5, 12))
 
 
 @settings(max_examples=CASES, deadline=None, derandomize=True, database=None)
-@given(st.builds(
-    Case, batch=st.integers(1, 2), groups=st.integers(1, 2), heads=st.integers(1, 2), height=sides,
-    width=sides, num_keys=st.integers(1, 20), head_dim=st.integers(1, 20),
-    value_dim=st.integers(1, 20), table=st.tuples(sides, sides),
-    reach=st.sampled_from([0.9, 1.7, 4.0]), seed=st.integers(0, 2**31)),
-    st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16]))
+@given(
+    st.builds(
+        Case,
+        batch=st.integers(1, 2),
+        groups=st.integers(1, 2),
+        heads=st.integers(1, 2),
+        height=sides,
+        width=sides,
+        num_keys=st.integers(1, 20),
+        head_dim=st.integers(1, 20),
+        value_dim=st.integers(1, 20),
+        table=st.tuples(sides, sides),
+        reach=st.sampled_from([0.9, 1.7, 4.0]),
+        seed=st.integers(0, 2**31),
+    ),
+    st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16]),
+)
 def interpreted_equals_the_dense_one_at_random_sizes(case: Case, dtype: torch.dtype) -> None:
     check(case, dtype)
 
@@ -179,8 +228,13 @@ def interpreted_programs_share_the_queries(monkeypatch: pytest.MonkeyPatch) -> N
 
 def interpreted_takes_expanded_tensors() -> None:
     query, key, value, locations, table = Case(batch=2, heads=2).inputs()
-    inputs = [query[:1, :1].expand_as(query), key[:, :1].expand_as(key), value,
-              locations.flip(-1).flip(-1).mT.contiguous().mT, table.mT.contiguous().mT]
+    inputs = [
+        query[:1, :1].expand_as(query),
+        key[:, :1].expand_as(key),
+        value,
+        locations.flip(-1).flip(-1).mT.contiguous().mT,
+        table.mT.contiguous().mT,
+    ]
     for found, expected in zip(results(inputs, True), results(inputs, False), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
@@ -190,8 +244,9 @@ def interpreted_allocates_nothing_of_size_queries_times_keys() -> None:
     pairs = 16 * 16 * 256
     largest = []
     for kernels in (False, True):
-        with torch.profiler.profile(profile_memory=True, acc_events=True,
-                                    activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        with torch.profiler.profile(
+            profile_memory=True, acc_events=True, activities=[torch.profiler.ProfilerActivity.CPU]
+        ) as profile:
             results(inputs, kernels)
         largest.append(max(event.self_cpu_memory_usage for event in profile.events()))
     assert largest[0] >= 4 * pairs
@@ -202,15 +257,20 @@ def interpreted_operators_are_registered_as_torch_wants_them() -> None:
     inputs = Case(batch=2).inputs()
     torch.library.opcheck(fused_deformable_attention, (*inputs, 1.0))
     out, log_sums = (x.detach() for x in fused_deformable_attention(*inputs, 1.0))
-    torch.library.opcheck(torch.ops.mmdat.fused_deformable_attention_backward,
-                          (out, out, log_sums, *(x.detach() for x in inputs), 1.0))
+    torch.library.opcheck(
+        torch.ops.mmdat.fused_deformable_attention_backward,
+        (out, out, log_sums, *(x.detach() for x in inputs), 1.0),
+    )
 
 
-@pytest.mark.parametrize('case, dtype', [
-    (Case(head_dim=16, value_dim=16, height=1, table=(1, 9)), torch.float32),
-    (Case(head_dim=32, value_dim=32), torch.bfloat16),
-    (Case(head_dim=20, value_dim=40), torch.float16),
-])
+@pytest.mark.parametrize(
+    'case, dtype',
+    [
+        (Case(head_dim=16, value_dim=16, height=1, table=(1, 9)), torch.float32),
+        (Case(head_dim=32, value_dim=32), torch.bfloat16),
+        (Case(head_dim=20, value_dim=40), torch.float16),
+    ],
+)
 def compiled_kernels(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter takes much that the compiler does not."""
     from triton.backends.compiler import GPUTarget
@@ -231,8 +291,9 @@ def compiled_kernels(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyP
 
     compiled = []
 
-    def compile_only(self: JITFunction, *args: Any, original: Any = JITFunction.run,
-                     **options: Any) -> None:
+    def compile_only(
+        self: JITFunction, *args: Any, original: Any = JITFunction.run, **options: Any
+    ) -> None:
         kernel = original(self, *args, **dict(options, warmup=True))
         assert kernel.asm['cubin']
         compiled.append(self.__name__)
@@ -243,17 +304,29 @@ def compiled_kernels(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyP
     assert compiled == ['attend', 'query_gradients', 'key_gradients']
 
 
-@pytest.mark.parametrize('dtype, head_dim, interpret, sentence', [
-    (torch.float32, 64, '1', None),
-    (torch.bfloat16, 128, '1', None),
-    (torch.float32, 64, '0', 'the tensors are on cpu rather than a CUDA device'),
-    (torch.float64, 64, '1', 'torch.float64 is none of torch.float32, torch.bfloat16, torch.floa'),
-    (torch.float32, 65, '1', 'heads have 65 dimensions, more than 64 in torch.float32'),
-])
+@pytest.mark.parametrize(
+    'dtype, head_dim, interpret, sentence',
+    [
+        (torch.float32, 64, '1', None),
+        (torch.bfloat16, 128, '1', None),
+        (torch.float32, 64, '0', 'the tensors are on cpu rather than a CUDA device'),
+        (
+            torch.float64,
+            64,
+            '1',
+            'torch.float64 is none of torch.float32, torch.bfloat16, torch.floa',
+        ),
+        (torch.float32, 65, '1', 'heads have 65 dimensions, more than 64 in torch.float32'),
+    ],
+)
 @NEEDS_TRITON
-def test_what_is_not_supported_is_said(dtype: torch.dtype, head_dim: int, interpret: str,
-                                       sentence: str | None,
-                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_supported_is_said(
+    dtype: torch.dtype,
+    head_dim: int,
+    interpret: str,
+    sentence: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv('TRITON_INTERPRET', interpret)
     query = torch.zeros(1, 1, 2, 2, 8, dtype=dtype)
     said = unsupported(query, torch.zeros(1, 1, 2, head_dim, dtype=dtype))
@@ -261,19 +334,33 @@ def test_what_is_not_supported_is_said(dtype: torch.dtype, head_dim: int, interp
 
 
 @NEEDS_TRITON
-@pytest.mark.parametrize('batch, changes, sentence', [
-    (1, {}, None),
-    (1, {'torch.cuda.get_device_capability': lambda device: (7, 5)},
-     'the GPU has compute capability 7.5, below 8.0'),
-    (1, {'torch.version.hip': '6.4'}, 'the GPU is not one of NVIDIA'),
-    (1, {'mmdat.ops.fused_deformable_attention.TRITON_VERSION': '3.5.1'},
-     'Triton is 3.5.1, older than 3.6'),
-    (1, {'torch.are_deterministic_algorithms_enabled': lambda: True},
-     "the table's gradient is added up in no fixed order, but PyTorch is to be deterministic"),
-    (2**16, {}, 'there are more than 65535 samples times heads'),
-])
-def test_what_a_gpu_cannot_do_is_said(batch: int, changes: dict[str, Any], sentence: str | None,
-                                      monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    'batch, changes, sentence',
+    [
+        (1, {}, None),
+        (
+            1,
+            {'torch.cuda.get_device_capability': lambda device: (7, 5)},
+            'the GPU has compute capability 7.5, below 8.0',
+        ),
+        (1, {'torch.version.hip': '6.4'}, 'the GPU is not one of NVIDIA'),
+        (
+            1,
+            {'mmdat.ops.fused_deformable_attention.TRITON_VERSION': '3.5.1'},
+            'Triton is 3.5.1, older than 3.6',
+        ),
+        (
+            1,
+            {'torch.are_deterministic_algorithms_enabled': lambda: True},
+            "the table's gradient is added up in no fixed order, "
+            'but PyTorch is to be deterministic',
+        ),
+        (2**16, {}, 'there are more than 65535 samples times heads'),
+    ],
+)
+def test_what_a_gpu_cannot_do_is_said(
+    batch: int, changes: dict[str, Any], sentence: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
     for name, value in changes.items():
         monkeypatch.setattr(name, value)
@@ -289,5 +376,13 @@ def test_nothing_is_supported_without_triton(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_triton_is_imported_when_needed_alone() -> None:
-    subprocess.run([sys.executable, '-c', 'import sys; import mmdat.ops.fused_deformable_attention;'
-                    "assert 'triton' not in sys.modules"], cwd=ROOT, check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            'import sys; import mmdat.ops.fused_deformable_attention;'
+            "assert 'triton' not in sys.modules",
+        ],
+        cwd=ROOT,
+        check=True,
+    )

@@ -1,4 +1,5 @@
 """Each implementation of an operator computes what the dense one does, in less memory."""
+
 import sys
 import warnings
 from collections.abc import Callable
@@ -27,13 +28,13 @@ from mmdat.ops.tiling import LOGITS_PER_TILE
 MODULE = sys.modules['mmdat.ops.deformable_attention']
 # Largest difference over largest magnitude, of the output and the gradients. In bfloat16 the
 # backward pass starts from an output of three digits.
-TOLERANCES = {torch.float64: 1e-12, torch.float32: 4e-5, torch.bfloat16: 5e-2,
-              torch.float16: 5e-3}
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 4e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 
 
 @dataclass(frozen=True)
 class Case:
     """Inputs of an operator, and how many logits a tile may have."""
+
     operator: Callable[..., Tensor]
     implementation: str
     inputs: list[Tensor]
@@ -42,8 +43,10 @@ class Case:
 
     def to(self, dtype: torch.dtype) -> 'Case':
         """Positions and tables stay in float32 or better, as under autocast."""
-        inputs = [x.to(dtype if index < 3 else torch.promote_types(dtype, torch.float32))
-                  for index, x in enumerate(self.inputs)]
+        inputs = [
+            x.to(dtype if index < 3 else torch.promote_types(dtype, torch.float32))
+            for index, x in enumerate(self.inputs)
+        ]
         return replace(self, inputs=[x.requires_grad_() for x in inputs])
 
     def results(self, implementation: str) -> list[Tensor]:
@@ -57,57 +60,113 @@ def random(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def random_map(seed: int, batch: int, num_heads: int, height: int, width: int, head_dim: int,
-               channels_last: bool) -> Tensor:
+def random_map(
+    seed: int,
+    batch: int,
+    num_heads: int,
+    height: int,
+    width: int,
+    head_dim: int,
+    channels_last: bool,
+) -> Tensor:
     """(batch, num_heads, height, width, head_dim), in the two ways that maps lie in memory."""
     if channels_last:
         return random(seed, batch, height, width, num_heads, head_dim).movedim(3, 1)
     return random(seed, batch, num_heads, head_dim, height, width).movedim(2, -1)
 
 
-def deformable(batch: int, groups: int, heads_per_group: int, height: int, width: int,
-               num_keys: int, head_dim: int, table: tuple[int, int] | None, reach: float,
-               channels_last: bool, logits_per_tile: int, seed: int) -> Case:
+def deformable(
+    batch: int,
+    groups: int,
+    heads_per_group: int,
+    height: int,
+    width: int,
+    num_keys: int,
+    head_dim: int,
+    table: tuple[int, int] | None,
+    reach: float,
+    channels_last: bool,
+    logits_per_tile: int,
+    seed: int,
+) -> Case:
     num_heads = groups * heads_per_group
-    inputs = [random_map(seed, batch, num_heads, height, width, head_dim, channels_last),
-              random(seed + 1, batch, num_heads, num_keys, head_dim),
-              random(seed + 2, batch, num_heads, num_keys, head_dim)]
+    inputs = [
+        random_map(seed, batch, num_heads, height, width, head_dim, channels_last),
+        random(seed + 1, batch, num_heads, num_keys, head_dim),
+        random(seed + 2, batch, num_heads, num_keys, head_dim),
+    ]
     if table is not None:
         locations = locations_between_entries(
-            (batch, groups, num_keys), (height, width), table, reach,
-            torch.Generator().manual_seed(seed + 3))
+            (batch, groups, num_keys),
+            (height, width),
+            table,
+            reach,
+            torch.Generator().manual_seed(seed + 3),
+        )
         inputs += [locations, random(seed + 4, num_heads, *table)]
     return Case(deformable_attention, 'tiled', inputs, {}, logits_per_tile)
 
 
-def neighborhood(batch: int, num_heads: int, kernel_size: int, more: tuple[int, int],
-                 head_dim: int, channels_last: bool, logits_per_tile: int, seed: int) -> Case:
+def neighborhood(
+    batch: int,
+    num_heads: int,
+    kernel_size: int,
+    more: tuple[int, int],
+    head_dim: int,
+    channels_last: bool,
+    logits_per_tile: int,
+    seed: int,
+) -> Case:
     size = kernel_size + more[0], kernel_size + more[1]
-    inputs = [random_map(seed + index, batch, num_heads, *size, head_dim, channels_last)
-              for index in range(3)]
+    inputs = [
+        random_map(seed + index, batch, num_heads, *size, head_dim, channels_last)
+        for index in range(3)
+    ]
     table = random(seed + 3, num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1)
     return Case(neighborhood_attention, 'tiled', [*inputs, table], {}, logits_per_tile)
 
 
-def window(batch: int, num_heads: int, height: int, width: int, window_size: int, shift: int,
-           head_dim: int, with_table: bool, seed: int) -> Case:
-    inputs = [random(seed + index, batch, num_heads, height, width, head_dim)
-              for index in range(3)]
+def window(
+    batch: int,
+    num_heads: int,
+    height: int,
+    width: int,
+    window_size: int,
+    shift: int,
+    head_dim: int,
+    with_table: bool,
+    seed: int,
+) -> Case:
+    inputs = [random(seed + index, batch, num_heads, height, width, head_dim) for index in range(3)]
     options = dict(window_size=window_size, shift=min(shift, window_size))
     if with_table:
-        inputs.append(random(seed + 3, (2 * window_size - 1)**2, num_heads))
+        inputs.append(random(seed + 3, (2 * window_size - 1) ** 2, num_heads))
+
     def operator(*tensors: Tensor, **options: Any) -> Tensor:
         query, key, value, *table = tensors
         return window_attention(query, key, value, options.pop('window_size'), *table, **options)
+
     return Case(operator, 'fused', inputs, options, 2**20)
 
 
-def to_all_keys(batch: int, num_heads: int, height: int, width: int, num_keys: int,
-                head_dim: int, value_dim: int, with_bias: bool, seed: int,
-                implementation: str = 'fused', logits_per_tile: int = 2**20) -> Case:
-    inputs = [random(seed, batch, num_heads, height, width, head_dim),
-              random(seed + 1, batch, num_heads, num_keys, head_dim),
-              random(seed + 2, batch, num_heads, num_keys, value_dim)]
+def to_all_keys(
+    batch: int,
+    num_heads: int,
+    height: int,
+    width: int,
+    num_keys: int,
+    head_dim: int,
+    value_dim: int,
+    with_bias: bool,
+    seed: int,
+    implementation: str = 'fused',
+    logits_per_tile: int = 2**20,
+) -> Case:
+    inputs = [
+        random(seed, batch, num_heads, height, width, head_dim),
+        random(seed + 1, batch, num_heads, num_keys, head_dim),
+        random(seed + 2, batch, num_heads, num_keys, value_dim),
+    ]
     if with_bias:
         inputs.append(random(seed + 3, num_heads, height * width, num_keys))
     return Case(global_attention, implementation, inputs, {}, logits_per_tile)
@@ -120,30 +179,68 @@ seeds = st.integers(0, 2**31)
 tiles = st.sampled_from([2**10, 2**12, 2**22])
 CASES = dict(
     deformable=st.builds(
-        deformable, batch=few, groups=few, heads_per_group=st.integers(1, 2), height=sides,
-        width=sides, num_keys=st.integers(1, 20), head_dim=dims,
+        deformable,
+        batch=few,
+        groups=few,
+        heads_per_group=st.integers(1, 2),
+        height=sides,
+        width=sides,
+        num_keys=st.integers(1, 20),
+        head_dim=dims,
         table=st.one_of(st.none(), st.tuples(st.integers(1, 45), st.integers(1, 45))),
-        reach=st.sampled_from([0.9, 1.0, 1.7, 4.0]), channels_last=st.booleans(),
-        logits_per_tile=tiles, seed=seeds),
+        reach=st.sampled_from([0.9, 1.0, 1.7, 4.0]),
+        channels_last=st.booleans(),
+        logits_per_tile=tiles,
+        seed=seeds,
+    ),
     neighborhood=st.builds(
-        neighborhood, batch=few, num_heads=few, kernel_size=st.sampled_from([1, 3, 5, 7, 9, 13]),
-        more=st.tuples(st.integers(0, 20), st.integers(0, 20)), head_dim=dims,
-        channels_last=st.booleans(), logits_per_tile=st.sampled_from([1, 2**16, 2**22]),
-        seed=seeds),
+        neighborhood,
+        batch=few,
+        num_heads=few,
+        kernel_size=st.sampled_from([1, 3, 5, 7, 9, 13]),
+        more=st.tuples(st.integers(0, 20), st.integers(0, 20)),
+        head_dim=dims,
+        channels_last=st.booleans(),
+        logits_per_tile=st.sampled_from([1, 2**16, 2**22]),
+        seed=seeds,
+    ),
     window=st.builds(
-        window, batch=few, num_heads=few, height=sides, width=sides, window_size=st.integers(1, 8),
-        shift=st.integers(0, 4), head_dim=dims, with_table=st.booleans(), seed=seeds),
+        window,
+        batch=few,
+        num_heads=few,
+        height=sides,
+        width=sides,
+        window_size=st.integers(1, 8),
+        shift=st.integers(0, 4),
+        head_dim=dims,
+        with_table=st.booleans(),
+        seed=seeds,
+    ),
     to_all_keys=st.builds(
-        to_all_keys, batch=few, num_heads=few, height=sides, width=sides,
-        num_keys=st.integers(1, 20), head_dim=dims, value_dim=dims, with_bias=st.booleans(),
-        seed=seeds, implementation=st.sampled_from(['fused', 'tiled']), logits_per_tile=tiles))
+        to_all_keys,
+        batch=few,
+        num_heads=few,
+        height=sides,
+        width=sides,
+        num_keys=st.integers(1, 20),
+        head_dim=dims,
+        value_dim=dims,
+        with_bias=st.booleans(),
+        seed=seeds,
+        implementation=st.sampled_from(['fused', 'tiled']),
+        logits_per_tile=tiles,
+    ),
+)
 
 
 @pytest.mark.parametrize('operator', CASES)
-@pytest.mark.parametrize('dtype, examples', [
-    (torch.float64, 500), (torch.float32, 500), (torch.bfloat16, 500), (torch.float16, 100)])
-def test_implementations_equal_the_dense_one(operator: str, dtype: torch.dtype,
-                                             examples: int) -> None:
+@pytest.mark.parametrize(
+    'dtype, examples',
+    [(torch.float64, 500), (torch.float32, 500), (torch.bfloat16, 500), (torch.float16, 100)],
+)
+def test_implementations_equal_the_dense_one(
+    operator: str, dtype: torch.dtype, examples: int
+) -> None:
     @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
     @given(CASES[operator])
     def check(case: Case) -> None:
@@ -157,8 +254,9 @@ def test_implementations_equal_the_dense_one(operator: str, dtype: torch.dtype,
         # Some gradients, such as that of a table with one cell, are zero but for rounding.
         floor = 0.1 * max(x.abs().max() for x in truth)
         for x, y, expected in zip(found, dense, truth, strict=True):
-            error, dense_error = ((z - expected).abs().max() / max(floor, expected.abs().max())
-                                  for z in (x, y))
+            error, dense_error = (
+                (z - expected).abs().max() / max(floor, expected.abs().max()) for z in (x, y)
+            )
             assert error <= max(TOLERANCES[dtype], 3 * dense_error), (error, dense_error)
 
     check()
@@ -166,43 +264,68 @@ def test_implementations_equal_the_dense_one(operator: str, dtype: torch.dtype,
 
 SMALL = dict(
     deformable=deformable(2, 2, 1, 3, 5, 3, 2, (4, 7), 0.9, True, 40, seed=0),
-    neighborhood=neighborhood(2, 2, 3, (1, 6), 2, True, 1, seed=0))
+    neighborhood=neighborhood(2, 2, 3, (1, 6), 2, True, 1, seed=0),
+)
 
 
 @pytest.mark.parametrize('operator', SMALL)
-def test_gradients_equal_finite_differences(operator: str,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_equal_finite_differences(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = SMALL[operator].to(torch.float64)
     monkeypatch.setitem(LOGITS_PER_TILE, 'cpu', case.logits_per_tile)
     assert torch.autograd.gradcheck(
-        lambda *inputs: case.operator(*inputs, implementation=case.implementation), case.inputs)
+        lambda *inputs: case.operator(*inputs, implementation=case.implementation), case.inputs
+    )
 
 
 PAIRS = 2 * 64 * 64 * 256
 
 
-@pytest.mark.parametrize('case, pairs', [
-    pytest.param(deformable(1, 1, 2, 64, 64, 256, 8, (31, 31), 1.0, True, 2**16, seed=0),
-                 PAIRS, id='deformable'),
-    pytest.param(deformable(1, 1, 2, 64, 64, 256, 8, (127, 127), 1.0, True, 2**16, seed=0),
-                 PAIRS, id='deformable with a table as fine as the map'),
-    pytest.param(deformable(1, 1, 2, 64, 64, 256, 8, None, 1.0, False, 2**16, seed=0),
-                 PAIRS, id='deformable without a table'),
-    pytest.param(neighborhood(1, 2, 7, (505, 9), 4, True, 2**14, seed=0),
-                 2 * 512 * 16 * 7 * 7, id='neighborhood'),
-    pytest.param(window(1, 2, 64, 64, 32, 0, 8, False, seed=0), 2 * 64 * 64 * 32 * 32,
-                 id='window'),
-    pytest.param(to_all_keys(1, 2, 64, 64, 256, 8, 8, False, seed=0), PAIRS, id='to_all_keys'),
-    pytest.param(to_all_keys(1, 2, 64, 64, 256, 8, 6, False, 0, 'tiled', 2**16), PAIRS,
-                 id='to_all_keys tiled'),
-])
+@pytest.mark.parametrize(
+    'case, pairs',
+    [
+        pytest.param(
+            deformable(1, 1, 2, 64, 64, 256, 8, (31, 31), 1.0, True, 2**16, seed=0),
+            PAIRS,
+            id='deformable',
+        ),
+        pytest.param(
+            deformable(1, 1, 2, 64, 64, 256, 8, (127, 127), 1.0, True, 2**16, seed=0),
+            PAIRS,
+            id='deformable with a table as fine as the map',
+        ),
+        pytest.param(
+            deformable(1, 1, 2, 64, 64, 256, 8, None, 1.0, False, 2**16, seed=0),
+            PAIRS,
+            id='deformable without a table',
+        ),
+        pytest.param(
+            neighborhood(1, 2, 7, (505, 9), 4, True, 2**14, seed=0),
+            2 * 512 * 16 * 7 * 7,
+            id='neighborhood',
+        ),
+        pytest.param(
+            window(1, 2, 64, 64, 32, 0, 8, False, seed=0), 2 * 64 * 64 * 32 * 32, id='window'
+        ),
+        pytest.param(to_all_keys(1, 2, 64, 64, 256, 8, 8, False, seed=0), PAIRS, id='to_all_keys'),
+        pytest.param(
+            to_all_keys(1, 2, 64, 64, 256, 8, 6, False, 0, 'tiled', 2**16),
+            PAIRS,
+            id='to_all_keys tiled',
+        ),
+    ],
+)
 def test_nothing_of_size_queries_times_keys_is_allocated(case: Case, pairs: int) -> None:
     case = case.to(torch.float32)
     largest = {}
     for implementation in ('dense', case.implementation):
-        with pytest.MonkeyPatch.context() as patch, torch.profiler.profile(
-                profile_memory=True, acc_events=True,
-                activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            torch.profiler.profile(
+                profile_memory=True,
+                acc_events=True,
+                activities=[torch.profiler.ProfilerActivity.CPU],
+            ) as profile,
+        ):
             patch.setitem(LOGITS_PER_TILE, 'cpu', case.logits_per_tile)
             patch.setattr(row_blocks, 'LOGITS_PER_BLOCK', case.logits_per_tile)
             case.results(implementation)
@@ -214,8 +337,9 @@ def test_nothing_of_size_queries_times_keys_is_allocated(case: Case, pairs: int)
 def test_channels_need_not_lie_together_to_save_memory() -> None:
     query = random_map(0, 1, 2, 64, 64, 8, channels_last=False).float()
     key = random(1, 1, 2, 8, 256).float().mT
-    with torch.profiler.profile(profile_memory=True, acc_events=True,
-                                activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with torch.profiler.profile(
+        profile_memory=True, acc_events=True, activities=[torch.profiler.ProfilerActivity.CPU]
+    ) as profile:
         global_attention(query, key, key)
     assert max(event.self_cpu_memory_usage for event in profile.events()) < 2 * 64 * 64 * 256
 
@@ -236,27 +360,38 @@ def test_locations_that_are_no_numbers_make_no_numbers() -> None:
 
 def test_a_batch_may_be_empty() -> None:
     for case in SMALL.values():
-        inputs = [x[:0] if index < (4 if len(case.inputs) == 5 else 3) else x
-                  for index, x in enumerate(case.inputs)]
+        inputs = [
+            x[:0] if index < (4 if len(case.inputs) == 5 else 3) else x
+            for index, x in enumerate(case.inputs)
+        ]
         assert case.operator(*inputs).shape[0] == 0
 
 
-@pytest.mark.parametrize('operator, name', [
-    ('deformable', 'tiled_deformable_attention'),
-    ('neighborhood', 'tiled_neighborhood_attention')])
+@pytest.mark.parametrize(
+    'operator, name',
+    [
+        ('deformable', 'tiled_deformable_attention'),
+        ('neighborhood', 'tiled_neighborhood_attention'),
+    ],
+)
 def test_operators_are_registered_as_torch_wants_them(operator: str, name: str) -> None:
     inputs = SMALL[operator].to(torch.float32).inputs
     forward = getattr(torch.ops.mmdat, name)
     torch.library.opcheck(forward, (*inputs, 1.0))
     out, log_sums = (x.detach() for x in forward(*inputs, 1.0))
-    torch.library.opcheck(getattr(torch.ops.mmdat, name + '_backward'),
-                          (out, out, log_sums, *(x.detach() for x in inputs), 1.0))
+    torch.library.opcheck(
+        getattr(torch.ops.mmdat, name + '_backward'),
+        (out, out, log_sums, *(x.detach() for x in inputs), 1.0),
+    )
 
 
 def test_auto_is_dense_for_small_maps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(MODULE, 'tiled_deformable_attention',
-                        lambda *inputs: calls.append(inputs) or (inputs[0], None))
+    monkeypatch.setattr(
+        MODULE,
+        'tiled_deformable_attention',
+        lambda *inputs: calls.append(inputs) or (inputs[0], None),
+    )
     inputs = SMALL['deformable'].inputs
     deformable_attention(*inputs)
     assert not calls
@@ -267,8 +402,11 @@ def test_auto_is_dense_for_small_maps_alone(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_auto_stands_for_what_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(MODULE, 'tiled_deformable_attention',
-                        lambda *inputs: calls.append(inputs) or (inputs[0], None))
+    monkeypatch.setattr(
+        MODULE,
+        'tiled_deformable_attention',
+        lambda *inputs: calls.append(inputs) or (inputs[0], None),
+    )
     inputs = SMALL['deformable'].inputs
     with prefer_implementation('tiled'):
         deformable_attention(*inputs)
@@ -276,8 +414,10 @@ def test_auto_stands_for_what_is_preferred(monkeypatch: pytest.MonkeyPatch) -> N
         window_attention(*(torch.zeros(1, 1, 2, 2, 1) for _ in range(3)), 2)  # has no such one
     deformable_attention(*inputs)
     assert len(calls) == 1
-    with pytest.raises(ValueError, match="'flash': choose from auto, dense, tiled, fused"), \
-            prefer_implementation('flash'):
+    with (
+        pytest.raises(ValueError, match="'flash': choose from auto, dense, tiled, fused"),
+        prefer_implementation('flash'),
+    ):
         pass
 
 
@@ -289,26 +429,36 @@ def test_dropout_falls_back_to_the_dense_implementation_with_one_warning() -> No
         warnings.simplefilter('always')
         for implementation in ('tiled', 'tiled', 'dense'):
             torch.manual_seed(0)
-            outs.append(deformable_attention(*inputs, dropout_p=0.5,
-                                             implementation=implementation))
+            outs.append(deformable_attention(*inputs, dropout_p=0.5, implementation=implementation))
     assert len(caught) == 1
     assert torch.equal(outs[0], outs[2])
     assert not torch.equal(outs[2], deformable_attention(*inputs, implementation='dense'))
 
 
-@pytest.mark.parametrize('case', [
-    SMALL['neighborhood'], window(1, 1, 4, 4, 2, 0, 2, True, 0),
-    to_all_keys(1, 1, 2, 2, 3, 2, 2, False, 0)])
+@pytest.mark.parametrize(
+    'case',
+    [
+        SMALL['neighborhood'],
+        window(1, 1, 4, 4, 2, 0, 2, True, 0),
+        to_all_keys(1, 1, 2, 2, 3, 2, 2, False, 0),
+    ],
+)
 def test_dropout_keeps_the_mean(case: Case) -> None:
     torch.manual_seed(0)
-    mean = torch.stack([case.operator(*case.inputs, **case.options, dropout_p=0.25,
-                                      implementation='dense') for _ in range(2000)]).mean(0)
+    mean = torch.stack(
+        [
+            case.operator(*case.inputs, **case.options, dropout_p=0.25, implementation='dense')
+            for _ in range(2000)
+        ]
+    ).mean(0)
     whole = case.operator(*case.inputs, **case.options)
     assert (mean - whole).abs().max() < 0.15
 
 
-@pytest.mark.parametrize('index, shape', [
-    (1, (2, 2, 0, 2)), (2, (2, 2, 3)), (3, (2,)), (3, (2, 0, 3, 2)), (4, (2, 0, 7))])
+@pytest.mark.parametrize(
+    'index, shape',
+    [(1, (2, 2, 0, 2)), (2, (2, 2, 3)), (3, (2,)), (3, (2, 0, 3, 2)), (4, (2, 0, 7))],
+)
 def test_shapes_that_do_not_fit_are_refused(index: int, shape: tuple[int, ...]) -> None:
     inputs = list(SMALL['deformable'].inputs)
     inputs[index] = torch.zeros(shape)
@@ -316,11 +466,14 @@ def test_shapes_that_do_not_fit_are_refused(index: int, shape: tuple[int, ...]) 
         deformable_attention(*inputs)
 
 
-@pytest.mark.parametrize('options, sentence', [
-    (dict(implementation='flash'), "no implementation 'flash': choose from auto, dense, tiled"),
-    (dict(implementation='fused'), "cannot run its implementation 'fused': "),
-    (dict(dropout_p=1.0), 'dropout_p must be'),
-])
+@pytest.mark.parametrize(
+    'options, sentence',
+    [
+        (dict(implementation='flash'), "no implementation 'flash': choose from auto, dense, tiled"),
+        (dict(implementation='fused'), "cannot run its implementation 'fused': "),
+        (dict(dropout_p=1.0), 'dropout_p must be'),
+    ],
+)
 def test_options_that_do_not_fit_are_refused(options: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         deformable_attention(*SMALL['deformable'].inputs, **options)
@@ -328,9 +481,12 @@ def test_options_that_do_not_fit_are_refused(options: dict, sentence: str) -> No
 
 def test_a_map_of_one_row_is_in_tiles_too() -> None:
     case = deformable(1, 1, 1, 1, 4096, 512, 8, (3, 7), 1.0, True, 2**16, seed=0).to(torch.float32)
-    with pytest.MonkeyPatch.context() as patch, torch.profiler.profile(
-            profile_memory=True, acc_events=True,
-            activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        torch.profiler.profile(
+            profile_memory=True, acc_events=True, activities=[torch.profiler.ProfilerActivity.CPU]
+        ) as profile,
+    ):
         patch.setitem(LOGITS_PER_TILE, 'cpu', case.logits_per_tile)
         case.results('tiled')
     largest = max(event.self_cpu_memory_usage for event in profile.events())

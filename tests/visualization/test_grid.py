@@ -10,13 +10,15 @@ from mmdat.visualization import Comparison, draw_grid
 CLASSES = ('circle', 'square')
 
 
-def comparison(title: str = '1.jpg', score: float = 0.9, shape: tuple[int, int] = (40, 60),
-               masks: bool = True) -> Comparison:
+def comparison(
+    title: str = '1.jpg', score: float = 0.9, shape: tuple[int, int] = (40, 60), masks: bool = True
+) -> Comparison:
     mask = np.zeros((1, *shape), dtype=bool)
     mask[0, 10:20, 10:30] = True
     truth = InstanceData(bboxes=torch.tensor([[10.0, 10, 30, 20]]), labels=torch.tensor([1]))
-    prediction = InstanceData(bboxes=truth.bboxes, labels=truth.labels,
-                              scores=torch.tensor([score]))
+    prediction = InstanceData(
+        bboxes=truth.bboxes, labels=truth.labels, scores=torch.tensor([score])
+    )
     if masks:
         truth.masks = prediction.masks = mask
     return Comparison(title, np.full((*shape, 3), 200, dtype=np.uint8), truth, prediction)
@@ -58,8 +60,11 @@ def test_any_number_of_pictures_of_any_shape_makes_a_full_grid(count):
 
 
 def test_an_image_without_objects_is_drawn():
-    empty = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long),
-                         masks=np.zeros((0, 32, 32), dtype=bool))
+    empty = InstanceData(
+        bboxes=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.long),
+        masks=np.zeros((0, 32, 32), dtype=bool),
+    )
     nothing = InstanceData(**empty, scores=torch.zeros(0))
     image = np.full((32, 32, 3), 90, dtype=np.uint8)
     truth, prediction = halves(draw_grid([Comparison('x', image, empty, nothing)], CLASSES))

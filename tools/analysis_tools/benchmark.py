@@ -1,5 +1,6 @@
 #!/usr/bin/env python
 """Time a config's model on made images: ``benchmark.py CONFIG``."""
+
 import argparse
 import sys
 
@@ -14,29 +15,49 @@ except ImportError as error:  # of a missing or unsupported package
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Images a second and peak memory of the model of a config, on made images')
+        description='Images a second and peak memory of the model of a config, on made images'
+    )
     parser.add_argument('config', help='path of the config, of mmdet, mmseg or mmpretrain')
     parser.add_argument('--checkpoint', help='weights (random ones)')
-    parser.add_argument('--shape', type=int, nargs='+', metavar='PIXELS',
-                        help='height and width, or one number for both (800 1280 for detection, '
-                        "512 512 for segmentation, the config's for classification)")
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='PIXELS',
+        help='height and width, or one number for both (800 1280 for detection, '
+        "512 512 for segmentation, the config's for classification)",
+    )
     parser.add_argument('--batch-size', type=int, default=1, help='images in a batch (1)')
     parser.add_argument('--train', action='store_true', help='a training step, not inference')
     parser.add_argument('--amp', action='store_true', help='run in mixed precision (GPU)')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (a GPU if there is one)')
     parser.add_argument('--repeat-num', type=int, default=10, help='runs that are timed (10)')
     parser.add_argument('--num-warmup', type=int, default=2, help='runs before them (2)')
-    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
-                        help='values to put into the config')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        metavar='KEY=VALUE',
+        help='values to put into the config',
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    print_speed(measure_speed(
-        load_config(args.config, args.cfg_options), args.shape, args.batch_size,
-        checkpoint=args.checkpoint, device=args.device, train=args.train, amp=args.amp,
-        repeats=args.repeat_num, warmup=args.num_warmup))
+    print_speed(
+        measure_speed(
+            load_config(args.config, args.cfg_options),
+            args.shape,
+            args.batch_size,
+            checkpoint=args.checkpoint,
+            device=args.device,
+            train=args.train,
+            amp=args.amp,
+            repeats=args.repeat_num,
+            warmup=args.num_warmup,
+        )
+    )
 
 
 if __name__ == '__main__':

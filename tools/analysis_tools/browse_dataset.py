@@ -1,5 +1,6 @@
 #!/usr/bin/env python
 """Draw what a config's model is fed: ``browse_dataset.py CONFIG --output-dir DIR --not-show``."""
+
 import argparse
 import sys
 
@@ -15,23 +16,34 @@ except ImportError as error:  # of a missing or unsupported package
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Draw what the model of a config is fed: images after the pipeline, with their '
-        'annotations')
+        'annotations'
+    )
     parser.add_argument('config', help='path of the config, of mmdet, mmseg or mmpretrain')
     parser.add_argument('--output-dir', help='folder to write the pictures to')
     parser.add_argument('--not-show', action='store_true', help='open no window')
     parser.add_argument('--show-interval', type=float, default=2, help='seconds for each (2)')
     parser.add_argument('--number', type=int, default=10, help='of pictures, spaced evenly (10)')
     parser.add_argument('--split', choices=['train', 'val'], default='train')
-    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
-                        help='values to put into the config')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        metavar='KEY=VALUE',
+        help='values to put into the config',
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     files = browse_dataset(
-        load_config(args.config, args.cfg_options), args.output_dir, show=not args.not_show,
-        number=args.number, split=args.split, interval=args.show_interval)
+        load_config(args.config, args.cfg_options),
+        args.output_dir,
+        show=not args.not_show,
+        number=args.number,
+        split=args.split,
+        interval=args.show_interval,
+    )
     for file in files:
         print(file)
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
 """Count parameters and multiply-accumulates of a config's model: ``get_flops.py CONFIG``."""
+
 import argparse
 import sys
 
@@ -15,13 +16,24 @@ except ImportError as error:  # of a missing or unsupported package
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Count parameters and multiply-accumulates (MACs) of the model of a config, '
-        'for one image')
+        'for one image'
+    )
     parser.add_argument('config', help='path of the config, of mmdet, mmseg or mmpretrain')
-    parser.add_argument('--shape', type=int, nargs='+', metavar='PIXELS',
-                        help='height and width, or one number for both (800 1280 for detection, '
-                        "512 512 for segmentation, the config's for classification)")
-    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
-                        help='values to put into the config')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='PIXELS',
+        help='height and width, or one number for both (800 1280 for detection, '
+        "512 512 for segmentation, the config's for classification)",
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        metavar='KEY=VALUE',
+        help='values to put into the config',
+    )
     return parser.parse_args()
 
 

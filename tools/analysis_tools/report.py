@@ -1,5 +1,6 @@
 #!/usr/bin/env python
 """Draw predictions beside the truth and tabulate AP from the results of tools/test.py --out."""
+
 import argparse
 import sys
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
 """Turn a published checkpoint into an ordinary one: ``convert_published.py IN OUT``."""
+
 import argparse
 import sys
 from pathlib import Path
@@ -16,11 +17,15 @@ except ImportError as error:  # of a missing or unsupported package
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Turn a checkpoint of the authors of DAT, DAT++ or ScalableViT into one of '
-        'mmpretrain (for classifiers), mmdet 3.x or mmseg 1.x')
+        'mmpretrain (for classifiers), mmdet 3.x or mmseg 1.x'
+    )
     parser.add_argument('source', metavar='IN', help='checkpoint that the authors published')
     parser.add_argument('target', metavar='OUT', help='file to write')
-    parser.add_argument('--config', help='config of a model with the same backbone, for one that '
-                        'is not among the named architectures')
+    parser.add_argument(
+        '--config',
+        help='config of a model with the same backbone, for one that '
+        'is not among the named architectures',
+    )
     return parser.parse_args()
 
 

@@ -1,6 +1,7 @@
 """Attention modules on (batch, channels, height, width) maps: they hold the parameters, the
 equations are in ``mmdat.ops``.
 """
+
 from .deformable import DeformableAttention
 from .interactive_window import InteractiveWindowAttention
 from .neighborhood import NeighborhoodAttention
@@ -10,6 +11,11 @@ from .slide import SlideAttention
 from .window import WindowAttention
 
 __all__ = [
-    'DeformableAttention', 'InteractiveWindowAttention', 'NeighborhoodAttention',
-    'PyramidAttention', 'ScalableAttention', 'SlideAttention', 'WindowAttention'
+    'DeformableAttention',
+    'InteractiveWindowAttention',
+    'NeighborhoodAttention',
+    'PyramidAttention',
+    'ScalableAttention',
+    'SlideAttention',
+    'WindowAttention',
 ]

@@ -50,16 +50,18 @@ class DeformableAttention(nn.Module):
         position_bias: One of :data:`POSITION_BIASES`.
     """
 
-    def __init__(self,
-                 embed_dims: int,
-                 num_heads: int,
-                 groups: int,
-                 stride: int,
-                 kernel_size: int,
-                 map_size: tuple[int, int],
-                 offset_range: float | None = None,
-                 pooled_keys: bool = False,
-                 position_bias: str = 'table') -> None:
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        groups: int,
+        stride: int,
+        kernel_size: int,
+        map_size: tuple[int, int],
+        offset_range: float | None = None,
+        pooled_keys: bool = False,
+        position_bias: str = 'table',
+    ) -> None:
         super().__init__()
         _check(embed_dims, num_heads, groups, offset_range, pooled_keys, position_bias)
         self.num_heads = num_heads
@@ -78,23 +80,31 @@ class DeformableAttention(nn.Module):
         if not pooled_keys:
             self.offsets = nn.Sequential(
                 depthwise_conv(group_dims, kernel_size, stride, self.padding),
-                LayerNorm2d(group_dims), nn.GELU(), nn.Conv2d(group_dims, 2, 1, bias=False))
+                LayerNorm2d(group_dims),
+                nn.GELU(),
+                nn.Conv2d(group_dims, 2, 1, bias=False),
+            )
         height, width = map_size
         if position_bias == 'table':
             self.relative_position_bias_table = nn.Parameter(
-                torch.empty(num_heads, 2 * height - 1, 2 * width - 1))
+                torch.empty(num_heads, 2 * height - 1, 2 * width - 1)
+            )
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
         elif position_bias == 'fixed':
             # A map smaller than the kernel is padded to it.
-            keys = [max(0, side + 2 * self.padding - kernel_size) // stride + 1
-                    for side in map_size]
+            keys = [
+                max(0, side + 2 * self.padding - kernel_size) // stride + 1 for side in map_size
+            ]
             self.position_bias_table = nn.Parameter(
-                torch.empty(num_heads, height * width, keys[0] * keys[1]))
+                torch.empty(num_heads, height * width, keys[0] * keys[1])
+            )
             nn.init.trunc_normal_(self.position_bias_table, std=0.01)
         elif position_bias == 'log':
             self.position_bias_network = nn.Sequential(
-                nn.Linear(2, LOG_BIAS_DIMS), nn.ReLU(),
-                nn.Linear(LOG_BIAS_DIMS, num_heads // groups, bias=False))
+                nn.Linear(2, LOG_BIAS_DIMS),
+                nn.ReLU(),
+                nn.Linear(LOG_BIAS_DIMS, num_heads // groups, bias=False),
+            )
         elif position_bias == 'depthwise':
             self.position_conv = depthwise_conv(embed_dims, 3)
 
@@ -108,8 +118,10 @@ class DeformableAttention(nn.Module):
             locations = self.sampling_locations(query)  # (B, g, Hk, Wk, 2)
             sampled = sample_at(x, locations)
             locations = locations.flatten(2, 3)
-        key, value = (split_heads(project(sampled).flatten(2), self.num_heads)
-                      for project in (self.key, self.value))
+        key, value = (
+            split_heads(project(sampled).flatten(2), self.num_heads)
+            for project in (self.key, self.value)
+        )
         out = merge_heads(self._attend(split_heads(query, self.num_heads), key, value, locations))
         if self.position_bias == 'depthwise':
             out = out + self.position_conv(query)
@@ -131,9 +143,14 @@ class DeformableAttention(nn.Module):
         depthwise, *pointwise = self.offsets
         assert isinstance(depthwise, nn.Conv2d) and depthwise.bias is not None
         # The groups share their weights; side by side, the map is not copied to part them.
-        offsets = F.conv2d(query, depthwise.weight.repeat(self.groups, 1, 1, 1),
-                           depthwise.bias.repeat(self.groups), self.stride, self.padding,
-                           groups=query.shape[1])
+        offsets = F.conv2d(
+            query,
+            depthwise.weight.repeat(self.groups, 1, 1, 1),
+            depthwise.bias.repeat(self.groups),
+            self.stride,
+            self.padding,
+            groups=query.shape[1],
+        )
         offsets = offsets.unflatten(1, (self.groups, -1)).flatten(0, 1)
         for layer in pointwise:
             offsets = layer(offsets)
@@ -147,16 +164,19 @@ class DeformableAttention(nn.Module):
         step = offsets.new_tensor([1 / max(1, side - 1) for side in grid])
         return points + offsets.tanh() * self.offset_range * step
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor,
-                locations: Tensor | None) -> Tensor:
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, locations: Tensor | None
+    ) -> Tensor:
         """(B, h, H, W, d) and twice (B, h, Nk, d) -> (B, h, H, W, d)."""
         if self.position_bias == 'table':
-            return deformable_attention(query, key, value, locations,
-                                        self.relative_position_bias_table)
+            return deformable_attention(
+                query, key, value, locations, self.relative_position_bias_table
+            )
         if self.position_bias == 'log':
             assert locations is not None
-            return log_spaced_deformable_attention(query, key, value, locations,
-                                                   *self.position_bias_network.parameters())
+            return log_spaced_deformable_attention(
+                query, key, value, locations, *self.position_bias_network.parameters()
+            )
         if self.position_bias == 'fixed':
             bias: Tensor = self.position_bias_table
             pairs = query.shape[2] * query.shape[3], key.shape[2]
@@ -166,16 +186,28 @@ class DeformableAttention(nn.Module):
         return deformable_attention(query, key, value)
 
 
-def _check(embed_dims: int, num_heads: int, groups: int, offset_range: float | None,
-           pooled_keys: bool, position_bias: str) -> None:
+def _check(
+    embed_dims: int,
+    num_heads: int,
+    groups: int,
+    offset_range: float | None,
+    pooled_keys: bool,
+    position_bias: str,
+) -> None:
     if embed_dims % num_heads or num_heads % groups:
-        raise UserError(f'deformable attention has {embed_dims} channels, {num_heads} heads and '
-                        f'{groups} groups: heads must divide channels, groups heads')
+        raise UserError(
+            f'deformable attention has {embed_dims} channels, {num_heads} heads and '
+            f'{groups} groups: heads must divide channels, groups heads'
+        )
     if offset_range is not None and offset_range < 0:
-        raise UserError(f'offset_range must not be negative, got {offset_range}: None stands for '
-                        'unbounded offsets')
+        raise UserError(
+            f'offset_range must not be negative, got {offset_range}: None stands for '
+            'unbounded offsets'
+        )
     if position_bias not in POSITION_BIASES:
-        raise UserError(f"there is no position_bias '{position_bias}': "
-                        f'{suggest(position_bias, POSITION_BIASES)}')
+        raise UserError(
+            f"there is no position_bias '{position_bias}': "
+            f'{suggest(position_bias, POSITION_BIASES)}'
+        )
     if pooled_keys and position_bias != 'none':
         raise UserError(f"pooled_keys has no position_bias '{position_bias}': set it to 'none'")

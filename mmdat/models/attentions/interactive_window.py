@@ -1,4 +1,5 @@
 """Interactive window-based self-attention, IWSA (ScalableViT, arXiv 2203.10790, section 3.3)."""
+
 from torch import Tensor, nn
 
 from mmdat.models.layers import PointwiseLinear, depthwise_conv, merge_heads, split_heads
@@ -26,7 +27,11 @@ class InteractiveWindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
         query, key, value = self.qkv(x).chunk(3, dim=1)
-        out = window_attention(split_heads(query, self.num_heads), split_heads(key, self.num_heads),
-                               split_heads(value, self.num_heads), self.window_size)
+        out = window_attention(
+            split_heads(query, self.num_heads),
+            split_heads(key, self.num_heads),
+            split_heads(value, self.num_heads),
+            self.window_size,
+        )
         out = merge_heads(out) + self.local_interaction(value)
         return self.project(out)

@@ -1,4 +1,5 @@
 """Neighborhood attention (NAT, arXiv 2204.07143), the local attention of DAT++."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ class NeighborhoodAttention(nn.Module):
         self.qkv = PointwiseLinear(embed_dims, 3 * embed_dims)
         self.project = PointwiseLinear(embed_dims, embed_dims)
         self.relative_position_bias_table = nn.Parameter(
-            torch.empty(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1))
+            torch.empty(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1)
+        )
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:

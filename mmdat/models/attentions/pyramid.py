@@ -1,4 +1,5 @@
 """Spatial-reduction attention (PVT, arXiv 2102.12122, section 3.3)."""
+
 from torch import Tensor, nn
 
 from mmdat.models.layers import LayerNorm2d, merge_heads, pad_to_multiple, split_heads
@@ -24,13 +25,16 @@ class PyramidAttention(nn.Module):
         self.reduction = nn.Sequential()
         if reduction_ratio > 1:
             self.reduction.append(
-                nn.Conv2d(embed_dims, embed_dims, reduction_ratio, reduction_ratio))
+                nn.Conv2d(embed_dims, embed_dims, reduction_ratio, reduction_ratio)
+            )
             self.reduction.append(LayerNorm2d(embed_dims))
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
         reduced = self.reduction(pad_to_multiple(x, self.reduction_ratio))
-        key, value = (split_heads(y.flatten(2), self.num_heads)
-                      for y in self.key_value(reduced).chunk(2, dim=1))
+        key, value = (
+            split_heads(y.flatten(2), self.num_heads)
+            for y in self.key_value(reduced).chunk(2, dim=1)
+        )
         out = global_attention(split_heads(self.query(x), self.num_heads), key, value)
         return self.project(merge_heads(out))

@@ -1,4 +1,5 @@
 """Scalable self-attention, SSA (ScalableViT, arXiv 2203.10790, section 3.2)."""
+
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
@@ -24,25 +25,36 @@ class ScalableAttention(nn.Module):
         qkv_bias: Add a bias to queries, keys and values.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, reduction_ratio: int, channel_ratio: float,
-                 qkv_bias: bool) -> None:
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        reduction_ratio: int,
+        channel_ratio: float,
+        qkv_bias: bool,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.reduction_ratio = reduction_ratio
-        self.scale = (embed_dims // num_heads * channel_ratio)**-0.5
+        self.scale = (embed_dims // num_heads * channel_ratio) ** -0.5
         self.project = PointwiseLinear(embed_dims, embed_dims)
         # Where nothing is reduced, the published models do not scale the channels either.
         dims = embed_dims if reduction_ratio == 1 else int(embed_dims * channel_ratio)
         if dims < 1 or dims % num_heads:
-            raise UserError(f'channel_ratio {channel_ratio} makes {dims} of {embed_dims} channels: '
-                            f'choose one that makes a multiple of the {num_heads} heads')
+            raise UserError(
+                f'channel_ratio {channel_ratio} makes {dims} of {embed_dims} channels: '
+                f'choose one that makes a multiple of the {num_heads} heads'
+            )
         self.query = PointwiseLinear(embed_dims, dims, bias=qkv_bias)
         if reduction_ratio == 1:
             self.key_value = PointwiseLinear(embed_dims, 2 * embed_dims, bias=qkv_bias)
             return
         self.reduction = nn.Sequential(
             depthwise_conv(embed_dims, reduction_ratio, reduction_ratio, padding=0),
-            nn.Conv2d(embed_dims, dims, 1), LayerNorm2d(dims), nn.GELU())
+            nn.Conv2d(embed_dims, dims, 1),
+            LayerNorm2d(dims),
+            nn.GELU(),
+        )
         self.key = PointwiseLinear(dims, dims, bias=qkv_bias)
         self.value = PointwiseLinear(dims, embed_dims, bias=qkv_bias)
 

@@ -1,4 +1,5 @@
 """Slide attention (Slide-Transformer, arXiv 2304.04237, section 4)."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class SlideAttention(nn.Module):
     def __init__(self, embed_dims: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.scale = (embed_dims // num_heads)**-0.5
+        self.scale = (embed_dims // num_heads) ** -0.5
         self.head_dim = embed_dims // 4 // num_heads
         inner_dims = num_heads * self.head_dim
         self.qkv = PointwiseLinear(embed_dims, 3 * inner_dims)
@@ -41,16 +42,22 @@ class SlideAttention(nn.Module):
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
         qkv = self.qkv(x).unflatten(1, (self.num_heads, 3, self.head_dim))
         query, key, value = qkv.unbind(2)  # each (B, h, d, H, W)
-        out = slide_attention(query, self._neighbors(key), self._neighbors(value),
-                              self.relative_position_bias_table.view(self.num_heads, TAPS),
-                              scale=self.scale)
+        out = slide_attention(
+            query,
+            self._neighbors(key),
+            self._neighbors(value),
+            self.relative_position_bias_table.view(self.num_heads, TAPS),
+            scale=self.scale,
+        )
         return self.project(out.flatten(1, 2))
 
     def _neighbors(self, x: Tensor) -> Tensor:
         """(B, h, d, H, W) -> (B, h, d, taps, H, W)."""
         # The sum of two convolutions is the convolution with the sum of their weights.
-        weight, bias = (getattr(self.shifts, name) + getattr(self.deformed_shifts, name)
-                        for name in ('weight', 'bias'))
+        weight, bias = (
+            getattr(self.shifts, name) + getattr(self.deformed_shifts, name)
+            for name in ('weight', 'bias')
+        )
         out = F.conv2d(x.flatten(0, 1), weight, bias, padding=1, groups=self.head_dim)
         return out.unflatten(1, (self.head_dim, TAPS)).unflatten(0, (-1, self.num_heads))
 

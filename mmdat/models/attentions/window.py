@@ -1,4 +1,5 @@
 """(Shifted) window attention (Swin, arXiv 2103.14030, section 3.2), the local attention of DAT."""
+
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +17,9 @@ class WindowAttention(nn.Module):
         shifted: Move the partition by half a window, rounded up.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, window_size: int,
-                 shifted: bool = False) -> None:
+    def __init__(
+        self, embed_dims: int, num_heads: int, window_size: int, shifted: bool = False
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
@@ -25,12 +27,14 @@ class WindowAttention(nn.Module):
         self.qkv = PointwiseLinear(embed_dims, 3 * embed_dims)
         self.project = PointwiseLinear(embed_dims, embed_dims)
         self.relative_position_bias_table = nn.Parameter(
-            torch.empty((2 * window_size - 1)**2, num_heads))
+            torch.empty((2 * window_size - 1) ** 2, num_heads)
+        )
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
         query, key, value = (split_heads(y, self.num_heads) for y in self.qkv(x).chunk(3, dim=1))
-        out = window_attention(query, key, value, self.window_size,
-                               self.relative_position_bias_table, shift=self.shift)
+        out = window_attention(
+            query, key, value, self.window_size, self.relative_position_bias_table, shift=self.shift
+        )
         return self.project(merge_heads(out))

@@ -1,4 +1,5 @@
 """Backbones, one file a family."""
+
 from .dat import DAT
 from .dat_pp import DATPlusPlus
 from .scalablevit import ScalableViT

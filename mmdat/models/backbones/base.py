@@ -1,4 +1,5 @@
 """What the backbones share: stages of falling resolution, their outputs, freezing and loading."""
+
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -62,6 +63,7 @@ class HierarchicalBackbone(BaseModule):
         UserError: If ``arch`` is unknown, has an unknown or missing field or does not fit together,
             if an argument is out of range, or, in a forward pass, if the images are too small.
     """
+
     ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]]
     DEFAULTS: ClassVar[Mapping[str, Any]]
     SETTINGS: ClassVar[type[Any]]
@@ -69,14 +71,16 @@ class HierarchicalBackbone(BaseModule):
     NORM_EPS: ClassVar[float] = 1e-5
     init_cfg: Any
 
-    def __init__(self,
-                 arch: str | Mapping[str, Any],
-                 out_indices: Sequence[int] | None,
-                 drop_path_rate: float,
-                 frozen_stages: int,
-                 with_cp: bool,
-                 pretrain_img_size: int,
-                 init_cfg: dict | list[dict] | None) -> None:
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any],
+        out_indices: Sequence[int] | None,
+        drop_path_rate: float,
+        frozen_stages: int,
+        with_cp: bool,
+        pretrain_img_size: int,
+        init_cfg: dict | list[dict] | None,
+    ) -> None:
         super().__init__(init_cfg)
         self.settings = stage_settings(self.SETTINGS, self._fields(arch), self.DEFAULTS)
         if out_indices is None:
@@ -96,22 +100,28 @@ class HierarchicalBackbone(BaseModule):
         # Side in pixels of the smallest image that leaves each stage a position.
         self.smallest_image = _smallest_input(self.embeddings)
         if pretrain_img_size < self.smallest_image:
-            raise UserError(f'pretrain_img_size must be at least {self.smallest_image}, got '
-                            f'{pretrain_img_size}')
+            raise UserError(
+                f'pretrain_img_size must be at least {self.smallest_image}, got {pretrain_img_size}'
+            )
         for embedding, settings in zip(self.embeddings, self.settings, strict=True):
             side = _output_side(embedding, side)
             self.stages.append(Stage(list(self._build_blocks(settings, side, rates)), with_cp))
-        self.norms = nn.ModuleDict({
-            str(stage): LayerNorm2d(self.settings[stage].embed_dims, eps=self.NORM_EPS)
-            for stage in self.out_indices})
+        self.norms = nn.ModuleDict(
+            {
+                str(stage): LayerNorm2d(self.settings[stage].embed_dims, eps=self.NORM_EPS)
+                for stage in self.out_indices
+            }
+        )
         init_projections(self)
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         smallest = self.smallest_image
         if x.shape[2] < smallest or x.shape[3] < smallest:
-            raise UserError(f'an image of {x.shape[2]} x {x.shape[3]} pixels leaves a stage of '
-                            f'{type(self).__name__} empty: give at least {smallest} x {smallest}')
+            raise UserError(
+                f'an image of {x.shape[2]} x {x.shape[3]} pixels leaves a stage of '
+                f'{type(self).__name__} empty: give at least {smallest} x {smallest}'
+            )
         outputs = []
         for index, (embedding, stage) in enumerate(zip(self.embeddings, self.stages, strict=True)):
             x = stage(embedding(x))
@@ -135,10 +145,15 @@ class HierarchicalBackbone(BaseModule):
         init_cfg = self.init_cfg
         configs = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg or []
         for config in configs:
-            if not isinstance(config, Mapping) or 'type' not in config or (
-                    config['type'] in PRETRAINED and 'checkpoint' not in config):
-                raise UserError("init_cfg must have a type, and a checkpoint for 'Pretrained', as "
-                                f"in dict(type='Pretrained', checkpoint='x.pth'), got {init_cfg!r}")
+            if (
+                not isinstance(config, Mapping)
+                or 'type' not in config
+                or (config['type'] in PRETRAINED and 'checkpoint' not in config)
+            ):
+                raise UserError(
+                    "init_cfg must have a type, and a checkpoint for 'Pretrained', as "
+                    f"in dict(type='Pretrained', checkpoint='x.pth'), got {init_cfg!r}"
+                )
         pretrained = [config for config in configs if config['type'] in PRETRAINED]
         self.init_cfg = [config for config in configs if config not in pretrained]
         super().init_weights()
@@ -150,8 +165,9 @@ class HierarchicalBackbone(BaseModule):
         """What leads from the image or the previous stage's map to this stage's."""
         raise NotImplementedError
 
-    def _build_blocks(self, settings: Any, map_side: int,
-                      drop_path_rates: Iterator[float]) -> Iterator[nn.Module]:
+    def _build_blocks(
+        self, settings: Any, map_side: int, drop_path_rates: Iterator[float]
+    ) -> Iterator[nn.Module]:
         """The blocks of a stage whose map has ``map_side`` at the pretraining image size."""
         raise NotImplementedError
 
@@ -159,33 +175,46 @@ class HierarchicalBackbone(BaseModule):
         if self.frozen_stages < 0:
             return
         norms = [norm for stage, norm in self.norms.items() if int(stage) < self.frozen_stages]
-        for module in (*self.embeddings[:max(1, self.frozen_stages)],
-                       *self.stages[:self.frozen_stages], *norms):
+        for module in (
+            *self.embeddings[: max(1, self.frozen_stages)],
+            *self.stages[: self.frozen_stages],
+            *norms,
+        ):
             module.eval().requires_grad_(False)
 
     def _fields(self, arch: str | Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(arch, Mapping):
             return arch
         if not isinstance(arch, str) or arch not in self.ARCHITECTURES:
-            raise UserError(f"{type(self).__name__} has no arch '{arch}': "
-                            f'{suggest(str(arch), self.ARCHITECTURES)}')
+            raise UserError(
+                f"{type(self).__name__} has no arch '{arch}': "
+                f'{suggest(str(arch), self.ARCHITECTURES)}'
+            )
         return self.ARCHITECTURES[arch]
 
-    def _check_arguments(self, out_indices: Any, drop_path_rate: Any, frozen_stages: Any,
-                         pretrain_img_size: Any) -> None:
+    def _check_arguments(
+        self, out_indices: Any, drop_path_rate: Any, frozen_stages: Any, pretrain_img_size: Any
+    ) -> None:
         stages = len(self.settings)
-        if not isinstance(out_indices, Sequence) or not out_indices or not all(
-                index in range(stages) for index in out_indices):
-            raise UserError(f'out_indices must be stages from 0 to {stages - 1}, '
-                            f'got {out_indices!r}')
+        if (
+            not isinstance(out_indices, Sequence)
+            or not out_indices
+            or not all(index in range(stages) for index in out_indices)
+        ):
+            raise UserError(
+                f'out_indices must be stages from 0 to {stages - 1}, got {out_indices!r}'
+            )
         if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= stages:
             raise UserError(f'frozen_stages must be from -1 to {stages}, got {frozen_stages!r}')
         if not isinstance(pretrain_img_size, int) or pretrain_img_size < 1:
-            raise UserError('pretrain_img_size must be the side of the images in pixels, got '
-                            f'{pretrain_img_size!r}')
+            raise UserError(
+                'pretrain_img_size must be the side of the images in pixels, got '
+                f'{pretrain_img_size!r}'
+            )
         if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
-            raise UserError('drop_path_rate must be at least 0 and below 1, got '
-                            f'{drop_path_rate!r}')
+            raise UserError(
+                f'drop_path_rate must be at least 0 and below 1, got {drop_path_rate!r}'
+            )
 
 
 def _linear(last: float, count: int) -> Iterator[float]:

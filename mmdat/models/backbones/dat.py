@@ -1,4 +1,5 @@
 """DAT backbone (Xia et al., Vision Transformer with Deformable Attention, arXiv 2201.00520)."""
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -56,6 +57,7 @@ class DATSettings(StageSettings):
             for none.
         conv_embedding: Embed with overlapping convolutions instead of patches.
     """
+
     embed_dims: int
     blocks: str
     num_heads: int
@@ -78,18 +80,25 @@ class DATSettings(StageSettings):
         super().__post_init__()
         unknown = set(self.blocks) - set('LSDNPXE')
         if unknown or not self.blocks:
-            raise UserError(f"arch field 'blocks' has {self.blocks!r}: use the letters L, S, D, N, "
-                            'P, X and E')
+            raise UserError(
+                f"arch field 'blocks' has {self.blocks!r}: use the letters L, S, D, N, P, X and E"
+            )
         if self.embed_dims % self.num_heads:
-            raise UserError(f'arch has a stage with {self.embed_dims} channels and '
-                            f'{self.num_heads} heads: heads must divide channels')
+            raise UserError(
+                f'arch has a stage with {self.embed_dims} channels and '
+                f'{self.num_heads} heads: heads must divide channels'
+            )
         if 'E' in self.blocks and self.embed_dims % (4 * self.num_heads):
-            raise UserError(f'arch has an E block with {self.embed_dims} channels and '
-                            f'{self.num_heads} heads: 4 times the heads must divide channels')
+            raise UserError(
+                f'arch has an E block with {self.embed_dims} channels and '
+                f'{self.num_heads} heads: 4 times the heads must divide channels'
+            )
         for letter, name in (('N', 'neighborhood_size'), ('X', 'window_size')):
             if letter in self.blocks and getattr(self, name) % 2 == 0:
-                raise UserError(f"arch field '{name}' must be odd where there are {letter} blocks, "
-                                f'got {getattr(self, name)}')
+                raise UserError(
+                    f"arch field '{name}' must be odd where there are {letter} blocks, "
+                    f'got {getattr(self, name)}'
+                )
 
     @property
     def depth(self) -> int:
@@ -109,15 +118,17 @@ class DATBlock(nn.Module):
     def __init__(self, settings: DATSettings, attention: nn.Module, drop_path_rate: float) -> None:
         super().__init__()
         dims = settings.embed_dims
-        self.local_perception = (ResidualDepthwiseConv(dims) if settings.local_perception
-                                 else nn.Identity())
+        self.local_perception = (
+            ResidualDepthwiseConv(dims) if settings.local_perception else nn.Identity()
+        )
         self.norm1 = LayerNorm2d(dims)
         self.attention = attention
         self.norm2 = LayerNorm2d(dims)
         self.ffn = _ffn(settings)
         self.scale1, self.scale2 = (
             LayerScale(dims, settings.layer_scale) if settings.layer_scale > 0 else nn.Identity()
-            for _ in range(2))
+            for _ in range(2)
+        )
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,8 +149,9 @@ class ConvNeXtBlock(nn.Module):
     def __init__(self, settings: DATSettings, drop_path_rate: float) -> None:
         super().__init__()
         dims = settings.embed_dims
-        self.local_perception = (ResidualDepthwiseConv(dims) if settings.local_perception
-                                 else nn.Identity())
+        self.local_perception = (
+            ResidualDepthwiseConv(dims) if settings.local_perception else nn.Identity()
+        )
         self.dwconv = depthwise_conv(dims, settings.window_size)
         self.norm = LayerNorm2d(dims)
         self.ffn = _ffn(settings)
@@ -184,15 +196,32 @@ class DAT(HierarchicalBackbone):
         >>> [tuple(x.shape) for x in backbone(torch.rand(1, 3, 64, 96))]
         [(1, 16, 16, 24), (1, 32, 8, 12), (1, 64, 4, 6), (1, 128, 2, 3)]
     """
+
     ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        'nano':  dict(embed_dims=(16, 32, 64, 128),        num_heads=(1, 2, 4, 8),
-                      groups=(1, 1, 2, 4),                 blocks=('LS', 'LS', 'LDLDLD', 'LD')),
-        'tiny':  dict(embed_dims=(96, 192, 384, 768),      num_heads=(3, 6, 12, 24),
-                      groups=(1, 1, 3, 6),                 blocks=('LS', 'LS', 'LDLDLD', 'LD')),
-        'small': dict(embed_dims=(96, 192, 384, 768),      num_heads=(3, 6, 12, 24),
-                      groups=(1, 1, 3, 6),                 blocks=('LS', 'LS', 'LD' * 9, 'LD')),
-        'base':  dict(embed_dims=(128, 256, 512, 1024),    num_heads=(4, 8, 16, 32),
-                      groups=(1, 1, 4, 8),                 blocks=('LS', 'LS', 'LD' * 9, 'LD')),
+        'nano': dict(
+            embed_dims=(16, 32, 64, 128),
+            num_heads=(1, 2, 4, 8),
+            groups=(1, 1, 2, 4),
+            blocks=('LS', 'LS', 'LDLDLD', 'LD'),
+        ),
+        'tiny': dict(
+            embed_dims=(96, 192, 384, 768),
+            num_heads=(3, 6, 12, 24),
+            groups=(1, 1, 3, 6),
+            blocks=('LS', 'LS', 'LDLDLD', 'LD'),
+        ),
+        'small': dict(
+            embed_dims=(96, 192, 384, 768),
+            num_heads=(3, 6, 12, 24),
+            groups=(1, 1, 3, 6),
+            blocks=('LS', 'LS', 'LD' * 9, 'LD'),
+        ),
+        'base': dict(
+            embed_dims=(128, 256, 512, 1024),
+            num_heads=(4, 8, 16, 32),
+            groups=(1, 1, 4, 8),
+            blocks=('LS', 'LS', 'LD' * 9, 'LD'),
+        ),
     }
     # For images of 384 x 384, whose maps windows of 12 fill.
     ARCHITECTURES = {**ARCHITECTURES, 'base_384': {**ARCHITECTURES['base'], 'window_size': 12}}
@@ -200,16 +229,19 @@ class DAT(HierarchicalBackbone):
     SETTINGS = DATSettings
     PUBLISHED = DAT_LAYOUT
 
-    def __init__(self,
-                 arch: str | Mapping[str, Any] = 'tiny',
-                 out_indices: Sequence[int] | None = None,
-                 drop_path_rate: float = 0.0,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 pretrain_img_size: int = 224,
-                 init_cfg: dict | list[dict] | None = None) -> None:
-        super().__init__(arch, out_indices, drop_path_rate, frozen_stages, with_cp,
-                         pretrain_img_size, init_cfg)
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'tiny',
+        out_indices: Sequence[int] | None = None,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        pretrain_img_size: int = 224,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(
+            arch, out_indices, drop_path_rate, frozen_stages, with_cp, pretrain_img_size, init_cfg
+        )
 
     @classmethod
     def from_published(cls, **options: Any) -> 'DAT':
@@ -236,25 +268,32 @@ class DAT(HierarchicalBackbone):
     def _build_embedding(self, stage: int, previous_dims: int, settings: DATSettings) -> nn.Module:
         dims = settings.embed_dims
         if stage > 0:
-            conv = (nn.Conv2d(previous_dims, dims, 3, stride=2, padding=1, bias=False)
-                    if settings.conv_embedding else
-                    nn.Conv2d(previous_dims, dims, 2, stride=2, bias=False))
+            conv = (
+                nn.Conv2d(previous_dims, dims, 3, stride=2, padding=1, bias=False)
+                if settings.conv_embedding
+                else nn.Conv2d(previous_dims, dims, 2, stride=2, bias=False)
+            )
             return nn.Sequential(conv, LayerNorm2d(dims))
         if not settings.conv_embedding:
             return nn.Sequential(nn.Conv2d(previous_dims, dims, 4, stride=4), LayerNorm2d(dims))
         return nn.Sequential(
-            nn.Conv2d(previous_dims, dims // 2, 3, stride=2, padding=1), LayerNorm2d(dims // 2),
+            nn.Conv2d(previous_dims, dims // 2, 3, stride=2, padding=1),
+            LayerNorm2d(dims // 2),
             nn.GELU(),
-            nn.Conv2d(dims // 2, dims, 3, stride=2, padding=1), LayerNorm2d(dims))
+            nn.Conv2d(dims // 2, dims, 3, stride=2, padding=1),
+            LayerNorm2d(dims),
+        )
 
-    def _build_blocks(self, settings: DATSettings, map_side: int,
-                      drop_path_rates: Iterator[float]) -> Iterator[nn.Module]:
+    def _build_blocks(
+        self, settings: DATSettings, map_side: int, drop_path_rates: Iterator[float]
+    ) -> Iterator[nn.Module]:
         for letter in settings.blocks:
             if letter == 'X':
                 yield ConvNeXtBlock(settings, next(drop_path_rates))
             else:
-                yield DATBlock(settings, _attention(letter, settings, map_side),
-                               next(drop_path_rates))
+                yield DATBlock(
+                    settings, _attention(letter, settings, map_side), next(drop_path_rates)
+                )
 
 
 def _attention(letter: str, settings: DATSettings, map_side: int) -> nn.Module:
@@ -270,8 +309,16 @@ def _attention(letter: str, settings: DATSettings, map_side: int) -> nn.Module:
         case 'E':
             return SlideAttention(dims, heads)
     return DeformableAttention(
-        dims, heads, settings.groups, settings.stride, settings.offset_kernel_size,
-        (map_side, map_side), settings.offset_range, settings.pooled_keys, settings.position_bias)
+        dims,
+        heads,
+        settings.groups,
+        settings.stride,
+        settings.offset_kernel_size,
+        (map_side, map_side),
+        settings.offset_range,
+        settings.pooled_keys,
+        settings.position_bias,
+    )
 
 
 def _ffn(settings: DATSettings) -> nn.Module:

@@ -1,6 +1,7 @@
 """ScalableViT backbone (Yang et al., ScalableViT: Rethinking the Context-oriented Generalization of
 Vision Transformer, arXiv 2203.10790).
 """
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -33,6 +34,7 @@ class ScalableViTSettings(StageSettings):
         ffn_ratio: Factor between the channels inside a feed-forward network and ``embed_dims``.
         qkv_bias: Add a bias to queries, keys and values.
     """
+
     embed_dims: int
     depth: int
     num_heads: int
@@ -45,8 +47,10 @@ class ScalableViTSettings(StageSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.embed_dims % self.num_heads:
-            raise UserError(f'arch has a stage with {self.embed_dims} channels and '
-                            f'{self.num_heads} heads: heads must divide channels')
+            raise UserError(
+                f'arch has a stage with {self.embed_dims} channels and '
+                f'{self.num_heads} heads: heads must divide channels'
+            )
 
 
 class ScalableViTBlock(nn.Module):
@@ -60,8 +64,13 @@ class ScalableViTBlock(nn.Module):
             generator (PEG) of CPVT, arXiv 2102.10882.
     """
 
-    def __init__(self, settings: ScalableViTSettings, attention: nn.Module, drop_path_rate: float,
-                 with_position: bool) -> None:
+    def __init__(
+        self,
+        settings: ScalableViTSettings,
+        attention: nn.Module,
+        drop_path_rate: float,
+        with_position: bool,
+    ) -> None:
         super().__init__()
         dims = settings.embed_dims
         self.norm1 = LayerNorm2d(dims, eps=ScalableViT.NORM_EPS)
@@ -111,31 +120,51 @@ class ScalableViT(HierarchicalBackbone):
         >>> [tuple(x.shape) for x in backbone(torch.rand(1, 3, 64, 90))]
         [(1, 16, 16, 23), (1, 32, 8, 12), (1, 64, 4, 6), (1, 128, 2, 3)]
     """
+
     ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        'nano':  dict(embed_dims=(16, 32, 64, 128),        num_heads=(1, 2, 4, 8),
-                      depth=2,                             channel_ratio=(1.25, 1.25, 1.25, 1)),
-        'small': dict(embed_dims=(64, 128, 256, 512),      num_heads=(2, 4, 8, 16),
-                      depth=(2, 2, 20, 2),                 channel_ratio=(1.25, 1.25, 1.25, 1)),
-        'base':  dict(embed_dims=(96, 192, 384, 768),      num_heads=(3, 6, 12, 24),
-                      depth=(2, 2, 14, 6),                 channel_ratio=(2, 1.25, 1.25, 1)),
-        'large': dict(embed_dims=(128, 256, 512, 1024),    num_heads=(4, 8, 16, 32),
-                      depth=(2, 6, 12, 4),                 channel_ratio=(0.25, 0.5, 1, 1)),
+        'nano': dict(
+            embed_dims=(16, 32, 64, 128),
+            num_heads=(1, 2, 4, 8),
+            depth=2,
+            channel_ratio=(1.25, 1.25, 1.25, 1),
+        ),
+        'small': dict(
+            embed_dims=(64, 128, 256, 512),
+            num_heads=(2, 4, 8, 16),
+            depth=(2, 2, 20, 2),
+            channel_ratio=(1.25, 1.25, 1.25, 1),
+        ),
+        'base': dict(
+            embed_dims=(96, 192, 384, 768),
+            num_heads=(3, 6, 12, 24),
+            depth=(2, 2, 14, 6),
+            channel_ratio=(2, 1.25, 1.25, 1),
+        ),
+        'large': dict(
+            embed_dims=(128, 256, 512, 1024),
+            num_heads=(4, 8, 16, 32),
+            depth=(2, 6, 12, 4),
+            channel_ratio=(0.25, 0.5, 1, 1),
+        ),
     }
     DEFAULTS: ClassVar[Mapping[str, Any]] = dict(reduction_ratio=(8, 4, 2, 1))
     SETTINGS = ScalableViTSettings
     PUBLISHED = SCALABLEVIT_LAYOUT
     NORM_EPS = 1e-6
 
-    def __init__(self,
-                 arch: str | Mapping[str, Any] = 'small',
-                 out_indices: Sequence[int] | None = None,
-                 drop_path_rate: float = 0.0,
-                 frozen_stages: int = -1,
-                 with_cp: bool = False,
-                 pretrain_img_size: int = 224,
-                 init_cfg: dict | list[dict] | None = None) -> None:
-        super().__init__(arch, out_indices, drop_path_rate, frozen_stages, with_cp,
-                         pretrain_img_size, init_cfg)
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'small',
+        out_indices: Sequence[int] | None = None,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        pretrain_img_size: int = 224,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(
+            arch, out_indices, drop_path_rate, frozen_stages, with_cp, pretrain_img_size, init_cfg
+        )
 
     @classmethod
     def from_published(cls, **options: Any) -> 'ScalableViT':
@@ -157,22 +186,27 @@ class ScalableViT(HierarchicalBackbone):
         """
         return cls(**scalablevit_fields(options))
 
-    def _build_embedding(self, stage: int, previous_dims: int,
-                         settings: ScalableViTSettings) -> nn.Module:
+    def _build_embedding(
+        self, stage: int, previous_dims: int, settings: ScalableViTSettings
+    ) -> nn.Module:
         kernel_size, stride = (3, 2) if stage else (7, 4)
         return nn.Sequential(
             nn.Conv2d(previous_dims, settings.embed_dims, kernel_size, stride, kernel_size // 2),
-            LayerNorm2d(settings.embed_dims, eps=self.NORM_EPS))
+            LayerNorm2d(settings.embed_dims, eps=self.NORM_EPS),
+        )
 
-    def _build_blocks(self, settings: ScalableViTSettings, map_side: int,
-                      drop_path_rates: Iterator[float]) -> Iterator[nn.Module]:
+    def _build_blocks(
+        self, settings: ScalableViTSettings, map_side: int, drop_path_rates: Iterator[float]
+    ) -> Iterator[nn.Module]:
         dims, heads, bias = settings.embed_dims, settings.num_heads, settings.qkv_bias
         for index in range(settings.depth):
             attention: nn.Module
             if index % 2 == 0:
                 attention = InteractiveWindowAttention(dims, heads, settings.window_size, bias)
             else:
-                attention = ScalableAttention(dims, heads, settings.reduction_ratio,
-                                              settings.channel_ratio, bias)
-            yield ScalableViTBlock(settings, attention, next(drop_path_rates),
-                                   with_position=index == 0)
+                attention = ScalableAttention(
+                    dims, heads, settings.reduction_ratio, settings.channel_ratio, bias
+                )
+            yield ScalableViTBlock(
+                settings, attention, next(drop_path_rates), with_position=index == 0
+            )

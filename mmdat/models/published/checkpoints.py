@@ -1,4 +1,5 @@
 """Loading the authors' checkpoints: a complete mapping from their names and shapes onto ours."""
+
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -74,8 +75,10 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
         _fill(backbone, weights, checkpoint)
         return
     if not ours & set(body):
-        raise UserError(f"{checkpoint} has no parameter of {type(backbone).__name__}"
-                        f"{f' under {prefix!r}' if prefix else ''}: is it of another model?")
+        raise UserError(
+            f'{checkpoint} has no parameter of {type(backbone).__name__}'
+            f'{f" under {prefix!r}" if prefix else ""}: is it of another model?'
+        )
     match = _Match(filled={name: body[name] for name in sorted(ours & set(body))})
     match.filled = _resize_tables(backbone, match.filled)
     # Outputs may differ between the checkpoint's task and this one, and their norms with them.
@@ -86,8 +89,9 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
     _copy(match.filled, backbone)
 
 
-def convert_published_checkpoint(backbone: nn.Module,
-                                 checkpoint: str | os.PathLike | Mapping) -> Weights:
+def convert_published_checkpoint(
+    backbone: nn.Module, checkpoint: str | os.PathLike | Mapping
+) -> Weights:
     """The weights of a published checkpoint by the names of an OpenMMLab model on ``backbone``.
 
     Args:
@@ -118,17 +122,24 @@ def read_weights(checkpoint: str | os.PathLike | Mapping) -> Weights:
         UserError: If the file is missing or broken or has no weights.
     """
     source = _describe(checkpoint)
-    content = (checkpoint if isinstance(checkpoint, Mapping)
-               else read_checkpoint(source, skip_objects=True))
+    content = (
+        checkpoint
+        if isinstance(checkpoint, Mapping)
+        else read_checkpoint(source, skip_objects=True)
+    )
     if isinstance(content, Mapping):
         for entry in ('state_dict', 'model'):
             if isinstance(content.get(entry), Mapping):
                 content = content[entry]
                 break
-    if not isinstance(content, Mapping) or not content or not all(
-            isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{source} has no weights: there must be tensors by name under 'model' or "
-                        "'state_dict'")
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
+        raise UserError(
+            f"{source} has no weights: there must be tensors by name under 'model' or 'state_dict'"
+        )
     if all(name.startswith('module.') for name in content):  # of a model that ran in parallel
         content = _strip(content, 'module.')
     return dict(content)
@@ -144,6 +155,7 @@ class _Match:
         unfilled: Names of the model that have no tensor in the checkpoint.
         misshaped: Names of the model whose tensor in the checkpoint has another shape, and both.
     """
+
     filled: Weights = field(default_factory=dict)
     unmapped: list[str] = field(default_factory=list)
     unfilled: list[str] = field(default_factory=list)
@@ -155,10 +167,15 @@ class _Match:
                 self.misshaped.append(f'{name} ({_size(self.filled[name])} for {_size(tensor)})')
 
     def check(self, source: str, model: nn.Module) -> None:
-        problems = [f'{what}: {", ".join(names)}' for what, names in (
-            ('it has keys that map nowhere', self.unmapped),
-            ('it leaves parameters unfilled', self.unfilled),
-            ('shapes differ', self.misshaped)) if names]
+        problems = [
+            f'{what}: {", ".join(names)}'
+            for what, names in (
+                ('it has keys that map nowhere', self.unmapped),
+                ('it leaves parameters unfilled', self.unfilled),
+                ('shapes differ', self.misshaped),
+            )
+            if names
+        ]
         if problems:
             raise UserError(f'{source} does not fit {type(model).__name__}; ' + '; '.join(problems))
 
@@ -167,8 +184,10 @@ def _fill(model: nn.Module, weights: Weights, source: str) -> None:
     """Check that ``weights`` fit all of ``model``, then copy them."""
     backbone = model if hasattr(model, 'PUBLISHED') else getattr(model, 'backbone', None)
     if not hasattr(backbone, 'PUBLISHED'):
-        raise UserError(f'{type(model).__name__} has no backbone of mmdat: give a DAT, DATPlusPlus '
-                        'or ScalableViT, or a model that is built on one')
+        raise UserError(
+            f'{type(model).__name__} has no backbone of mmdat: give a DAT, DATPlusPlus '
+            'or ScalableViT, or a model that is built on one'
+        )
     own = model.state_dict()
     if model is backbone:
         match = _match(backbone, weights, with_heads=False)
@@ -206,14 +225,23 @@ def _match(backbone: Any, weights: Weights, with_heads: bool) -> _Match:
     if is_classifier:
         names = {theirs: ours for theirs, ours in names.items() if not theirs.startswith('norms.')}
         last = len(backbone.stages) - 1
-        heads = {layout.classifier_norm: f'backbone.norms.{last}',
-                 **{theirs: f'head.{ours}' for theirs, ours in layout.classifier_head.items()}}
-        heads = {f'{theirs}.{leaf}': f'{ours}.{leaf}' for theirs, ours in heads.items()
-                 for leaf in ('weight', 'bias')}
+        heads = {
+            layout.classifier_norm: f'backbone.norms.{last}',
+            **{theirs: f'head.{ours}' for theirs, ours in layout.classifier_head.items()},
+        }
+        heads = {
+            f'{theirs}.{leaf}': f'{ours}.{leaf}'
+            for theirs, ours in heads.items()
+            for leaf in ('weight', 'bias')
+        }
     else:
         # An output that is not asked for has no norm.
-        unused |= {f'norms.{stage}.norm.{leaf}' for stage in range(len(backbone.stages))
-                   if stage not in backbone.out_indices for leaf in ('weight', 'bias')}
+        unused |= {
+            f'norms.{stage}.norm.{leaf}'
+            for stage in range(len(backbone.stages))
+            if stage not in backbone.out_indices
+            for leaf in ('weight', 'bias')
+        }
     for key, tensor in (body or weights).items():
         module, _, leaf = key.rpartition('.')
         is_buffer = module in modules and (leaf in BUFFERS or not tensor.is_floating_point())
@@ -227,8 +255,9 @@ def _match(backbone: Any, weights: Weights, with_heads: bool) -> _Match:
         else:
             match.unmapped.append(key if is_classifier else f'backbone.{key}')
     if with_heads and not is_classifier:
-        match.filled |= {key: tensor for key, tensor in weights.items()
-                         if not key.startswith('backbone.')}
+        match.filled |= {
+            key: tensor for key, tensor in weights.items() if not key.startswith('backbone.')
+        }
     own = {f'backbone.{name}': tensor for name, tensor in backbone.state_dict().items()}
     resized = _resize_tables(backbone, _strip(match.filled, 'backbone.'))
     match.filled |= {f'backbone.{name}': tensor for name, tensor in resized.items()}
@@ -238,8 +267,10 @@ def _match(backbone: Any, weights: Weights, with_heads: bool) -> _Match:
     if is_classifier and with_heads:
         wanted |= set(heads.values())
         match.unmapped += sorted(
-            name for name in {*heads.values()} & set(match.filled)
-            if name.startswith('backbone.') and name not in own)
+            name
+            for name in {*heads.values()} & set(match.filled)
+            if name.startswith('backbone.') and name not in own
+        )
     match.unfilled += sorted(wanted - set(match.filled))
     return match
 
@@ -255,7 +286,7 @@ def _resize_tables(backbone: nn.Module, weights: Weights) -> Weights:
         if isinstance(module, DeformableAttention) and given.ndim == 3:
             resized[table] = _resize(given, own.shape[1:])
         elif isinstance(module, WindowAttention) and given.ndim == 2:
-            side = round(given.shape[0]**0.5)
+            side = round(given.shape[0] ** 0.5)
             if side**2 == given.shape[0]:
                 grid = given.T.unflatten(1, (side, side))
                 grid = _resize(grid, (2 * module.window_size - 1,) * 2)
@@ -274,8 +305,9 @@ def _resize(tables: Tensor, size: Iterable[int]) -> Tensor:
 
 def _strip(weights: Mapping[str, Tensor], prefix: str) -> Weights:
     """The entries under a prefix, without it."""
-    return {name[len(prefix):]: tensor for name, tensor in weights.items()
-            if name.startswith(prefix)}
+    return {
+        name[len(prefix) :]: tensor for name, tensor in weights.items() if name.startswith(prefix)
+    }
 
 
 def _describe(checkpoint: Any) -> str:

@@ -1,4 +1,5 @@
 """Checkpoint files, from disk or the web, read without running code that is in them."""
+
 import hashlib
 from collections import OrderedDict
 from http.client import HTTPException
@@ -45,8 +46,8 @@ def read_checkpoint(source: str, map_location: Any = 'cpu', skip_objects: bool =
                 raise
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
             stand_ins: list[Any] = [
-                (_StandInDict if name in DICTS else _StandIn, name)
-                for name in names]
+                (_StandInDict if name in DICTS else _StandIn, name) for name in names
+            ]
             with torch.serialization.safe_globals(stand_ins):
                 return torch.load(path, map_location, weights_only=True)
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
@@ -54,9 +55,11 @@ def read_checkpoint(source: str, map_location: Any = 'cpu', skip_objects: bool =
     except Exception as error:  # a file that is no checkpoint can raise anything
         if '://' in source:
             path.unlink(missing_ok=True)  # so that the next try downloads it again
-        raise UserError(f'{source} cannot be loaded as a checkpoint: it is damaged, or holds '
-                        'objects other than tensors and plain values, which are not loaded for '
-                        'safety') from error
+        raise UserError(
+            f'{source} cannot be loaded as a checkpoint: it is damaged, or holds '
+            'objects other than tensors and plain values, which are not loaded for '
+            'safety'
+        ) from error
 
 
 def local_file(source: str) -> Path:
@@ -74,8 +77,10 @@ def local_file(source: str) -> Path:
     if source.startswith(WEB):
         return _download(source)
     if separator:
-        raise UserError(f'checkpoint {source} is at an unknown kind of address: give the path of '
-                        f'a file, or what starts with {", ".join((*WEB, *ZOOS))}')
+        raise UserError(
+            f'checkpoint {source} is at an unknown kind of address: give the path of '
+            f'a file, or what starts with {", ".join((*WEB, *ZOOS))}'
+        )
     path = Path(source).expanduser()
     if not path.is_file():
         raise UserError(f'there is no checkpoint {source!r}: give the path of a file')

@@ -1,4 +1,5 @@
 """Names of the parameters in the authors' published checkpoints, and ours."""
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,30 +20,54 @@ from mmdat.models.layers import ConvFFN
 # What a module's children and parameters are called, by ours.
 _CHILDREN: dict[type[nn.Module], dict[str, str]] = {
     DeformableAttention: {
-        'query': 'proj_q', 'key': 'proj_k', 'value': 'proj_v', 'project': 'proj_out',
-        'offsets.0': 'conv_offset.0', 'offsets.1': 'conv_offset.1.norm',
-        'offsets.3': 'conv_offset.3', 'relative_position_bias_table': 'rpe_table',
-        'position_bias_table': 'rpe_table', 'position_bias_network': 'rpe_table',
-        'position_conv': 'rpe_table'},
-    NeighborhoodAttention: {
-        'qkv': 'qkv', 'project': 'proj', 'relative_position_bias_table': 'rpb'},
+        'query': 'proj_q',
+        'key': 'proj_k',
+        'value': 'proj_v',
+        'project': 'proj_out',
+        'offsets.0': 'conv_offset.0',
+        'offsets.1': 'conv_offset.1.norm',
+        'offsets.3': 'conv_offset.3',
+        'relative_position_bias_table': 'rpe_table',
+        'position_bias_table': 'rpe_table',
+        'position_bias_network': 'rpe_table',
+        'position_conv': 'rpe_table',
+    },
+    NeighborhoodAttention: {'qkv': 'qkv', 'project': 'proj', 'relative_position_bias_table': 'rpb'},
     WindowAttention: {
-        'qkv': 'proj_qkv', 'project': 'proj_out',
-        'relative_position_bias_table': 'relative_position_bias_table'},
+        'qkv': 'proj_qkv',
+        'project': 'proj_out',
+        'relative_position_bias_table': 'relative_position_bias_table',
+    },
     PyramidAttention: {
-        'query': 'q', 'key_value': 'kv', 'project': 'proj',
-        'reduction.0': 'proj_ds.0', 'reduction.1': 'proj_ds.1.norm'},
+        'query': 'q',
+        'key_value': 'kv',
+        'project': 'proj',
+        'reduction.0': 'proj_ds.0',
+        'reduction.1': 'proj_ds.1.norm',
+    },
     SlideAttention: {
-        'qkv': 'qkv', 'project': 'proj', 'shifts': 'dep_conv', 'deformed_shifts': 'dep_conv1',
-        'relative_position_bias_table': 'relative_position_bias_table'},
-    InteractiveWindowAttention: {
-        'qkv': 'qkv', 'project': 'proj', 'local_interaction': 'lim_func'},
+        'qkv': 'qkv',
+        'project': 'proj',
+        'shifts': 'dep_conv',
+        'deformed_shifts': 'dep_conv1',
+        'relative_position_bias_table': 'relative_position_bias_table',
+    },
+    InteractiveWindowAttention: {'qkv': 'qkv', 'project': 'proj', 'local_interaction': 'lim_func'},
     ScalableAttention: {
-        'query': 'q', 'key': 'k', 'value': 'v', 'key_value': 'kv', 'project': 'proj',
-        'reduction.0': 'reduction.0', 'reduction.1': 'reduction.1', 'reduction.2': 'norm_act.0'},
+        'query': 'q',
+        'key': 'k',
+        'value': 'v',
+        'key_value': 'kv',
+        'project': 'proj',
+        'reduction.0': 'reduction.0',
+        'reduction.1': 'reduction.1',
+        'reduction.2': 'norm_act.0',
+    },
 }
-_DAT_FFN = {False: {'expand': 'chunk.linear1', 'reduce': 'chunk.linear2'},
-            True: {'expand': 'linear1.0', 'dwconv': 'dwc', 'reduce': 'linear2.0'}}
+_DAT_FFN = {
+    False: {'expand': 'chunk.linear1', 'reduce': 'chunk.linear2'},
+    True: {'expand': 'linear1.0', 'dwconv': 'dwc', 'reduce': 'linear2.0'},
+}
 
 Names = Iterator[tuple[str, str]]
 
@@ -57,6 +82,7 @@ class PublishedLayout:
         classifier_norm: Their norm before the classification head, which is ours of the last stage.
         classifier_head: Theirs and ours (of mmpretrain) for the modules of the head.
     """
+
     modules: Callable[[Any], Names]
     unused: Callable[[Any], Iterator[str]]
     classifier_norm: str
@@ -146,5 +172,8 @@ def _scalablevit_unused(backbone: Any) -> Iterator[str]:
 
 DAT_LAYOUT = PublishedLayout(_dat_modules, _dat_unused, 'cls_norm.norm', {'cls_head': 'fc'})
 SCALABLEVIT_LAYOUT = PublishedLayout(
-    _scalablevit_modules, _scalablevit_unused, 'norm',
-    {'head.0': 'layers.0.fc', 'head.1': 'layers.0.norm', 'head.3': 'layers.1.fc'})
+    _scalablevit_modules,
+    _scalablevit_unused,
+    'norm',
+    {'head.0': 'layers.0.fc', 'head.1': 'layers.0.norm', 'head.3': 'layers.1.fc'},
+)
