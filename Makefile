@@ -41,7 +41,7 @@ test-models: setup ## run the slow tests of models and operators: large publishe
 	$(PYTHON) -m pytest -m slow tests/models tests/ops
 
 test-zoo: setup ## take a training step and a test step with each config, on small drawings
-	$(PYTHON) tests/zoo.py
+	$(PYTHON) tests/helpers/zoo.py
 
 benchmark: setup ## measure the backbones against Swin-T and dense attention (half an hour, idle machine)
 	$(PYTHON) benchmarks/backbones.py

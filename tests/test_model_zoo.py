@@ -5,8 +5,8 @@ import runpy
 from pathlib import Path
 
 import pytest
-import zoo
-from products import products_of_attention, projections_of_padding
+from helpers import zoo
+from helpers.products import products_of_attention, projections_of_padding
 
 DOCS = zoo.CONFIGS.parent / 'docs'
 MODEL_ZOO = runpy.run_path(str(DOCS / 'model_zoo.py'))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from products import products_of_attention
+from helpers.products import products_of_attention
 from torch import Tensor
 
 from mmdat.apis import complexity

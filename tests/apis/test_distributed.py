@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-import zoo
+from helpers import zoo
 from mmengine.config import Config
 
 from mmdat.apis import test as evaluate

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import zoo
+from helpers import zoo
 
 from mmdat.apis import test as evaluate
 from mmdat.apis import train

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-import zoo
+from helpers import zoo
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import TRANSFORMS, DefaultScope

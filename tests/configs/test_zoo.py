@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-import zoo
+from helpers import zoo
 
 # The backbones take turns.
 NAMES = [

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from helpers.variants import NANO, VARIANTS, build
 from torch import Tensor, nn
-from variants import NANO, VARIANTS, build
 
 from mmdat.errors import UserError
 from mmdat.models import DAT, DATPlusPlus, ScalableViT

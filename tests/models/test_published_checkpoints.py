@@ -8,11 +8,11 @@ import types
 from pathlib import Path
 from typing import Any
 
-import golden
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import golden
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint

@@ -1,8 +1,8 @@
 """Our models compute what the authors' published models compute."""
 
-import golden
 import pytest
 import torch
+from helpers import golden
 
 from mmdat.models import DAT, DATPlusPlus, ScalableViT
 from mmdat.ops import prefer_implementation

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.locations import locations_between_entries
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from locations import locations_between_entries
 from torch import Tensor
 
 from mmdat.ops import (

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmdat.models import DAT, ScalableViT, load_published_checkpoint, published_names
 
-DATA = Path(__file__).parent / 'data'
+DATA = Path(__file__).parents[1] / 'data'
 BIAS_TABLES = ('rpe_table', 'rpb', 'relative_position_bias_table')
 # (outputs, gradients): largest difference over largest magnitude
 TOLERANCES = {torch.float64: (1e-7, 1e-6), torch.float32: (1e-5, 1e-4)}

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Each config of the zoo takes a training step and a test step on small drawings.
 
-``python tests/zoo.py [NAME ...]`` prints a table as it goes; names may have wildcards. Parameters
-and multiply-accumulates (MACs) are those at the size that papers give them for, for one image.
+``python tests/helpers/zoo.py [NAME ...]`` prints a table as it goes; names may have wildcards.
+Parameters and multiply-accumulates (MACs) are those of one image at the size that papers give them
+for.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from mmdat.apis.analysis import image_shape
 from mmdat.apis.complexity import count_complexity
 from mmdat.datasets.shapes import draw_scene
 
-CONFIGS = Path(__file__).parents[1] / 'configs'
+CONFIGS = Path(__file__).parents[2] / 'configs'
 SIZE = 128
 NUM_IMAGES = 2
 SEGMENTED = (512, 2048)  # the image of which papers count the cost of segmentation
