@@ -1,8 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-task test test-models test-zoo benchmark lint
 
-# What sets up may be another Python than the one that python3 is: tools/setup_env.py finds it.
-BOOTSTRAP := $(firstword $(foreach name,python3 python3.11 python3.12 python3.10,$(shell command -v $(name))))
 PYTHON := .venv/bin/python
 TASK := detect
 DEMO_detect := mask_rcnn_dat_pp_nano_shapes
@@ -19,9 +17,10 @@ DEMO_OUT_detect := --out $(DEMO_RUN)/results.pkl
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
-setup: ## build .venv with the pinned stack; nothing to do when it is current
-	@test -n '$(BOOTSTRAP)' || { echo 'make setup: there is no python3 on PATH: install Python 3.10, 3.11 or 3.12.' >&2; exit 1; }
-	@$(BOOTSTRAP) tools/setup_env.py
+setup: ## build .venv from uv.lock; nothing to do when it is current
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null || { \
+		echo 'There is no python3 on PATH of version 3.9 or later to begin with: install one.' >&2; exit 1; }
+	@python3 tools/set_up.py
 
 demo: demo-task setup ## draw data, train and test a small Mask R-CNN with DAT++, show its predictions (or TASK=segment, classify)
 	$(PYTHON) tools/make_shapes.py "$(DEMO_DATA_$(TASK))" --task $(TASK)

@@ -1,6 +1,6 @@
 """The packages below mmdat: which versions it works with, and what they need to work together.
 
-The one tested set is pinned in ``requirements/``; people bring their own builds, so that
+The one tested set is pinned in ``pyproject.toml``; people bring their own builds, so that
 ``setup.py`` installs none of them.
 """
 
