@@ -15,18 +15,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Variables that lead to other packages. Those of uv that are kept are about the machine.
-MISLEADING = re.compile(
-    r'PYTHON(HOME|PATH)$|VIRTUAL_ENV$|PIP_(USER|TARGET|PREFIX)$|UV_(?!CACHE|CONCURRENT|HTTP|LINK|'
-    r'NATIVE_TLS|NO_CACHE|NO_INSTALL_PROJECT|OFFLINE|PYTHON|SYSTEM_CERTS)')
-STAMP = ROOT / '.venv/set-up'  # where it ended well, and for which GPUs
+MISLEADING = re.compile(r'PYTHON(HOME|PATH)$|VIRTUAL_ENV$|PIP_(USER|TARGET|PREFIX)$|'
+                        r'UV_(?!CACHE|HTTP|LINK|NO_CACHE|NO_INSTALL_PROJECT|OFFLINE|PYTHON)')
+LOCK = ROOT / '.venv.lock'  # also holds where a set-up ended well, and for which GPUs
 
 
 def main() -> None:
+    if len(sys.argv) > 1:
+        sys.exit(__doc__)
     os.chdir(ROOT)
     environment = {key: text for key, text in os.environ.items() if not MISLEADING.match(key)}
     # Another clone may compile mmcv into the same cache for longer than uv waits by itself.
     environment['UV_LOCK_TIMEOUT'] = '7200'
-    with open('.venv.lock', 'w') as file:
+    with LOCK.open('a') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -50,10 +51,11 @@ def find_uv(environment: dict[str, str]) -> str:
 
 def sync(uv: str, environment: dict[str, str]) -> None:
     """Install what `.venv` lacks, once it is clear that the machine has what this takes."""
+    folder, _, kept = LOCK.read_text().partition('\n')
     # uv sees neither that a package is half installed nor that scripts name a folder of before.
-    folder, _, kept = STAMP.read_text().partition('\n') if STAMP.is_file() else ('', '', '')
-    if folder != str(ROOT):
-        shutil.rmtree('.venv', ignore_errors=True)
+    if folder not in {'', str(ROOT)} and Path('.venv').exists():
+        print('Making .venv anew: a set-up did not end, or was elsewhere.', flush=True)
+        shutil.rmtree('.venv')
     gpus = gpu_architectures(environment, kept)
     # uv keeps a compiled mmcv by its settings, so that no machine gets one made for other GPUs.
     target = [f'--config-settings-package=mmcv:cuda={gpus}'] if gpus else []
@@ -62,18 +64,17 @@ def sync(uv: str, environment: dict[str, str]) -> None:
                            stderr=subprocess.PIPE, text=True)
     if check.returncode == 0:
         return
-    STAMP.unlink(missing_ok=True)
     missing = re.findall('Identified uncached distribution: (.+)==', check.stderr)
     check_system(uv, environment, missing)
+    LOCK.write_text('unfinished')
     if gpus and 'mmcv' in missing:
         run([*command, '--group=nvcc', '--no-install-package=mmcv'], environment)
         home, = ROOT.glob('.venv/lib/python*/site-packages/nvidia/cu13')
         # The linker asks for libcudart.so, and the packages only bring libcudart.so.13.
         run(['ln', '-sf', 'libcudart.so.13', f'{home}/lib/libcudart.so'], environment)
-        environment.update(FORCE_CUDA='1', TORCH_CUDA_ARCH_LIST=gpus, CUDA_HOME=str(home),
-                           LIBRARY_PATH=f'{home}/lib')
+        environment.update(FORCE_CUDA='1', TORCH_CUDA_ARCH_LIST=gpus, CUDA_HOME=str(home))
     run([*command, *target], environment)
-    STAMP.write_text(f'{ROOT}\n{gpus}')
+    LOCK.write_text(f'{ROOT}\n{gpus}')
 
 
 def run(command: list[str], environment: dict[str, str]) -> None:
@@ -112,9 +113,8 @@ def check_system(uv: str, environment: dict[str, str], missing: list[str]) -> No
     except OSError as error:
         sys.exit(f'This system lacks a library that OpenCV needs ({error}): install it (Debian, '
                  'Ubuntu: `apt install libgl1 libglib2.0-0`).')
-    free = shutil.disk_usage(ROOT).free / 1e9
-    if 'torch' in missing and free < 7.5:
-        sys.exit(f'The packages take 7.5 GB and the disk of {ROOT} has {free:.1f} GB: free some.')
+    if 'torch' in missing and shutil.disk_usage(ROOT).free < 7.5e9:
+        sys.exit(f'The packages take 7.5 GB and the disk of {ROOT} has less: free some.')
     if 'mmcv' in missing:
         check_compiler(uv, environment)
         jobs = int(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2e9)  # 2 GB each
