@@ -15,19 +15,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Variables that lead to other packages. Those of uv that are kept are about the machine.
 MISLEADING = re.compile(
-    r'PYTHON(HOME|PATH)$|VIRTUAL_ENV$|PIP_(USER|TARGET|PREFIX)$|UV_(?!CACHE|CONCURRENT|HTTP|LINK|'
-    r'NATIVE_TLS|NO_CACHE|NO_INSTALL_PROJECT|OFFLINE|PYTHON|SYSTEM_CERTS)'
+    'PYTHON(HOME|PATH)$|VIRTUAL_ENV$|PIP_(USER|TARGET|PREFIX)$|UV_(?!CACHE|HTTP|LINK|NO_|OFFLINE|PY)'
 )
 ENVIRONMENT = {key: text for key, text in os.environ.items() if not MISLEADING.match(key)}
 # Another clone may compile mmcv into the same cache for longer than uv waits by itself.
 ENVIRONMENT['UV_LOCK_TIMEOUT'] = '7200'
 INSTALL = 'install it (Debian, Ubuntu: `apt install {}`)'
-STAMP = ROOT / '.venv/set-up'  # where it ended well, and for which GPUs
+LOCK = ROOT / '.venv.lock'  # also holds where a set-up ended well, and for which GPUs
 
 
 def main() -> None:
+    if len(sys.argv) > 1:
+        sys.exit(__doc__)
     os.chdir(ROOT)
-    with open('.venv.lock', 'w') as file:
+    with LOCK.open('a') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -51,10 +52,11 @@ def find_uv() -> str:
 
 def sync(uv: str) -> None:
     """Install what `.venv` lacks, once it is clear that the machine has what this takes."""
+    folder, _, kept = LOCK.read_text().partition('\n')
     # uv sees neither that a package is half installed nor that scripts name a folder of before.
-    folder, _, kept = STAMP.read_text().partition('\n') if STAMP.is_file() else ('', '', '')
-    if folder != str(ROOT):
-        shutil.rmtree('.venv', ignore_errors=True)
+    if folder not in {'', str(ROOT)} and Path('.venv').exists():
+        print('Making .venv anew: a set-up did not end, or was elsewhere.', flush=True)
+        shutil.rmtree('.venv')
     gpus = gpu_architectures(kept)
     # uv keeps a compiled mmcv by its settings, so that no machine gets one made for other GPUs.
     target = [f'--config-settings-package=mmcv:cuda={gpus}'] if gpus else []
@@ -62,17 +64,16 @@ def sync(uv: str) -> None:
     check = ask(*command, *target, '--check', '--verbose')
     if check.returncode == 0:
         return
-    STAMP.unlink(missing_ok=True)
     missing = re.findall('Identified uncached distribution: (.+)==', check.stderr)
     check_system(uv, missing)
+    LOCK.write_text('unfinished')
     if gpus and 'mmcv' in missing:
         run([*command, '--group=nvcc', '--no-install-package=mmcv'])
         (home,) = ROOT.glob('.venv/lib/python*/site-packages/nvidia/cu13')
         run(['ln', '-sf', 'libcudart.so.13', f'{home}/lib/libcudart.so'])  # as linkers call it
-        ENVIRONMENT.update(FORCE_CUDA='1', TORCH_CUDA_ARCH_LIST=gpus)
-        ENVIRONMENT.update(CUDA_HOME=str(home), LIBRARY_PATH=f'{home}/lib')
+        ENVIRONMENT.update(FORCE_CUDA='1', TORCH_CUDA_ARCH_LIST=gpus, CUDA_HOME=str(home))
     run([*command, *target])
-    STAMP.write_text(f'{ROOT}\n{gpus}')
+    LOCK.write_text(f'{ROOT}\n{gpus}')
 
 
 def run(command: list[str]) -> None:
@@ -113,9 +114,8 @@ def check_system(uv: str, missing: list[str]) -> None:
         list(map(ctypes.CDLL, ('libGL.so.1', 'libgthread-2.0.so.0')))
     except OSError as error:
         sys.exit(f'OpenCV lacks a library ({error}): {INSTALL.format("libgl1 libglib2.0-0")}.')
-    free = shutil.disk_usage(ROOT).free / 1e9
-    if 'torch' in missing and free < 7.5:
-        sys.exit(f'The packages take 7.5 GB and the disk of {ROOT} has {free:.1f} GB: free some.')
+    if 'torch' in missing and shutil.disk_usage(ROOT).free < 7.5e9:
+        sys.exit(f'The packages take 7.5 GB and the disk of {ROOT} has less: free some.')
     if 'mmcv' in missing:
         check_compiler(uv)
         jobs = int(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2e9)  # 2 GB each
