@@ -15,11 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Variables that lead to other packages. Those of uv that are kept are about the machine.
 MISLEADING = re.compile(
-    'PYTHON(HOME|PATH)$|VIRTUAL_ENV$|PIP_(USER|TARGET|PREFIX)$|UV_(?!CACHE|HTTP|LINK|NO_|OFFLINE|PY)'
+    r'PYTHON(HOME|PATH)$|VIRTUAL_ENV$|PIP_(USER|TARGET|PREFIX)$|'
+    r'UV_(?!CACHE|HTTP|LINK|NO_CACHE|NO_INSTALL_PROJECT|OFFLINE|PYTHON)'
 )
 ENVIRONMENT = {key: text for key, text in os.environ.items() if not MISLEADING.match(key)}
-# Another clone may compile mmcv into the same cache for longer than uv waits by itself.
-ENVIRONMENT['UV_LOCK_TIMEOUT'] = '7200'
+ENVIRONMENT['UV_LOCK_TIMEOUT'] = '7200'  # another clone may compile mmcv into the same cache
 INSTALL = 'install it (Debian, Ubuntu: `apt install {}`)'
 LOCK = ROOT / '.venv.lock'  # also holds where a set-up ended well, and for which GPUs
 
