@@ -46,7 +46,7 @@ def test_nothing_imports_upwards(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'path', sorted((ROOT / 'mmdat' / 'ops').glob('*.py')), ids=lambda path: path.name
+    'path', sorted((ROOT / 'mmdat' / 'ops').rglob('*.py')), ids=lambda path: path.name
 )
 def test_operators_import_torch_alone(path: Path) -> None:
     allowed = {'torch', 'mmdat', *sys.stdlib_module_names}

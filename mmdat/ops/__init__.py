@@ -1,6 +1,6 @@
 """Attention operators: functions on tensors that need torch alone."""
 
-from .deformable_attention import (
+from .deformable.api import (
     deformable_attention,
     grid_points,
     log_spaced_deformable_attention,
@@ -8,11 +8,11 @@ from .deformable_attention import (
     relative_position_bias,
     sample_at,
 )
-from .global_attention import global_attention
-from .implementations import prefer_implementation
-from .neighborhood_attention import neighborhood_attention
-from .slide_attention import slide_attention
-from .window_attention import window_attention
+from .dispatch import prefer_implementation
+from .full import global_attention
+from .neighborhood.api import neighborhood_attention
+from .slide import slide_attention
+from .window import window_attention
 
 __all__ = [
     'deformable_attention',

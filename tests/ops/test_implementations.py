@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mmdat.ops import (
     deformable_attention,
+    dispatch,
     global_attention,
-    implementations,
     neighborhood_attention,
     prefer_implementation,
     row_blocks,
@@ -24,8 +24,7 @@ from mmdat.ops import (
 )
 from mmdat.ops.tiling import LOGITS_PER_TILE
 
-# The package's attribute of that name is the function.
-MODULE = sys.modules['mmdat.ops.deformable_attention']
+MODULE = sys.modules['mmdat.ops.deformable.api']
 # Largest difference over largest magnitude, of the output and the gradients. In bfloat16 the
 # backward pass starts from an output of three digits.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 4e-5, torch.bfloat16: 5e-2, torch.float16: 5e-3}
@@ -422,7 +421,7 @@ def test_auto_stands_for_what_is_preferred(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_dropout_falls_back_to_the_dense_implementation_with_one_warning() -> None:
-    implementations._warn_of_dropout.cache_clear()
+    dispatch._warn_of_dropout.cache_clear()
     inputs = SMALL['deformable'].inputs
     outs = []
     with warnings.catch_warnings(record=True) as caught:

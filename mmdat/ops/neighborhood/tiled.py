@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tiling import (
+from ..tiling import (
     LOG2_E,
     empty_map,
     empty_outputs,

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from mmdat.ops import deformable_attention
-from mmdat.ops import fused_deformable_attention as fused
-from mmdat.ops.fused_deformable_attention import fused_deformable_attention, unsupported
+from mmdat.ops.deformable import triton as fused
+from mmdat.ops.deformable.triton import fused_deformable_attention, unsupported
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NEEDS_TRITON = pytest.mark.skipif(fused.TRITON_VERSION is None, reason='Triton is not installed')
 # The interpreter takes seconds for some.
 CASES = int(os.environ.get('MMDAT_FUSED_CASES', 6))
@@ -346,7 +346,7 @@ def test_what_is_not_supported_is_said(
         (1, {'torch.version.hip': '6.4'}, 'the GPU is not one of NVIDIA'),
         (
             1,
-            {'mmdat.ops.fused_deformable_attention.TRITON_VERSION': '3.5.1'},
+            {'mmdat.ops.deformable.triton.TRITON_VERSION': '3.5.1'},
             'Triton is 3.5.1, older than 3.6',
         ),
         (
@@ -380,8 +380,7 @@ def test_triton_is_imported_when_needed_alone() -> None:
         [
             sys.executable,
             '-c',
-            'import sys; import mmdat.ops.fused_deformable_attention;'
-            "assert 'triton' not in sys.modules",
+            "import sys; import mmdat.ops.deformable.triton;assert 'triton' not in sys.modules",
         ],
         cwd=ROOT,
         check=True,

@@ -5,8 +5,8 @@ ScalableViT, arXiv 2203.10790, section 3.2).
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dense_attention import dense_attention
-from .implementations import choose_implementation
+from .dispatch import choose_implementation
+from .reference import dense_attention
 from .row_blocks import attend_in_row_blocks
 
 

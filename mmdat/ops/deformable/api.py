@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dense_attention import dense_attention
-from .fused_deformable_attention import fused_deformable_attention, unsupported
-from .global_attention import global_attention
-from .implementations import choose_implementation
-from .row_blocks import attend_in_row_blocks
-from .tiled_deformable_attention import tiled_deformable_attention
+from ..dispatch import choose_implementation
+from ..full import global_attention
+from ..reference import dense_attention
+from ..row_blocks import attend_in_row_blocks
+from .tiled import tiled_deformable_attention
+from .triton import fused_deformable_attention, unsupported
 
 # Up to so many logits (over samples and heads: 16 MiB in float32) the dense implementation is
 # the faster one.

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tiling import LOG2_E, empty_gradients, empty_outputs, make_differentiable
+from ..tiling import LOG2_E, empty_gradients, empty_outputs, make_differentiable
 
 
 class Limits(NamedTuple):

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from .dense_attention import dense_attention
-from .implementations import choose_implementation
-from .tiled_neighborhood_attention import tiled_neighborhood_attention
+from ..dispatch import choose_implementation
+from ..reference import dense_attention
+from .tiled import tiled_neighborhood_attention
 
 
 def neighborhood_attention(

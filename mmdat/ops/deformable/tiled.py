@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tiling import (
+from ..tiling import (
     LOG2_E,
     MAX_EXPONENT,
     empty_gradients,

@@ -1,4 +1,4 @@
-"""Kernels of :mod:`.fused_deformable_attention`, which is what imports them, when they first run.
+"""Kernels of :mod:`.triton`, which is what imports them, when they first run.
 
 The queries of a program are a tile, a rectangle of the map, so that a key's place in the table and
 its weights are computed for each row and each column, and not for each query. Logits are exponents

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dense_attention import dense_attention
-from .implementations import choose_implementation
+from .dispatch import choose_implementation
+from .reference import dense_attention
 
 # Added to the logits of positions that only the shift brought together, as published.
 REGION_PENALTY = -100.0
