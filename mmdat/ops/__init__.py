@@ -1,13 +1,7 @@
 """Attention operators: functions on tensors that need torch alone."""
 
-from .deformable.api import (
-    deformable_attention,
-    grid_points,
-    log_spaced_deformable_attention,
-    reference_points,
-    relative_position_bias,
-    sample_at,
-)
+from .deformable.api import deformable_attention, log_spaced_deformable_attention
+from .deformable.sampling import grid_points, reference_points, relative_position_bias, sample_at
 from .dispatch import prefer_implementation
 from .full import global_attention
 from .neighborhood.api import neighborhood_attention

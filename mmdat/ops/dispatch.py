@@ -1,20 +1,19 @@
-"""Which implementation of an operator runs."""
+"""Which implementation of an operator runs, and why another cannot."""
 
 import contextlib
-import functools
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 
-# Of any operator.
+# Union over all operators; each supports a subset.
 IMPLEMENTATIONS = 'dense', 'tiled', 'fused'
 
-# What 'auto' stands for, if a caller said so. A module's attribute, as torch.compile guards those.
+# What 'auto' stands for inside prefer_implementation. A global variable rather than a context
+# variable, because torch.compile recompiles when a global changes.
 _preferred: str | None = None
 
 
 @contextlib.contextmanager
 def prefer_implementation(name: str) -> Iterator[None]:
-    """Let ``implementation='auto'`` stand for this one inside, where an operator can run it.
+    """Let ``implementation='auto'`` mean this implementation, wherever an operator can run it.
 
     For comparisons and to find faults, in all threads of the process. The backward pass of blocks
     that recompute their activations belongs inside, too.
@@ -26,10 +25,10 @@ def prefer_implementation(name: str) -> Iterator[None]:
         >>> with prefer_implementation('dense'):
         ...     features = backbone(images)  # doctest: +SKIP
     """
-    if name not in ('auto', *IMPLEMENTATIONS):
+    names = 'auto', *IMPLEMENTATIONS
+    if name not in names:
         raise ValueError(
-            f"no operator has an implementation '{name}': choose from "
-            f'{", ".join(("auto", *IMPLEMENTATIONS))}'
+            f"no operator has an implementation '{name}': choose from {', '.join(names)}"
         )
     global _preferred
     before, _preferred = _preferred, name
@@ -41,57 +40,38 @@ def prefer_implementation(name: str) -> Iterator[None]:
 
 def choose_implementation(
     operator: str,
-    implementation: str,
-    auto: str,
+    requested: str,
+    default: str,
     implementations: Collection[str],
-    dropout_p: float,
-    hindrances: Mapping[str, str] | None = None,
+    unsupported: Mapping[str, str] | None = None,
 ) -> str:
-    """The implementation that a caller's choice comes to.
+    """Decide which implementation of an operator runs.
 
     Args:
-        operator: Its name, for messages.
-        implementation: What the caller chose: ``'auto'`` or one of ``implementations``.
-        auto: What ``'auto'`` stands for with these inputs.
-        implementations: Their names.
-        dropout_p: Probability to drop a weight; above 0, ``'dense'`` runs, with one warning.
-        hindrances: Why one of them cannot take these inputs.
+        operator: Name of the operator, for messages.
+        requested: What the caller asked for: ``'auto'`` or one of ``implementations``.
+        default: What ``'auto'`` means for these inputs.
+        implementations: All that the operator has.
+        unsupported: Those that cannot take these inputs, each with the reason.
+
+    Returns:
+        One of ``implementations``.
 
     Raises:
-        ValueError: If there is no such implementation, if it cannot take the inputs, or if
-            ``dropout_p`` is no probability.
+        ValueError: If the requested implementation does not exist or cannot take the inputs.
     """
-    if implementation not in ('auto', *implementations):
+    names = 'auto', *implementations
+    if requested not in names:
         raise ValueError(
-            f"{operator} has no implementation '{implementation}': choose from "
-            f'{", ".join(("auto", *implementations))}'
+            f"{operator} has no implementation '{requested}': choose from {', '.join(names)}"
         )
-    hindrances = hindrances or {}
-    if implementation in hindrances:
+    unsupported = unsupported or {}
+    if requested in unsupported:
         raise ValueError(
-            f"{operator} cannot run its implementation '{implementation}': "
-            f'{hindrances[implementation]}'
+            f"{operator} cannot run its implementation '{requested}': {unsupported[requested]}"
         )
-    if not 0 <= dropout_p < 1:
-        raise ValueError(f'dropout_p must be at least 0 and below 1, got {dropout_p}')
-    if implementation == 'auto':
-        implementation = auto
-        if (
-            _preferred is not None
-            and _preferred in implementations
-            and _preferred not in hindrances
-        ):
-            implementation = _preferred
-    if dropout_p > 0 and implementation != 'dense':
-        _warn_of_dropout(operator)
-        return 'dense'
-    return implementation
-
-
-@functools.cache
-def _warn_of_dropout(operator: str) -> None:
-    warnings.warn(
-        f'{operator} with dropout holds all weights in memory, as only the dense '
-        'implementation has dropout',
-        stacklevel=4,
-    )
+    if requested != 'auto':
+        return requested
+    if _preferred is None or _preferred not in implementations or _preferred in unsupported:
+        return default
+    return _preferred

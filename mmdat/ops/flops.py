@@ -1,9 +1,9 @@
-"""What PyTorch's ``FlopCounterMode`` counts of the operators, once this module is imported.
+"""FLOPs of the operators for PyTorch's ``FlopCounterMode``, once this module is imported.
 
-Whatever the implementation, it is the two products of queries with keys and of weights with
-values, as of the dense ones; in the backward pass, where what is made anew does not count, twice
-that. Only fused attention of keys and values that differ in width counts as if both had the larger
-one, since zeros make it so before PyTorch sees them; ``'tiled'`` counts what is needed.
+An implementation counts as the dense one: two products in the forward pass, of queries with keys
+and of weights with values, and four in the backward pass; what is recomputed does not count. One
+exception: fused attention whose keys and values differ in width counts as if both had the larger
+one, since they are padded with zeros before PyTorch sees them; ``'tiled'`` counts what is needed.
 """
 
 import math
@@ -17,51 +17,54 @@ Shape = tuple[int, ...]
 
 
 def _register(
-    forward_operator: Any, backward_operator: Any, first_shape: int, count_keys: Callable[..., int]
+    forward_operator: Any,
+    backward_operator: Any,
+    num_leading: int,
+    keys_per_query: Callable[..., int],
 ) -> None:
-    """Let PyTorch count an operator of attention and its backward pass.
+    """Let PyTorch count an attention operator and its backward pass.
 
     Args:
         forward_operator: Takes query, key, value and others.
-        backward_operator: Takes the same after ``first_shape`` others.
-        first_shape: See there.
-        count_keys: How many keys a query has, from the shapes of the operator's tensors.
+        backward_operator: Takes ``num_leading`` arguments, then those of the forward operator.
+        num_leading: See there.
+        keys_per_query: Counts a query's keys, from the shapes of the forward operator's tensors.
     """
 
     def forward(query: Shape, key: Shape, value: Shape, *others: Any, **_: Any) -> int:
-        keys = count_keys(query, key, value, *others)
+        keys = keys_per_query(query, key, value, *others)
         return 2 * math.prod(query[:-1]) * keys * (query[-1] + value[-1])
 
     def backward(*shapes: Any, **_: Any) -> int:
-        return 2 * forward(*shapes[first_shape:])
+        return 2 * forward(*shapes[num_leading:])
 
     register_flop_formula(forward_operator)(forward)
     register_flop_formula(backward_operator)(backward)
 
 
-def _number_of_keys(query: Shape, key: Shape, *_: Any) -> int:
+def _all_keys(query: Shape, key: Shape, *_: Any) -> int:
     return key[2]
 
 
-def _keys_of_a_window(query: Shape, key: Shape, value: Shape, table: Shape, scale: float) -> int:
+def _keys_in_window(query: Shape, key: Shape, value: Shape, table: Shape) -> int:
     return ((table[-1] + 1) // 2) ** 2
 
 
-for _name, _count_keys in (
-    ('tiled_deformable_attention', _number_of_keys),
-    ('fused_deformable_attention', _number_of_keys),
-    ('tiled_neighborhood_attention', _keys_of_a_window),
+for _name, _keys_per_query in (
+    ('tiled_deformable_attention', _all_keys),
+    ('fused_deformable_attention', _all_keys),
+    ('tiled_neighborhood_attention', _keys_in_window),
 ):
     _register(
         getattr(torch.ops.mmdat, _name),
         getattr(torch.ops.mmdat, _name + '_backward'),
-        3,
-        _count_keys,
+        3,  # the gradient of the output, the output and its log-sum-exp
+        _keys_per_query,
     )
-# PyTorch counts its kernels for GPUs alone.
+# PyTorch itself counts its attention on GPUs, but not on a CPU.
 _register(
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward,
-    1,
-    _number_of_keys,
+    1,  # the gradient of the output
+    _all_keys,
 )

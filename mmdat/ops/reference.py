@@ -1,33 +1,32 @@
-"""What the dense implementations share."""
+"""Attention as the plain equation, which every dense implementation comes to."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which positions, biases and softmax are computed: float32 or better."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def dense_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    dropout_p: float = 0.0,
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
 ) -> Tensor:
-    """``softmax(scale * query @ key^T + bias) @ value``, the softmax in float32 or better.
+    """Compute ``softmax(scale * query @ key^T + bias) @ value``, holding all logits.
 
     Args:
         query: Tensor[..., num_queries, head_dim].
         key: Tensor[..., num_keys, head_dim].
         value: Tensor[..., num_keys, value_dim].
         bias: Tensor[..., num_queries, num_keys] or None.
-        scale: Factor of the logits.
-        dropout_p: Probability to drop a weight.
+        scale: Factor of the products of queries and keys.
 
     Returns:
-        Tensor[..., num_queries, value_dim] in the dtype of ``value``.
+        Tensor[..., num_queries, value_dim] in the dtype of ``value``. The softmax is computed in
+        float32 or better.
     """
     logits = scale * query @ key.mT
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits.to(compute_dtype(logits))
     if bias is not None:
         logits = logits + bias
-    return F.dropout(logits.softmax(-1), dropout_p).to(value.dtype) @ value
+    return logits.softmax(-1).to(value.dtype) @ value

@@ -1,14 +1,18 @@
 """Deformable attention in tiles of queries: nothing of size queries x keys is kept.
 
-The bias of a key is separable over a rectangle of queries, which reaches a small window of the
-table from there: interpolation along one axis and then the other is two products with matrices of
-hat functions, two non-zeros a row. The first is shared by tiles that lie side by side. The backward
-pass makes each tile anew.
+Seen from one key, a tile of queries covers a small window of the bias table, and the weight of an
+entry of the window is a product of two hat functions, of its row and of its column. So the bias of
+the tile is
 
-The operators are opaque to ``torch.compile``, which would unroll their loops.
+    bias = row_hats @ window @ column_hats, with two non-zeros for each query in a matrix of hats,
+
+and the product with the row hats is shared by a band of tiles side by side. The backward pass
+recomputes each tile. ``docs/attention.md`` has a picture.
+
+Positions in the table are measured in entries. The operators are opaque to ``torch.compile``, which
+would unroll their loops.
 """
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,29 +20,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..autograd import compute_delta, empty_gradients, empty_outputs, make_differentiable
+from ..reference import compute_dtype
 from ..tiling import (
     LOG2_E,
     MAX_EXPONENT,
-    empty_gradients,
-    empty_outputs,
     even_slices,
+    length,
     logits_per_tile,
-    make_differentiable,
-    precision,
     product_in,
     softmax_numerators,
 )
+from .sampling import axis_points
 
-# Groups are taken one after the other rather than leave a tile fewer queries.
+# Least queries of a tile: rather than take fewer, groups are taken one after the other.
 MIN_TILE_QUERIES = 1024
-# A tile is as wide as so many columns of the table, for each costs a multiplication for each logit,
-# within limits, as narrow products are slow. Whole vectors of a CPU are faster than others.
+# A tile is as wide as so many columns of the table, since each column costs a multiplication for
+# each logit ...
 TILE_ENTRIES = 4
-TILE_WIDTHS = 16, 64
+# ... but within these limits, since products with narrow matrices are slow.
+MIN_TILE_WIDTH, MAX_TILE_WIDTH = 16, 64
+# Tiles are multiples of so many columns and rows where they can be: whole vectors of a CPU are
+# faster than others.
 WIDTH_UNIT, ROWS_UNIT = 8, 2
-# What a band of tiles holds beside their logits, in tiles.
+# Limit of what a band holds beside the logits of its tiles, as a multiple of a tile's logits.
 BAND_TILES = 4
-# In entries of the table. Outweighs rounding, which may put a query on either side of an entry.
+# Added to distances in the table, in entries. Rounding may put a query on either side of an entry,
+# and this is more than it does.
 SLACK = 1e-3
 
 
@@ -49,32 +57,27 @@ def tiled_deformable_attention(
     value: Tensor,
     sampling_locations: Tensor,
     relative_position_bias_table: Tensor,
-    scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`mmdat.ops.deformable_attention` with a bias table, and what its backward pass needs.
+    """Compute :func:`mmdat.ops.deformable_attention`, which describes the tensors.
 
     Returns:
-        The output, and Tensor[batch, num_heads, height, width], the binary logarithm of the sum of
-        each query's exponentials.
+        The output, and Tensor[batch, num_heads, height, width], the base-2 log-sum-exp of each
+        query's logits, for the backward pass.
     """
-    out, log_sums = empty_outputs(query, value)
+    out, lse = empty_outputs(query, value)
+    inputs = query, key, value, sampling_locations, relative_position_bias_table
     with torch.autocast(query.device.type, enabled=False):
-        for part in _parts(
-            query, key, value, sampling_locations, relative_position_bias_table, scale
-        ):
-            part_query, part_out, part_log_sums = (
-                part.take(x) for x in (query, out, log_sums[..., None])
-            )
+        for part in _parts(*inputs):
+            part_query, part_out, part_lse = (part.take(x) for x in (query, out, lse[..., None]))
             buffer = part.empty_logits()
             bounded = part.is_bounded(part_query)
             for band in part.bands():
                 for tile in band.tiles():
-                    numerators, sums, tile_log_sums = softmax_numerators(
-                        tile.logits(tile.take(part_query), buffer), bounded
-                    )
+                    logits = tile.logits(tile.take(part_query), buffer)
+                    numerators, sums, tile_lse = softmax_numerators(logits, bounded)
                     tile.put(torch.bmm(numerators.mT, part.value).div_(sums.mT), part_out)
-                    tile.put(tile_log_sums.mT, part_log_sums)
-    return out, log_sums
+                    tile.put(tile_lse.mT, part_lse)
+    return out, lse
 
 
 @tiled_deformable_attention.register_fake
@@ -84,98 +87,97 @@ def _(
     value: Tensor,
     sampling_locations: Tensor,
     relative_position_bias_table: Tensor,
-    scale: float,
 ) -> tuple[Tensor, Tensor]:
     return empty_outputs(query, value)
 
 
 @torch.library.custom_op('mmdat::tiled_deformable_attention_backward', mutates_args=())
-def _gradients(
+def _backward(
     grad_out: Tensor,
     out: Tensor,
-    log_sums: Tensor,
+    lse: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     sampling_locations: Tensor,
     relative_position_bias_table: Tensor,
-    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Of the query, key, value, sampling locations and table."""
+    """Compute the gradients of query, key, value, sampling locations and bias table."""
     inputs = query, key, value, sampling_locations, relative_position_bias_table
     gradients = empty_gradients(*inputs)
-    table_sums = torch.zeros_like(relative_position_bias_table, dtype=log_sums.dtype)
-    # The gradient of a logit is its weight times (the weight's gradient - this).
-    means = (grad_out.to(log_sums.dtype) * out).sum(-1, keepdim=True)
+    grad_query, grad_key, grad_value, grad_locations, grad_table = gradients
+    table_sums = torch.zeros_like(relative_position_bias_table, dtype=lse.dtype)
+    delta = compute_delta(grad_out, out, lse.dtype)
+    scale = query.shape[-1] ** -0.5
     with torch.autocast(query.device.type, enabled=False):
-        for part in _parts(*inputs, scale, with_slopes=True):
-            part_query, part_grad, part_means, part_log_sums, grad_query, grad_key, grad_value = (
-                part.take(x) for x in (query, grad_out, means, log_sums[..., None], *gradients[:3])
+        for part in _parts(*inputs, with_slopes=True):
+            part_query, part_grad_out, part_delta, part_lse, part_grad_query = (
+                part.take(x) for x in (query, grad_out, delta, lse[..., None], grad_query)
             )
             unscaled_key = part.key / LOG2_E
             buffer, grad_buffer = part.empty_logits(), part.empty_logits()
-            key_sums, value_sums, place_sums, part_table_sums = (
+            key_sums, value_sums, coordinate_sums, part_table_sums = (
                 torch.zeros_like(x) for x in (part.key, part.value, part.locations, part.table)
             )
+            y_sums, x_sums = coordinate_sums
             for band in part.bands():
                 grad_by_row = torch.zeros_like(band.by_row)
                 for tile in band.tiles():
-                    tile_query, tile_grad = tile.take(part_query), tile.take(part_grad)
-                    weights = tile.logits(tile_query, buffer)
-                    weights.sub_(tile.take(part_log_sums).mT).exp2_()
-                    value_sums.baddbmm_(weights, tile_grad)
-                    grad_logits = product_in(grad_buffer, part.value, tile_grad.mT)
-                    grad_logits.sub_(tile.take(part_means).mT).mul_(weights)
+                    tile_query, tile_grad_out = tile.take(part_query), tile.take(part_grad_out)
+                    logits = tile.logits(tile_query, buffer)
+                    weights = logits.sub_(tile.take(part_lse).mT).exp2_()
+                    value_sums.baddbmm_(weights, tile_grad_out)
+                    grad_weights = product_in(grad_buffer, part.value, tile_grad_out.mT)
+                    grad_logits = grad_weights.sub_(tile.take(part_delta).mT).mul_(weights)
                     key_sums.baddbmm_(grad_logits, tile_query)
-                    tile.put(torch.bmm(grad_logits.mT, unscaled_key), grad_query)
-                    tile.add_gradients(grad_logits, grad_by_row, place_sums[1])
-                band.add_gradients(grad_by_row, place_sums[0], part_table_sums)
-            part.put(scale * key_sums, grad_key)
-            part.put(value_sums, grad_value)
-            part.put_locations(place_sums, gradients[3])
+                    tile.put(torch.bmm(grad_logits.mT, unscaled_key), part_grad_query)
+                    tile.add_gradients(grad_logits, grad_by_row, x_sums)
+                band.add_gradients(grad_by_row, y_sums, part_table_sums)
+            part.put(scale * key_sums, part.take(grad_key))
+            part.put(value_sums, part.take(grad_value))
+            part.put_locations(coordinate_sums, grad_locations)
             part.add_table(part_table_sums, table_sums)
-    gradients[4].copy_(table_sums)
+    grad_table.copy_(table_sums)
     return gradients
 
 
-@_gradients.register_fake
+@_backward.register_fake
 def _(
     grad_out: Tensor,
     out: Tensor,
-    log_sums: Tensor,
+    lse: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     sampling_locations: Tensor,
     relative_position_bias_table: Tensor,
-    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return empty_gradients(query, key, value, sampling_locations, relative_position_bias_table)
 
 
-make_differentiable(tiled_deformable_attention, _gradients)
+make_differentiable(tiled_deformable_attention, _backward)
 
 
 def _hats(distances: Tensor) -> Tensor:
-    """How much of an entry of the table a query takes that lies ``distances`` before it."""
+    """Weight of a table entry for a query, by the distance from the query to the entry."""
     return distances.abs().neg_().add_(1).clamp_(min=0)
 
 
 def _slopes(distances: Tensor) -> Tensor:
-    """How that changes as the query moves on."""
-    place = distances.ceil()
-    return (place == 1).to(place.dtype) - (place == 0).to(place.dtype)
+    """Derivative of :func:`_hats` by the query's position: 1 before the entry, -1 behind it."""
+    cell = distances.ceil()
+    return (cell == 1).to(cell.dtype) - (cell == 0).to(cell.dtype)
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """The queries along an axis as each key sees them in the table.
+    """One axis of the map and of the table: where queries look in the table, from each key.
 
     Attributes:
-        points: Tensor[size], their coordinates.
-        locations: Tensor[groups, num_keys], the keys' coordinates.
-        step: From a query to the next, in entries.
-        table_size: Entries.
+        points: Tensor[size], coordinates of the queries on the map, in [-1, 1].
+        locations: Tensor[groups, num_keys], coordinates of the keys on the map.
+        step: Distance in the table from a query to the next, in entries.
+        table_size: Entries of the table.
     """
 
     points: Tensor
@@ -185,43 +187,42 @@ class _Axis:
 
     @classmethod
     def of(cls, size: int, table_size: int, locations: Tensor) -> '_Axis':
-        """With ``size`` queries and keys at Tensor[groups, num_keys]."""
-        points = torch.arange(size, device=locations.device, dtype=locations.dtype)
-        points = points / (size - 1) * 2 - 1 if size > 1 else 0 * points
-        return cls(points, locations, (table_size - 1) / 2 / max(1, size - 1), table_size)
+        """Describe an axis of ``size`` queries, with keys at Tensor[groups, num_keys]."""
+        points = axis_points(size, device=locations.device, dtype=locations.dtype)
+        step = (table_size - 1) / 2 / max(1, size - 1)
+        return cls(points, locations, step, table_size)
 
-    def places(self, queries: slice) -> Tensor:
-        """Tensor[groups, num_keys, queries], where they look, in entries."""
+    def coordinates(self, queries: slice) -> Tensor:
+        """Tensor[groups, num_keys, queries], where the queries look in the table, in entries."""
         displacement = self.points[queries] - self.locations[..., None]
         return (displacement / 2 + 1) / 2 * (self.table_size - 1)
 
     def entries(self, start: int, count: int) -> Tensor:
-        """Tensor[groups, num_keys, count], from the one at or before query ``start`` on."""
-        return self.places(slice(start, start + 1)).floor() + torch.arange(
-            count, device=self.points.device, dtype=self.points.dtype
-        )
+        """Tensor[groups, num_keys, count], entries from the one at or before query ``start`` on."""
+        first = self.coordinates(slice(start, start + 1)).floor()
+        return first + torch.arange(count, device=first.device, dtype=first.dtype)
 
     def distances(self, entries: Tensor, queries: slice) -> Tensor:
-        """Tensor[groups * num_keys, entries, queries], what to subtract from an entry."""
-        return (entries[..., None] - self.places(queries)[..., None, :]).flatten(0, 1)
+        """Tensor[groups * num_keys, entries, queries], entry minus where the query looks."""
+        return (entries[..., None] - self.coordinates(queries)[..., None, :]).flatten(0, 1)
 
-    def inside(self, entries: Tensor) -> Tensor:
-        """Their indices in a table with zeros around."""
-        # Of a place that is no number the weights are none either.
+    def padded_indices(self, entries: Tensor) -> Tensor:
+        """Indices of entries in a table with a zero on each side, for all that lies outside."""
+        # Locations that are NaN give NaN weights, so that any index will do.
         return (entries.nan_to_num(nan=-1).clamp(-1, self.table_size) + 1).long()
 
-    def reach(self, queries: slice) -> int:
+    def num_entries(self, queries: slice) -> int:
         """Entries from the one at or before the first query to the one behind the last."""
-        return int((queries.stop - queries.start - 1) * self.step + SLACK) + 3
+        return int((length(queries) - 1) * self.step + SLACK) + 3
 
 
 @dataclass(frozen=True)
 class _Strip:
-    """Columns of queries, those of a tile.
+    """Columns of queries, those of a tile, and the hat functions of their table columns.
 
     Attributes:
-        queries: Their positions.
-        entries: Columns of the windows of the table that they reach from any key.
+        queries: Columns of the map.
+        entries: Which columns of the windows of its :class:`_Columns` the queries reach.
         hats: Tensor[groups * num_keys, entries, queries].
         hats_and_slopes: Tensor[groups * num_keys, 2 * entries, queries], None without gradients.
     """
@@ -233,10 +234,10 @@ class _Strip:
 
     @classmethod
     def of(cls, axis: _Axis, origin: int, queries: slice, with_slopes: bool) -> '_Strip':
-        """With windows that start where query ``origin`` looks."""
-        # Seen from any key, the strip begins less than two entries behind this one.
+        """Compute the hats for windows that start where query ``origin`` looks."""
+        # As any key sees it, the strip starts at this entry or less than two entries behind it.
         start = max(0, int((queries.start - origin) * axis.step - SLACK))
-        entries = slice(start, start + axis.reach(queries) + 1)
+        entries = slice(start, start + axis.num_entries(queries) + 1)
         distances = axis.distances(axis.entries(origin, entries.stop)[..., entries], queries)
         hats = _hats(distances)
         if not with_slopes:
@@ -247,11 +248,11 @@ class _Strip:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Strips side by side.
+    """Strips side by side, and the columns of the table that they reach together.
 
     Attributes:
         strips: From left to right.
-        indices: Tensor[groups, num_keys, entries], of their windows' columns in the table.
+        indices: Tensor[groups, num_keys, entries], columns of the padded table.
     """
 
     strips: list[_Strip]
@@ -259,10 +260,11 @@ class _Columns:
 
     @classmethod
     def of(cls, axis: _Axis, slices: list[slice], with_slopes: bool) -> '_Columns':
-        """With a strip a slice."""
+        """Make a strip of each slice of columns."""
         origin = slices[0].start
         strips = [_Strip.of(axis, origin, queries, with_slopes) for queries in slices]
-        return cls(strips, axis.inside(axis.entries(origin, strips[-1].entries.stop)))
+        entries = axis.entries(origin, strips[-1].entries.stop)
+        return cls(strips, axis.padded_indices(entries))
 
 
 def _parts(
@@ -271,16 +273,14 @@ def _parts(
     value: Tensor,
     locations: Tensor,
     table: Tensor,
-    scale: float,
     with_slopes: bool = False,
 ) -> Iterator['_Part']:
-    """As many samples at a time, or groups of one, as leave the tiles their size."""
+    """Yield all samples and groups, as many at a time as leave the tiles enough queries."""
     batch, groups, num_keys = locations.shape[:3]
     limit = logits_per_tile(key.device) // (query.shape[1] // groups * num_keys)
     step = max(1, limit // MIN_TILE_QUERIES)
     for samples in even_slices(batch, max(1, step // groups)):
         for some_groups in even_slices(groups, min(step, groups)):
-            count = (samples.stop - samples.start) * (some_groups.stop - some_groups.start)
             yield _Part(
                 samples,
                 some_groups,
@@ -289,28 +289,28 @@ def _parts(
                 value,
                 locations,
                 table,
-                scale,
-                max(1, limit // count),
+                max(1, limit // (length(samples) * length(some_groups))),
                 with_slopes,
             )
 
 
 class _Part:
-    """Some groups of heads of some samples, with their keys.
+    """Some groups of heads of some samples: their keys and bias table, cut into tiles of queries.
 
-    In its tensors a group of another sample is another group.
+    Where a shape says ``groups``, it counts the groups of all samples of the part, and ``heads``
+    the heads of a group.
 
     Attributes:
-        key: Tensor[heads * groups, num_keys, head_dim], with the logits' scale.
+        key: Tensor[heads * groups, num_keys, head_dim], scaled so that logits are in base 2.
         value: Tensor[heads * groups, num_keys, value_dim].
         locations: Tensor[2, groups, num_keys], y and x.
         table: Tensor[heads, groups, table_height + 2, table_width + 2], scaled like the logits,
             with zeros around.
         rows: The vertical axis.
         columns: The horizontal axis.
-        row_slices: Of the tiles.
-        column_slices: Of the tiles, by band.
-        with_slopes: Whether strips have some.
+        row_slices: Rows of the tiles.
+        column_slices: Columns of the tiles of each band.
+        with_slopes: Whether strips have slopes, for the backward pass.
     """
 
     def __init__(
@@ -322,62 +322,63 @@ class _Part:
         value: Tensor,
         locations: Tensor,
         table: Tensor,
-        scale: float,
         tile_queries: int,
         with_slopes: bool,
     ) -> None:
-        dtype = precision(key)
+        dtype = compute_dtype(key)
+        scale = query.shape[-1] ** -0.5
         self.samples = samples
         self.groups = groups
         self.all_groups = locations.shape[1]
         self.key = self.join(LOG2_E * scale * self.take(key).to(dtype))
         self.value = self.join(self.take(value).to(dtype))
         self.locations = locations[samples, groups].flatten(0, 1).to(dtype).movedim(-1, 0)
-        table = F.pad(LOG2_E * table.to(dtype), (1, 1, 1, 1)).unflatten(0, (self.all_groups, -1))
-        table = table[groups].transpose(0, 1)
-        self.table = table.repeat(1, samples.stop - samples.start, 1, 1)
+        padded = F.pad(LOG2_E * table.to(dtype), (1, 1, 1, 1)).unflatten(0, (self.all_groups, -1))
+        self.table = padded[groups].transpose(0, 1).repeat(1, length(samples), 1, 1)
         height, width = query.shape[2:4]
-        self.rows = _Axis.of(height, self.table.shape[2] - 2, self.locations[0])
-        self.columns = _Axis.of(width, self.table.shape[3] - 2, self.locations[1])
+        table_height, table_width = table.shape[1:]
+        self.rows = _Axis.of(height, table_height, self.locations[0])
+        self.columns = _Axis.of(width, table_width, self.locations[1])
         self.with_slopes = with_slopes
-        narrowest, widest = TILE_WIDTHS
-        step = self.columns.step
-        tile_width = widest if step == 0 else int(TILE_ENTRIES / step) + 1
-        tile_width = min(max(narrowest, min(widest, tile_width)), width)
+        tile_width = self._tile_width(width)
         self.row_slices = even_slices(height, max(1, tile_queries // tile_width), ROWS_UNIT)
         slices = even_slices(width, tile_width, WIDTH_UNIT)
-        # A key's hats, window and interpolated window in a tile.
-        rows = max(self.row_slices, key=lambda rows: rows.stop - rows.start)
-        held = self.columns.reach(slices[0]) * max(
-            tile_width, rows.stop - rows.start, self.rows.reach(rows)
+        # What a band holds of each key and tile: the larger of its hats, its window of the table
+        # and the window interpolated along the rows.
+        rows = max(self.row_slices, key=length)
+        held = self.columns.num_entries(slices[0]) * max(
+            tile_width, length(rows), self.rows.num_entries(rows)
         )
-        self.column_slices = [
-            slices[chosen]
-            for chosen in even_slices(len(slices), max(1, BAND_TILES * tile_queries // held))
-        ]
+        band_tiles = max(1, BAND_TILES * tile_queries // held)
+        self.column_slices = [slices[band] for band in even_slices(len(slices), band_tiles)]
+
+    def _tile_width(self, width: int) -> int:
+        """Columns of queries in a tile."""
+        tile_width = MAX_TILE_WIDTH
+        if self.columns.step > 0:
+            tile_width = min(tile_width, int(TILE_ENTRIES / self.columns.step) + 1)
+        return min(max(MIN_TILE_WIDTH, tile_width), width)
 
     def empty_logits(self) -> Tensor:
-        """Room for those of a tile."""
-        rows, columns = (
-            max(chosen.stop - chosen.start for chosen in slices)
-            for slices in (self.row_slices, itertools.chain(*self.column_slices))
-        )
+        """Allocate a buffer for the logits of the largest tile."""
+        rows = max(map(length, self.row_slices))
+        columns = max(length(part) for band in self.column_slices for part in band)
         return self.key.new_empty(self.key.shape[:2].numel() * rows * columns)
 
     def bands(self) -> Iterator['_Band']:
-        """All of them, those with the same columns after each other."""
+        """Yield all bands; those with the same columns, which share strips, follow each other."""
         for slices in self.column_slices:
             columns = _Columns.of(self.columns, slices, self.with_slopes)
             for queries in self.row_slices:
                 yield _Band(self, queries, columns)
 
     def is_bounded(self, query: Tensor) -> bool:
-        """Whether the logits of what :meth:`take` gives are too small to overflow."""
-        norms = [
+        """Whether no logit exceeds :data:`MAX_EXPONENT`, for a query from :meth:`take`."""
+        query_norm, key_norm = (
             torch.linalg.vector_norm(x, dim=-1, dtype=self.key.dtype).max()
             for x in (query, self.key)
-        ]
-        return bool(norms[0] * norms[1] + self.table.abs().max() <= MAX_EXPONENT)
+        )
+        return bool(query_norm * key_norm + self.table.abs().max() <= MAX_EXPONENT)
 
     def take(self, x: Tensor) -> Tensor:
         """(batch, num_heads, ...) -> (samples, groups of a sample, heads, ...), a view."""
@@ -390,72 +391,77 @@ class _Part:
 
     @staticmethod
     def put(x: Tensor, target: Tensor) -> None:
-        """Write what :meth:`join` would read."""
+        """Write to ``target`` what :meth:`join` would read from there as ``x``."""
         target = target.movedim(2, 0)
         target.copy_(x.view(target.shape))
 
-    def put_locations(self, grad_places: Tensor, target: Tensor) -> None:
-        """Write the gradient of (batch, groups, num_keys, 2), from that of places in the table."""
-        target = target[self.samples, self.groups]
-        for axis, size in enumerate(self.table.shape[2:]):
-            # A key that moves by 1 moves the queries' places by a quarter of the table back.
-            factor = (size - 3) / -4 / LOG2_E
-            target[..., axis] = factor * grad_places[axis].view(target.shape[:-1])
+    def put_locations(self, grad_coordinates: Tensor, grad_locations: Tensor) -> None:
+        """Write the part's gradient of the sampling locations.
+
+        Args:
+            grad_coordinates: Tensor[2, groups, num_keys], the gradients of where the queries look
+                in the table, of logits in base 2, summed over the queries.
+            grad_locations: Tensor[batch, groups of a sample, num_keys, 2], of which the part is
+                written.
+        """
+        target = grad_locations[self.samples, self.groups]
+        for axis, table_size in enumerate((self.rows.table_size, self.columns.table_size)):
+            # A key that moves by 1 moves the coordinates by a quarter of the table back.
+            factor = (table_size - 1) / -4 / LOG2_E
+            target[..., axis] = factor * grad_coordinates[axis].view(target.shape[:-1])
 
     def add_table(self, grad: Tensor, target: Tensor) -> None:
-        """Add the gradient of :attr:`table` to that of (num_heads, height, width)."""
-        samples = self.samples.stop - self.samples.start
-        grad = grad[:, :, 1:-1, 1:-1].unflatten(1, (samples, -1)).sum(1)
+        """Add the gradient of :attr:`table` to one of (num_heads, table_height, table_width)."""
+        grad = grad[:, :, 1:-1, 1:-1].unflatten(1, (length(self.samples), -1)).sum(1)
         target.unflatten(0, (self.all_groups, -1))[self.groups] += grad.transpose(0, 1)
 
 
 class _Band:
-    """Tiles side by side.
+    """Tiles side by side, with the bias interpolated along their rows.
 
     Attributes:
-        part: What it is a band of.
-        queries: Positions of the rows.
-        columns: Its own.
-        distances: Tensor[groups * num_keys, entries, rows].
-        indices: Tensor[groups, num_keys * window], of each key's window in its table.
+        part: The part that the band belongs to.
+        queries: Rows of the map.
+        columns: Columns of the map, in strips.
+        distances: Tensor[groups * num_keys, row entries, rows].
+        indices: Tensor[groups, num_keys * entries], each key's window in its flattened table.
         windows: Tensor[heads, groups * num_keys, row entries, column entries].
-        by_row: Tensor[heads, groups * num_keys, column entries, rows], interpolated. The entries of
-            a tile lie together.
+        by_row: Tensor[heads, groups * num_keys, column entries, rows], the windows interpolated
+            along the rows. The entries of a tile lie together.
     """
 
     def __init__(self, part: _Part, queries: slice, columns: _Columns) -> None:
         self.part = part
         self.queries = queries
         self.columns = columns
-        entries = part.rows.entries(queries.start, part.rows.reach(queries))
+        entries = part.rows.entries(queries.start, part.rows.num_entries(queries))
         self.distances = part.rows.distances(entries, queries)
-        rows = part.rows.inside(entries)
-        shape = rows.shape[-1], columns.indices.shape[-1]
+        row_indices = part.rows.padded_indices(entries)
+        heads, _, _, padded_width = part.table.shape
         self.indices = (
-            part.table.shape[3] * rows[..., None] + columns.indices[:, :, None]
+            padded_width * row_indices[..., None] + columns.indices[:, :, None]
         ).flatten(1)
-        heads = part.table.shape[0]
-        self.windows = (
-            part.table.flatten(2)
-            .gather(2, self.indices.expand(heads, -1, -1))
-            .view(heads, -1, *shape)
-        )
+        windows = part.table.flatten(2).gather(2, self.indices.expand(heads, -1, -1))
+        self.windows = windows.view(heads, -1, row_indices.shape[-1], columns.indices.shape[-1])
         self.by_row = self.windows.mT @ _hats(self.distances)
 
     def tiles(self) -> Iterator['_Tile']:
-        """From left to right."""
+        """Yield the tiles from left to right."""
         return (_Tile(self, strip) for strip in self.columns.strips)
 
-    def add_gradients(self, grad_by_row: Tensor, grad_places: Tensor, grad_table: Tensor) -> None:
-        """Add what follows from the gradient of :attr:`by_row`.
+    def add_gradients(
+        self, grad_by_row: Tensor, grad_coordinates: Tensor, grad_table: Tensor
+    ) -> None:
+        """Add the gradients that follow from the one of :attr:`by_row`.
 
         Args:
-            grad_by_row: Like :attr:`by_row`.
-            grad_places: Tensor[groups, num_keys], of the queries' rows in the table.
-            grad_table: Like the part's ``table``.
+            grad_by_row: Gradient of :attr:`by_row`.
+            grad_coordinates: Tensor[groups, num_keys], of the rows where the queries look.
+            grad_table: Of the part's ``table``.
         """
-        grad_weights = (self.windows @ grad_by_row).sum(0)
-        grad_places += (grad_weights * _slopes(self.distances)).sum((1, 2)).view_as(grad_places)
+        grad_hats = (self.windows @ grad_by_row).sum(0)
+        grad_rows = (grad_hats * _slopes(self.distances)).sum((1, 2))
+        grad_coordinates += grad_rows.view_as(grad_coordinates)
         grad_windows = _hats(self.distances) @ grad_by_row.mT
         grad_table = grad_table.flatten(2)
         grad_table.scatter_add_(
@@ -467,7 +473,7 @@ class _Band:
 
 @dataclass(frozen=True)
 class _Tile:
-    """Queries in some rows and columns."""
+    """The queries in the rows of a band and the columns of a strip."""
 
     band: _Band
     strip: _Strip
@@ -475,39 +481,45 @@ class _Tile:
     def take(self, x: Tensor) -> Tensor:
         """(samples, groups, heads, height, width, n) -> (heads * groups, queries, n)."""
         x = x[:, :, :, self.band.queries, self.strip.queries]
-        return self.band.part.join(x.to(precision(x))).flatten(1, 2)
+        return self.band.part.join(x.to(compute_dtype(x))).flatten(1, 2)
 
     def put(self, x: Tensor, target: Tensor) -> None:
-        """Write what :meth:`take` would read."""
+        """Write to ``target`` what :meth:`take` would read from there as ``x``."""
         self.band.part.put(x, target[:, :, :, self.band.queries, self.strip.queries])
 
     def logits(self, query: Tensor, buffer: Tensor) -> Tensor:
-        """Binary logarithms, (heads * groups, num_keys, queries), of what :meth:`take` gives, in
-        the buffer.
+        """Compute the tile's logits in the buffer.
+
+        Args:
+            query: Tensor[heads * groups, queries, head_dim], from :meth:`take`.
+            buffer: From the part's ``empty_logits``.
+
+        Returns:
+            Tensor[heads * groups, num_keys, queries], in base 2.
         """
         logits = product_in(buffer, self.band.part.key, query.mT)
         by_row = self.band.by_row[:, :, self.strip.entries]
-        for head, bias in zip(self._by_heads(logits), by_row, strict=True):
-            head.baddbmm_(bias.mT, self.strip.hats)
+        for head_logits, head_by_row in zip(self._by_heads(logits), by_row, strict=True):
+            head_logits.baddbmm_(head_by_row.mT, self.strip.hats)
         return logits
 
-    def add_gradients(self, grad: Tensor, grad_by_row: Tensor, grad_places: Tensor) -> None:
-        """Add what follows from the gradient of :meth:`logits`, but for that of query and key.
+    def add_gradients(self, grad: Tensor, grad_by_row: Tensor, grad_coordinates: Tensor) -> None:
+        """Add the gradients of the bias that follow from those of the logits.
 
         Args:
-            grad: Tensor[heads * groups, num_keys, queries].
-            grad_by_row: Like the band's ``by_row``.
-            grad_places: Tensor[groups, num_keys], of the queries' columns in the table.
+            grad: Tensor[heads * groups, num_keys, queries], of the logits.
+            grad_by_row: Gradient of the band's ``by_row``.
+            grad_coordinates: Tensor[groups, num_keys], of the columns where the queries look.
         """
         strip = self.strip
         assert strip.hats_and_slopes is not None
-        for head, by_row, grad_head in zip(
+        for head_grad, head_by_row, head_grad_by_row in zip(
             self._by_heads(grad), self.band.by_row, grad_by_row, strict=True
         ):
-            grad_hats, grad_slopes = torch.bmm(strip.hats_and_slopes, head.mT).chunk(2, dim=1)
-            grad_head[:, strip.entries] += grad_hats
-            grad_columns = (by_row[:, strip.entries] * grad_slopes).sum((1, 2))
-            grad_places += grad_columns.view_as(grad_places)
+            from_hats, from_slopes = torch.bmm(strip.hats_and_slopes, head_grad.mT).chunk(2, dim=1)
+            head_grad_by_row[:, strip.entries] += from_hats
+            grad_columns = (head_by_row[:, strip.entries] * from_slopes).sum((1, 2))
+            grad_coordinates += grad_columns.view_as(grad_coordinates)
 
     def _by_heads(self, x: Tensor) -> Tensor:
         """(heads * groups, num_keys, queries) -> (heads, groups * num_keys, rows, columns)."""
