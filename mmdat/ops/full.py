@@ -30,9 +30,9 @@ def global_attention(
         bias: Tensor[num_heads, height * width, num_keys], added to the logits, or None.
         scale: Factor of the logits, ``head_dim ** -0.5`` if None.
         implementation: ``'dense'``, the equation as written, in memory that grows with queries
-            times keys; ``'tiled'``, the same over blocks of rows, which the backward pass computes
-            anew; ``'fused'``, PyTorch's ``scaled_dot_product_attention``, in memory that grows
-            with queries plus keys unless there is a bias; ``'auto'``, fused.
+            times keys; ``'tiled'``, the same over blocks of rows, which the backward pass
+            recomputes; ``'fused'``, PyTorch's ``scaled_dot_product_attention``, in memory that
+            grows with queries plus keys unless there is a bias; ``'auto'``, fused.
 
     Returns:
         Tensor[batch, num_heads, height, width, value_dim] in the dtype of ``value``.

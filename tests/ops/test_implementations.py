@@ -38,7 +38,7 @@ class Case:
     logits_per_tile: int
 
     def to(self, dtype: torch.dtype) -> 'Case':
-        """Positions and tables stay in float32 or better, as under autocast."""
+        """Convert the inputs; positions and tables stay in float32 or better, as under autocast."""
         inputs = [
             x.to(dtype if index < 3 else torch.promote_types(dtype, torch.float32))
             for index, x in enumerate(self.inputs)
@@ -46,6 +46,7 @@ class Case:
         return replace(self, inputs=[x.requires_grad_() for x in inputs])
 
     def limit_tiles(self, patch: pytest.MonkeyPatch) -> None:
+        """Make the operators cut maps into tiles and blocks as small as the case says."""
         patch.setitem(LOGITS_PER_TILE, 'cpu', self.logits_per_tile)
         patch.setattr(tiling, 'LOGITS_PER_BLOCK', self.logits_per_tile)
 
