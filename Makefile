@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-task test test-models test-zoo benchmark lint
+.PHONY: help setup demo demo-task test test-random test-models test-zoo benchmark lint
 
 PYTHON := .venv/bin/python
 TASK := detect
@@ -35,6 +35,9 @@ demo-task:
 
 test: setup ## run the tests
 	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+test-random: setup ## run the tests of random cases with many new ones, 500 of each
+	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m hypothesis --hypothesis-profile fresh
 
 test-models: setup ## run the slow tests of models and operators: large published ones, compilers
 	$(PYTHON) -m pytest -m slow tests/models tests/ops

@@ -21,7 +21,7 @@ from measure import (
 from torch import Tensor
 
 from mmdat.ops import deformable_attention
-from mmdat.ops.fused_deformable_attention import unsupported
+from mmdat.ops.deformable.triton import unsupported
 
 # Heads, groups, height and width of the map, side of the table; there are always 1050 keys.
 STAGES = ((2, 1, 200, 336, 111), (4, 2, 100, 168, 55), (8, 4, 50, 84, 27), (16, 8, 25, 42, 13))

@@ -7,6 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+
+# `make test` draws the same few random cases each time, `make test-random` many new ones.
+settings.register_profile('default', max_examples=20, derandomize=True, deadline=None)
+settings.register_profile('fresh', max_examples=500, print_blob=True, deadline=None)
+settings.load_profile('default')
 
 # The models of the tests are too small for several threads to be worth their waiting for another.
 torch.set_num_threads(1)

@@ -8,8 +8,22 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Each layer may import itself and those before it.
-LAYERS = ['ops', 'models', 'datasets engine visualization', 'apis']
+LAYERS = [
+    'ops',
+    'checkpoints',
+    'models',
+    'checks',
+    'datasets engine visualization',
+    'apis analysis',
+]
 SHARED = {'errors', 'registry', 'stack', 'version'}
+# What the implementations of the operators share, and whose imports are no other implementation.
+SHARED_BY_OPERATORS = {'autograd', 'dispatch', 'reference', 'sampling', 'tiling'}
+OPERATORS = sorted((ROOT / 'mmdat' / 'ops').rglob('*.py'))
+
+
+def relative_path(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 def layer_of(package: str) -> int | None:
@@ -17,7 +31,10 @@ def layer_of(package: str) -> int | None:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Absolute names of all modules that a file imports, inside functions too."""
+    """Absolute names of all that a file imports, inside functions too.
+
+    Of ``from a import b``, where b may be a module, it is ``a.b``.
+    """
     package = path.relative_to(ROOT).with_suffix('').parts[:-1]
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -25,13 +42,12 @@ def imported_modules(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             parent = package[: len(package) - node.level + 1] if node.level else ()
-            names.add('.'.join([*parent, *filter(None, [node.module])]))
+            module = [*parent, *filter(None, [node.module])]
+            names |= {'.'.join([*module, alias.name]) for alias in node.names}
     return names
 
 
-@pytest.mark.parametrize(
-    'path', sorted((ROOT / 'mmdat').rglob('*.py')), ids=lambda path: str(path.relative_to(ROOT))
-)
+@pytest.mark.parametrize('path', sorted((ROOT / 'mmdat').rglob('*.py')), ids=relative_path)
 def test_nothing_imports_upwards(path: Path) -> None:
     own = path.relative_to(ROOT).parts[1]
     for name in imported_modules(path):
@@ -45,11 +61,21 @@ def test_nothing_imports_upwards(path: Path) -> None:
             assert layer_of(parts[1]) <= layer_of(own), f'{path} imports {name}'
 
 
-@pytest.mark.parametrize(
-    'path', sorted((ROOT / 'mmdat' / 'ops').glob('*.py')), ids=lambda path: path.name
-)
+@pytest.mark.parametrize('path', OPERATORS, ids=relative_path)
 def test_operators_import_torch_alone(path: Path) -> None:
     allowed = {'torch', 'mmdat', *sys.stdlib_module_names}
     if path.name == 'triton_kernels.py':  # imported where a GPU needs it; comes with torch there
         allowed.add('triton')
     assert {name.split('.')[0] for name in imported_modules(path)} <= allowed
+
+
+@pytest.mark.parametrize(
+    'path',
+    [path for path in OPERATORS if path.name not in ('__init__.py', 'api.py')],
+    ids=relative_path,
+)
+def test_implementations_do_not_import_each_other(path: Path) -> None:
+    for name in imported_modules(path):
+        if name.startswith('mmdat.'):
+            # from ..tiling import length, or from .. import tiling
+            assert SHARED_BY_OPERATORS & set(name.split('.')[-2:]), f'{path} imports {name}'

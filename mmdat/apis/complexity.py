@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import mmdat.ops.flop_formulas  # noqa: F401  so that mmdat's operators are counted
+import mmdat.ops.flops  # noqa: F401  so that mmdat's operators are counted
 from mmdat.ops import prefer_implementation
 
 from .analysis import build_model, image_shape, made_batch, refuse_shape

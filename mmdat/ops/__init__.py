@@ -1,18 +1,12 @@
 """Attention operators: functions on tensors that need torch alone."""
 
-from .deformable_attention import (
-    deformable_attention,
-    grid_points,
-    log_spaced_deformable_attention,
-    reference_points,
-    relative_position_bias,
-    sample_at,
-)
-from .global_attention import global_attention
-from .implementations import prefer_implementation
-from .neighborhood_attention import neighborhood_attention
-from .slide_attention import slide_attention
-from .window_attention import window_attention
+from .deformable.api import deformable_attention, log_spaced_deformable_attention
+from .deformable.sampling import grid_points, reference_points, relative_position_bias, sample_at
+from .dispatch import prefer_implementation
+from .full import global_attention
+from .neighborhood.api import neighborhood_attention
+from .slide import slide_attention
+from .window import window_attention
 
 __all__ = [
     'deformable_attention',

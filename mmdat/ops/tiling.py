@@ -1,49 +1,43 @@
-"""What the implementations that hold few logits share.
-
-Their operators take tensors and the logits' scale, and return the output and, for the backward
-pass, the binary logarithm of the sum of each query's exponentials.
-"""
+"""Slices, tiles and blocks of rows: how an implementation holds few logits at a time."""
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.library import CustomOpDef
+from torch.utils.checkpoint import checkpoint
 
 # Logits of a tile, over samples and heads. On a CPU (8 MiB in float32) they stay in the cache from
 # one operation to the next; on a GPU few launches matter more.
 LOGITS_PER_TILE = dict(cpu=2**21, cuda=2**25)
-# Logits are kept as exponents of 2, whose powers take half the time of those of e on a CPU.
+# Logits of a block of rows, over samples and heads: 64 MiB in float32. Larger blocks are not
+# faster, as their logits leave the cache.
+LOGITS_PER_BLOCK = 2**24
+# Factor from natural to binary logarithms. Tiles hold logits in base 2, because on a CPU exp2 takes
+# half the time of exp.
 LOG2_E = math.log2(math.e)
 # Powers of 2 of logits up to this size, and their sums, are far from the limits of float32.
 MAX_EXPONENT = 64.0
 
 
-def make_differentiable(
-    operator: CustomOpDef, gradients: Callable[..., tuple[Tensor, ...]]
-) -> None:
-    """Have ``gradients(grad_out, out, log_sums, *tensors, scale)`` give those of the tensors."""
-
-    def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *tensors, ctx.scale = inputs
-        ctx.save_for_backward(*output, *tensors)
-
-    def backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return *gradients(grad_out, *ctx.saved_tensors, ctx.scale), None
-
-    operator.register_autograd(backward, setup_context=save_for_backward)
-
-
 def logits_per_tile(device: torch.device) -> int:
-    """How many a tile may have."""
+    """How many logits a tile may have on a device."""
     return LOGITS_PER_TILE.get(device.type, LOGITS_PER_TILE['cuda'])
 
 
 def even_slices(stop: int, step: int, unit: int = 1) -> list[slice]:
-    """[0, stop) in slices of nearly equal length, at most ``step``, whole units if they can be."""
+    """Cut [0, stop) into slices of nearly equal length, at most ``step``.
+
+    Args:
+        stop: End of the range.
+        step: Greatest length of a slice.
+        unit: Slices are multiples of it, but for the last one, if ``step`` allows.
+
+    Example:
+        >>> [(part.start, part.stop) for part in even_slices(10, 4)]
+        [(0, 3), (3, 6), (6, 10)]
+    """
     if not stop:
         return []
     unit = min(unit, step)
@@ -53,58 +47,78 @@ def even_slices(stop: int, step: int, unit: int = 1) -> list[slice]:
     return [slice(start, end) for start, end in itertools.pairwise(edges)]
 
 
-def precision(x: Tensor) -> torch.dtype:
-    """float32 or better."""
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def empty_map(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """(batch, num_heads, height, width, head_dim), as channels-last maps have it."""
-    batch, num_heads, height, width, head_dim = shape
-    return x.new_empty(batch, height, width, num_heads, head_dim).movedim(3, 1)
-
-
-def empty_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Room for those of an operator."""
-    out = empty_map(value, (*query.shape[:-1], value.shape[-1]))
-    return out, query.new_empty(query.shape[:-1], dtype=precision(query))
-
-
-def empty_gradients(
-    query: Tensor, *others: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Room for those of deformable attention."""
-    key, value, locations, table = (
-        torch.empty_like(x, memory_format=torch.contiguous_format) for x in others
-    )
-    return empty_map(query, query.shape), key, value, locations, table
+def length(part: slice) -> int:
+    """How many positions a slice with a start and a stop has."""
+    return part.stop - part.start
 
 
 def product_in(buffer: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """(batch, m, k) times (batch, k, n), in a buffer, which stays in the cache from tile to tile.
+    """Multiply two batches of matrices into a buffer that is used from tile to tile.
 
-    Memory that is new each time makes the product take twice as long on a CPU.
+    On a CPU the product takes twice as long in memory that is new each time.
+
+    Args:
+        buffer: Tensor[n], of at least as many elements as the product.
+        a: Tensor[batch, rows, inner].
+        b: Tensor[batch, inner, columns].
+
+    Returns:
+        Tensor[batch, rows, columns], a view of the buffer.
     """
     shape = *a.shape[:2], b.shape[2]
     return torch.bmm(a, b, out=buffer[: math.prod(shape)].view(shape))
 
 
 def softmax_numerators(logits: Tensor, bounded: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a softmax over dimension 1 of binary logarithms, which they overwrite.
+    """Compute a base-2 softmax over dimension 1 up to the division; overwrites the logits.
 
     Args:
-        logits: The logarithms.
-        bounded: That none is larger than :data:`MAX_EXPONENT`, nor are all of a query smaller than
-            its negative. It saves looking for the largest.
+        logits: Tensor[batch, num_keys, num_queries], in base 2.
+        bounded: Whether no logit exceeds :data:`MAX_EXPONENT` in magnitude. It saves the search for
+            the largest one of each query.
 
     Returns:
-        The numerators, their sums and the sums' binary logarithms with the numerators' scale.
+        The numerators, like ``logits``, and two Tensor[batch, 1, num_queries]: their sums, which
+        are the denominators, and the base-2 log-sum-exp of the logits.
     """
     if bounded:
         numerators = logits.exp2_()
         sums = numerators.sum(1, keepdim=True)
         return numerators, sums, sums.log2()
-    peaks = logits.amax(1, keepdim=True)
-    numerators = logits.sub_(peaks).exp2_()
+    row_max = logits.amax(1, keepdim=True)
+    numerators = logits.sub_(row_max).exp2_()
     sums = numerators.sum(1, keepdim=True)
-    return numerators, sums, sums.log2().add_(peaks)
+    return numerators, sums, sums.log2().add_(row_max)
+
+
+def attend_in_row_blocks(
+    attend: Callable[[Tensor, int], Tensor], query: Tensor, keys_per_query: int
+) -> Tensor:
+    """Concatenate ``attend(query[:, :, r:r + n], r)`` over blocks of ``n`` rows.
+
+    If one block does not hold all rows, each block is recomputed in the backward pass, so that
+    the inputs alone are kept for it.
+
+    Args:
+        attend: Maps a block of query rows and the index of its first row to their output.
+        query: Tensor[batch, num_heads, height, width, head_dim].
+        keys_per_query: Number of logits of one query and head.
+
+    Returns:
+        Tensor[batch, num_heads, height, width, head_dim].
+    """
+    batch, num_heads, height, width = query.shape[:4]
+    rows = max(1, LOGITS_PER_BLOCK // max(1, batch * num_heads * width * keys_per_query))
+    if rows >= height:
+        return attend(query, 0)
+    blocks = [
+        checkpoint(
+            attend,
+            query[:, :, row : row + rows],
+            row,
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        for row in range(0, height, rows)
+    ]
+    return torch.cat(blocks, dim=2)

@@ -11,7 +11,9 @@ def locations_between_entries(
     reach: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Where no query looks at an entry of the bias table: the gradient jumps there.
+    """Draw locations of keys from which no query looks exactly at an entry of the bias table.
+
+    There the gradient jumps, so that implementations may differ.
 
     Args:
         shape: (batch, groups, num_keys).
@@ -30,8 +32,8 @@ def locations_between_entries(
         while axis.isnan().any():
             drawn = 2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1
             drawn *= reach
-            places = ((points - drawn[..., None]) / 2 + 1) / 2 * (entries - 1)
-            clear = ((places - places.round()).abs() > 1e-4).all(-1) | (entries == 1)
+            looked_at = ((points - drawn[..., None]) / 2 + 1) / 2 * (entries - 1)
+            clear = ((looked_at - looked_at.round()).abs() > 1e-4).all(-1) | (entries == 1)
             axis = torch.where(axis.isnan() & clear, drawn, axis)
         axes.append(axis)
     return torch.stack(axes, -1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmdat.errors import UserError
 from mmdat.models import DAT, DATPlusPlus, ScalableViT
-from mmdat.ops import row_blocks
+from mmdat.ops import tiling
 from mmdat.registry import MODELS
 
 every_variant = pytest.mark.parametrize('name', VARIANTS)
@@ -188,7 +188,7 @@ def test_maps_of_many_row_blocks_compile_and_export(monkeypatch: pytest.MonkeyPa
     model = build('log_bias')
     x = image(40, 56)
     expected = model(x)
-    monkeypatch.setattr(row_blocks, 'LOGITS_PER_BLOCK', 2**13)
+    monkeypatch.setattr(tiling, 'LOGITS_PER_BLOCK', 2**13)
     assert difference(model(x), expected) < 1e-5
     torch._dynamo.reset()
     assert difference(torch.compile(model, fullgraph=True, backend='eager')(x), expected) < 1e-5

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import mmdat.ops.flop_formulas  # noqa: F401
+import mmdat.ops.flops  # noqa: F401
 from mmdat.ops import (
     deformable_attention,
     global_attention,

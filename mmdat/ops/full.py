@@ -5,9 +5,9 @@ ScalableViT, arXiv 2203.10790, section 3.2).
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dense_attention import dense_attention
-from .implementations import choose_implementation
-from .row_blocks import attend_in_row_blocks
+from .dispatch import choose_implementation
+from .reference import dense_attention
+from .tiling import attend_in_row_blocks
 
 
 def global_attention(
@@ -17,7 +17,6 @@ def global_attention(
     bias: Tensor | None = None,
     *,
     scale: float | None = None,
-    dropout_p: float = 0.0,
     implementation: str = 'auto',
 ) -> Tensor:
     r"""Attention of a map of queries to all keys.
@@ -30,11 +29,10 @@ def global_attention(
         value: Tensor[batch, num_heads, num_keys, value_dim].
         bias: Tensor[num_heads, height * width, num_keys], added to the logits, or None.
         scale: Factor of the logits, ``head_dim ** -0.5`` if None.
-        dropout_p: Probability to drop a weight; above 0, the dense implementation runs.
         implementation: ``'dense'``, the equation as written, in memory that grows with queries
-            times keys; ``'tiled'``, the same over blocks of rows, which the backward pass computes
-            anew; ``'fused'``, PyTorch's ``scaled_dot_product_attention``, in memory that grows
-            with queries plus keys unless there is a bias; ``'auto'``, fused.
+            times keys; ``'tiled'``, the same over blocks of rows, which the backward pass
+            recomputes; ``'fused'``, PyTorch's ``scaled_dot_product_attention``, in memory that
+            grows with queries plus keys unless there is a bias; ``'auto'``, fused.
 
     Returns:
         Tensor[batch, num_heads, height, width, value_dim] in the dtype of ``value``.
@@ -52,7 +50,7 @@ def global_attention(
     """
     _check_shapes(query, key, value, bias)
     chosen = choose_implementation(
-        'global_attention', implementation, 'fused', ('dense', 'tiled', 'fused'), dropout_p
+        'global_attention', implementation, 'fused', ('dense', 'tiled', 'fused')
     )
     if scale is None:
         scale = query.shape[-1] ** -0.5
@@ -60,41 +58,46 @@ def global_attention(
         return _tiled(query, key, value, bias, scale)
     queries = query.flatten(2, 3)
     if chosen == 'dense':
-        out = dense_attention(queries, key, value, bias, scale, dropout_p)
+        out = dense_attention(queries, key, value, bias, scale)
     else:
         out = _fused(queries, key, value, bias, scale)
     return out.unflatten(2, query.shape[2:4])
 
 
 def _tiled(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """The equation over blocks of rows, which the backward pass recomputes."""
     width = query.shape[3]
 
     def attend(rows: Tensor, first_row: int) -> Tensor:
-        of_rows = None if bias is None else bias[:, first_row * width :][:, : rows.shape[2] * width]
-        out = dense_attention(rows.flatten(2, 3), key, value, of_rows, scale)
+        block_bias = None
+        if bias is not None:
+            block_bias = bias[:, first_row * width :][:, : rows.shape[2] * width]
+        out = dense_attention(rows.flatten(2, 3), key, value, block_bias, scale)
         return out.unflatten(2, rows.shape[2:4])
 
     return attend_in_row_blocks(attend, query, key.shape[2])
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """PyTorch's attention, (B, h, Nq, d), (B, h, Nk, d) and (B, h, Nk, dv) -> (B, h, Nq, dv)."""
+    if bias is not None:
+        bias = bias[None].to(query.dtype)
     value_dim = value.shape[-1]
-    # PyTorch's memory-saving kernels want one width; zeros change neither logits nor results.
-    head_dim = max(query.shape[-1], value_dim)
-    query, key, value = (
-        F.pad(x, (0, head_dim - x.shape[-1])) if x.shape[-1] < head_dim else x
-        for x in (query, key, value)
-    )
-    # Of channels that do not lie together, PyTorch would compute all logits.
-    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
-    out = F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        scale=scale,
-        attn_mask=None if bias is None else bias[None].to(query.dtype),
-    )
+    widest = max(query.shape[-1], value_dim)
+    query, key, value = (_for_fused(x, widest) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
     return out[..., :value_dim]
+
+
+def _for_fused(x: Tensor, width: int) -> Tensor:
+    """Bring (..., channels) to a width and a layout for which PyTorch holds no logits."""
+    # Its kernels want one width of queries, keys and values; zeros change no result.
+    if x.shape[-1] < width:
+        x = F.pad(x, (0, width - x.shape[-1]))
+    # They want the channels to lie together in memory.
+    if x.stride(-1) != 1:
+        x = x.contiguous()
+    return x
 
 
 def _check_shapes(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> None:
@@ -112,8 +115,7 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None
         raise ValueError(
             'key must be (batch, num_heads, num_keys, head_dim), of at least one key, '
             'and value (batch, num_heads, num_keys, value_dim), like query '
-            f'{tuple(query.shape)}, '
-            f'got {tuple(key.shape)} and {tuple(value.shape)}'
+            f'{tuple(query.shape)}, got {tuple(key.shape)} and {tuple(value.shape)}'
         )
     if bias is not None and bias.shape != (num_heads, height * width, num_keys):
         raise ValueError(

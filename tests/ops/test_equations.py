@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -13,8 +13,8 @@ from mmdat.ops import (
     global_attention,
     log_spaced_deformable_attention,
     neighborhood_attention,
-    row_blocks,
     slide_attention,
+    tiling,
     window_attention,
 )
 
@@ -29,13 +29,13 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 def attend(
     query: Tensor, keys: list[Tensor], values: list[Tensor], biases: list[float], scale: float
 ) -> Tensor:
+    """Attention of one query."""
     logits = torch.stack(
         [scale * (query @ key) + bias for key, bias in zip(keys, biases, strict=True)]
     )
     return logits.softmax(0) @ torch.stack(values)
 
 
-@settings(deadline=None, max_examples=25)
 @given(
     height=sides,
     width=sides,
@@ -87,11 +87,10 @@ def test_window_attention_sees_the_real_positions_of_a_window(
                 assert (out[0, head, y, x] - expected).abs().max() < TOLERANCE
 
 
-@settings(deadline=None, max_examples=15)
 @given(
-    height=st.integers(3, 8),
-    width=st.integers(3, 8),
-    kernel=st.sampled_from([1, 3]),
+    height=st.integers(5, 8),
+    width=st.integers(5, 9),
+    kernel=st.sampled_from([1, 3, 5]),
     implementation=st.sampled_from(['dense', 'tiled']),
     seed=st.integers(0, 9),
 )
@@ -133,16 +132,16 @@ def bilinear(table: Tensor, y: float, x: float) -> float:
     return total
 
 
-@settings(deadline=None, max_examples=15)
 @given(
     height=st.integers(1, 4),
     width=st.integers(1, 4),
     groups=st.sampled_from([1, 2]),
     blocks=st.booleans(),
+    implementation=st.sampled_from(['dense', 'tiled']),
     seed=st.integers(0, 9),
 )
 def test_deformable_attention_samples_its_biases_at_half_the_displacement(
-    height: int, width: int, groups: int, blocks: bool, seed: int
+    height: int, width: int, groups: int, blocks: bool, implementation: str, seed: int
 ) -> None:
     heads, dim, num_keys = 2, 3, 4
     query = random(1, heads, height, width, dim, seed=seed)
@@ -153,8 +152,10 @@ def test_deformable_attention_samples_its_biases_at_half_the_displacement(
     output_weight = random(heads // groups, 8)
     with pytest.MonkeyPatch.context() as patch:
         if blocks:
-            patch.setattr(row_blocks, 'LOGITS_PER_BLOCK', 1)
-        out = deformable_attention(query, key, value, locations, table)
+            patch.setattr(tiling, 'LOGITS_PER_BLOCK', 1)
+        out = deformable_attention(
+            query, key, value, locations, table, implementation=implementation
+        )
         log_out = log_spaced_deformable_attention(
             query, key, value, locations, hidden_weight, hidden_bias, output_weight
         )
@@ -177,8 +178,9 @@ def test_deformable_attention_samples_its_biases_at_half_the_displacement(
                         [
                             math.copysign(math.log2(abs(4 * d) + 1) / math.log2(8), d)
                             for d in displacement
-                        ]
-                    ).double()
+                        ],
+                        dtype=torch.double,
+                    )
                     hidden = (hidden_weight @ spaced + hidden_bias).clamp(min=0)
                     log_biases.append(float(output_weight[head_in_group] @ hidden))
                 for result, values in ((out, biases), (log_out, log_biases)):
@@ -189,10 +191,9 @@ def test_deformable_attention_samples_its_biases_at_half_the_displacement(
                         values,
                         dim**-0.5,
                     )
-                    assert (result[0, head, y, x] - expected).abs().max() < 1e-6
+                    assert (result[0, head, y, x] - expected).abs().max() < TOLERANCE
 
 
-@settings(deadline=None, max_examples=15)
 @given(
     head_dim=st.integers(1, 5),
     value_dim=st.integers(1, 5),
@@ -223,29 +224,3 @@ def test_slide_attention_weighs_the_taps_of_each_position() -> None:
                 values = [value[0, head, :, tap, y, x] for tap in range(9)]
                 expected = attend(query[0, head, :, y, x], keys, values, [0.0] * 9, 0.7)
                 assert (out[0, head, :, y, x] - expected).abs().max() < TOLERANCE
-
-
-@pytest.mark.parametrize(
-    'call',
-    [
-        lambda: window_attention(*random(3, 1, 2, 4, 4, 3), 7, random(9, 2)),
-        lambda: global_attention(random(1, 2, 4, 4, 3), random(1, 2, 5, 4), random(1, 2, 5, 4)),
-        lambda: global_attention(random(1, 2, 4, 4, 3), *random(2, 1, 2, 5, 3), random(2, 15, 5)),
-        lambda: slide_attention(random(1, 2, 3, 4, 5), *random(2, 1, 2, 3, 9, 4, 5), random(2, 8)),
-        lambda: deformable_attention(
-            random(1, 2, 4, 4, 3), *random(2, 1, 2, 5, 3), None, random(2, 7, 7)
-        ),
-        lambda: log_spaced_deformable_attention(
-            random(1, 2, 4, 4, 3),
-            *random(2, 1, 2, 5, 3),
-            random(1, 2, 5, 2),
-            random(8, 2),
-            random(8),
-            random(2, 8),
-        ),
-        lambda: neighborhood_attention(*random(3, 1, 2, 4, 4, 3), random(2, 13, 13)),
-    ],
-)
-def test_shapes_that_do_not_fit_are_refused(call) -> None:
-    with pytest.raises(ValueError, match='must be|needs'):
-        call()

@@ -1,7 +1,8 @@
 """Slide attention (Slide-Transformer, arXiv 2304.04237, section 4)."""
 
-import torch
 from torch import Tensor
+
+from .reference import compute_dtype
 
 
 def slide_attention(
@@ -14,7 +15,7 @@ def slide_attention(
     Args:
         query: Tensor[batch, num_heads, head_dim, height, width].
         key: Tensor[batch, num_heads, head_dim, taps, height, width].
-        value: Like key.
+        value: Tensor of the shape of ``key``.
         position_bias: Tensor[num_heads, taps], added to each channel of a tap's key.
         scale: Factor of the logits, ``head_dim ** -0.5`` if None.
 
@@ -36,7 +37,7 @@ def slide_attention(
         query.ndim != 5
         or key.shape != value.shape
         or key.ndim != 6
-        or (key[:, :, :, 0].shape != query.shape)
+        or key[:, :, :, 0].shape != query.shape
     ):
         raise ValueError(
             'query must be (batch, num_heads, head_dim, height, width), key and value '
@@ -51,6 +52,6 @@ def slide_attention(
         scale = query.shape[2] ** -0.5
     query = scale * query
     logits = (query[:, :, :, None] * (key + position_bias[:, None, :, None, None])).sum(2)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits.to(compute_dtype(logits))
     attention = logits.softmax(2).to(value.dtype)  # (B, h, taps, H, W)
     return (attention[:, :, None] * value).sum(3)

@@ -1,13 +1,11 @@
 """Attention inside the windows of a regular partition (Swin, arXiv 2103.14030, section 3.2)."""
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dense_attention import dense_attention
-from .implementations import choose_implementation
+from .dispatch import choose_implementation
+from .reference import compute_dtype, dense_attention
 
 # Added to the logits of positions that only the shift brought together, as published.
 REGION_PENALTY = -100.0
@@ -21,13 +19,13 @@ def window_attention(
     relative_position_bias_table: Tensor | None = None,
     *,
     shift: int = 0,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
     implementation: str = 'auto',
 ) -> Tensor:
     r"""Attention of each position to the w x w window of a partition that it lies in.
 
-    .. math:: \text{softmax}(\text{scale} \cdot q k^T + B[p_q - p_k] + M) v
+    .. math:: \text{softmax}(q k^T / \sqrt{d} + B[p_q - p_k] + M) v
+
+    ``B`` is the bias table, ``d`` is head_dim.
 
     A map that the windows do not divide is padded on the right and bottom with positions that
     nothing attends to. With ``shift``, the (padded) map is first rolled by that many positions
@@ -35,15 +33,13 @@ def window_attention(
 
     Args:
         query: Tensor[batch, num_heads, height, width, head_dim].
-        key: Like query.
-        value: Like query.
+        key: Tensor of the shape of ``query``.
+        value: Tensor of the shape of ``query``.
         window_size: Side w of a window.
         relative_position_bias_table: Tensor[(2 * w - 1) ** 2, num_heads], the bias of a key that
             lies at ``query - (dy, dx)`` in row ``(dy + w - 1) * (2 * w - 1) + dx + w - 1``; None
             for no bias.
         shift: Positions to roll by, 0 to w.
-        scale: Factor of the logits, ``head_dim ** -0.5`` if None.
-        dropout_p: Probability to drop a weight; above 0, the dense implementation runs.
         implementation: ``'dense'``, the equation as written; ``'fused'``, PyTorch's
             ``scaled_dot_product_attention``, which keeps no logits if there is no bias table;
             ``'auto'``, fused without a table.
@@ -62,28 +58,27 @@ def window_attention(
         >>> window_attention(*qkv, window_size=7, shift=4).shape
         torch.Size([1, 2, 9, 12, 16])
     """
-    _check_shapes(query, key, value, window_size, relative_position_bias_table)
     table = relative_position_bias_table
+    _check_shapes(query, key, value, window_size, table)
     chosen = choose_implementation(
         'window_attention',
         implementation,
         'fused' if table is None else 'dense',
         ('dense', 'fused'),
-        dropout_p,
     )
     height, width, head_dim = query.shape[2:]
-    if scale is None:
-        scale = head_dim**-0.5
-    query, key, value = (_to_windows(x, window_size, shift) for x in (query, key, value))
+    scale = head_dim**-0.5
     bias = _bias(table, height, width, window_size, shift, query)
+    query, key, value = (_to_windows(x, window_size, shift) for x in (query, key, value))
     if chosen == 'dense':
-        out = dense_attention(query, key, value, bias, scale, dropout_p)
+        out = dense_attention(query, key, value, bias, scale)
     else:
         out = _fused(query, key, value, bias, scale)
     return _from_windows(out, window_size, shift)[:, :, :height, :width]
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """PyTorch's attention in each window of (B, window rows, window columns, h, w * w, d)."""
     if bias is not None:
         bias = bias.expand(*query.shape[:4], -1, -1).flatten(0, 2).to(query.dtype)
     windows = query.shape[:3]
@@ -96,17 +91,16 @@ def _bias(
     table: Tensor | None, height: int, width: int, window_size: int, shift: int, query: Tensor
 ) -> Tensor | None:
     """What is added to logits of (B, window rows, window columns, h, w * w, w * w)."""
-    terms = []
+    bias = None
     if table is not None:
-        terms.append(
-            _window_bias(table, window_size).to(torch.promote_types(query.dtype, torch.float32))
-        )
+        bias = _window_bias(table, window_size).to(compute_dtype(query))
     if shift:
-        terms.append(_region_penalty(height, width, window_size, shift, query.device))
+        penalty = _region_penalty(height, width, window_size, shift, query.device)
+        bias = penalty if bias is None else bias + penalty
     if height % window_size or width % window_size:
-        padded = _padded_keys(height, width, window_size, shift, query.device)
-        terms.append(torch.zeros_like(padded, dtype=torch.float32).masked_fill(padded, -torch.inf))
-    return functools.reduce(torch.add, terms) if terms else None
+        padding = _padding_bias(height, width, window_size, shift, query.device)
+        bias = padding if bias is None else bias + padding
+    return bias
 
 
 def _to_windows(x: Tensor, window_size: int, shift: int) -> Tensor:
@@ -137,26 +131,42 @@ def _window_bias(table: Tensor, window_size: int) -> Tensor:
 def _region_penalty(
     height: int, width: int, window_size: int, shift: int, device: torch.device
 ) -> Tensor:
-    """Tensor[window rows, window columns, 1, w * w, w * w]: what keeps rolled regions apart."""
-    regions = []
-    for size in (height, width):
-        size += -size % window_size
-        position = torch.arange(size, device=device)
-        regions.append((position >= size - window_size).long() + (position >= size - shift).long())
-    region = _partition(3 * regions[0][:, None] + regions[1], window_size)
+    """Tensor[window rows, window columns, 1, w * w, w * w]: the penalty between rolled regions."""
+    row_regions, column_regions = (
+        _regions(size, window_size, shift, device) for size in (height, width)
+    )
+    region = _partition(3 * row_regions[:, None] + column_regions, window_size)
     apart = region[:, :, None, :, None] != region[:, :, None, None, :]
     return apart * REGION_PENALTY
 
 
-def _padded_keys(
+def _regions(size: int, window_size: int, shift: int, device: torch.device) -> Tensor:
+    """Tensor[padded size]: which of the rolled axis's three regions a position lies in.
+
+    0 is before the last window, 1 and 2 are its parts before and behind the place where the end of
+    the axis meets its start.
+    """
+    padded_size = size + -size % window_size
+    position = torch.arange(padded_size, device=device)
+    return (position >= padded_size - window_size).long() + (position >= padded_size - shift).long()
+
+
+def _padding_bias(
     height: int, width: int, window_size: int, shift: int, device: torch.device
 ) -> Tensor:
-    """Tensor[window rows, window columns, 1, 1, w * w]: True where a key is padding."""
-    padded = []
-    for size in (height, width):
-        grown = size + -size % window_size
-        padded.append((torch.arange(grown, device=device) + shift) % grown >= size)
-    return _partition(padded[0][:, None] | padded[1], window_size)[:, :, None, None, :]
+    """Tensor[window rows, window columns, 1, 1, w * w]: minus infinity where a key is padding."""
+    padded_rows, padded_columns = (
+        _padded_positions(size, window_size, shift, device) for size in (height, width)
+    )
+    padded = _partition(padded_rows[:, None] | padded_columns, window_size)
+    padded = padded[:, :, None, None, :]
+    return torch.zeros_like(padded, dtype=torch.float32).masked_fill(padded, -torch.inf)
+
+
+def _padded_positions(size: int, window_size: int, shift: int, device: torch.device) -> Tensor:
+    """Tensor[padded size]: whether a position of the padded and rolled axis is padding."""
+    padded_size = size + -size % window_size
+    return (torch.arange(padded_size, device=device) + shift) % padded_size >= size
 
 
 def _partition(x: Tensor, window_size: int) -> Tensor:

@@ -1,9 +1,9 @@
-"""Deformable attention in one kernel a pass: nothing of size queries x keys leaves the GPU's chip.
+"""Deformable attention in Triton kernels: nothing of size queries x keys leaves the GPU's chip.
 
 A program attends from a small rectangle of the map, block by block of keys, and interpolates the
-bias as it goes. The backward pass makes the logits anew, once for the queries' gradient and once
-for all others. It adds up the table's gradient with atomic operations, whose order varies: from
-run to run that gradient may differ by rounding. All else is deterministic.
+bias as it goes. The backward pass recomputes the logits, once for the gradient of the queries and
+once for all others. It adds up the gradient of the table with atomic operations, whose order
+varies: from run to run that gradient may differ by rounding. All else is deterministic.
 
 Triton is imported when an operator first runs.
 """
@@ -20,16 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tiling import LOG2_E, empty_gradients, empty_outputs, make_differentiable
+from ..autograd import compute_delta, empty_gradients, empty_outputs, make_differentiable
+from ..tiling import LOG2_E
 
 
 class Limits(NamedTuple):
-    """What the registers of a GPU hold.
+    """What fits into the registers of a GPU, for one dtype.
 
     Attributes:
-        head_dim: The largest.
-        key_block: Keys that a program takes at a time.
-        key_gradients_block: Those of a program for the gradients of keys.
+        head_dim: The widest heads.
+        key_block: Keys that a program takes at a time, where it computes outputs or the gradient
+            of queries.
+        key_gradients_block: Keys whose gradients a program computes.
     """
 
     head_dim: int
@@ -46,25 +48,33 @@ LIMITS = {
 TILE_HEIGHT, TILE_WIDTH = 8, 8
 # Rows of a window of the table that a program takes at a time.
 MAX_WINDOW_BLOCK = 4
-# Triton multiplies no narrower matrices.
+# Heads are padded to this width, since Triton multiplies no narrower matrices.
 MIN_HEAD_BLOCK = 16
-# Zeros on each side of the table: a query beyond reach looks at two of them.
+# Zeros on each side of the table: two, so that a query beyond reach interpolates between zeros.
 MARGIN = 2
-# So many programs for the gradients of keys keep a GPU busy. Each takes some tiles of queries and
-# writes sums of its own, so that they must not be too few.
+# So many programs for the gradients of keys keep a GPU busy ...
 KEY_PROGRAMS = 1024
+# ... but each writes sums of its own, so that it should take at least so many tiles of queries.
 MIN_TILES_PER_PROGRAM = 8
-# Of the second axis of a CUDA grid.
+# CUDA's limit of the second axis of a grid.
 MAX_GRID = 65535
-# Earlier ones have not been tried.
+# Earlier versions have not been tried.
 MIN_TRITON = 3, 6
-TRITON_VERSION = next(
-    (found.version for found in importlib.metadata.distributions(name='triton')), None
-)
+
+
+def _installed_triton() -> str | None:
+    """Version of the installed Triton, found without importing it, or None."""
+    try:
+        return importlib.metadata.version('triton')
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+TRITON_VERSION = _installed_triton()
 
 
 def unsupported(query: Tensor, value: Tensor) -> str | None:
-    """Why :func:`fused_deformable_attention` cannot take these, for a message, or None."""
+    """Say why :func:`fused_deformable_attention` cannot take these tensors; None if it can."""
     if TRITON_VERSION is None:
         return 'Triton is not installed'
     if tuple(map(int, TRITON_VERSION.split('.')[:2])) < MIN_TRITON:
@@ -100,17 +110,17 @@ def fused_deformable_attention(
     value: Tensor,
     sampling_locations: Tensor,
     relative_position_bias_table: Tensor,
-    scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`mmdat.ops.deformable_attention` with a bias table, and what its backward pass needs.
+    """Compute :func:`mmdat.ops.deformable_attention`, which describes the tensors.
 
     Returns:
-        The output, and Tensor[batch, num_heads, height, width], the binary logarithm of the sum of
-        each query's exponentials.
+        The output, and Tensor[batch, num_heads, height, width], the base-2 log-sum-exp of each
+        query's logits, for the backward pass.
     """
-    out, log_sums = empty_outputs(query, value)
+    out, lse = empty_outputs(query, value)
     rows, columns = _axes(query, relative_position_bias_table)
     batch, num_heads = query.shape[:2]
+    scale = query.shape[-1] ** -0.5
     grid = _count_tiles(query), batch * num_heads
     with torch.cuda.device_of(query):
         _kernels().attend[grid](
@@ -118,9 +128,9 @@ def fused_deformable_attention(
             key,
             value,
             sampling_locations,
-            _pairs(relative_position_bias_table),
+            _pack_pairs(relative_position_bias_table),
             out,
-            log_sums,
+            lse,
             Strides.of(query, key, value, sampling_locations, out),
             rows,
             columns,
@@ -130,7 +140,7 @@ def fused_deformable_attention(
             LOG2_E * scale,
             **_options(query, value, LIMITS[query.dtype].key_block),
         )
-    return out, log_sums
+    return out, lse
 
 
 @fused_deformable_attention.register_fake
@@ -140,40 +150,40 @@ def _(
     value: Tensor,
     sampling_locations: Tensor,
     relative_position_bias_table: Tensor,
-    scale: float,
 ) -> tuple[Tensor, Tensor]:
     return empty_outputs(query, value)
 
 
 @torch.library.custom_op('mmdat::fused_deformable_attention_backward', mutates_args=())
-def _gradients(
+def _backward(
     grad_out: Tensor,
     out: Tensor,
-    log_sums: Tensor,
+    lse: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     sampling_locations: Tensor,
     relative_position_bias_table: Tensor,
-    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Of the query, key, value, sampling locations and table."""
+    """Compute the gradients of query, key, value, sampling locations and bias table."""
     inputs = query, key, value, sampling_locations, relative_position_bias_table
     gradients = empty_gradients(*inputs)
+    grad_query, grad_key, grad_value, grad_locations, grad_table = gradients
     rows, columns = _axes(query, relative_position_bias_table)
     batch, num_heads = query.shape[:2]
-    num_keys = key.shape[2]
-    # The gradient of a logit is its weight times (the weight's gradient - this).
-    means = (grad_out.to(log_sums.dtype) * out).sum(-1).contiguous()
-    table = _pairs(relative_position_bias_table)
-    read = query, key, value, sampling_locations, table, grad_out, log_sums, means
-    shared = (
+    groups, num_keys = sampling_locations.shape[1:3]
+    scale = query.shape[-1] ** -0.5
+    delta = compute_delta(grad_out, out, lse.dtype).squeeze(-1).contiguous()
+    table = _pack_pairs(relative_position_bias_table)
+    # The first and the last arguments of either kernel.
+    tensors = query, key, value, sampling_locations, table, grad_out, lse, delta
+    sizes = (
         Strides.of(query, key, value, sampling_locations, grad_out),
         rows,
         columns,
         num_keys,
         num_heads,
-        num_heads // sampling_locations.shape[1],
+        num_heads // groups,
         LOG2_E * scale,
     )
 
@@ -184,70 +194,70 @@ def _gradients(
         MIN_TILES_PER_PROGRAM, math.ceil(num_tiles * key_blocks * batch * num_heads / KEY_PROGRAMS)
     )
     programs = math.ceil(num_tiles / tiles_per_program)
-    key_sums, value_sums, place_sums = (
-        log_sums.new_empty(programs, *key.shape[:3], size)
+    key_sums, value_sums, coordinate_sums = (
+        lse.new_empty(programs, *key.shape[:3], size)
         for size in (key.shape[-1], value.shape[-1], 2)
     )
-    table_sums = torch.zeros_like(table, dtype=log_sums.dtype)
-    window_rows = rows.window(TILE_HEIGHT)
+    table_sums = torch.zeros_like(table, dtype=lse.dtype)
+    window_rows = rows.num_entries(TILE_HEIGHT)
     with torch.cuda.device_of(query):
         _kernels().query_gradients[num_tiles, batch * num_heads](
-            *read,
-            gradients[0],
-            gradients[0].stride(),
+            *tensors,
+            grad_query,
+            grad_query.stride(),
             scale,
-            *shared,
+            *sizes,
             **_options(query, value, limits.key_block),
         )
         _kernels().key_gradients[key_blocks, batch * num_heads, programs](
-            *read,
+            *tensors,
             key_sums,
             value_sums,
-            place_sums,
+            coordinate_sums,
             table_sums,
             window_rows,
-            columns.window(TILE_WIDTH),
+            columns.num_entries(TILE_WIDTH),
             num_tiles,
             tiles_per_program,
             min(MAX_WINDOW_BLOCK, _power_of_two(window_rows)),
-            *shared,
+            *sizes,
             **_options(query, value, limits.key_gradients_block),
         )
-    gradients[1].copy_(scale * key_sums.sum(0))
-    gradients[2].copy_(value_sums.sum(0))
-    grad_places = place_sums.sum(0).unflatten(1, (sampling_locations.shape[1], -1)).sum(2)
-    for index, axis in enumerate((rows, columns)):
-        # The kernel's table is scaled like the logits.
-        gradients[3][..., index] = -axis.factor / LOG2_E * grad_places[..., index]
-    gradients[4].copy_(table_sums[:, MARGIN:-MARGIN, MARGIN:-MARGIN])
+    grad_key.copy_(scale * key_sums.sum(0))
+    grad_value.copy_(value_sums.sum(0))
+    grad_coordinates = coordinate_sums.sum(0).unflatten(1, (groups, -1)).sum(2)
+    for axis, factor in enumerate((rows.factor, columns.factor)):
+        # The table that the kernel reads is in base 2, like the logits.
+        grad_locations[..., axis] = -factor / LOG2_E * grad_coordinates[..., axis]
+    grad_table.copy_(table_sums[:, MARGIN:-MARGIN, MARGIN:-MARGIN])
     return gradients
 
 
-@_gradients.register_fake
+@_backward.register_fake
 def _(
     grad_out: Tensor,
     out: Tensor,
-    log_sums: Tensor,
+    lse: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     sampling_locations: Tensor,
     relative_position_bias_table: Tensor,
-    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return empty_gradients(query, key, value, sampling_locations, relative_position_bias_table)
 
 
-make_differentiable(fused_deformable_attention, _gradients)
+make_differentiable(fused_deformable_attention, _backward)
 
 
 @functools.cache
 def _kernels() -> ModuleType:
+    """Import the kernels, and Triton with them."""
     return importlib.import_module('.triton_kernels', __package__)
 
 
 class Strides(NamedTuple):
-    """Of what kernels read or write in any layout."""
+    """Strides of the tensors that kernels read or write in any layout."""
 
     query: tuple[int, ...]
     key: tuple[int, ...]
@@ -257,15 +267,23 @@ class Strides(NamedTuple):
 
     @classmethod
     def of(cls, *tensors: Tensor) -> 'Strides':
-        """Of the tensors."""
+        """Take the strides of tensors in the order of the fields."""
         return cls(*(x.stride() for x in tensors))
 
 
 class Axis(NamedTuple):
-    """An axis of the map and of the table, which has zeros around.
+    """One axis of the map and of the table, which has ``MARGIN`` zeros on each side.
 
-    A query at position i looks from a key at location y at entry ``origin - factor * y + step *
-    i``, but not before 0 or behind ``last_place``.
+    From a key at location y, the query at position i looks at the entry ``origin - factor * y +
+    step * i`` of the padded table, or at its border if that lies outside.
+
+    Attributes:
+        size: Positions of the map.
+        padded_size: Entries of the padded table.
+        step: Entries from a query to the next.
+        origin: Entry where query 0 looks from a key at location 0.
+        factor: Entries by which a key that moves by 1 moves what the queries look at back.
+        last_coordinate: Where the queries look that look beyond the table.
     """
 
     size: int
@@ -273,46 +291,55 @@ class Axis(NamedTuple):
     step: float
     origin: float
     factor: float
-    last_place: float
+    last_coordinate: float
 
     @classmethod
     def of(cls, size: int, table_size: int) -> 'Axis':
-        """Of a map and a table of these sizes."""
+        """Describe an axis of a map and a table of these sizes."""
         factor = (table_size - 1) / 4
-        step = 2 * factor / (size - 1) if size > 1 else 0.0
-        # The first query lies at -1, the only one of an axis at 0.
-        origin = MARGIN + factor * (1 if size > 1 else 2)
-        return cls(size, table_size + 2 * MARGIN, step, origin, factor, float(table_size + MARGIN))
+        if size > 1:  # the first query lies at -1, the last at 1
+            step = 2 * factor / (size - 1)
+            origin = MARGIN + factor
+        else:  # the only query lies at 0
+            step = 0.0
+            origin = MARGIN + 2 * factor
+        padded_size = table_size + 2 * MARGIN
+        return cls(size, padded_size, step, origin, factor, float(table_size + MARGIN))
 
-    def window(self, tile: int) -> int:
-        """Entries that the queries of a tile may look at from a key."""
+    def num_entries(self, tile: int) -> int:
+        """Entries that a tile of so many queries may reach from a key."""
         reach = math.ceil((min(tile, self.size) - 1) * self.step) + 2
         return min(reach, self.padded_size)
 
 
 def _axes(query: Tensor, table: Tensor) -> tuple[Axis, Axis]:
-    """Rows and columns."""
-    return (Axis.of(query.shape[2], table.shape[1]), Axis.of(query.shape[3], table.shape[2]))
+    """Describe the vertical and the horizontal axis."""
+    return Axis.of(query.shape[2], table.shape[1]), Axis.of(query.shape[3], table.shape[2])
 
 
-def _pairs(table: Tensor) -> Tensor:
-    """Tensor[num_heads, padded_height, padded_width] in int64, each entry with the one behind it.
+def _pack_pairs(table: Tensor) -> Tensor:
+    """Pad the table with zeros and pack each entry with the next one of its row into 64 bits.
 
-    Scaled like the logits, with zeros around. A kernel waits for loads more than for anything
-    else, and one of two entries takes no longer than of one.
+    A kernel waits for loads more than for anything else, and two entries take no longer than one.
+
+    Args:
+        table: Tensor[num_heads, table_height, table_width].
+
+    Returns:
+        Tensor[num_heads, padded_height, padded_width] in int64: pairs of float32 in base 2.
     """
     padded = F.pad(LOG2_E * table.float(), (MARGIN, MARGIN + 1, MARGIN, MARGIN))
     return torch.stack((padded[..., :-1], padded[..., 1:]), -1).view(torch.int64).squeeze(-1)
 
 
 def _count_tiles(query: Tensor) -> int:
-    """Rectangles of queries that cover the map."""
+    """Count the tiles of queries that cover the map."""
     height, width = query.shape[2:4]
     return math.ceil(height / TILE_HEIGHT) * math.ceil(width / TILE_WIDTH)
 
 
 def _options(query: Tensor, value: Tensor, key_block: int) -> dict[str, int]:
-    """What a kernel is compiled for."""
+    """Arguments that a kernel is compiled for."""
     head_dim, value_dim = query.shape[-1], value.shape[-1]
     return dict(
         head_dim=head_dim,
@@ -323,12 +350,12 @@ def _options(query: Tensor, value: Tensor, key_block: int) -> dict[str, int]:
         tile_width=TILE_WIDTH,
         key_block=key_block,
         num_warps=4 if max(head_dim, value_dim) <= 64 else 8,
-        # With more, Triton has what is read from the table wait in shared memory, of which it is
-        # far too much.
+        # In more stages, Triton would load from the table ahead into shared memory, which is far
+        # too small for that.
         num_stages=1,
     )
 
 
 def _power_of_two(size: int) -> int:
-    """The next one, for Triton has no other sizes."""
+    """Round up to a power of two, the only sizes that Triton has."""
     return 1 << (size - 1).bit_length()

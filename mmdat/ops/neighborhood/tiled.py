@@ -1,8 +1,8 @@
 """Neighborhood attention in square tiles of queries, multiplied with all keys near the tile.
 
 Keys outside a query's window have a bias of minus infinity. The map lies in the middle of its
-tiles, so that its borders matter to the windows of the outermost tiles alone; the others share one
-bias. The backward pass makes each tile anew.
+tiles, so that only the outermost tiles have windows that a border moved; all others share one bias.
+The backward pass recomputes each tile.
 
 The operators are opaque to ``torch.compile``, which would unroll their loops.
 """
@@ -15,100 +15,90 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tiling import (
-    LOG2_E,
-    empty_map,
-    empty_outputs,
-    even_slices,
-    logits_per_tile,
-    make_differentiable,
-    precision,
-    product_in,
-    softmax_numerators,
-)
+from ..autograd import compute_delta, empty_map, empty_outputs, make_differentiable
+from ..reference import compute_dtype
+from ..tiling import LOG2_E, even_slices, length, logits_per_tile, product_in, softmax_numerators
 
-# Least side of a tile: few of its keys lie outside a query's window, and its products are not too
-# small to be fast.
+# Least side of a tile. In larger ones more keys lie outside a query's window, in smaller ones the
+# products are too small to be fast.
 TILE = 8
 
 
 @torch.library.custom_op('mmdat::tiled_neighborhood_attention', mutates_args=())
 def tiled_neighborhood_attention(
-    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor, scale: float
+    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """:func:`mmdat.ops.neighborhood_attention`, and what its backward pass needs.
+    """Compute :func:`mmdat.ops.neighborhood_attention`, which describes the tensors.
 
     Returns:
-        The output, and Tensor[batch, num_heads, height, width], the binary logarithm of the sum of
-        each query's exponentials.
+        The output, and Tensor[batch, num_heads, height, width], the base-2 log-sum-exp of each
+        query's logits, for the backward pass.
     """
-    out, log_sums = empty_outputs(query, value)
+    out, lse = empty_outputs(query, value)
     with torch.autocast(query.device.type, enabled=False):
-        tiles = _Tiles(query, relative_position_bias_table, scale)
+        tiles = _Tiles(query, relative_position_bias_table)
         buffer = tiles.empty_logits()
         for part in tiles.parts():
             logits = tiles.logits(part, part.take(query), part.take_keys(key), buffer)
-            numerators, sums, part_log_sums = softmax_numerators(logits, bounded=False)
+            numerators, sums, part_lse = softmax_numerators(logits, bounded=False)
             part.put(torch.bmm(numerators.mT, part.take_keys(value)).div_(sums.mT), out)
-            part.put(part_log_sums.mT, log_sums[..., None])
-    return out, log_sums
+            part.put(part_lse.mT, lse[..., None])
+    return out, lse
 
 
 @tiled_neighborhood_attention.register_fake
 def _(
-    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor, scale: float
+    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
 ) -> tuple[Tensor, Tensor]:
     return empty_outputs(query, value)
 
 
 @torch.library.custom_op('mmdat::tiled_neighborhood_attention_backward', mutates_args=())
-def _gradients(
+def _backward(
     grad_out: Tensor,
     out: Tensor,
-    log_sums: Tensor,
+    lse: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     relative_position_bias_table: Tensor,
-    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the query, key, value and table."""
+    """Compute the gradients of query, key, value and bias table."""
     grad_query, grad_key, grad_value = (empty_map(x, x.shape) for x in (query, key, value))
-    # The gradient of a logit is its weight times (the weight's gradient - this).
-    means = (grad_out.to(log_sums.dtype) * out).sum(-1, keepdim=True)
+    delta = compute_delta(grad_out, out, lse.dtype)
     with torch.autocast(query.device.type, enabled=False):
-        tiles = _Tiles(query, relative_position_bias_table, scale)
+        tiles = _Tiles(query, relative_position_bias_table)
         key_sums, value_sums = (
-            torch.zeros_like(x, dtype=precision(x)) for x in (grad_key, grad_value)
+            torch.zeros_like(x, dtype=compute_dtype(x)) for x in (grad_key, grad_value)
         )
         bias_sum = torch.zeros_like(tiles.bias[0][0])
         buffer, grad_buffer = tiles.empty_logits(), tiles.empty_logits()
         for part in tiles.parts():
-            tile_query, tile_grad = part.take(query), part.take(grad_out)
-            tile_key, tile_value = part.take_keys(key), part.take_keys(value)
-            logits = tiles.logits(part, tile_query, tile_key, buffer)
-            # No weights where there are no queries.
-            weights = logits.sub_(part.take(log_sums[..., None], torch.inf).mT).exp2_()
-            part.add_keys(torch.bmm(weights, tile_grad), value_sums)
-            grad_logits = product_in(grad_buffer, tile_value, tile_grad.mT)
-            grad_logits.sub_(part.take(means).mT).mul_(weights)
-            part.put(torch.bmm(grad_logits.mT, tile_key).mul_(scale), grad_query)
-            part.add_keys(torch.bmm(grad_logits, tile_query).mul_(scale), key_sums)
+            part_query, part_grad_out = part.take(query), part.take(grad_out)
+            part_key, part_value = part.take_keys(key), part.take_keys(value)
+            logits = tiles.logits(part, part_query, part_key, buffer)
+            # Infinity outside the map, so that queries that do not exist have no weights.
+            part_lse = part.take(lse[..., None], outside=torch.inf)
+            weights = logits.sub_(part_lse.mT).exp2_()
+            part.add_keys(torch.bmm(weights, part_grad_out), value_sums)
+            grad_weights = product_in(grad_buffer, part_value, part_grad_out.mT)
+            grad_logits = grad_weights.sub_(part.take(delta).mT).mul_(weights)
+            part.put(torch.bmm(grad_logits.mT, part_key).mul_(tiles.scale), grad_query)
+            part.add_keys(torch.bmm(grad_logits, part_query).mul_(tiles.scale), key_sums)
             bias_sum += part.unflatten(grad_logits).sum((2, 3)).sum(0)
     grad_table = tiles.table_gradient(bias_sum).to(relative_position_bias_table.dtype)
     return grad_query, grad_key.copy_(key_sums), grad_value.copy_(value_sums), grad_table
 
 
-@_gradients.register_fake
+@_backward.register_fake
 def _(
     grad_out: Tensor,
     out: Tensor,
-    log_sums: Tensor,
+    lse: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     relative_position_bias_table: Tensor,
-    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = query.shape
     return (
@@ -119,16 +109,16 @@ def _(
     )
 
 
-make_differentiable(tiled_neighborhood_attention, _gradients)
+make_differentiable(tiled_neighborhood_attention, _backward)
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """An axis of the map in tiles.
+    """An axis of the map, cut into tiles that reach beyond it by as much on either side.
 
     Attributes:
-        size: Of the map.
-        kernel_size: Of the windows.
+        size: Positions of the map.
+        kernel_size: Positions of a window.
     """
 
     size: int
@@ -136,22 +126,22 @@ class _Axis:
 
     @property
     def tile(self) -> int:
-        """Queries of a tile. If there were fewer, more than the outermost would see a border."""
+        """Queries of a tile: enough that a border moves no windows but those of the outermost."""
         return max(TILE, self.kernel_size + 1)
 
     @property
     def span(self) -> int:
-        """Keys of a tile."""
+        """Keys of a tile: all that lie in a window of one of its queries."""
         return self.tile + self.kernel_size - 1
 
     @property
     def count(self) -> int:
-        """Tiles."""
+        """How many tiles there are."""
         return math.ceil(self.size / self.tile)
 
     @property
     def before(self) -> int:
-        """Queries of the first tile that lie outside the map."""
+        """How many queries of the first tile lie outside the map."""
         return (self.count * self.tile - self.size) // 2
 
     def queries(self, tiles: slice) -> tuple[int, int]:
@@ -164,13 +154,20 @@ class _Axis:
         return start - self.kernel_size // 2, stop + self.kernel_size // 2
 
     def offsets(self) -> Tensor:
-        """Tensor[span, tile], the table's index for key - query, where the window has the key."""
+        """Tensor[span, tile], the index in the bias table for each key and query of a tile.
+
+        Where the key is outside the query's window, the index means nothing.
+        """
         keys = torch.arange(self.span) - self.kernel_size // 2
         offsets = keys[:, None] - torch.arange(self.tile) + self.kernel_size - 1
         return offsets.clamp(0, 2 * self.kernel_size - 2)
 
     def windows(self) -> list[tuple[slice, Tensor]]:
-        """Tiles with equal windows; Tensor[span, tile], whether the window has the key."""
+        """Find runs of tiles with equal windows.
+
+        Returns:
+            The tiles of each run, and Tensor[span, tile], whether a key is in a query's window.
+        """
         windows: list[tuple[slice, Tensor]] = []
         for index in range(self.count):
             tile = slice(index, index + 1)
@@ -186,20 +183,22 @@ class _Axis:
 
 
 class _Tiles:
-    """All tiles of a map.
+    """All tiles of a map, and their biases.
 
     Attributes:
-        rows: Its vertical axis.
-        columns: Its horizontal axis.
-        bias: A Tensor[num_heads, keys, queries] for each kind of windows of rows and of columns,
-            with the logits' scale.
+        scale: Factor of the products of queries and keys.
+        rows: The vertical axis.
+        columns: The horizontal axis.
+        row_windows: Runs of tile rows with equal windows, from :meth:`_Axis.windows`.
+        column_windows: The same for tile columns.
+        bias: A Tensor[num_heads, keys, queries] in base 2 for each run of rows and of columns.
     """
 
-    def __init__(self, query: Tensor, table: Tensor, scale: float) -> None:
-        batch, num_heads, height, width, _ = query.shape
+    def __init__(self, query: Tensor, table: Tensor) -> None:
+        batch, num_heads, height, width, head_dim = query.shape
         kernel_size = (table.shape[1] + 1) // 2
         self.table_shape = table.shape
-        self.scale = scale
+        self.scale = head_dim**-0.5
         self.rows, self.columns = _Axis(height, kernel_size), _Axis(width, kernel_size)
         self.row_windows, self.column_windows = self.rows.windows(), self.columns.windows()
         # [key row, key column, query row, query column]
@@ -208,51 +207,61 @@ class _Tiles:
             + self.columns.offsets()[:, None, :]
         )
         self.offsets = offsets.flatten().to(table.device)
-        bias = (LOG2_E * table.to(precision(query))).flatten(1)[:, self.offsets]
+        bias = (LOG2_E * table.to(compute_dtype(query))).flatten(1)[:, self.offsets]
         bias = bias.view(num_heads, *offsets.shape)
         self.bias = [
             [self._mask(bias, rows, columns) for _, columns in self.column_windows]
             for _, rows in self.row_windows
         ]
-        row_logits = num_heads * self.columns.count * offsets.numel()
-        limit = max(1, logits_per_tile(query.device) // row_logits)
-        self.row_slices = even_slices(self.rows.count, limit)
-        self.sample_slices = even_slices(batch, max(1, limit // self.rows.count))
+        logits_per_row = num_heads * self.columns.count * offsets.numel()
+        max_rows = max(1, logits_per_tile(query.device) // logits_per_row)
+        self.row_slices = even_slices(self.rows.count, max_rows)
+        self.sample_slices = even_slices(batch, max(1, max_rows // self.rows.count))
 
     def parts(self) -> Iterator['_Part']:
-        """In order."""
-        return (
-            _Part(self, samples, rows) for samples in self.sample_slices for rows in self.row_slices
-        )
+        """Yield the parts, sample by sample, top to bottom."""
+        for samples in self.sample_slices:
+            for rows in self.row_slices:
+                yield _Part(self, samples, rows)
 
     def empty_logits(self) -> Tensor:
-        """Room for those of a part."""
-        rows, samples = (
-            max(chosen.stop - chosen.start for chosen in slices)
-            for slices in (self.row_slices, self.sample_slices)
-        )
+        """Allocate a buffer for the logits of the largest part."""
+        rows = max(map(length, self.row_slices))
+        samples = max(map(length, self.sample_slices), default=0)
         return self.bias[0][0].new_empty(
             samples * rows * self.columns.count * self.bias[0][0].numel()
         )
 
     def logits(self, part: '_Part', query: Tensor, key: Tensor, buffer: Tensor) -> Tensor:
-        """Binary logarithms, (tiles, keys, queries), of what the part takes, in the buffer."""
+        """Compute the logits of a part in the buffer.
+
+        Args:
+            part: Some of the tiles.
+            query: Tensor[tiles, queries, head_dim], from the part's ``take``.
+            key: Tensor[tiles, keys, head_dim], from the part's ``take_keys``.
+            buffer: From :meth:`empty_logits`.
+
+        Returns:
+            Tensor[tiles, keys, queries], in base 2.
+        """
         logits = product_in(buffer, key, (LOG2_E * self.scale * query).mT)
         by_tile = part.unflatten(logits)
         start, stop = part.rows.start, part.rows.stop
         for (rows, _), row_bias in zip(self.row_windows, self.bias, strict=True):
+            # Those rows of the run that the part has, counted from its first.
+            rows = slice(max(0, rows.start - start), max(0, min(rows.stop, stop) - start))
             for (columns, _), bias in zip(self.column_windows, row_bias, strict=True):
-                chosen = slice(max(0, rows.start - start), max(0, min(rows.stop, stop) - start))
-                by_tile[:, :, chosen, columns] += bias[:, None, None]
+                by_tile[:, :, rows, columns] += bias[:, None, None]
         return logits
 
     def table_gradient(self, grad_bias: Tensor) -> Tensor:
-        """From that of the bias of all tiles."""
+        """Compute the gradient of the bias table from that of the bias, summed over all tiles."""
         out = grad_bias.new_zeros(self.table_shape).flatten(1)
         return out.index_add_(1, self.offsets, grad_bias.flatten(1)).view(self.table_shape)
 
     @staticmethod
     def _mask(bias: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Set the bias to minus infinity where a key is outside a query's window."""
         inside = rows[:, None, :, None] & columns[:, None, :]
         bias = bias.masked_fill(~inside.to(bias.device), -torch.inf)
         return bias.flatten(3).flatten(1, 2)
@@ -260,7 +269,10 @@ class _Tiles:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some rows of tiles of some samples."""
+    """Some rows of tiles of some samples.
+
+    Where a shape says ``tiles``, it counts the tiles of all samples and heads of the part.
+    """
 
     tiles: _Tiles
     samples: slice
@@ -269,21 +281,20 @@ class _Part:
     def take(self, x: Tensor, outside: float = 0.0) -> Tensor:
         """(batch, num_heads, height, width, n) -> (tiles, queries, n)."""
         rows, columns = self.tiles.rows, self.tiles.columns
-        x = self._take(
-            x, rows.queries(self.rows), columns.queries(slice(0, columns.count)), outside
-        )
+        all_columns = columns.queries(slice(0, columns.count))
+        x = self._crop(x, rows.queries(self.rows), all_columns, outside)
         x = x.unflatten(3, (-1, columns.tile)).unflatten(2, (-1, rows.tile))
         return x.transpose(3, 4).flatten(4, 5).flatten(0, 3)
 
     def take_keys(self, x: Tensor) -> Tensor:
         """(batch, num_heads, height, width, n) -> (tiles, keys, n)."""
         rows, columns = self.tiles.rows, self.tiles.columns
-        x = self._take(x, rows.keys(self.rows), columns.keys(slice(0, columns.count)))
+        x = self._crop(x, rows.keys(self.rows), columns.keys(slice(0, columns.count)))
         x = x.unfold(2, rows.span, rows.tile).unfold(3, columns.span, columns.tile)
         return x.movedim(4, -1).flatten(4, 5).flatten(0, 3)
 
     def put(self, x: Tensor, target: Tensor) -> None:
-        """Write what :meth:`take` would read, but for what lies outside the map."""
+        """Write to ``target`` what :meth:`take` would read as ``x``, where it is on the map."""
         rows, columns = self.tiles.rows, self.tiles.columns
         x = self.unflatten(x).unflatten(4, (rows.tile, -1)).transpose(3, 4)
         x = x.flatten(4, 5).flatten(2, 3)
@@ -291,30 +302,21 @@ class _Part:
         target.copy_(x)
 
     def add_keys(self, x: Tensor, target: Tensor) -> None:
-        """Add to what :meth:`take_keys` would read."""
+        """Add ``x`` to what :meth:`take_keys` would read from ``target``, but for the padding."""
         rows, columns = self.tiles.rows, self.tiles.columns
         x = self.unflatten(x).unflatten(4, (rows.span, -1)).transpose(3, 4)
-        # The keys of a tile reach into the next one and no further.
-        shape = x.shape[2] + 1, rows.tile, columns.count + 1, columns.tile, x.shape[-1]
-        sums = x.new_zeros(*x.shape[:2], *shape)
+        num_rows, num_columns = x.shape[2], x.shape[4]
+        # The keys of a tile reach into the next one and no further: what lies in the tile itself
+        # and what lies in the next, below and to the right, is added one after the other.
+        sums = x.new_zeros(
+            *x.shape[:2], num_rows + 1, rows.tile, num_columns + 1, columns.tile, x.shape[-1]
+        )
         for down in (0, 1):
+            in_row = x[:, :, :, down * rows.tile : (down + 1) * rows.tile]
+            row_sums = sums[:, :, down : down + num_rows, : in_row.shape[3]]
             for right in (0, 1):
-                part = x[
-                    :,
-                    :,
-                    :,
-                    down * rows.tile : (down + 1) * rows.tile,
-                    :,
-                    right * columns.tile : (right + 1) * columns.tile,
-                ]
-                sums[
-                    :,
-                    :,
-                    down : down + x.shape[2],
-                    : part.shape[3],
-                    right : right + columns.count,
-                    : part.shape[5],
-                ] += part
+                in_tile = in_row[..., right * columns.tile : (right + 1) * columns.tile, :]
+                row_sums[:, :, :, :, right : right + num_columns, : in_tile.shape[-2]] += in_tile
         x, target = self._inside(
             sums.flatten(4, 5).flatten(2, 3),
             rows.keys(self.rows),
@@ -325,40 +327,41 @@ class _Part:
 
     def unflatten(self, x: Tensor) -> Tensor:
         """(tiles, m, n) -> (batch, num_heads, tile rows, tile columns, m, n)."""
-        rows = self.rows.stop - self.rows.start
         return x.unflatten(
-            0, (self.samples.stop - self.samples.start, -1, rows, self.tiles.columns.count)
+            0, (length(self.samples), -1, length(self.rows), self.tiles.columns.count)
         )
 
-    def _take(
+    def _crop(
         self, x: Tensor, rows: tuple[int, int], columns: tuple[int, int], outside: float = 0.0
     ) -> Tensor:
-        """The part of a map, with a value outside it."""
+        """Cut some rows and columns, each from a first to one behind the last, out of a map.
+
+        They may reach beyond the map, where there is the value ``outside``.
+        """
         height, width = x.shape[2:4]
-        x = x[self.samples, :, max(0, rows[0]) : rows[1]].to(precision(x))
+        x = x[self.samples, :, max(0, rows[0]) : rows[1]].to(compute_dtype(x))
+        column_padding = -columns[0], columns[1] - width
+        row_padding = max(0, -rows[0]), max(0, rows[1] - height)
         # With the heads last, there is more to copy at a time.
-        return F.pad(
-            x.movedim(1, 3),
-            (
-                0,
-                0,
-                0,
-                0,
-                -columns[0],
-                columns[1] - width,
-                max(0, -rows[0]),
-                max(0, rows[1] - height),
-            ),
-            value=outside,
-        ).movedim(3, 1)
+        x = F.pad(x.movedim(1, 3), (0, 0, 0, 0, *column_padding, *row_padding), value=outside)
+        return x.movedim(3, 1)
 
     def _inside(
         self, x: Tensor, rows: tuple[int, int], columns_before: int, target: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The common part of a map, ``target``, and ``x``, some rows with columns before them."""
+        """Crop ``x`` and a map, ``target``, to what they have in common.
+
+        Args:
+            x: Tensor[samples, num_heads, height, width, n].
+            rows: The first row of ``x`` on the map, which may be negative, and one behind its last.
+            columns_before: How many columns of ``x`` lie before the map.
+            target: Tensor[batch, num_heads, height, width, n], the map.
+
+        Returns:
+            The two, of equal shapes; views.
+        """
         width = target.shape[3]
         target = target[self.samples, :, max(0, rows[0]) : rows[1]]
         above = max(0, -rows[0])
-        return x[
-            :, :, above : above + target.shape[2], columns_before : columns_before + width
-        ], target
+        x = x[:, :, above : above + target.shape[2], columns_before : columns_before + width]
+        return x, target

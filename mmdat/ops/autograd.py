@@ -1,0 +1,85 @@
+"""What the custom operators share: how they are differentiated and where they write.
+
+Each operator takes query, key, value and further tensors, and returns the output and, for its
+backward pass, the base-2 log-sum-exp of each query's logits. It is opaque to ``torch.compile``,
+which learns the shapes of its results from the ``empty_*`` functions here.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import CustomOpDef
+
+from .reference import compute_dtype
+
+
+def make_differentiable(
+    operator: CustomOpDef, gradients: Callable[..., tuple[Tensor, ...]]
+) -> None:
+    """Register the backward pass of a custom operator.
+
+    Args:
+        operator: Takes tensors, returns the output and the log-sum-exp.
+        gradients: Called as ``gradients(grad_out, out, lse, *tensors)``; returns a gradient for
+            each of the tensors.
+    """
+
+    def save_for_backward(
+        ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]
+    ) -> None:
+        ctx.save_for_backward(*output, *inputs)
+
+    def backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+        return gradients(grad_out, *ctx.saved_tensors)
+
+    operator.register_autograd(backward, setup_context=save_for_backward)
+
+
+def compute_delta(grad_out: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:
+    """Compute delta = rowsum(grad_out * out), as FlashAttention calls it.
+
+    The gradient of a logit is its weight times (the gradient of the weight - delta).
+
+    Args:
+        grad_out: Tensor[..., value_dim].
+        out: Tensor[..., value_dim].
+        dtype: Of the product and the sum.
+
+    Returns:
+        Tensor[..., 1].
+    """
+    return (grad_out.to(dtype) * out).sum(-1, keepdim=True)
+
+
+def empty_map(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Allocate a map whose channels lie together in memory, as in channels-last format.
+
+    Args:
+        x: Whose dtype and device the map takes.
+        shape: (batch, num_heads, height, width, head_dim).
+
+    Returns:
+        Tensor[batch, num_heads, height, width, head_dim], a view of a contiguous
+        Tensor[batch, height, width, num_heads, head_dim].
+    """
+    batch, num_heads, height, width, head_dim = shape
+    return x.new_empty(batch, height, width, num_heads, head_dim).movedim(3, 1)
+
+
+def empty_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Allocate the output of an operator and the log-sum-exp of its logits."""
+    out = empty_map(value, (*query.shape[:-1], value.shape[-1]))
+    return out, query.new_empty(query.shape[:-1], dtype=compute_dtype(query))
+
+
+def empty_gradients(
+    query: Tensor, key: Tensor, value: Tensor, locations: Tensor, table: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Allocate the gradients of the inputs of deformable attention."""
+    grad_key, grad_value, grad_locations, grad_table = (
+        torch.empty_like(x, memory_format=torch.contiguous_format)
+        for x in (key, value, locations, table)
+    )
+    return empty_map(query, query.shape), grad_key, grad_value, grad_locations, grad_table

@@ -1,0 +1,112 @@
+"""Where queries and keys lie on the map, and what is sampled there (DAT, arXiv 2201.00520, section
+3.2).
+
+A location is (y, x), with -1 and 1 at the centers of the first and last position of an axis.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..reference import compute_dtype
+
+
+def relative_position_bias(
+    query_points: Tensor, sampling_locations: Tensor, table: Tensor
+) -> Tensor:
+    """Sample the bias table bilinearly at half of (query - key), zero outside (DAT, equation 9).
+
+    Args:
+        query_points: Tensor[num_queries, 2], (y, x) in [-1, 1].
+        sampling_locations: Tensor[batch, groups, num_keys, 2], (y, x) of the keys.
+        table: Tensor[num_heads, table_height, table_width].
+
+    Returns:
+        Tensor[batch, num_heads, num_queries, num_keys], in float32 or better.
+    """
+    batch, groups = sampling_locations.shape[:2]
+    dtype = compute_dtype(table)
+    displacement = (query_points[:, None] - sampling_locations[:, :, None]) / 2
+    bias = F.grid_sample(
+        table.to(dtype).unflatten(0, (groups, -1)).repeat(batch, 1, 1, 1),
+        displacement.to(dtype).flatten(0, 1).flip(-1),
+        align_corners=True,
+    )
+    return bias.unflatten(0, (batch, groups)).flatten(1, 2)
+
+
+def sample_at(x: Tensor, sampling_locations: Tensor) -> Tensor:
+    """Sample a feature map bilinearly at each group's own locations, zero outside.
+
+    Args:
+        x: Tensor[batch, channels, height, width]; the channels are split over the groups in order.
+        sampling_locations: Tensor[batch, groups, key_height, key_width, 2], (y, x) with -1 and 1
+            at the centers of the first and last position of an axis.
+
+    Returns:
+        Tensor[batch, channels, key_height, key_width] in the dtype of ``x``.
+
+    Example:
+        >>> sample_at(torch.rand(1, 6, 8, 8), torch.zeros(1, 2, 3, 4, 2)).shape
+        torch.Size([1, 6, 3, 4])
+    """
+    batch, groups = sampling_locations.shape[:2]
+    dtype = compute_dtype(x)
+    sampled = F.grid_sample(
+        x.to(dtype).unflatten(1, (groups, -1)).flatten(0, 1),
+        sampling_locations.to(dtype).flatten(0, 1).flip(-1),
+        align_corners=True,
+    )
+    return sampled.unflatten(0, (batch, groups)).flatten(1, 2).to(x.dtype)
+
+
+def grid_points(
+    height: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Positions of a map as (y, x): -1 for the first, 1 for the last, 0 on an axis of size 1.
+
+    Returns:
+        Tensor[height, width, 2].
+
+    Example:
+        >>> grid_points(1, 3)[0].tolist()
+        [[0.0, -1.0], [0.0, 0.0], [0.0, 1.0]]
+    """
+    y, x = (axis_points(size, device=device, dtype=dtype) for size in (height, width))
+    return torch.stack(torch.meshgrid(y, x, indexing='ij'), dim=-1)
+
+
+def reference_points(
+    height: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Where the keys lie before they are offset, as (y, x): ``(i + 0.5) / (size - 1) * 2 - 1``.
+
+    The divisor is ``size - 1``, as published, so the last point lies past 1. On an axis of size 1
+    the coordinate is 0.
+
+    Returns:
+        Tensor[height, width, 2].
+
+    Example:
+        >>> reference_points(1, 3)[0].tolist()
+        [[0.0, -0.5], [0.0, 0.5], [0.0, 1.5]]
+    """
+    y, x = (axis_points(size, 0.5, device=device, dtype=dtype) for size in (height, width))
+    return torch.stack(torch.meshgrid(y, x, indexing='ij'), dim=-1)
+
+
+def axis_points(
+    size: int,
+    shift: float = 0.0,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Coordinates of an axis: ``(i + shift) / (size - 1) * 2 - 1``, or 0 if its size is 1.
+
+    Returns:
+        Tensor[size].
+    """
+    if size == 1:
+        return torch.zeros(1, device=device, dtype=dtype)
+    return (torch.arange(size, device=device, dtype=dtype) + shift) / (size - 1) * 2 - 1

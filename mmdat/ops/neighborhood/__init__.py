@@ -1,0 +1,1 @@
+"""Neighborhood attention: ``api`` is the door, the other modules are its implementations."""

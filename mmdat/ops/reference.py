@@ -1,0 +1,32 @@
+"""Attention as the plain equation, which every dense implementation comes to."""
+
+import torch
+from torch import Tensor
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which positions, biases and softmax are computed: float32 or better."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def dense_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
+) -> Tensor:
+    """Compute ``softmax(scale * query @ key^T + bias) @ value``, holding all logits.
+
+    Args:
+        query: Tensor[..., num_queries, head_dim].
+        key: Tensor[..., num_keys, head_dim].
+        value: Tensor[..., num_keys, value_dim].
+        bias: Tensor[..., num_queries, num_keys] or None.
+        scale: Factor of the products of queries and keys.
+
+    Returns:
+        Tensor[..., num_queries, value_dim] in the dtype of ``value``. The softmax is computed in
+        float32 or better.
+    """
+    logits = scale * query @ key.mT
+    logits = logits.to(compute_dtype(logits))
+    if bias is not None:
+        logits = logits + bias
+    return logits.softmax(-1).to(value.dtype) @ value

@@ -1,0 +1,78 @@
+"""Which implementation runs is what the caller chose, or the fastest that can."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmdat.ops import deformable_attention, prefer_implementation, window_attention
+from mmdat.ops.deformable import api
+
+NUM_LOGITS = 2 * 2 * 3 * 5 * 3
+
+
+@pytest.fixture
+def inputs() -> list[Tensor]:
+    """Inputs of deformable attention with ``NUM_LOGITS`` logits."""
+    shapes = (2, 2, 3, 5, 2), (2, 2, 3, 2), (2, 2, 3, 2), (2, 2, 3, 2), (2, 4, 7)
+    return [torch.zeros(shape) for shape in shapes]
+
+
+@pytest.fixture
+def tiled_calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The queries of each call of tiled deformable attention."""
+    calls: list[Tensor] = []
+
+    def record(query: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        calls.append(query)
+        return query, None
+
+    monkeypatch.setattr(api, 'tiled_deformable_attention', record)
+    return calls
+
+
+def test_auto_is_dense_for_small_maps_alone(
+    inputs: list[Tensor], tiled_calls: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, 'DENSE_LOGITS', NUM_LOGITS)
+    deformable_attention(*inputs)
+    assert not tiled_calls
+    monkeypatch.setattr(api, 'DENSE_LOGITS', NUM_LOGITS - 1)
+    deformable_attention(*inputs)
+    assert len(tiled_calls) == 1
+
+
+def test_auto_stands_for_what_is_preferred(inputs: list[Tensor], tiled_calls: list[Tensor]) -> None:
+    with prefer_implementation('tiled'):
+        deformable_attention(*inputs)
+        deformable_attention(*inputs, implementation='dense')
+        window_attention(*torch.zeros(3, 1, 1, 2, 2, 1), 2)  # has no such implementation
+    deformable_attention(*inputs)
+    assert len(tiled_calls) == 1
+
+
+def test_what_cannot_run_here_is_not_preferred(inputs: list[Tensor]) -> None:
+    inputs = [x.double() for x in inputs]  # which no kernel takes
+    with prefer_implementation('fused'):
+        assert deformable_attention(*inputs).shape == inputs[0].shape
+
+
+def test_only_an_implementation_can_be_preferred() -> None:
+    with (
+        pytest.raises(ValueError, match="'flash': choose from auto, dense, tiled, fused"),
+        prefer_implementation('flash'),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    'implementation, sentence',
+    [
+        ('flash', "no implementation 'flash': choose from auto, dense, tiled"),
+        ('fused', "cannot run its implementation 'fused': "),
+    ],
+)
+def test_an_implementation_that_cannot_run_is_refused(
+    inputs: list[Tensor], implementation: str, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        deformable_attention(*(x.double() for x in inputs), implementation=implementation)
