@@ -41,7 +41,6 @@ def test_a_classifier_has_the_published_number_of_parameters(path: Path) -> None
         model = build(cfg)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == PARAMETERS[path.stem.removesuffix('_in1k')]
-    assert len(path.read_text().splitlines()) <= 12
 
 
 @pytest.mark.parametrize('name', ['dat_t', 'dat_pp_t', 'scalablevit_s'])

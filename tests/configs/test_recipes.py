@@ -1,6 +1,7 @@
 """The configs train as the papers say."""
 
 import re
+from typing import Any
 
 import pytest
 from helpers import zoo
@@ -51,6 +52,8 @@ HEADS = [
     'upernet_dat_t_ade20k',
     'semantic_fpn_scalablevit_s_ade20k',
 ]
+# A plain ViT's maps have one size, so that it needs a neck; FSDP is for several GPUs.
+OTHER_MODELS = ('upernet_vit_b_ade20k', 'cascade_mask_rcnn_dat_pp_b_3x_fsdp_coco')
 SLOW_BACKBONES = ('dino', 'detr', 'mask2former')
 
 
@@ -113,6 +116,28 @@ def test_in1k(name: str) -> None:
     assert cfg.train_cfg.max_epochs == (30 if fine_tuning else 300)
     assert images_a_step(cfg) == 1024
     assert cfg.optim_wrapper.clip_grad.max_norm == 5
+
+
+def test_configs_of_a_head_differ_in_the_backbone_and_its_widths_alone() -> None:
+    family = r'(\w*(?:rcnn|retinanet|upernet|fpn|mask2former|dino))_\w+?(_3x)?_(coco|ade20k)'
+    first: dict[Any, str] = {}
+    for name in NAMES:
+        if name in OTHER_MODELS or not (match := re.fullmatch(family, name)):
+            continue
+        other = first.setdefault(match.groups(), name)
+        assert everything_but_the_backbone(load(name)) == everything_but_the_backbone(
+            load(other)
+        ), f'{name} differs from {other}'
+    assert len(first) >= 11
+
+
+def everything_but_the_backbone(cfg: Config) -> dict[str, Any]:
+    """Copy a config without ``model.backbone``, the input widths of heads, and constants."""
+    rest = {key: value for key, value in cfg.to_dict().items() if not key.isupper()}
+    del rest['model']['backbone']
+    for part in ('neck', 'decode_head', 'auxiliary_head', 'panoptic_head'):
+        rest['model'].get(part, {}).pop('in_channels', None)
+    return rest
 
 
 @pytest.mark.parametrize('name', HEADS)

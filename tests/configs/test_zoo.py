@@ -39,9 +39,3 @@ def test_a_config_trains_and_is_tested(
     assert math.isfinite(steps.loss)
     # COCO's metrics are -1 for sizes of objects that there are none of.
     assert all(-1 <= value <= 100 for value in steps.metrics.values())
-
-
-def test_a_leaf_says_what_is_its_own_alone() -> None:
-    for path in zoo.CONFIGS.glob('*.py'):
-        lines = path.read_text().splitlines()
-        assert len(lines) <= 15, path
