@@ -1,1 +1,1 @@
-_base_ = ['./cascade_mask_rcnn_dat_pp_b_3x_coco.py', './_base_/fsdp.py']
+_base_ = ['./cascade_mask_rcnn_dat_pp_b_3x_coco.py', './_base_/runtime/fsdp.py']

@@ -1,4 +1,8 @@
-_base_ = '_base_/in1k_384.py'
+_base_ = [
+    './_base_/models/classifier.py', './_base_/datasets/in1k_384.py',
+    './_base_/schedules/in1k_384.py', './_base_/runtime/mmpretrain.py',
+]
 model = dict(
-    backbone=dict(type='mmdat.DAT', arch='base_384', drop_path_rate=0.5),
+    backbone=dict(
+        type='mmdat.DAT', arch='base_384', drop_path_rate=0.5, pretrain_img_size=384),
     head=dict(in_channels=1024))

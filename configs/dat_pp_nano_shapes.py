@@ -1,5 +1,8 @@
 # The demo of classification: minutes on two cores.
-_base_ = ['./_base_/shapes_classify.py', './_base_/fan_in.py']
+_base_ = [
+    './_base_/models/fan_in.py', './_base_/datasets/shapes_classify.py',
+    './_base_/schedules/shapes_classify.py', './_base_/runtime/mmpretrain.py',
+]
 model = dict(
     type='ImageClassifier',
     backbone=dict(
@@ -12,3 +15,6 @@ model = dict(
         init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),
         loss=dict(type='CrossEntropyLoss'),
         topk=(1,)))
+default_hooks = dict(
+    logger=dict(interval=25), checkpoint=dict(interval=_base_.EPOCHS, max_keep_ckpts=1))
+randomness = dict(seed=0)

@@ -1,4 +1,20 @@
-_base_ = './_base_/detr.py'
+# DETR as in mmdet.
+_base_ = [
+    'mmdet::detr/detr_r50_8xb2-150e_coco.py',
+    './_base_/datasets/coco_loading.py', './_base_/runtime/checks.py',
+]
+custom_imports = dict(imports=['mmdat'], allow_failed_imports=False)
 model = dict(
-    backbone=dict(arch='tiny', drop_path_rate=0.2),
+    backbone=dict(
+        _delete_=True, type='mmdat.DATPlusPlus', arch='tiny', out_indices=(3,),
+        drop_path_rate=0.2),
     neck=dict(in_channels=[512]))
+train_pipeline = _base_.train_pipeline
+train_pipeline[0].update(type='mmdat.LoadImageFromFile', skip_broken=True)
+test_pipeline = _base_.test_pipeline
+test_pipeline[0].update(type='mmdat.LoadImageFromFile')
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **_base_.COCO))
+val_dataloader = test_dataloader = dict(dataset=dict(pipeline=test_pipeline, **_base_.COCO))
+val_evaluator = test_evaluator = _base_.COCO_VAL
+optim_wrapper = dict(constructor='mmdat.BackboneDecayConstructor')
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))

@@ -1,4 +1,4 @@
-_base_ = './_base_/mask2former_ade20k.py'
+_base_ = './mask2former_dat_pp_t_ade20k.py'
 model = dict(
     backbone=dict(arch='small', drop_path_rate=0.5),
     decode_head=dict(in_channels=[96, 192, 384, 768]))

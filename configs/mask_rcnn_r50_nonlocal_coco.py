@@ -1,7 +1,7 @@
 # A block in each of the six residual blocks of stage 4 (conv4_x), as mmdet places plugins.
 _base_ = [
-    './_base_/mask_rcnn.py', './_base_/coco_instance.py', './_base_/coco_1x.py',
-    './_base_/default_runtime.py'
+    './_base_/models/mask_rcnn.py', './_base_/datasets/coco_instance.py',
+    './_base_/schedules/coco_1x.py', './_base_/runtime/mmdet.py',
 ]
 model = dict(
     backbone=dict(

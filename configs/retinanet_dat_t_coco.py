@@ -1,6 +1,6 @@
 _base_ = [
-    './_base_/retinanet.py', './_base_/coco_detection.py', './_base_/retinanet_1x.py',
-    './_base_/default_runtime.py'
+    './_base_/models/retinanet.py', './_base_/datasets/coco_detection.py',
+    './_base_/schedules/retinanet_1x.py', './_base_/runtime/mmdet.py',
 ]
 model = dict(
     backbone=dict(type='mmdat.DAT', arch='tiny', drop_path_rate=0.2),

@@ -1,4 +1,7 @@
-_base_ = '_base_/in1k_scalablevit.py'
+_base_ = [
+    './_base_/models/classifier_scalablevit.py', './_base_/datasets/in1k.py',
+    './_base_/schedules/in1k.py', './_base_/runtime/mmpretrain.py',
+]
 model = dict(
     backbone=dict(arch='base', drop_path_rate=0.5),
     head=dict(in_channels=768))

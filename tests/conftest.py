@@ -22,8 +22,8 @@ CONFIGS = Path(__file__).parents[1] / 'configs'
 # What a user writes for data of their own: Mask R-CNN on the shared parts.
 CONFIG = """
 _base_ = [
-    '{configs}/_base_/mask_rcnn.py', '{configs}/_base_/coco_instance.py',
-    '{configs}/_base_/coco_1x.py', '{configs}/_base_/default_runtime.py'
+    '{configs}/_base_/models/mask_rcnn.py', '{configs}/_base_/datasets/coco_instance.py',
+    '{configs}/_base_/schedules/coco_1x.py', '{configs}/_base_/runtime/mmdet.py'
 ]
 model = dict(
     backbone=dict(arch='nano'),

@@ -1,12 +1,11 @@
 """How the house is built: imports go one way."""
 
-import ast
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.imports import ROOT, imported_modules
 
-ROOT = Path(__file__).parents[1]
 # Each layer may import itself and those before it.
 LAYERS = [
     'ops',
@@ -28,23 +27,6 @@ def relative_path(path: Path) -> str:
 
 def layer_of(package: str) -> int | None:
     return next((i for i, layer in enumerate(LAYERS) if package in layer.split()), None)
-
-
-def imported_modules(path: Path) -> set[str]:
-    """Absolute names of all that a file imports, inside functions too.
-
-    Of ``from a import b``, where b may be a module, it is ``a.b``.
-    """
-    package = path.relative_to(ROOT).with_suffix('').parts[:-1]
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            parent = package[: len(package) - node.level + 1] if node.level else ()
-            module = [*parent, *filter(None, [node.module])]
-            names |= {'.'.join([*module, alias.name]) for alias in node.names}
-    return names
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'mmdat').rglob('*.py')), ids=relative_path)

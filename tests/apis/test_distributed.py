@@ -41,9 +41,9 @@ default_hooks = dict(checkpoint=dict(interval={epochs}), logger=dict(interval=1)
 randomness = dict(seed=0)
 """
 
-SHARDED = "_base_ = ['./config.py', '{configs}/_base_/fsdp.py']"
+SHARDED = "_base_ = ['./config.py', '{configs}/_base_/runtime/fsdp.py']"
 SHARDED_DETECTOR = """
-_base_ = ['./small.py', '{configs}/_base_/fsdp.py']
+_base_ = ['./small.py', '{configs}/_base_/runtime/fsdp.py']
 model = dict(backbone=dict(arch='nano'), neck=dict(in_channels=[16, 32, 64, 128]))
 train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=1, val_interval=1)
 default_hooks = dict(checkpoint=dict(_delete_=True, type='CheckpointHook'))

@@ -1,9 +1,10 @@
 """The configs train as the papers say."""
 
 import re
+from typing import Any
 
 import pytest
-from helpers import zoo
+from helpers.configs import NAMES, load
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import TRANSFORMS, DefaultScope
@@ -39,7 +40,6 @@ DROP_PATH = {
     'scalablevit_b_in1k': 0.5,
     'scalablevit_l_in1k': 0.5,
 }
-NAMES = sorted(path.stem for path in zoo.CONFIGS.glob('*.py'))
 # One of each head whose parameters have rules of their own.
 HEADS = [
     'retinanet_dat_pp_t_coco',
@@ -51,11 +51,9 @@ HEADS = [
     'upernet_dat_t_ade20k',
     'semantic_fpn_scalablevit_s_ade20k',
 ]
+# A plain ViT's maps have one size, so that it needs a neck; FSDP is for several GPUs.
+OTHER_MODELS = ('upernet_vit_b_ade20k', 'cascade_mask_rcnn_dat_pp_b_3x_fsdp_coco')
 SLOW_BACKBONES = ('dino', 'detr', 'mask2former')
-
-
-def load(name: str) -> Config:
-    return Config.fromfile(zoo.CONFIGS / f'{name}.py')
 
 
 def optimizer(cfg: Config) -> dict[str, float]:
@@ -78,6 +76,7 @@ def test_coco(name: str) -> None:
     cfg = load(name)
     assert optimizer(cfg) == dict(lr=5e-5 if 'retinanet' in name else 1e-4, weight_decay=0.05)
     assert images_a_step(cfg) == 16 == 8 * cfg.train_dataloader.batch_size
+    assert not cfg.auto_scale_lr.enable
     warm_up, steps = cfg.param_scheduler
     assert (warm_up.start_factor, warm_up.end) == (0.001, 500)
     epochs, milestones = (36, [27, 33]) if '_3x_' in name else (12, [8, 11])
@@ -115,6 +114,28 @@ def test_in1k(name: str) -> None:
     assert cfg.optim_wrapper.clip_grad.max_norm == 5
 
 
+def test_configs_of_a_head_differ_in_the_backbone_and_its_widths_alone() -> None:
+    family = r'(\w*(?:rcnn|retinanet|upernet|fpn|mask2former|dino))_\w+?(_3x)?_(coco|ade20k)'
+    first: dict[Any, str] = {}
+    for name in NAMES:
+        if name in OTHER_MODELS or not (match := re.fullmatch(family, name)):
+            continue
+        other = first.setdefault(match.groups(), name)
+        assert everything_but_the_backbone(load(name)) == everything_but_the_backbone(
+            load(other)
+        ), f'{name} differs from {other}'
+    assert len(first) >= 11
+
+
+def everything_but_the_backbone(cfg: Config) -> dict[str, Any]:
+    """Copy a config without ``model.backbone``, the input widths of heads, and constants."""
+    rest = {key: value for key, value in cfg.to_dict().items() if not key.isupper()}
+    del rest['model']['backbone']
+    for part in ('neck', 'decode_head', 'auxiliary_head', 'panoptic_head'):
+        rest['model'].get(part, {}).pop('in_channels', None)
+    return rest
+
+
 @pytest.mark.parametrize('name', HEADS)
 def test_norms_and_bias_tables_of_the_backbone_have_no_decay(name: str) -> None:
     cfg = load(name)
@@ -148,6 +169,17 @@ def test_augmented_testing_is_around_the_size_of_plain_testing(name: str) -> Non
     assert plain.scale == resizes[2].scale and plain.keep_ratio == resizes[2].keep_ratio
     with DefaultScope.overwrite_default_scope('mmseg'):
         assert len(TRANSFORMS.build(cfg.tta_pipeline[-1]).subroutines) == 12
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('mask_rcnn_')])
+def test_augmented_testing_of_detectors_adds_a_flip_to_plain_testing(name: str) -> None:
+    cfg = load(name)
+    assert cfg.tta_model.type == 'mmdat.InstanceTTAModel'
+    [resize], flips, _, [pack] = cfg.tta_pipeline[-1].transforms
+    assert resize == cfg.test_pipeline[1]
+    assert set(pack.meta_keys) == {*cfg.test_pipeline[-1].meta_keys, 'flip', 'flip_direction'}
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        assert len(TRANSFORMS.build(cfg.tta_pipeline[-1]).subroutines) == len(flips) == 2
 
 
 def test_detectors_of_boxes_need_no_masks_for_augmented_testing() -> None:

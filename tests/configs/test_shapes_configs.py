@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.configs import CONFIGS, load
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -16,7 +17,6 @@ from mmdat.datasets.shapes_segment import write_shapes_segment
 from mmdat.models import DATPlusPlus, ScalableViT
 from mmdat.registry import TRANSFORMS
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
 IN_PROCESS: dict[str, Any] = dict(num_workers=0, persistent_workers=False, batch_size=2)
 TWO_ITERATIONS = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=2)
 # Environment variable, what draws the data, and configs with their backbones.
@@ -61,15 +61,17 @@ def test_two_iterations_have_a_finite_loss(
 
 
 def test_the_segmentor_is_tested_on_an_image_and_its_mirror_image() -> None:
-    cfg = Config.fromfile(CONFIGS / 'upernet_dat_pp_nano_shapes.py')
+    cfg = load('upernet_dat_pp_nano_shapes')
     assert cfg.tta_model.type == 'SegTTAModel'
     with DefaultScope.overwrite_default_scope('mmseg'):
         assert len(TRANSFORMS.build(cfg.tta_pipeline[-1]).subroutines) == 2
 
 
-@pytest.mark.parametrize('name', ['upernet_dat_pp_nano_shapes', 'dat_pp_nano_shapes'])
+@pytest.mark.parametrize(
+    'name', ['mask_rcnn_dat_pp_nano_shapes', 'upernet_dat_pp_nano_shapes', 'dat_pp_nano_shapes']
+)
 def test_learning_rate_can_be_scaled_and_runs_repeated(name: str) -> None:
-    cfg = Config.fromfile(CONFIGS / f'{name}.py')
+    cfg = load(name)
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=cfg.train_dataloader.batch_size)
     assert cfg.randomness.seed == 0
     assert dict(type='mmdat.CheckFitHook') in cfg.custom_hooks
@@ -77,8 +79,7 @@ def test_learning_rate_can_be_scaled_and_runs_repeated(name: str) -> None:
 
 def test_the_demo_with_scalablevit_differs_in_the_backbone_alone() -> None:
     demo, other = (
-        Config.fromfile(CONFIGS / f'mask_rcnn_{name}_nano_shapes.py').to_dict()
-        for name in ('dat_pp', 'scalablevit')
+        load(f'mask_rcnn_{name}_nano_shapes').to_dict() for name in ('dat_pp', 'scalablevit')
     )
     assert other['model']['backbone'] == dict(type='mmdat.ScalableViT', arch='nano')
     other['model']['backbone'] = demo['model']['backbone']

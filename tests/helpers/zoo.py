@@ -199,6 +199,8 @@ def _take_few_proposals(value: Any) -> None:
             value.update(num=16)
         if 'max_per_img' in value:
             value.update(max_per_img=20)
+        if 'score_thr' in value:
+            value.update(score_thr=0.0)  # random weights score lower than any threshold
         value = list(value.values())
     for item in value if isinstance(value, (list, tuple)) else ():
         _take_few_proposals(item)

@@ -1,4 +1,4 @@
-# The optimizer of the demos; what tells the data says the learning rate and for how long.
+# The optimizer of the demos; each task's schedule says the learning rate and for how long.
 WARM_UP = dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50)
 optim_wrapper = dict(
     type='OptimWrapper',

@@ -1,5 +1,5 @@
 # ScalableViT's head has a hidden layer.
-_base_ = 'in1k.py'
+_base_ = './classifier.py'
 model = dict(
     backbone=dict(type='mmdat.ScalableViT'),
     head=dict(

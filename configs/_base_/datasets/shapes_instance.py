@@ -1,7 +1,6 @@
-# Made drawings of shapes with masks (tools/make_shapes.py), shown to the network at three quarters
-# of their size, and how long to train on them. The folder comes from the environment variable
-# SHAPES_ROOT.
-_base_ = ['./coco_instance.py', './default_runtime.py', './shapes_schedule.py']
+# Synthetic drawings of shapes with masks (tools/make_shapes.py), shown to the network at three
+# quarters of their size. The folder comes from the environment variable SHAPES_ROOT.
+_base_ = './coco_instance.py'
 data_root = '{{$SHAPES_ROOT:data/shapes}}/'
 
 SCALE = (192, 192)
@@ -44,17 +43,3 @@ tta_pipeline = [
         [dict(type='PackDetInputs', meta_keys={{_base_.TTA_META_KEYS}})],
     ]),
 ]
-
-EPOCHS = 7
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=EPOCHS, val_interval=EPOCHS)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-optim_wrapper = dict(optimizer=dict(lr=3e-3))
-auto_scale_lr = dict(enable=False, base_batch_size=2)
-param_scheduler = [
-    {{_base_.WARM_UP}},
-    dict(type='CosineAnnealingLR', T_max=EPOCHS, eta_min=1e-5, convert_to_iter_based=True),
-]
-default_hooks = dict(
-    logger=dict(interval=25), checkpoint=dict(interval=EPOCHS, max_keep_ckpts=1))
-randomness = dict(seed=0)

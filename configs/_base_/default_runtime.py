@@ -1,4 +1,0 @@
-_base_ = 'mmdet::_base_/default_runtime.py'
-custom_imports = dict(imports=['mmdat'], allow_failed_imports=False)
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
-custom_hooks = [dict(type='mmdat.CheckFitHook'), dict(type='mmdat.CountBrokenImagesHook')]
