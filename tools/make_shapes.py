@@ -42,7 +42,7 @@ def layout(task: str) -> tuple[Callable[[Path, ShapesParameters], None], ShapesP
     if task not in LAYOUTS:
         raise UserError(f'--task {task} is none: give one of {enumerate_names(LAYOUTS)}')
     try:  # each needs another package of OpenMMLab
-        module = import_module(f'mmdat.datasets.shapes_{LAYOUTS[task]}')
+        module = import_module(f'mmdat.datasets.shapes.{LAYOUTS[task]}')
     except ImportError as error:
         raise UserError(f'--task {task} cannot be drawn without a package: {error}') from error
     return getattr(module, f'write_shapes_{LAYOUTS[task]}'), module.DEFAULT_PARAMETERS

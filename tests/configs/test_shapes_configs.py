@@ -11,8 +11,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmdat.datasets import ShapesParameters, write_shapes_coco
-from mmdat.datasets.shapes_classify import write_shapes_classify
-from mmdat.datasets.shapes_segment import write_shapes_segment
+from mmdat.datasets.shapes.classify import write_shapes_classify
+from mmdat.datasets.shapes.segment import write_shapes_segment
 from mmdat.models import DATPlusPlus, ScalableViT
 from mmdat.registry import TRANSFORMS
 

@@ -26,10 +26,10 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from pycocotools import mask as mask_api
 
+from mmdat.analysis.flops import count_complexity
+from mmdat.analysis.model import image_shape
 from mmdat.apis import train
-from mmdat.apis.analysis import image_shape
-from mmdat.apis.complexity import count_complexity
-from mmdat.datasets.shapes import draw_scene
+from mmdat.datasets.shapes.drawing import draw_scene
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SIZE = 128

@@ -19,11 +19,12 @@ from mmengine.runner import load_checkpoint
 from rich.console import Console
 from rich.table import Table
 
+from mmdat.apis.explain import explained
+from mmdat.apis.toolboxes import toolbox_of
 from mmdat.errors import UserError, reason
 
-from .analysis import build_model, image_shape, made_batch, refuse_shape
-from .explain import explained
-from .toolboxes import toolbox_of
+from .model import build_model, image_shape, refuse_shape
+from .synthetic import synthetic_batch
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def measure_speed(
             _load_weights(model, checkpoint)
             model.to(on)
             run = _training_step(model, cfg, amp) if train else _inference(model, on, amp)
-        batch = made_batch(cfg, batch_size, shape)
+        batch = synthetic_batch(cfg, batch_size, shape)
         with refuse_shape(shape):
             seconds = [_time(run, copy.deepcopy(batch), on) for _ in range(warmup + repeats)]
     return Speed(

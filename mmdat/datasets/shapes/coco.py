@@ -9,9 +9,9 @@ from pycocotools import mask as mask_api
 
 from mmdat.registry import DATASETS
 
-from .coco import CocoDataset
-from .shapes import METAINFO
-from .shapes_files import SPLITS, ShapesParameters, draw_scenes, write_image, write_shapes
+from ..coco import CocoDataset
+from .drawing import METAINFO
+from .files import SPLITS, ShapesParameters, draw_scenes, write_image, write_shapes
 
 DEFAULT_PARAMETERS = ShapesParameters()
 
@@ -27,7 +27,7 @@ def write_shapes_coco(root: str | Path, parameters: ShapesParameters | None = No
     """Draw a data set in COCO's layout, unless it is there already.
 
     Writes ``train/*.jpg``, ``val/*.jpg`` and ``annotations/instances_{train,val}.json`` with masks
-    as run lengths, as :func:`mmdat.datasets.shapes_files.write_shapes` does.
+    as run lengths, as :func:`mmdat.datasets.shapes.files.write_shapes` does.
 
     Raises:
         UserError: If ``root`` holds anything else or cannot be written; before anything is drawn.

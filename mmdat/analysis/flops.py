@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmdat.ops.flop_formulas  # noqa: F401  so that mmdat's operators are counted
+from mmdat.apis.explain import explained
+from mmdat.apis.toolboxes import toolbox_of
 from mmdat.ops import prefer_implementation
 
-from .analysis import build_model, image_shape, made_batch, refuse_shape
-from .explain import explained
-from .toolboxes import toolbox_of
+from .model import build_model, image_shape, refuse_shape
+from .synthetic import synthetic_batch
 
 # Of an image, as MMDetection counts them for Mask R-CNN, and counted them for Cascade Mask R-CNN
 # when the papers did; its 3.x masks all 1000 proposals of the latter.
@@ -68,7 +69,7 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
             _mask_few(model.roi_head.mask_head)
         if toolbox_of(cfg).name == 'mmseg':
             model.test_cfg['mode'] = 'whole'
-        batch = model.data_preprocessor(made_batch(cfg, 1, shape))
+        batch = model.data_preprocessor(synthetic_batch(cfg, 1, shape))
     # Mask2Former of mmsegmentation has no mode 'tensor'.
     mode = 'predict' if toolbox_of(cfg).name == 'mmseg' else 'tensor'
     # Fused attention would be counted with the zeros that fill up values to the width of keys.

@@ -8,8 +8,8 @@ from mmseg.datasets import BaseSegDataset
 
 from mmdat.registry import DATASETS
 
-from .shapes import METAINFO, Scene
-from .shapes_files import ShapesParameters, draw_scenes, write_image, write_shapes
+from .drawing import METAINFO, Scene
+from .files import ShapesParameters, draw_scenes, write_image, write_shapes
 
 DEFAULT_PARAMETERS = ShapesParameters(train=4000, val=200, size=128)
 # Large, and few distractors: else what is no ground is learned in minutes, but not its shape.
@@ -42,7 +42,7 @@ def write_shapes_segment(root: str | Path, parameters: ShapesParameters | None =
 
     Writes ``images/{training,validation}/*.jpg`` and ``annotations/{training,validation}/*.png``,
     whose pixels are 1 on the ground and 2 to 5 on figures, as
-    :func:`mmdat.datasets.shapes_files.write_shapes` does.
+    :func:`mmdat.datasets.shapes.files.write_shapes` does.
 
     Raises:
         UserError: If ``root`` holds anything else or cannot be written; before anything is drawn.

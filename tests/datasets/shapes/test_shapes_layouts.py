@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from mmdat.datasets import ShapesParameters
-from mmdat.datasets.shapes import METAINFO, draw_scene
-from mmdat.datasets.shapes_classify import ShapesClassifyDataset, write_shapes_classify
-from mmdat.datasets.shapes_segment import LARGE_FIGURES, ShapesSegmentDataset, write_shapes_segment
+from mmdat.datasets.shapes.classify import ShapesClassifyDataset, write_shapes_classify
+from mmdat.datasets.shapes.drawing import METAINFO, draw_scene
+from mmdat.datasets.shapes.segment import LARGE_FIGURES, ShapesSegmentDataset, write_shapes_segment
 
 SMALL = ShapesParameters(train=6, val=4, size=64)
 WRITERS = dict(segment=write_shapes_segment, classify=write_shapes_classify)
-TOOL = Path(__file__).parents[2] / 'tools' / 'make_shapes.py'
+TOOL = Path(__file__).parents[3] / 'tools' / 'make_shapes.py'
 
 
 @pytest.fixture(scope='module')

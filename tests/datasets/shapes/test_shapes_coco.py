@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from mmdat.datasets import shapes_coco, shapes_files
-from mmdat.datasets.shapes import METAINFO
-from mmdat.datasets.shapes_coco import ShapesDataset, write_shapes_coco
-from mmdat.datasets.shapes_files import ShapesParameters
+from mmdat.datasets.shapes import coco as shapes_coco
+from mmdat.datasets.shapes import files as shapes_files
+from mmdat.datasets.shapes.coco import ShapesDataset, write_shapes_coco
+from mmdat.datasets.shapes.drawing import METAINFO
+from mmdat.datasets.shapes.files import ShapesParameters
 from mmdat.errors import UserError
 
 SMALL = ShapesParameters(train=6, val=4, size=96)

@@ -8,9 +8,9 @@ import pytest
 from helpers.products import products_of_attention
 from torch import Tensor
 
-from mmdat.apis import complexity
-from mmdat.apis.analysis import image_shape, load_config
-from mmdat.apis.complexity import Complexity, count_complexity, print_complexity
+from mmdat.analysis import flops
+from mmdat.analysis.flops import Complexity, count_complexity, print_complexity
+from mmdat.analysis.model import image_shape, load_config
 from mmdat.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def test_a_detector_is_counted_through_its_heads(config: Path) -> None:
 
 
 def test_a_cascade_has_masks_for_few_of_its_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(complexity, 'NUM_MASKS', 4)  # 100 take seconds
+    monkeypatch.setattr(flops, 'NUM_MASKS', 4)  # 100 take seconds
     cfg = load_config(
         ROOT / 'configs' / 'cascade_mask_rcnn_dat_t_coco.py',
         {'model.backbone.arch': 'nano', 'model.neck.in_channels': [16, 32, 64, 128]},

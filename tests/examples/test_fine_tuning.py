@@ -1,4 +1,4 @@
-"""The examples in docs/ of training on one's own data do so, on made data."""
+"""The examples of training on data of one's own train, on synthetic data."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from mmengine.registry import DefaultScope
 
 from mmdat.apis import train
 from mmdat.datasets import ShapesParameters, write_shapes_coco
-from mmdat.datasets.shapes_segment import write_shapes_segment
+from mmdat.datasets.shapes.segment import write_shapes_segment
 from mmdat.registry import MODELS
 
-DOCS = Path(__file__).parents[2] / 'docs'
+ROOT = Path(__file__).parents[2]
 SCALE = (96, 96)
 LOADER = dict(num_workers=0, persistent_workers=False)
 
@@ -65,7 +65,7 @@ EXAMPLES = {
 def test_an_example_trains_on_made_data(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    example = DOCS / f'{name}.py'
+    example = ROOT / 'examples' / f'{name}.py'
     assert len(example.read_text().splitlines()) <= 12
     monkeypatch.chdir(tmp_path)
     write, folder, small = EXAMPLES[name]
@@ -90,7 +90,7 @@ def test_an_example_trains_on_made_data(
 def save_pretrained(example: Path, options: dict[str, Any]) -> None:
     """Weights of the example's base, with heads for its own classes, where it looks for them."""
     cfg = Config.fromfile(example)
-    base = Config.fromfile(DOCS.parent / 'configs' / Path(cfg.load_from).with_suffix('.py'))
+    base = Config.fromfile(ROOT / 'configs' / Path(cfg.load_from).with_suffix('.py'))
     base.merge_from_dict({key: value for key, value in options.items() if key.startswith('model.')})
     with DefaultScope.overwrite_default_scope(base.default_scope):
         torch.save(dict(state_dict=MODELS.build(base.model).state_dict()), cfg.load_from)

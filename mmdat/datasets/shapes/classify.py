@@ -7,8 +7,8 @@ from mmpretrain.datasets import ImageNet
 
 from mmdat.registry import DATASETS
 
-from .shapes import METAINFO
-from .shapes_files import SPLITS, ShapesParameters, draw_scenes, write_image, write_shapes
+from .drawing import METAINFO
+from .files import SPLITS, ShapesParameters, draw_scenes, write_image, write_shapes
 
 DEFAULT_PARAMETERS = ShapesParameters(train=12000, val=400, size=64)
 # Large, so that a small picture shows its shape, and alone: small figures and those beside
@@ -27,7 +27,7 @@ def write_shapes_classify(root: str | Path, parameters: ShapesParameters | None 
     """Draw a data set in ImageNet's layout, unless it is there already.
 
     Writes ``{train,val}/CLASS/*.jpg``, in each picture one figure, and ``meta/{train,val}.txt``
-    as :func:`mmdat.datasets.shapes_files.write_shapes` does.
+    as :func:`mmdat.datasets.shapes.files.write_shapes` does.
 
     Raises:
         UserError: If ``root`` holds anything else or cannot be written; before anything is drawn.

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mmdat.apis.analysis import load_config
-from mmdat.apis.browse import browse_dataset
+from mmdat.analysis.browse import browse_dataset
+from mmdat.analysis.model import load_config
 from mmdat.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

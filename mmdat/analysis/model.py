@@ -5,23 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
-from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
+from mmdat.apis.config_file import read_config
+from mmdat.apis.keys import check_keys
+from mmdat.apis.toolboxes import toolbox_of
 from mmdat.errors import UserError, reason
 from mmdat.registry import MODELS
-
-from .config_file import read_config
-from .keys import check_keys
-from .toolboxes import toolbox_of
-
-# Of an image of COCO, on average.
-NUM_OBJECTS = 7
 
 
 def load_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
@@ -96,66 +87,3 @@ def refuse_shape(shape: tuple[int, int]) -> Iterator[None]:
             f'the model does not run on images of {shape[0]} x {shape[1]} '
             f'({reason(error)}): give another --shape'
         ) from error
-
-
-def made_batch(cfg: Config, batch_size: int, shape: tuple[int, int]) -> dict[str, list[Any]]:
-    """A batch of noise with annotations, as a data loader would hand it to the model of a config.
-
-    Returns:
-        ``inputs``: uint8 Tensor[3, height, width] for each image; ``data_samples``: of each
-        the annotations that training wants, all of class 0.
-    """
-    generator = torch.Generator().manual_seed(0)
-    images = [
-        torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=generator)
-        for _ in range(batch_size)
-    ]
-    make = dict(mmdet=_detection, mmseg=_segmentation, mmpretrain=_classification)[
-        toolbox_of(cfg).name
-    ]
-    samples = [make(shape, generator) for _ in images]
-    for number, sample in enumerate(samples):
-        sample.set_metainfo(
-            dict(
-                img_id=number,
-                img_path=f'{number}.png',
-                img_shape=shape,
-                ori_shape=shape,
-                pad_shape=shape,
-                scale_factor=(1.0, 1.0),
-            )
-        )
-    return dict(inputs=images, data_samples=samples)
-
-
-def _detection(shape: tuple[int, int], generator: torch.Generator) -> DetDataSample:
-    height, width = shape
-    corners = torch.rand(NUM_OBJECTS, 2, generator=generator) / 2
-    sides = torch.rand(NUM_OBJECTS, 2, generator=generator) / 4 + 0.1
-    boxes = torch.cat([corners, corners + sides], dim=1) * torch.tensor(2 * (width, height))
-    masks = np.zeros((NUM_OBJECTS, height, width), dtype=np.uint8)
-    for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist(), strict=True):
-        mask[top : bottom + 1, left : right + 1] = 1
-    return DetDataSample(
-        gt_instances=InstanceData(
-            bboxes=boxes,
-            labels=torch.zeros(NUM_OBJECTS, dtype=torch.long),
-            masks=BitmapMasks(masks, height, width),
-        ),
-        ignored_instances=InstanceData(
-            bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
-        ),
-    )
-
-
-def _segmentation(shape: tuple[int, int], _: torch.Generator) -> BaseDataElement:
-    from mmseg.structures import SegDataSample
-
-    classes = torch.zeros(1, *shape, dtype=torch.long)
-    return SegDataSample(gt_sem_seg=PixelData(data=classes))
-
-
-def _classification(*_: Any) -> BaseDataElement:
-    from mmpretrain.structures import DataSample
-
-    return DataSample().set_gt_label(0)

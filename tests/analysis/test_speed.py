@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdat.apis.analysis import build_model, load_config
-from mmdat.apis.benchmark import measure_speed, print_speed
+from mmdat.analysis.model import build_model, load_config
+from mmdat.analysis.speed import measure_speed, print_speed
 from mmdat.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmdat.datasets.shapes import (
+from mmdat.datasets.shapes.drawing import (
     DISTRACTORS,
     FIGURES,
     METAINFO,

@@ -11,9 +11,9 @@ from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from pycocotools import mask as mask_api
 
-from mmdat.apis.report import ALL_CLASSES, print_report, write_report
+from mmdat.analysis.report import ALL_CLASSES, print_report, write_report
 from mmdat.datasets import ShapesParameters, write_shapes_coco
-from mmdat.datasets.shapes import METAINFO
+from mmdat.datasets.shapes.drawing import METAINFO
 from mmdat.errors import UserError
 
 SIZE = 96

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from mmdat.errors import UserError
 
-from .shapes import Scene, draw_scene
+from .drawing import Scene, draw_scene
 
 SPLITS = ('train', 'val')
 PARAMETERS_FILE = 'shapes.json'
