@@ -1,15 +1,22 @@
 """Small data and a small config for tests that train."""
 
+import functools
 import json
 from pathlib import Path
 
 import cv2
+import mmengine.config.config
+import mmengine.config.utils
 import numpy as np
 import pytest
 import torch
 
 # The models of the tests are too small for several threads to be worth their waiting for another.
 torch.set_num_threads(1)
+# For each `_base_` of a toolbox mmengine looks the package up and reads its hundred YAML files
+# again, which takes most of the time of loading a config.
+mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
+mmengine.config.config.is_installed = functools.cache(mmengine.config.config.is_installed)
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 
