@@ -1,9 +1,7 @@
-"""Times side by side, peaks of memory and where they are kept, for a CPU or a CUDA device."""
+"""Time and peak memory of runs on a CPU or a CUDA device, and what machine they ran on."""
 
-import argparse
 import datetime
 import importlib
-import json
 import platform
 import statistics
 import time
@@ -14,7 +12,7 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / 'results'
+PACKAGES = ('torch', 'mmdet', 'mmcv', 'mmengine', 'mmdat')
 
 
 @dataclass(frozen=True)
@@ -25,17 +23,17 @@ class Times:
 
     @property
     def median(self) -> float:
-        """Of the runs."""
+        """Median of the runs in seconds."""
         return statistics.median(self.seconds)
 
     def __str__(self) -> str:
-        """Median and range."""
+        """Median and range, as the tables show them."""
         low, high = min(self.seconds), max(self.seconds)
         return f'{self.median:.2f} s ({low:.2f} to {high:.2f})'
 
 
-def times_side_by_side(
-    runs: Mapping[str, Callable[[], None]], repeats: int, device: torch.device
+def time_side_by_side(
+    runs: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, Times]:
     """Run each once to warm up, then all of them in turn, so that all see the same machine."""
     for run in runs.values():
@@ -43,74 +41,64 @@ def times_side_by_side(
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
-            _synchronize(device)
-            start = time.perf_counter()
-            run()
-            _synchronize(device)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time_once(run, device))
     return {name: Times(values) for name, values in seconds.items()}
 
 
-def peak_memory(run: Callable[[], None], device: torch.device) -> int:
-    """Bytes that a run takes beyond what is taken before it.
-
-    On a CPU it is the resident memory of the process, which should be new: memory that earlier runs
-    gave back to the allocator, but not to the system, would be missing.
-    """
-    if device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
-    Path('/proc/self/clear_refs').write_text('5')  # resets the peak
-    before = _resident('VmRSS')
+def time_once(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a run, with all that it started on the device."""
+    _synchronize(device)
+    start = time.perf_counter()
     run()
-    return _resident('VmHWM') - before
+    _synchronize(device)
+    return time.perf_counter() - start
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What all benchmarks take."""
-    parser.add_argument(
-        '--device', type=torch.device, default=torch.device('cpu'), help='cpu, cuda, cuda:1, ...'
-    )
-    parser.add_argument('--out', type=Path, default=RESULTS, help='folder for JSON and Markdown')
+class PeakMemory:
+    """Most memory in use since this object was made, beyond what was in use then.
+
+    On a CUDA device it is what PyTorch allocates. On a CPU it is the resident memory of the
+    process, which should be new: memory that was freed before, but that the allocator kept, would
+    be missing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == 'cuda':
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device)
+        else:
+            # The peak of resource.getrusage cannot be reset.
+            Path('/proc/self/clear_refs').write_text('5')
+            self.before = _resident_memory('VmRSS')
+
+    @property
+    def bytes(self) -> int:
+        """The peak so far."""
+        if self.device.type == 'cuda':
+            return torch.cuda.max_memory_allocated(self.device) - self.before
+        return _resident_memory('VmHWM') - self.before
 
 
 def machine_and_versions(device: torch.device) -> dict[str, Any]:
-    """When, on what and with what the figures are taken."""
-    cpuinfo = Path('/proc/cpuinfo').read_text()
-    name = next(
-        line.split(':')[1].strip() for line in cpuinfo.splitlines() if line.startswith('model name')
-    )
+    """Date, hardware and versions of packages, to keep with what was measured."""
     machine = dict(
-        cpu=name,
+        cpu=_cpu_name(),
         threads=str(torch.get_num_threads()),
         system=platform.platform(),
         python=platform.python_version(),
     )
     if device.type == 'cuda':
         machine['gpu'] = torch.cuda.get_device_name(device)
-    packages = 'torch', 'mmdet', 'mmcv', 'mmengine', 'mmdat'
-    versions = {package: importlib.import_module(package).__version__ for package in packages}
+    versions = {package: importlib.import_module(package).__version__ for package in PACKAGES}
     return dict(date=datetime.date.today().isoformat(), machine=machine, versions=versions)
 
 
-def describe(results: dict[str, Any]) -> str:
-    """When, on what and with what they were measured, in a line."""
-    parts = {**results['machine'], **results['versions']}
-    return (
-        f'Measured on {results["date"]}: '
-        + ', '.join(f'{key} {value}' for key, value in parts.items())
-        + '.'
-    )
-
-
-def write_results(target: Path, results: dict[str, Any], markdown: str) -> None:
-    """Write ``target`` with the endings .json and .md, and print the latter."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.with_suffix('.json').write_text(json.dumps(results, indent=1) + '\n')
-    target.with_suffix('.md').write_text(markdown)
-    print(markdown)
+def describe(measured_on: Mapping[str, Any]) -> str:
+    """What :func:`machine_and_versions` returned, in a sentence."""
+    parts = {**measured_on['machine'], **measured_on['versions']}
+    listed = ', '.join(f'{key} {value}' for key, value in parts.items())
+    return f'Measured on {measured_on["date"]}: {listed}.'
 
 
 def _synchronize(device: torch.device) -> None:
@@ -118,8 +106,16 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _resident(field: str) -> int:
+def _resident_memory(field: str) -> int:
+    """Bytes that the system gives this process: ``VmRSS`` now, ``VmHWM`` at most."""
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith(field + ':'):
             return 1024 * int(line.split()[1])
     raise RuntimeError(f'/proc/self/status has no {field}')
+
+
+def _cpu_name() -> str:
+    for line in Path('/proc/cpuinfo').read_text().splitlines():
+        if line.startswith('model name'):
+            return line.split(':')[1].strip()
+    return platform.machine()  # ARM's have no name there

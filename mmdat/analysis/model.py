@@ -1,4 +1,4 @@
-"""What the tools that look at a model share: its config, the model, and made images to feed it."""
+"""The model of a config and the images that it takes, built to be looked at, not trained."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,11 @@ from mmdat.registry import MODELS
 
 
 def load_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
-    """The config at ``path``, with other values by dotted key, and its keys checked.
+    """Read a config and check its keys.
+
+    Args:
+        path: Path of the config.
+        cfg_options: Values to put into the config, by dotted key.
 
     Raises:
         UserError: For a mistake in what was given.
@@ -37,18 +41,16 @@ def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, i
     Args:
         cfg: The config.
         shape: Height and width in pixels, or one number for both; None for those that the papers
-            of the task count at, or that the pictures of a classifier are cut to.
+            of the task count at, or that a classifier's images are cropped to.
 
     Raises:
         UserError: If that is no shape.
     """
     if shape is None:
         toolbox = toolbox_of(cfg)
-        return (
-            _size_of_a_picture(cfg, toolbox.shape)
-            if toolbox.name == 'mmpretrain'
-            else (toolbox.shape)
-        )
+        if toolbox.name == 'mmpretrain':
+            return _size_after_pipeline(cfg) or toolbox.shape
+        return toolbox.shape
     if len(shape) not in (1, 2) or min(shape) < 1:
         raise UserError(
             f'--shape takes a height and a width, or one number for both, all positive;'
@@ -57,15 +59,19 @@ def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, i
     return shape[0], shape[-1]
 
 
-def _size_of_a_picture(cfg: Config, default: tuple[int, int]) -> tuple[int, int]:
+def _size_after_pipeline(cfg: Config) -> tuple[int, int] | None:
+    """Height and width that the last crop or resize of the validation pipeline leaves."""
     pipeline = cfg.get('val_dataloader', {}).get('dataset', {}).get('pipeline', ())
-    sizes = [step.get('crop_size', step.get('scale')) for step in pipeline]
-    size = next((size for size in reversed(sizes) if size is not None), default)
-    return (size, size) if isinstance(size, int) else (size[1], size[0])
+    for step in reversed(pipeline):
+        size = step.get('crop_size', step.get('scale'))
+        if size is not None:
+            width, height = (size, size) if isinstance(size, int) else size
+            return height, width
+    return None
 
 
 def build_model(cfg: Config) -> BaseModel:
-    """The model of a config on the CPU, with random weights and no need for a process group."""
+    """Build the model of a config on the CPU, with random weights and without a process group."""
     model = cfg.model.copy()
     if cfg.get('data_preprocessor'):  # where mmpretrain's configs have it
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -74,7 +80,7 @@ def build_model(cfg: Config) -> BaseModel:
 
 @contextmanager
 def refuse_shape(shape: tuple[int, int]) -> Iterator[None]:
-    """Turn what a model raises on images of a shape, too small or too large for it, into words."""
+    """Turn what a model raises on images of an unfit shape into a UserError that names it."""
     try:
         yield
     except (RuntimeError, ValueError) as error:

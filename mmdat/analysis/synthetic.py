@@ -11,26 +11,31 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from mmdat.apis.toolboxes import toolbox_of
 
-# Of an image of COCO, on average.
+# The average over COCO's images.
 NUM_OBJECTS = 7
 
 
 def synthetic_batch(cfg: Config, batch_size: int, shape: tuple[int, int]) -> dict[str, list[Any]]:
-    """A batch of noise with annotations, as a data loader would hand it to the model of a config.
+    """Make a batch of noise with annotations, as a data loader would hand it to a config's model.
+
+    The same arguments give the same batch.
+
+    Args:
+        cfg: The config, of mmdet, mmsegmentation or mmpretrain.
+        batch_size: Number of images.
+        shape: Height and width of the images in pixels.
 
     Returns:
-        ``inputs``: uint8 Tensor[3, height, width] for each image; ``data_samples``: of each
-        the annotations that training wants, all of class 0.
+        ``inputs``: a uint8 Tensor[3, height, width] for each image; ``data_samples``: for each
+        image the annotations that training needs, all of class 0.
     """
     generator = torch.Generator().manual_seed(0)
     images = [
         torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=generator)
         for _ in range(batch_size)
     ]
-    make = dict(mmdet=_detection, mmseg=_segmentation, mmpretrain=_classification)[
-        toolbox_of(cfg).name
-    ]
-    samples = [make(shape, generator) for _ in images]
+    annotate = ANNOTATORS[toolbox_of(cfg).name]
+    samples = [annotate(shape, generator) for _ in images]
     for number, sample in enumerate(samples):
         sample.set_metainfo(
             dict(
@@ -45,7 +50,7 @@ def synthetic_batch(cfg: Config, batch_size: int, shape: tuple[int, int]) -> dic
     return dict(inputs=images, data_samples=samples)
 
 
-def _detection(shape: tuple[int, int], generator: torch.Generator) -> DetDataSample:
+def _boxes_and_masks(shape: tuple[int, int], generator: torch.Generator) -> DetDataSample:
     height, width = shape
     corners = torch.rand(NUM_OBJECTS, 2, generator=generator) / 2
     sides = torch.rand(NUM_OBJECTS, 2, generator=generator) / 4 + 0.1
@@ -65,14 +70,19 @@ def _detection(shape: tuple[int, int], generator: torch.Generator) -> DetDataSam
     )
 
 
-def _segmentation(shape: tuple[int, int], _: torch.Generator) -> BaseDataElement:
+def _class_of_each_pixel(shape: tuple[int, int], _: torch.Generator) -> BaseDataElement:
     from mmseg.structures import SegDataSample
 
     classes = torch.zeros(1, *shape, dtype=torch.long)
     return SegDataSample(gt_sem_seg=PixelData(data=classes))
 
 
-def _classification(*_: Any) -> BaseDataElement:
+def _class_of_the_image(_: tuple[int, int], __: torch.Generator) -> BaseDataElement:
     from mmpretrain.structures import DataSample
 
     return DataSample().set_gt_label(0)
+
+
+ANNOTATORS = dict(
+    mmdet=_boxes_and_masks, mmseg=_class_of_each_pixel, mmpretrain=_class_of_the_image
+)

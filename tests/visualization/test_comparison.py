@@ -1,3 +1,5 @@
+"""Pictures of predictions beside the ground truth."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -5,67 +7,71 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 
-from mmdat.visualization import Comparison, draw_grid
+from mmdat.visualization import Comparison, draw_comparisons
+from mmdat.visualization.comparison import MARGIN, SIDE, TITLE_HEIGHT
 
 CLASSES = ('circle', 'square')
+GRAY = 200
+EMPTY = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
 
 
 def comparison(
-    title: str = '1.jpg', score: float = 0.9, shape: tuple[int, int] = (40, 60), masks: bool = True
+    score: float = 0.9, shape: tuple[int, int] = (40, 60), masks: bool = True
 ) -> Comparison:
+    """A gray image with a square, found with a score."""
     mask = np.zeros((1, *shape), dtype=bool)
     mask[0, 10:20, 10:30] = True
-    truth = InstanceData(bboxes=torch.tensor([[10.0, 10, 30, 20]]), labels=torch.tensor([1]))
+    ground_truth = InstanceData(bboxes=torch.tensor([[10.0, 10, 30, 20]]), labels=torch.tensor([1]))
     prediction = InstanceData(
-        bboxes=truth.bboxes, labels=truth.labels, scores=torch.tensor([score])
+        bboxes=ground_truth.bboxes, labels=ground_truth.labels, scores=torch.tensor([score])
     )
     if masks:
-        truth.masks = prediction.masks = mask
-    return Comparison(title, np.full((*shape, 3), 200, dtype=np.uint8), truth, prediction)
+        ground_truth.masks = prediction.masks = mask
+    image = np.full((*shape, 3), GRAY, dtype=np.uint8)
+    return Comparison('1.jpg', image, ground_truth, prediction)
 
 
-def halves(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The truth and the prediction of a grid of one pair, without their titles."""
-    middle = grid.shape[1] // 2
-    return grid[40:, :middle], grid[40:, middle:]
+def pictures(pair: Comparison) -> tuple[np.ndarray, np.ndarray]:
+    """The ground truth and the prediction as they are drawn, without titles and margins."""
+    drawn = draw_comparisons([pair], CLASSES)
+    middle = drawn.shape[1] // 2
+    height, width = (round(side * SIDE / max(pair.image.shape)) for side in pair.image.shape[:2])
+    rows = slice(TITLE_HEIGHT, TITLE_HEIGHT + height)
+    return drawn[rows, :width], drawn[rows, middle : middle + width]
 
 
 @pytest.mark.parametrize('masks', [True, False])
-def test_truth_is_drawn_left_and_the_prediction_right(masks):
-    both = comparison(masks=masks)
-    nothing = both.truth[torch.zeros(1, dtype=torch.bool)]
-    blank, drawn = halves(draw_grid([replace(both, truth=nothing)], CLASSES))
-    assert np.ptp(blank[:300, :480]) == 0
-    assert np.ptp(drawn[:300, :480]) > 100
-    full, _ = halves(draw_grid([both], CLASSES))
-    assert np.ptp(full[:300, :480]) > 100
+def test_ground_truth_is_drawn_left_and_the_prediction_right(masks: bool) -> None:
+    pair = comparison(masks=masks)
+    blank, drawn = pictures(replace(pair, ground_truth=EMPTY))
+    assert (blank == GRAY).all()
+    assert np.ptp(drawn) > 100
+    full, _ = pictures(pair)
+    assert np.ptp(full) > 100
 
 
-def test_predictions_below_the_threshold_are_not_drawn():
-    _, faint = halves(draw_grid([comparison(score=0.4)], CLASSES))
-    _, clear = halves(draw_grid([comparison(score=0.6)], CLASSES))
-    assert np.ptp(faint[:300, :480]) == 0
-    assert np.ptp(clear[:300, :480]) > 100
+def test_predictions_below_the_threshold_are_not_drawn() -> None:
+    _, faint = pictures(comparison(score=0.4))
+    _, clear = pictures(comparison(score=0.6))
+    assert (faint == GRAY).all()
+    assert np.ptp(clear) > 100
 
 
-@pytest.mark.parametrize('count', [1, 2, 3, 5])
-def test_any_number_of_pictures_of_any_shape_makes_a_full_grid(count):
+@pytest.mark.parametrize('count, rows, columns', [(1, 1, 1), (2, 1, 2), (3, 2, 2), (5, 3, 2)])
+def test_any_number_of_pictures_of_any_shape_makes_a_full_grid(
+    count: int, rows: int, columns: int
+) -> None:
     shapes = [(40, 60), (60, 40), (50, 50), (30, 90), (64, 64)]
-    pairs = [comparison(shape=shape) for shape in shapes[:count]]
-    grid = draw_grid(pairs, CLASSES)
-    pair = draw_grid(pairs[:1], CLASSES)
-    rows, columns = (1, count) if count < 2 else (-(-count // 2), 2)
+    grid = draw_comparisons([comparison(shape=shape) for shape in shapes[:count]], CLASSES)
     assert grid.dtype == np.uint8
-    assert grid.shape == (rows * pair.shape[0], columns * pair.shape[1], 3)
+    height, width = SIDE + TITLE_HEIGHT + MARGIN, 2 * (SIDE + MARGIN)
+    assert grid.shape == (rows * height, columns * width, 3)
 
 
-def test_an_image_without_objects_is_drawn():
-    empty = InstanceData(
-        bboxes=torch.zeros(0, 4),
-        labels=torch.zeros(0, dtype=torch.long),
-        masks=np.zeros((0, 32, 32), dtype=bool),
-    )
-    nothing = InstanceData(**empty, scores=torch.zeros(0))
-    image = np.full((32, 32, 3), 90, dtype=np.uint8)
-    truth, prediction = halves(draw_grid([Comparison('x', image, empty, nothing)], CLASSES))
-    assert np.array_equal(truth[:400, :400], prediction[:400, :400])
+def test_an_image_without_objects_is_drawn() -> None:
+    nothing = InstanceData(**EMPTY, masks=np.zeros((0, 32, 32), dtype=bool))
+    image = np.full((32, 32, 3), GRAY, dtype=np.uint8)
+    for picture in pictures(
+        Comparison('x', image, nothing, InstanceData(**nothing, scores=torch.zeros(0)))
+    ):
+        assert (picture == GRAY).all()
