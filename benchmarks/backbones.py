@@ -38,7 +38,7 @@ from mmdat.registry import MODELS
 
 SWIN = dict(type='mmdet.SwinTransformer', drop_path_rate=0.0)
 DAT = dict(type='mmdat.DATPlusPlus', arch='tiny')
-BACKBONES = {
+BACKBONES: dict[str, dict[str, Any]] = {
     'DAT-T++': DAT,
     'DAT-T++ with_cp': dict(DAT, with_cp=True),
     'DAT-T++ dense': DAT,
@@ -152,15 +152,16 @@ def worker(name: str, workload: Workload, device: torch.device) -> Iterator[Call
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdin is not None and process.stdout is not None
+        requests, answers = process.stdin, process.stdout
+        assert requests is not None and answers is not None
 
         def run() -> None:
-            print(file=process.stdin, flush=True)
-            if not process.stdout.readline():
+            print(file=requests, flush=True)
+            if not answers.readline():
                 raise RuntimeError(f'the process of {name} has ended')
 
         yield run
-        process.stdin.close()
+        requests.close()
 
 
 def _command(kind: str, name: str, workload: Workload, device: torch.device) -> list[str]:

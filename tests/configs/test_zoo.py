@@ -6,20 +6,22 @@ from pathlib import Path
 import pytest
 from helpers import zoo
 
-# The backbones take turns.
-NAMES = [
-    'retinanet_dat_t_coco',
-    'mask_rcnn_scalablevit_s_coco',
-    'cascade_mask_rcnn_dat_pp_t_coco',
-    'dino_dat_pp_t_coco',
-    'detr_dat_pp_t_coco',
-    'mask2former_dat_pp_t_coco',
-    'mask_rcnn_r50_dcn_v2_coco',
-    'upernet_dat_t_ade20k',
-    'semantic_fpn_scalablevit_s_ade20k',
-    'mask2former_dat_pp_t_ade20k',
-    'scalablevit_s_in1k',
-]
+BOXES = {'coco/bbox_mAP'}
+MASKS = {'coco/segm_mAP'}
+# The backbones take turns. Of each config a metric for each thing that its heads predict.
+METRICS = {
+    'retinanet_dat_t_coco': BOXES,
+    'mask_rcnn_scalablevit_s_coco': BOXES | MASKS,
+    'cascade_mask_rcnn_dat_pp_t_coco': BOXES | MASKS,
+    'dino_dat_pp_t_coco': BOXES,
+    'detr_dat_pp_t_coco': BOXES,
+    'mask2former_dat_pp_t_coco': BOXES | MASKS,
+    'mask_rcnn_r50_dcn_v2_coco': BOXES | MASKS,
+    'upernet_dat_t_ade20k': {'mIoU'},
+    'semantic_fpn_scalablevit_s_ade20k': {'mIoU'},
+    'mask2former_dat_pp_t_ade20k': {'mIoU'},
+    'scalablevit_s_in1k': {'accuracy/top1'},
+}
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', METRICS)
 def test_a_config_trains_and_is_tested(
     name: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -37,11 +39,6 @@ def test_a_config_trains_and_is_tested(
         monkeypatch.setenv(variable, value)
     steps = zoo.take_steps(name, root)
     assert math.isfinite(steps.loss)
-    # COCO's metrics are -1 for sizes of objects that there are none of.
-    assert all(-1 <= value <= 100 for value in steps.metrics.values())
-
-
-def test_a_leaf_says_what_is_its_own_alone() -> None:
-    for path in zoo.CONFIGS.glob('*.py'):
-        lines = path.read_text().splitlines()
-        assert len(lines) <= 15, path
+    assert METRICS[name] <= steps.metrics.keys()
+    # COCO's metrics are -1 where there are no objects to find.
+    assert all(steps.metrics[metric] >= 0 for metric in METRICS[name])

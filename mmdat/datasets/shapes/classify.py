@@ -1,4 +1,4 @@
-"""Made drawings of shapes as a data set in ImageNet's layout, for classification."""
+"""Synthetic drawings as a data set in ImageNet's layout, for classification."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,14 +11,14 @@ from .drawing import METAINFO
 from .files import SPLITS, ShapesParameters, draw_scenes, write_image, write_shapes
 
 DEFAULT_PARAMETERS = ShapesParameters(train=12000, val=400, size=64)
-# Large, so that a small picture shows its shape, and alone: small figures and those beside
-# distractors were not learned in minutes.
+# One large figure and no distractors: small figures, or those beside distractors, were not learned
+# in minutes.
 ONE_FIGURE = dict(num_figures=(1, 1), num_distractors=(0, 0), diameters=(0.6, 0.95))
 
 
 @DATASETS.register_module()
 class ShapesClassifyDataset(ImageNet):
-    """The data set that :func:`write_shapes_classify` draws."""
+    """Data set that :func:`write_shapes_classify` draws."""
 
     METAINFO: ClassVar[dict[str, Any]] = dict(classes=METAINFO['classes'])
 

@@ -22,7 +22,7 @@ def draw(count: int, seed: int = 0, **options) -> list[Scene]:
 
 @pytest.fixture(scope='module')
 def scenes() -> list[Scene]:
-    return draw(200)
+    return draw(120)
 
 
 def test_same_seed_same_drawing_and_another_seed_another():
