@@ -1,4 +1,4 @@
-"""The demos of the three tasks train on made data and are evaluated."""
+"""The demos of the three tasks train on synthetic data and are evaluated."""
 
 import math
 from collections.abc import Callable
