@@ -20,26 +20,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from measure import (
-    Times,
-    add_arguments,
-    describe,
-    machine_and_versions,
-    peak_memory,
-    times_side_by_side,
-    write_results,
-)
 from mmdet.registry import MODELS as DETECTORS
 from mmengine.registry import init_default_scope
+from reporting import add_arguments, write_results
 from rich.console import Console
 from torch import nn
 
+from mmdat.analysis.measure import (
+    PeakMemory,
+    Times,
+    describe,
+    machine_and_versions,
+    time_side_by_side,
+)
 from mmdat.ops import prefer_implementation
 from mmdat.registry import MODELS
 
 SWIN = dict(type='mmdet.SwinTransformer', drop_path_rate=0.0)
 DAT = dict(type='mmdat.DATPlusPlus', arch='tiny')
-BACKBONES = {
+BACKBONES: dict[str, dict[str, Any]] = {
     'DAT-T++': DAT,
     'DAT-T++ with_cp': dict(DAT, with_cp=True),
     'DAT-T++ dense': DAT,
@@ -58,7 +57,7 @@ class Workload:
     train: bool
 
     def __str__(self) -> str:
-        """As in the tables."""
+        """The title of its table."""
         batch = f', batch {self.batch}' if self.batch > 1 else ''
         return f'{self.height} x {self.width}{batch}, {"train step" if self.train else "forward"}'
 
@@ -80,7 +79,7 @@ SIZES = {
 
 
 def build(name: str, device: torch.device) -> nn.Module:
-    """A backbone of :data:`BACKBONES` with random weights."""
+    """Build a backbone of :data:`BACKBONES` with random weights."""
     init_default_scope('mmdet')
     torch.manual_seed(0)
     registry = DETECTORS if name.startswith('Swin') else MODELS
@@ -90,7 +89,7 @@ def build(name: str, device: torch.device) -> nn.Module:
 def runner(
     name: str, model: nn.Module, workload: Workload, device: torch.device
 ) -> Callable[[], None]:
-    """One forward pass, or one step without the optimizer, in bfloat16 on a GPU."""
+    """Return what runs a forward pass, or a step without the optimizer; in bfloat16 on a GPU."""
     torch.manual_seed(0)
     images = torch.rand(workload.batch, 3, workload.height, workload.width, device=device)
 
@@ -102,7 +101,7 @@ def runner(
             implementation,
             torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'),
         ):
-            model.train(workload.train)  # of which mmdet's Swin returns None
+            model.train(workload.train)  # returns None for mmdet's Swin
             if not workload.train:
                 with torch.no_grad():
                     model(images)
@@ -115,7 +114,7 @@ def runner(
 
 
 def compare(workload: Workload, device: torch.device) -> dict[str, Any]:
-    """Times and peaks of all backbones."""
+    """Measure times and peaks of memory of all backbones on a workload."""
     repeats, targets = WORKLOADS[workload]
     names = [name for name in BACKBONES if workload.train or not name.endswith('with_cp')]
     with worker('DAT-T++ dense', workload, device) as run_dense:
@@ -125,7 +124,7 @@ def compare(workload: Workload, device: torch.device) -> dict[str, Any]:
             else runner(name, build(name, device), workload, device)
             for name in names
         }
-        times = times_side_by_side(runs, repeats, device)
+        times = time_side_by_side(runs, repeats, device)
     rows = [
         dict(
             backbone=name,
@@ -146,26 +145,27 @@ def compare(workload: Workload, device: torch.device) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def worker(name: str, workload: Workload, device: torch.device) -> Iterator[Callable[[], None]]:
-    """What :func:`runner` gives, in another process."""
+    """Start a process that builds a backbone; yield what runs it there."""
     with subprocess.Popen(
         _command('--worker', name, workload, device),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdin is not None and process.stdout is not None
+        requests, answers = process.stdin, process.stdout
+        assert requests is not None and answers is not None
 
         def run() -> None:
-            print(file=process.stdin, flush=True)
-            if not process.stdout.readline():
+            print(file=requests, flush=True)
+            if not answers.readline():
                 raise RuntimeError(f'the process of {name} has ended')
 
         yield run
-        process.stdin.close()
+        requests.close()
 
 
 def _command(kind: str, name: str, workload: Workload, device: torch.device) -> list[str]:
-    """To start this file as another process."""
+    """Command line that starts this file as another process, for one backbone."""
     return [
         sys.executable,
         __file__,
@@ -182,13 +182,13 @@ def _command(kind: str, name: str, workload: Workload, device: torch.device) -> 
 
 @functools.cache
 def peak(name: str, workload: Workload, device: torch.device) -> int:
-    """Measured in a new process."""
+    """Peak of memory of one run in bytes, measured in a new process."""
     command = _command('--peak', name, workload, device)
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def growth(device: torch.device) -> list[dict[str, Any]]:
-    """Peaks of memory at growing sizes."""
+    """Measure the peaks of memory at growing sizes of the image."""
     rows = []
     for name, sizes in SIZES.items():
         for train in (False, True):
@@ -206,7 +206,7 @@ def growth(device: torch.device) -> list[dict[str, Any]]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The tables."""
+    """Lay the results out as tables."""
     lines = [
         describe(results),
         '',
@@ -261,7 +261,7 @@ def main() -> None:
         '--only',
         default='',
         metavar='TEXT',
-        help='of the workloads whose name has this, such as forward',
+        help='measure the workloads alone whose name has this, such as forward',
     )
     for kind in ('--peak', '--worker'):
         parser.add_argument(kind, nargs=5, help=argparse.SUPPRESS)
@@ -272,7 +272,9 @@ def main() -> None:
         workload = Workload(height, width, batch, bool(train))
         run = runner(name, build(name, args.device), workload, args.device)
         if args.peak:
-            print(peak_memory(run, args.device))
+            memory = PeakMemory(args.device)
+            run()
+            print(memory.bytes)
             return
         for _ in sys.stdin:
             run()

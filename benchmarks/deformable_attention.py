@@ -10,16 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import (
-    add_arguments,
-    describe,
-    machine_and_versions,
-    peak_memory,
-    times_side_by_side,
-    write_results,
-)
+from reporting import add_arguments, write_results
 from torch import Tensor
 
+from mmdat.analysis.measure import PeakMemory, describe, machine_and_versions, time_side_by_side
 from mmdat.ops import deformable_attention
 from mmdat.ops.deformable.triton import unsupported
 
@@ -30,7 +24,7 @@ HEAD_DIM = 32
 
 
 def inputs(stage: int, batch: int, device: torch.device) -> list[Tensor]:
-    """As the backbone has them: bfloat16 on a GPU, maps with the channels last."""
+    """Random query, key, value, locations and bias table, laid out as the backbone has them."""
     torch.manual_seed(0)
     heads, groups, height, width, side = STAGES[stage]
     dtype = torch.bfloat16 if device.type == 'cuda' else torch.float32
@@ -42,7 +36,7 @@ def inputs(stage: int, batch: int, device: torch.device) -> list[Tensor]:
 
 
 def runner(tensors: list[Tensor], implementation: str, train: bool) -> Callable[[], None]:
-    """Forward, or with the backward pass."""
+    """Return what runs the operator forward, and backward where it trains."""
 
     def run() -> None:
         with torch.set_grad_enabled(train):
@@ -56,27 +50,29 @@ def runner(tensors: list[Tensor], implementation: str, train: bool) -> Callable[
 def compare(
     stage: int, train: bool, batch: int, repeats: int, device: torch.device
 ) -> dict[str, Any]:
-    """Times and peaks of all implementations that run here."""
+    """Measure times, on a GPU also peaks of memory, of all implementations that run here."""
     tensors = inputs(stage, batch, device)
     names = ['dense', 'tiled']
     if unsupported(tensors[0], tensors[2]) is None:
         names.append('fused')
     runs = {name: runner(tensors, name, train) for name in names}
-    times = times_side_by_side(runs, repeats, device)
+    times = time_side_by_side(runs, repeats, device)
     rows = [
         dict(implementation=name, median=times[name].median, seconds=times[name].seconds)
         for name in names
     ]
     if device.type == 'cuda':
         for row, run in zip(rows, runs.values(), strict=True):
-            row['peak_bytes'] = peak_memory(run, device)
+            memory = PeakMemory(device)
+            run()
+            row['peak_bytes'] = memory.bytes
     return dict(
         stage=stage + 1, train=train, pairs=tensors[0].shape[:4].numel() * NUM_KEYS, rows=rows
     )
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The table."""
+    """Lay the results out as a table."""
     lines = [
         describe(results),
         '',

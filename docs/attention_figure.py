@@ -15,7 +15,7 @@ ROWS, COLUMNS = slice(4, 12), slice(8, 20)
 
 
 def hats(size: int, queries: slice, key: float) -> tuple[int, np.ndarray]:
-    """The first entry of the table that the queries reach and how much they take of each."""
+    """First entry of the table that the queries reach, and their weights of it and those after."""
     points = np.arange(size)[queries] / (size - 1) * 2 - 1
     places = ((points - key) / 2 + 1) / 2 * (TABLE - 1)
     first, last = int(places[0]), int(places[-1]) + 1
@@ -23,7 +23,7 @@ def hats(size: int, queries: slice, key: float) -> tuple[int, np.ndarray]:
 
 
 def main() -> None:
-    """Write it beside this script."""
+    """Draw the figure and write it beside this script."""
     generator = torch.Generator().manual_seed(3)
     coarse = torch.randn(1, 1, 8, 8, generator=generator)
     table = torch.nn.functional.interpolate(coarse, (TABLE, TABLE), mode='bicubic')[0]

@@ -10,7 +10,7 @@ RESULTS = DOCS.parent / 'benchmarks' / 'results'
 MEASURED = RESULTS / 'zoo_cpu.json'
 DEMOS = RESULTS / 'demos.json'
 
-# Of the papers: DAT++ (arXiv 2309.01430), ScalableViT (arXiv 2203.10790), DAT (arXiv 2201.00520).
+# Reported in the papers (arXiv): DAT++ 2309.01430, ScalableViT 2203.10790, DAT 2201.00520.
 REPORTED = {
     'retinanet_dat_pp_t': '46.8',
     'retinanet_dat_pp_t_3x': '49.2',
@@ -58,7 +58,7 @@ REPORTED = {
     'scalablevit_b': '84.1',
     'scalablevit_l': '84.4',
 }
-# Suffix of the configs, title, what is reported, and the shape that our cost is of.
+# Suffix of the configs, title, and metric that is reported.
 TASKS = (
     ('coco', 'COCO: detection and instance segmentation', 'box AP / mask AP'),
     ('ade20k', 'ADE20K: semantic segmentation', 'mIoU / with multi-scale and flip'),
@@ -84,8 +84,8 @@ model.backbone.init_cfg.checkpoint=FILE`.
 from: give ours some too where you compare. `nonlocal` has a block in each residual block of the
 third stage, where mmdet's plugins place them; the usual comparison has one.
 """
-MADE = """
-## Made data
+SYNTHETIC = """
+## Synthetic data
 
 Nano models, trained on drawings of shapes and tested on others (`make demo`, 2026-11-25, PyTorch
 2.11, CPU):
@@ -99,7 +99,7 @@ SCALABLEVIT = """
 | config | parameters (M) | the paper's | MACs (G) | the paper's |
 |---|---|---|---|---|
 """
-# Millions of parameters, and G MACs at the shapes of the tables.
+# Millions of parameters, and MACs in G at the image sizes of the tables.
 PUBLISHED_COST = {
     'retinanet_scalablevit_s_coco': (36.4, 238),
     'retinanet_scalablevit_b_coco': (85.6, 330),
@@ -134,7 +134,7 @@ output. `make test` holds all of this.
 
 
 def page(measured: dict[str, dict[str, Any]]) -> str:
-    """The whole page."""
+    """Lay out the page as Markdown."""
     parts = [INTRODUCTION]
     for suffix, title, accuracy in TASKS:
         rows = {name: cost for name, cost in measured.items() if name.endswith(f'_{suffix}')}
@@ -153,7 +153,7 @@ def page(measured: dict[str, dict[str, Any]]) -> str:
                 f'{REPORTED.get(name.removesuffix(f"_{suffix}"), "")} |'
             )
     demos = json.loads(DEMOS.read_text())
-    made = [
+    demo_rows = [
         f'| [{name}](../configs/{name}.py) | {demo["result"]} | {demo["training"]} |'
         for name, demo in demos.items()
     ]
@@ -162,7 +162,7 @@ def page(measured: dict[str, dict[str, Any]]) -> str:
         f'{measured[name]["macs"] / 1e9:.0f} | {macs} |'
         for name, (parameters, macs) in PUBLISHED_COST.items()
     ]
-    parts += [MADE + '\n'.join(made), SCALABLEVIT + '\n'.join(costs)]
+    parts += [SYNTHETIC + '\n'.join(demo_rows), SCALABLEVIT + '\n'.join(costs)]
     return '\n'.join(parts) + '\n' + NOTES
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw a made data set of shapes: ``tools/make_shapes.py ROOT [--task segment]``."""
+"""Draw a synthetic data set of shapes: ``tools/make_shapes.py ROOT [--task segment]``."""
 
 import argparse
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from mmdat.apis import command_line
 from mmdat.datasets import ShapesParameters
 from mmdat.errors import UserError, enumerate_names
 
-# Of each task the module that draws its data, and the end of its function's name.
+# Task -> module that draws its data, and end of the name of the function there.
 LAYOUTS = dict(detect='coco', segment='segment', classify='classify')
 HELP = dict(
     train='training images',
     val='held-out images',
     size='side in pixels',
-    seed='of the random numbers',
+    seed='seed of the random numbers',
 )
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Draw a data set of shapes; nothing to do if it is there'
+        description='Draw a synthetic data set of shapes, unless it is there already'
     )
     parser.add_argument('root', help='folder to draw into')
     parser.add_argument(
@@ -38,11 +38,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def layout(task: str) -> tuple[Callable[[Path, ShapesParameters], None], ShapesParameters]:
-    """What draws the data of a task, and with which parameters unless others are given."""
+    """Function that draws the data of a task, and its default parameters."""
     if task not in LAYOUTS:
         raise UserError(f'--task {task} is none: give one of {enumerate_names(LAYOUTS)}')
     try:  # each needs another package of OpenMMLab
-        module = import_module(f'mmdat.datasets.shapes_{LAYOUTS[task]}')
+        module = import_module(f'mmdat.datasets.shapes.{LAYOUTS[task]}')
     except ImportError as error:
         raise UserError(f'--task {task} cannot be drawn without a package: {error}') from error
     return getattr(module, f'write_shapes_{LAYOUTS[task]}'), module.DEFAULT_PARAMETERS

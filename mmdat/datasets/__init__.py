@@ -4,8 +4,8 @@ import contextlib
 
 from .coco import CocoDataset
 from .loading import LoadImageFromFile
-from .shapes_coco import ShapesDataset, write_shapes_coco
-from .shapes_files import ShapesParameters
+from .shapes.coco import ShapesDataset, write_shapes_coco
+from .shapes.files import ShapesParameters
 
 __all__ = [
     'CocoDataset',
@@ -18,6 +18,6 @@ __all__ = [
 # A project of mmdet need not have mmseg and mmpretrain, nor those that its mmcv fits.
 with contextlib.suppress(ImportError, AssertionError):
     from .segmentation_map import LoadSegmentationMap  # noqa: F401  registers itself
-    from .shapes_segment import ShapesSegmentDataset  # noqa: F401  registers itself
+    from .shapes.segment import ShapesSegmentDataset  # noqa: F401  registers itself
 with contextlib.suppress(ImportError, AssertionError):
-    from .shapes_classify import ShapesClassifyDataset  # noqa: F401  registers itself
+    from .shapes.classify import ShapesClassifyDataset  # noqa: F401  registers itself

@@ -1,5 +1,5 @@
-"""Pictures of what a model does."""
+"""Pictures of predictions."""
 
-from .grid import Comparison, draw_grid
+from .comparison import Comparison, draw_comparisons
 
-__all__ = ['Comparison', 'draw_grid']
+__all__ = ['Comparison', 'draw_comparisons']

@@ -1,4 +1,4 @@
-"""The demos of the three tasks train on made data and are evaluated."""
+"""The demos of the three tasks train on synthetic data and are evaluated."""
 
 import math
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmdat.datasets import ShapesParameters, write_shapes_coco
-from mmdat.datasets.shapes_classify import write_shapes_classify
-from mmdat.datasets.shapes_segment import write_shapes_segment
+from mmdat.datasets.shapes.classify import write_shapes_classify
+from mmdat.datasets.shapes.segment import write_shapes_segment
 from mmdat.models import DATPlusPlus, ScalableViT
 from mmdat.registry import TRANSFORMS
 

@@ -1,15 +1,19 @@
 """Multiply-accumulates of ScalableViT's attention, from the paper's equations."""
 
+from typing import Any
+
+import torch
+
 from mmdat.models import ScalableViT
 
 
 def products_of_attention(arch: str, height: int, width: int) -> int:
-    """Of queries with keys and of weights with values, in all blocks, for one image.
+    """Products of queries with keys and of weights with values, in all blocks, for one image.
 
     The paper's own counts leave these out. Windows are counted with their padding.
     """
     total = 0
-    for index, stage in enumerate(ScalableViT(arch=arch).settings):
+    for index, stage in enumerate(_stages(arch)):
         rows, columns = _sides(index, height, width)
         keys = _up(rows, stage.reduction_ratio) * _up(columns, stage.reduction_ratio)
         query_dims = (
@@ -25,17 +29,22 @@ def products_of_attention(arch: str, height: int, width: int) -> int:
 
 
 def projections_of_padding(arch: str, height: int, width: int) -> int:
-    """Of what pads a map to whole windows to queries, keys and values.
+    """Projections to queries, keys and values of what pads a map to whole windows.
 
-    The model here projects the map, then pads.
+    The paper's counts have these; the model here projects the map, then pads.
     """
     total = 0
-    for index, stage in enumerate(ScalableViT(arch=arch).settings):
+    for index, stage in enumerate(_stages(arch)):
         rows, columns = _sides(index, height, width)
         windows = _up(rows, stage.window_size) * _up(columns, stage.window_size)
         padding = windows * stage.window_size**2 - rows * columns
         total += -(-stage.depth // 2) * padding * 3 * stage.embed_dims**2
     return total
+
+
+def _stages(arch: str) -> list[Any]:
+    with torch.device('meta'):  # without weights
+        return ScalableViT(arch=arch).settings
 
 
 def _sides(stage: int, height: int, width: int) -> tuple[int, int]:

@@ -20,23 +20,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
-from pycocotools import mask as mask_api
 
+from mmdat.analysis.flops import count_complexity
+from mmdat.analysis.model import image_shape
 from mmdat.apis import train
-from mmdat.apis.analysis import image_shape
-from mmdat.apis.complexity import count_complexity
-from mmdat.datasets.shapes import draw_scene
+from mmdat.datasets.shapes.coco import coco_content
+from mmdat.datasets.shapes.drawing import Scene, draw_scene
+from mmdat.datasets.shapes.files import write_image
+from mmdat.datasets.shapes.segment import pixel_values
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SIZE = 128
 NUM_IMAGES = 2
-SEGMENTED = (512, 2048)  # the image of which papers count the cost of segmentation
-COUNTED: dict[str, dict[str, Any]] = {}  # by the model and the shape
-# What the transforms of the papers' pipelines are given instead of their own sizes.
+SEGMENTED = (512, 2048)  # image size at which papers count the cost of segmentation
+COUNTED: dict[str, dict[str, Any]] = {}  # cost by model and image size, as JSON
+# Sizes for the transforms of the papers' pipelines, instead of their own.
 SMALL_TRANSFORMS = {
     'Resize': dict(scale=(SIZE, SIZE)),
     'RandomResize': dict(scale=(SIZE, SIZE)),
@@ -47,13 +48,13 @@ SMALL_TRANSFORMS = {
 
 @dataclass(frozen=True)
 class Steps:
-    """What came of a config.
+    """Result of a training step and a test step.
 
     Attributes:
-        loss: Of the training step.
-        train_seconds: Of the training step, with reading the images.
-        test_seconds: Of the test, with reading the images.
-        metrics: Of the test.
+        loss: Loss of the training step.
+        train_seconds: Time of the training step, with reading the images.
+        test_seconds: Time of the test, with reading the images.
+        metrics: Metrics of the test, by name.
     """
 
     loss: float
@@ -63,7 +64,7 @@ class Steps:
 
 
 def take_steps(name: str, root: Path) -> Steps:
-    """Train the config of that name for a step and test the model on what ``draw_data`` wrote."""
+    """Train the config of that name for a step and test the model, on what ``draw_data`` wrote."""
     cfg = Config.fromfile(CONFIGS / f'{name}.py')
     shrink(cfg)
     path = root / f'{name}.py'
@@ -87,7 +88,7 @@ def cost(name: str) -> dict[str, Any]:
     """Parameters and MACs of the config of that name."""
     cfg = Config.fromfile(CONFIGS / f'{name}.py')
     cfg.model.backbone.init_cfg = None
-    # Schedules differ in it, and it costs nothing: their model is counted once.
+    # It differs between schedules but costs nothing, so that their common model is counted once.
     cfg.model.backbone.pop('drop_path_rate', None)
     shape = SEGMENTED if name.endswith('_ade20k') else image_shape(cfg)
     model = json.dumps([cfg.model, shape], default=str)
@@ -97,76 +98,45 @@ def cost(name: str) -> dict[str, Any]:
 
 
 def draw_data(root: Path) -> None:
-    """Drawings in the layouts of COCO, ADE20K and ImageNet, in folders that the configs find."""
-    categories = CocoDataset.METAINFO['classes']
-    for folder, split in (
-        ('coco', 'train2017'),
-        ('coco', 'val2017'),
-        ('ade20k', 'training'),
-        ('ade20k', 'validation'),
-        ('imagenet', 'train'),
-        ('imagenet', 'val'),
-    ):
-        images, annotations, lines = [], [], []
-        for index in range(NUM_IMAGES):
-            scene = draw_scene(np.random.default_rng(index), SIZE)
-            name = f'{index}.jpg'
-            if folder == 'ade20k':
-                _write(root / folder / 'images' / split / name, scene.image)
-                labels = np.zeros(scene.image.shape[:2], np.uint8)
-                for instance in scene.instances:
-                    labels[instance.mask] = instance.label + 1
-                _write(root / folder / 'annotations' / split / f'{index}.png', labels)
-                continue
-            _write(root / folder / split / name, scene.image)
-            lines.append(f'{name} {index}')
-            images.append(dict(id=index, file_name=name, height=SIZE, width=SIZE))
-            for instance in scene.instances:
-                rle = mask_api.encode(np.asfortranarray(instance.mask, np.uint8))
-                annotations.append(
-                    dict(
-                        id=len(annotations) + 1,
-                        image_id=index,
-                        category_id=instance.label + 1,
-                        iscrowd=0,
-                        bbox=mask_api.toBbox(rle).tolist(),
-                        area=int(mask_api.area(rle)),
-                        segmentation=dict(size=rle['size'], counts=rle['counts'].decode()),
-                    )
-                )
-        if folder == 'coco':
-            target = root / folder / 'annotations' / f'instances_{split}.json'
-            text = json.dumps(
-                dict(
-                    images=images,
-                    annotations=annotations,
-                    categories=[
-                        dict(id=number, name=name)
-                        for number, name in enumerate(categories, start=1)
-                    ],
-                )
-            )
-        elif folder == 'imagenet':
-            target = root / folder / 'meta' / f'{split}.txt'
-            text = '\n'.join(lines)
-        else:
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
+    """Draw images in the layouts of COCO, ADE20K and ImageNet, in folders that the configs find."""
+    scenes = {
+        f'{index}.jpg': draw_scene(np.random.default_rng(index), SIZE)
+        for index in range(NUM_IMAGES)
+    }
+    for split in ('train2017', 'val2017'):
+        _write_images(root / 'coco' / split, scenes)
+        content = coco_content(scenes.items(), CocoDataset.METAINFO['classes'])
+        _write_text(root / 'coco' / 'annotations' / f'instances_{split}.json', json.dumps(content))
+    for split in ('training', 'validation'):
+        _write_images(root / 'ade20k' / 'images' / split, scenes)
+        masks = root / 'ade20k' / 'annotations' / split
+        masks.mkdir(parents=True)
+        for name, scene in scenes.items():
+            write_image((masks / name).with_suffix('.png'), pixel_values(scene))
+    for split in ('train', 'val'):
+        _write_images(root / 'imagenet' / split, scenes)
+        lines = [f'{name} {index}' for index, name in enumerate(scenes)]
+        _write_text(root / 'imagenet' / 'meta' / f'{split}.txt', '\n'.join(lines))
 
 
 def environment(root: Path) -> dict[str, str]:
-    """What tells the configs where the data are."""
+    """Environment variables that tell the configs where :func:`draw_data` drew."""
     return {f'{name.upper()}_ROOT': str(root / name) for name in ('coco', 'ade20k', 'imagenet')}
 
 
-def _write(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image)
+def _write_images(folder: Path, scenes: dict[str, Scene]) -> None:
+    folder.mkdir(parents=True)
+    for name, scene in scenes.items():
+        write_image(folder / name, scene.image)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
 
 
 def shrink(cfg: Config) -> None:
-    """One step without a checkpoint, of two small images, from random weights."""
+    """Reduce a config to a step on two small images, from random weights, without a checkpoint."""
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=1, val_interval=10)
     cfg.param_scheduler = []
     cfg.pop('runner_type', None)  # of several processes
@@ -193,7 +163,7 @@ def shrink(cfg: Config) -> None:
 
 
 def _take_few_proposals(value: Any) -> None:
-    """In nested parts of a detector."""
+    """Lower the numbers of proposals and detections in all nested parts of a detector."""
     if isinstance(value, dict):
         if value.get('type') == 'RandomSampler':
             value.update(num=16)
@@ -207,7 +177,7 @@ def _take_few_proposals(value: Any) -> None:
 
 
 def _shrink_transforms(transforms: Any) -> None:
-    """In nested lists of them."""
+    """Give transforms, also those in nested lists, small sizes."""
     for transform in transforms:
         if isinstance(transform, list):
             _shrink_transforms(transform)

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Time a config's model on made images: ``benchmark.py CONFIG``."""
+"""Time a config's model on synthetic images: ``benchmark.py CONFIG``."""
 
 import argparse
 import sys
 
 try:
+    from mmdat.analysis.model import load_config
+    from mmdat.analysis.speed import measure_speed, print_speed
     from mmdat.apis import command_line
-    from mmdat.apis.analysis import load_config
-    from mmdat.apis.benchmark import measure_speed, print_speed
     from mmdat.apis.command_line import ConfigOptions
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
@@ -15,7 +15,7 @@ except ImportError as error:  # of a missing or unsupported package
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Images a second and peak memory of the model of a config, on made images'
+        description='Images a second and peak memory of the model of a config, on synthetic images'
     )
     parser.add_argument('config', help='path of the config, of mmdet, mmseg or mmpretrain')
     parser.add_argument('--checkpoint', help='weights (random ones)')

@@ -5,9 +5,9 @@ import argparse
 import sys
 
 try:
+    from mmdat.analysis.browse import browse_dataset
+    from mmdat.analysis.model import load_config
     from mmdat.apis import command_line
-    from mmdat.apis.analysis import load_config
-    from mmdat.apis.browse import browse_dataset
     from mmdat.apis.command_line import ConfigOptions
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')

@@ -5,10 +5,10 @@ import argparse
 import sys
 
 try:
+    from mmdat.analysis.flops import count_complexity, print_complexity
+    from mmdat.analysis.model import load_config
     from mmdat.apis import command_line
-    from mmdat.apis.analysis import load_config
     from mmdat.apis.command_line import ConfigOptions
-    from mmdat.apis.complexity import count_complexity, print_complexity
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 

@@ -5,8 +5,8 @@ import argparse
 import sys
 
 try:
+    from mmdat.analysis.report import print_report, write_report
     from mmdat.apis import command_line
-    from mmdat.apis.report import print_report, write_report
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 

@@ -1,20 +1,27 @@
-"""Speed and memory of the model of a config."""
+"""Speed and memory of a config's model."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from helpers.memory import touch_new_memory
 from mmengine.config import Config
+from mmengine.model import BaseModel
 
-from mmdat.apis.analysis import build_model, load_config
-from mmdat.apis.benchmark import measure_speed, print_speed
+from mmdat.analysis import speed
+from mmdat.analysis.measure import Times
+from mmdat.analysis.model import build_model, load_config
+from mmdat.analysis.speed import Speed, measure_speed, print_speed
 from mmdat.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 WIDTHS = [16, 32, 64, 128]
+APPETITE = 2**26  # bytes
 
 
 def nano(name: str) -> Config:
+    """A config with the smallest backbone."""
     options = {
         'mmdet': {'model.neck.in_channels': WIDTHS},
         'mmseg': {'model.neck.in_channels': WIDTHS, 'model.data_preprocessor.size': (64, 96)},
@@ -25,21 +32,47 @@ def nano(name: str) -> Config:
     return cfg
 
 
+@pytest.fixture(scope='module')
+def classifier() -> Config:
+    return nano('scalablevit_s_in1k')
+
+
 @pytest.mark.parametrize('train', [False, True])
 @pytest.mark.parametrize(
     'name', ['retinanet_dat_t_coco', 'semantic_fpn_dat_pp_t_ade20k', 'scalablevit_s_in1k']
 )
-def test_a_model_of_each_toolbox_is_timed(
-    name: str, train: bool, capsys: pytest.CaptureFixture[str]
+def test_a_model_of_each_toolbox_is_timed(name: str, train: bool) -> None:
+    measured = measure_speed(
+        nano(name), (64, 96), 2, device='cpu', train=train, repeats=2, warmup=0
+    )
+    assert measured.shape == (64, 96)
+    assert len(measured.times.seconds) == 2
+
+
+def test_the_peak_of_memory_is_that_of_the_runs(
+    classifier: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    speed = measure_speed(nano(name), (64, 96), 2, device='cpu', train=train, repeats=3, warmup=1)
-    assert len(speed.seconds) == 3
-    assert speed.images_per_second == pytest.approx(2 / sorted(speed.seconds)[1])
-    assert speed.peak_memory >= 0
-    print_speed(speed)
+    def eat(*_: Any) -> None:
+        touch_new_memory(APPETITE)
+
+    def build_hungry_model(cfg: Config) -> BaseModel:
+        model = build_model(cfg)
+        model.backbone.register_forward_pre_hook(eat)
+        return model
+
+    monkeypatch.setattr(speed, 'build_model', build_hungry_model)
+    measured = measure_speed(classifier, (64, 96), device='cpu', repeats=1, warmup=0)
+    assert 0.95 * APPETITE < measured.peak_memory < 2 * APPETITE
+
+
+def test_the_table_says_what_was_run_and_where(capsys: pytest.CaptureFixture[str]) -> None:
+    measured = Speed(2, (64, 96), Times([1.0, 4.0, 0.5]), 3 * 10**9, 'Measured on a desk.')
+    print_speed(measured)
     printed = capsys.readouterr().out
     assert '2 x 64 x 96, 3 runs' in printed
-    assert f'torch {torch.__version__}' in printed.splitlines()[-1]
+    row = next(line for line in printed.splitlines() if ' to ' in line)
+    assert [cell.strip() for cell in row.split('│')[1:-1]] == ['2.00', '0.500 to 4.000', '3.00']
+    assert printed.splitlines()[-1] == 'Measured on a desk.'
 
 
 def test_a_checkpoint_must_fill_the_model(config: Path, tmp_path: Path) -> None:
@@ -51,7 +84,7 @@ def test_a_checkpoint_must_fill_the_model(config: Path, tmp_path: Path) -> None:
     del weights['rpn_head.rpn_conv.weight']
     torch.save(weights, checkpoint)
     with pytest.raises(UserError, match=r"some.pth is of another model than the config's"):
-        measure_speed(cfg, (64,), checkpoint=str(checkpoint), device='cpu')
+        measure_speed(cfg, (64,), checkpoint=str(checkpoint), device='cpu', repeats=1, warmup=0)
 
 
 @pytest.mark.parametrize(
@@ -68,9 +101,11 @@ def test_a_checkpoint_must_fill_the_model(config: Path, tmp_path: Path) -> None:
         (dict(device='cpu', checkpoint='missing.pth'), 'missing.pth'),
     ],
 )
-def test_a_mistake_ends_in_one_sentence(options: dict, sentence: str, config: Path) -> None:
+def test_a_mistake_ends_in_one_sentence(
+    options: dict[str, Any], sentence: str, classifier: Config
+) -> None:
     with pytest.raises(UserError, match=sentence) as caught:
-        measure_speed(load_config(config), **options)
+        measure_speed(classifier, **options)
     assert '\n' not in str(caught.value)
 
 

@@ -7,14 +7,9 @@ import pkgutil
 import pytest
 import torch
 
-import mmdat.models
-import mmdat.ops
+import mmdat
 
-MODULES = [
-    info.name
-    for package in (mmdat.ops, mmdat.models)
-    for info in pkgutil.walk_packages(package.__path__, f'{package.__name__}.')
-]
+MODULES = [info.name for info in pkgutil.walk_packages(mmdat.__path__, 'mmdat.')]
 
 
 @pytest.mark.parametrize('name', MODULES)

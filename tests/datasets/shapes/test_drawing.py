@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmdat.datasets.shapes import (
+from mmdat.datasets.shapes.drawing import (
     DISTRACTORS,
     FIGURES,
     METAINFO,
@@ -22,7 +22,7 @@ def draw(count: int, seed: int = 0, **options) -> list[Scene]:
 
 @pytest.fixture(scope='module')
 def scenes() -> list[Scene]:
-    return draw(200)
+    return draw(120)
 
 
 def test_same_seed_same_drawing_and_another_seed_another():

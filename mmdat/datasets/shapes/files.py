@@ -1,4 +1,4 @@
-"""Made drawings of shapes as files: what the layouts for the tasks have in common."""
+"""Synthetic drawings as files: what the layouts for the tasks have in common."""
 
 import json
 import shutil
@@ -13,24 +13,24 @@ from rich.progress import track
 
 from mmdat.errors import UserError
 
-from .shapes import Scene, draw_scene
+from .drawing import Scene, draw_scene
 
 SPLITS = ('train', 'val')
 PARAMETERS_FILE = 'shapes.json'
-# To be raised when the drawings change, so that those of an earlier version are drawn anew.
+# Raise it when the drawings change, so that those of an earlier version are drawn again.
 VERSION = 3
 JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True)
 class ShapesParameters:
-    """All that a made data set depends on, apart from its task.
+    """Parameters of a synthetic data set; with its task they determine every byte of it.
 
     Attributes:
         train: Number of training images.
         val: Number of held-out images; their random numbers are independent of the training ones.
         size: Side of the square images in pixels.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
 
     Raises:
         UserError: If a value is too small.
@@ -61,8 +61,8 @@ def write_shapes(
 
     Args:
         root: Folder to draw into.
-        task: What tells the layout from others.
-        parameters: What the drawings depend on.
+        task: Name of the layout.
+        parameters: What the drawings depend on besides.
         draw: Writes all files but :data:`PARAMETERS_FILE` into an empty folder.
 
     Raises:
@@ -101,7 +101,7 @@ def write_shapes(
 def draw_scenes(
     split: str, parameters: ShapesParameters, **options: Any
 ) -> Iterator[tuple[str, Scene]]:
-    """Draw the scenes of a split, each with a name for its files; shows a bar of progress.
+    """Draw the scenes of a split, each with a name for its files, and show a progress bar.
 
     Args:
         split: ``'train'`` or ``'val'``.
@@ -115,7 +115,7 @@ def draw_scenes(
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write a JPEG or, without loss, a PNG file; unlike ``cv2.imwrite``, tells of a full disk."""
+    """Write a JPEG or PNG file; unlike ``cv2.imwrite``, raise OSError where the disk is full."""
     _, content = cv2.imencode(
         path.suffix,
         image,
@@ -125,9 +125,9 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def _empty_partial(root: Path) -> Path:
-    """A new folder beside ``root``, which is removed."""
+    """Remove ``root`` and make a new folder beside it."""
     partial = root.with_name(f'{root.name}.partial')
-    # What is in the way goes first: where it cannot, as in a mounted folder, that is known at once.
+    # Remove first: where that fails, as for a mounted folder, nothing has been drawn in vain.
     for folder in (partial, root):
         if folder.exists():
             shutil.rmtree(folder)
@@ -136,7 +136,7 @@ def _empty_partial(root: Path) -> Path:
 
 
 def _is_complete(root: Path, signature: dict[str, Any]) -> bool:
-    """Whether all that was drawn with this signature is there, in its size."""
+    """Whether all files that were drawn with this signature are there, in their sizes."""
     try:
         recorded = json.loads((root / PARAMETERS_FILE).read_text())
         return recorded == signature | dict(

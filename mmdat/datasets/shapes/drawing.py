@@ -1,7 +1,7 @@
-"""Made drawings of shapes: paper cut-outs on printed ground, with their exact visible masks.
+"""Synthetic drawings of shapes: paper cut-outs on printed ground, with their visible masks.
 
 A drawing holds figures of the classes in ``METAINFO`` and distractors of no class. Color, print,
-place and size are drawn without a look at the class, so that only the shape tells it.
+place and size do not depend on the class, so that only the shape tells it.
 """
 
 import math
@@ -18,7 +18,7 @@ METAINFO: dict[str, Any] = dict(
 )
 
 SUPERSAMPLING = 4
-# A figure of which less shows may be beyond recognition, also for people.
+# People may not recognize a figure of which less shows.
 MIN_VISIBLE_FRACTION = 0.65
 ATTEMPTS_TO_PLACE = 20
 GROUND_CONTRAST = 0.12
@@ -26,7 +26,7 @@ PAPER_CONTRAST = 0.3
 MIN_COLOR_DISTANCE = 0.4
 SHADOW = 0.5
 
-# Draws closed polygons (points, 2) inside the unit circle; a second one is a hole in the first.
+# Returns closed polygons (points, 2) inside the unit circle; a second one is a hole in the first.
 Outline = Callable[[np.random.Generator], list[np.ndarray]]
 
 
@@ -80,11 +80,10 @@ def draw_scene(
         label = labels[index]
         for _ in range(ATTEMPTS_TO_PLACE):
             diameter = size * math.exp(rng.uniform(*np.log(diameters)))
-            outline = (
-                DISTRACTORS[rng.integers(len(DISTRACTORS))]
-                if label is None
-                else FIGURES[METAINFO['classes'][label]]
-            )
+            if label is None:
+                outline = DISTRACTORS[rng.integers(len(DISTRACTORS))]
+            else:
+                outline = FIGURES[METAINFO['classes'][label]]
             if canvas.place(outline(rng), diameter, label):
                 break
     return canvas.finish()
@@ -96,7 +95,7 @@ def _arc(start: float, stop: float, points: int = 64) -> np.ndarray:
 
 
 def _polygon(corners: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
-    """Points along the edges too, so that a distortion bends them."""
+    """Polygon with points along its edges too, so that a distortion bends them."""
     starts = np.asarray(corners, dtype=float)
     steps = np.linspace(0, 1, 12, endpoint=False)[:, None]
     return np.concatenate(
@@ -171,13 +170,16 @@ def _rotation(angle: float) -> np.ndarray:
 
 
 def _color(rng: np.random.Generator) -> np.ndarray:
-    """BGR in [0, 1]."""
+    """Random color, BGR in [0, 1]."""
     hsv = np.array([[[rng.uniform(0, 360), rng.uniform(0.1, 0.85), rng.uniform(0.3, 1)]]])
     return cv2.cvtColor(hsv.astype(np.float32), cv2.COLOR_HSV2BGR)[0, 0]
 
 
 def _pattern(rng: np.random.Generator, height: int, width: int, unit: float) -> np.ndarray:
-    """(height, width) in [0, 1]: stripes, checks, dots, clouds or grain, ``unit`` pixels fine."""
+    """Random print, (height, width) in [0, 1]: stripes, checks, dots, clouds or grain.
+
+    ``unit`` scales its details, in pixels.
+    """
     kind = rng.choice(['stripes', 'checks', 'dots', 'clouds', 'grain'])
     if kind in ('clouds', 'grain'):
         spacing = unit * rng.uniform(8, 20, size=2)
@@ -194,7 +196,7 @@ def _pattern(rng: np.random.Generator, height: int, width: int, unit: float) -> 
 
 
 class _Canvas:
-    """A drawing under way; each cut-out lies on top of what is there and hides it."""
+    """An unfinished drawing; each cut-out lies on top of what is there and hides it."""
 
     def __init__(self, rng: np.random.Generator, size: int) -> None:
         self.rng = rng
@@ -202,13 +204,13 @@ class _Canvas:
         self.ground_color = _color(rng)
         self.light = _rotation(rng.uniform(0, 2 * math.pi))[0]
         self.labels: list[int] = []
-        self.areas: list[int] = []  # in pixels, before anything hid them
+        self.areas: list[int] = []  # of the figures, in pixels, before anything hid them
         self.owner = np.full((size, size), -1, dtype=np.int16)  # index of the figure on top, or -1
         self.image = self._paper(size, size, self.ground_color, GROUND_CONTRAST)
         self._scatter_specks()
 
     def place(self, outline: list[np.ndarray], diameter: float, label: int | None) -> bool:
-        """Lay a cut-out somewhere; False if there it would hide too much of a figure."""
+        """Lay a cut-out at a random place; False if it would hide too much of a figure there."""
         radius = diameter / 2
         margin = min(0.7 * radius, self.size / 2)
         center = self.rng.uniform(margin, self.size - margin, size=2)
@@ -244,7 +246,7 @@ class _Canvas:
         )
 
     def _paper(self, height: int, width: int, color: np.ndarray, contrast: float) -> np.ndarray:
-        """(height, width, 3) in [0, 1] of a color, printed with another that is near it."""
+        """Printed paper, (height, width, 3) in [0, 1], of a color and another that is near it."""
         print_color = color + self.rng.uniform(-contrast, contrast, size=3).astype(np.float32)
         pattern = _pattern(self.rng, height, width, self.size / 100)
         return color + pattern[..., None] * (np.clip(print_color, 0, 1) - color)
@@ -262,7 +264,7 @@ class _Canvas:
         _paint(self.image, _coverage(drawing), _color(self.rng))
 
     def _cut(self, contours: list[np.ndarray]) -> tuple[tuple[slice, slice], np.ndarray]:
-        """A window of the canvas around the contours and their shadow, and its coverage."""
+        """Window of the canvas around the contours and their shadow, and coverage of its pixels."""
         margin = 0.06 * self.size
         points = np.concatenate(contours)
         left, top = np.clip(points.min(axis=0) - margin, 0, self.size).astype(int).tolist()
@@ -291,7 +293,7 @@ class _Canvas:
 
 
 def _coverage(drawing: np.ndarray) -> np.ndarray:
-    """How far a white-on-black drawing, supersampled, covers each pixel, in [0, 1]."""
+    """Part of each pixel that a supersampled white-on-black drawing covers, in [0, 1]."""
     height, width = (side // SUPERSAMPLING for side in drawing.shape)
     small = cv2.resize(drawing, (width, height), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32) / 255

@@ -1,4 +1,4 @@
-"""A grid of pictures: predictions beside the truth, drawn with MMEngine's visualizer."""
+"""Predictions beside the ground truth, in a grid of pictures drawn with MMEngine's visualizer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
 PAIRS_PER_ROW = 2
-SIDE = 480  # pixels of the longer side of a picture
+# In pixels: the longer side of a picture, the space right of and below it, and that for its title.
+SIDE = 480
 MARGIN = 12
 TITLE_HEIGHT = 36
 
@@ -21,29 +22,29 @@ Palette = Sequence[tuple[int, int, int]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a pair of pictures shows.
+    """The ground truth and the prediction for an image.
 
     Attributes:
-        title: Written above the truth.
+        title: Written above the ground truth.
         image: (height, width, 3), RGB uint8.
-        truth: InstanceData with ``bboxes`` (n, 4) as (x1, y1, x2, y2) in pixels, ``labels`` (n,)
-            and, if there are any, ``masks`` (n, height, width).
+        ground_truth: InstanceData with ``bboxes`` (n, 4) as (x1, y1, x2, y2) in pixels, ``labels``
+            (n,) and, if there are any, ``masks`` (n, height, width).
         prediction: The same with ``scores`` (n,).
     """
 
     title: str
     image: np.ndarray
-    truth: InstanceData
+    ground_truth: InstanceData
     prediction: InstanceData
 
 
-def draw_grid(
+def draw_comparisons(
     comparisons: Sequence[Comparison],
     classes: Sequence[str],
     palette: Palette | None = None,
     score_threshold: float = 0.5,
 ) -> np.ndarray:
-    """Draw pairs of pictures, truth left and prediction right, two pairs in a row.
+    """Draw pairs of pictures, ground truth left and prediction right, two pairs in a row.
 
     Args:
         comparisons: The pairs, at least one.
@@ -56,41 +57,32 @@ def draw_grid(
     """
     palette = palette or get_palette('random', len(classes))
     visualizer = Visualizer()
-
-    def draw_cell(image: np.ndarray, instances: InstanceData, title: str) -> np.ndarray:
-        cell = np.full((SIDE + TITLE_HEIGHT + MARGIN, SIDE + MARGIN, 3), 255, dtype=np.uint8)
-        picture = _draw_picture(visualizer, image, instances, classes, palette)
-        cell[TITLE_HEIGHT : TITLE_HEIGHT + picture.shape[0], : picture.shape[1]] = picture
-        cv2.putText(
-            cell,
-            title,
-            (2, TITLE_HEIGHT - 12),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.65,
-            (30, 30, 30),
-            1,
-            cv2.LINE_AA,
-        )
-        return cell
-
     pairs = []
-    for comparison in comparisons:
-        prediction = comparison.prediction[comparison.prediction.scores >= score_threshold]
-        pairs.append(
-            np.hstack(
-                [
-                    draw_cell(comparison.image, comparison.truth, f'{comparison.title}: truth'),
-                    draw_cell(
-                        comparison.image, prediction, f'prediction, score >= {score_threshold:g}'
-                    ),
-                ]
+    for pair in comparisons:
+        prediction = pair.prediction[pair.prediction.scores >= score_threshold]
+        cells = [
+            _draw_cell(title, _draw_picture(visualizer, pair.image, instances, classes, palette))
+            for title, instances in (
+                (f'{pair.title}: truth', pair.ground_truth),
+                (f'prediction, score >= {score_threshold:g}', prediction),
             )
-        )
+        ]
+        pairs.append(np.hstack(cells))
     columns = min(PAIRS_PER_ROW, len(pairs))
     pairs += [np.full_like(pairs[0], 255)] * (-len(pairs) % columns)
-    return np.vstack(
-        [np.hstack(pairs[first : first + columns]) for first in range(0, len(pairs), columns)]
-    )
+    rows = [np.hstack(pairs[first : first + columns]) for first in range(0, len(pairs), columns)]
+    return np.vstack(rows)
+
+
+def _draw_cell(title: str, picture: np.ndarray) -> np.ndarray:
+    """Place a picture below its title on white."""
+    cell = np.full((SIDE + TITLE_HEIGHT + MARGIN, SIDE + MARGIN, 3), 255, dtype=np.uint8)
+    height, width = picture.shape[:2]
+    cell[TITLE_HEIGHT : TITLE_HEIGHT + height, :width] = picture
+    baseline = (2, TITLE_HEIGHT - 12)
+    gray = (30, 30, 30)
+    cv2.putText(cell, title, baseline, cv2.FONT_HERSHEY_SIMPLEX, 0.65, gray, 1, cv2.LINE_AA)
+    return cell
 
 
 def _draw_picture(
@@ -100,7 +92,7 @@ def _draw_picture(
     classes: Sequence[str],
     palette: Palette,
 ) -> np.ndarray:
-    """The image, enlarged so that names can be read, with masks, boxes, names and scores."""
+    """Draw masks, boxes, names and scores on an image, enlarged so that they can be read."""
     scale = SIDE / max(image.shape[:2])
     height, width = (max(1, round(scale * side)) for side in image.shape[:2])
     visualizer.set_image(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC))
@@ -114,7 +106,7 @@ def _draw_picture(
         visualizer.draw_binary_masks(np.array(masks), colors, alphas=0.45)
         for mask, color in zip(masks, colors, strict=True):
             visualizer.draw_polygons(bitmap_to_polygon(mask)[0], edge_colors=color, line_widths=2)
-    # A box over the edge would make the visualizer enlarge its canvas.
+    # The visualizer would enlarge its canvas for a box that crosses the edge.
     limits = torch.tensor([width - 1, height - 1] * 2)
     boxes = torch.minimum((instances.bboxes * scale).clamp(min=0), limits)
     visualizer.draw_bboxes(boxes, edge_colors=colors, line_widths=1)

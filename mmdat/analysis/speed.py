@@ -1,13 +1,9 @@
-"""How fast a model runs, and how much memory it takes, on made images."""
+"""Speed and peak memory of a config's model, on synthetic images."""
 
 import copy
-import importlib
-import platform
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,27 +15,37 @@ from mmengine.runner import load_checkpoint
 from rich.console import Console
 from rich.table import Table
 
+from mmdat.apis.explain import explained
+from mmdat.apis.toolboxes import toolbox_of
 from mmdat.errors import UserError, reason
 
-from .analysis import build_model, image_shape, made_batch, refuse_shape
-from .explain import explained
-from .toolboxes import toolbox_of
+from .measure import PeakMemory, Times, describe, machine_and_versions, time_once
+from .model import build_model, image_shape, refuse_shape
+from .synthetic import synthetic_batch
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What repeated runs over one batch took."""
+    """What repeated runs over one batch took.
+
+    Attributes:
+        batch_size: Images in the batch.
+        shape: Height and width of the images.
+        times: Seconds of the runs.
+        peak_memory: Bytes, the weights among them.
+        measured_on: Date, machine and versions, in a sentence.
+    """
 
     batch_size: int
     shape: tuple[int, int]
-    seconds: tuple[float, ...]  # of each run
-    peak_memory: int  # bytes, the weights among them
-    machine: str
+    times: Times
+    peak_memory: int
+    measured_on: str
 
     @property
     def images_per_second(self) -> float:
-        """Median over the runs."""
-        return self.batch_size / statistics.median(self.seconds)
+        """Images a second in the median run."""
+        return self.batch_size / self.times.median
 
 
 def measure_speed(
@@ -88,7 +94,7 @@ def measure_speed(
         if value < least:
             raise UserError(f'{option} must be at least {least}, got {value}')
     shape = image_shape(cfg, shape)
-    on = _check_device(device)
+    on = _find_device(device)
     if amp and on.type != 'cuda':
         raise UserError('--amp needs a GPU: measure without it, or on one')
     memory = PeakMemory(on)
@@ -96,55 +102,40 @@ def measure_speed(
         with explained(cfg):
             torch.manual_seed(0)
             model = build_model(cfg)
-            _load_weights(model, checkpoint)
+            if checkpoint is not None:
+                _load_weights(model, checkpoint)
             model.to(on)
             run = _training_step(model, cfg, amp) if train else _inference(model, on, amp)
-        batch = made_batch(cfg, batch_size, shape)
+        batch = synthetic_batch(cfg, batch_size, shape)
         with refuse_shape(shape):
-            seconds = [_time(run, copy.deepcopy(batch), on) for _ in range(warmup + repeats)]
+            seconds = [
+                time_once(partial(run, copy.deepcopy(batch)), on) for _ in range(warmup + repeats)
+            ]
     return Speed(
-        batch_size, shape, tuple(seconds[warmup:]), memory.peak(), _machine_and_versions(on)
+        batch_size, shape, Times(seconds[warmup:]), memory.bytes, describe(machine_and_versions(on))
     )
 
 
 def print_speed(speed: Speed) -> None:
     """Print a table, and what it was measured on."""
     height, width = speed.shape
+    seconds = speed.times.seconds
     table = Table(
         'images/s (median)',
         'seconds a batch',
         'peak memory (GB)',
-        title=f'{speed.batch_size} x {height} x {width}, {len(speed.seconds)} runs',
+        title=f'{speed.batch_size} x {height} x {width}, {len(seconds)} runs',
     )
     table.add_row(
         f'{speed.images_per_second:.2f}',
-        f'{min(speed.seconds):.3f} to {max(speed.seconds):.3f}',
+        f'{min(seconds):.3f} to {max(seconds):.3f}',
         f'{speed.peak_memory / 1e9:.2f}',
     )
     Console().print(table)
-    print(speed.machine)
+    print(speed.measured_on)
 
 
-class PeakMemory:
-    """Bytes that are taken at most from here on, beyond what was taken before."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        if device.type == 'cuda':
-            torch.cuda.reset_peak_memory_stats(device)
-            self.before = torch.cuda.memory_allocated(device)
-        else:
-            Path('/proc/self/clear_refs').write_text('5')  # resets the peak
-            self.before = _resident('VmRSS')
-
-    def peak(self) -> int:
-        """Of the time since this object was made."""
-        if self.device.type == 'cuda':
-            return torch.cuda.max_memory_allocated(self.device) - self.before
-        return _resident('VmHWM') - self.before
-
-
-def _check_device(name: str | None) -> torch.device:
+def _find_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
     except RuntimeError as error:
@@ -157,9 +148,7 @@ def _check_device(name: str | None) -> torch.device:
     return device
 
 
-def _load_weights(model: BaseModel, checkpoint: str | None) -> None:
-    if checkpoint is None:
-        return
+def _load_weights(model: BaseModel, checkpoint: str) -> None:
     try:
         load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
     except RuntimeError as error:
@@ -187,37 +176,3 @@ def _training_step(model: BaseModel, cfg: Config, amp: bool) -> Callable[[Any], 
         wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     optimizer = build_optim_wrapper(model, wrapper)
     return lambda batch: model.train_step(batch, optimizer)
-
-
-def _time(run: Callable[[Any], object], batch: Any, device: torch.device) -> float:
-    _synchronize(device)
-    start = time.perf_counter()
-    run(batch)
-    _synchronize(device)
-    return time.perf_counter() - start
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-
-
-def _resident(field: str) -> int:
-    for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith(field + ':'):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f'/proc/self/status has no {field}')
-
-
-def _machine_and_versions(device: torch.device) -> str:
-    lines = Path('/proc/cpuinfo').read_text().splitlines()
-    names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
-    parts = [f'CPU {(names or [platform.machine()])[0]}', f'{torch.get_num_threads()} threads']
-    if device.type == 'cuda':
-        parts.insert(0, f'GPU {torch.cuda.get_device_name(device)}')
-    packages = 'torch', 'mmcv', 'mmengine', 'mmdat'
-    parts += [
-        f'Python {platform.python_version()}',
-        *(f'{name} {importlib.import_module(name).__version__}' for name in packages),
-    ]
-    return ', '.join(parts)

@@ -1,4 +1,4 @@
-"""What a test of a detector came to: a picture grid and a table of average precision (AP)."""
+"""Report on a detector's test: predictions beside the ground truth, and average precision (AP)."""
 
 import contextlib
 import io
@@ -13,6 +13,7 @@ import mmcv
 import mmengine
 import numpy as np
 import torch
+from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import DATASETS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
@@ -24,13 +25,15 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 from rich.table import Table
 
+from mmdat.apis.command_line import check_writable
+from mmdat.apis.config_file import read_config
 from mmdat.errors import UserError
-from mmdat.visualization import Comparison, draw_grid
+from mmdat.visualization import Comparison, draw_comparisons
 
-from .command_line import check_writable
-from .config_file import read_config
+from .browse import evenly_spaced
 
-# Column of the table -> (IoU threshold or None for the mean of all, area range) of COCO's protocol.
+# Column of the table -> IoU threshold, or None for the mean over all, and range of areas, as COCO's
+# protocol names it.
 COLUMNS = {
     'AP': (None, 'all'),
     'AP50': (0.5, 'all'),
@@ -48,9 +51,16 @@ AveragePrecisions = dict[str, dict[str, dict[str, float | None]]]
 
 @dataclass(frozen=True)
 class Report:
-    """The files that :func:`write_report` wrote, and the figures in them."""
+    """What :func:`write_report` wrote.
 
-    grid: Path
+    Attributes:
+        pictures: File with predictions beside the ground truth.
+        table: Markdown file with a table of average precision.
+        figures: JSON file with the same.
+        average_precisions: What it holds.
+    """
+
+    pictures: Path
     table: Path
     figures: Path
     average_precisions: AveragePrecisions
@@ -71,7 +81,7 @@ def write_report(
     read: give files that you wrote yourself.
 
     Args:
-        config: Of the model; its test data set holds the truth.
+        config: Config of the model, or its path; its test data set holds the ground truth.
         results: Path of the pickle.
         out_dir: Folder of the files, that of ``results`` if None.
         num_images: Number of pictures.
@@ -97,24 +107,23 @@ def write_report(
     report = Report(
         out_dir / 'predictions.png', out_dir / 'ap.md', out_dir / 'ap.json', average_precisions
     )
-    mmcv.imwrite(
-        cv2.cvtColor(_draw(predictions, dataset, num_images), cv2.COLOR_RGB2BGR), str(report.grid)
-    )
+    picture = _draw(predictions, dataset, num_images)
+    mmcv.imwrite(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), str(report.pictures))
     report.table.write_text(_markdown(average_precisions))
     report.figures.write_text(json.dumps(average_precisions, indent=2) + '\n')
     return report
 
 
 def print_report(report: Report) -> None:
-    """Print the tables, and last the paths of the grid and the table."""
+    """Print the tables, and last the paths of the pictures and of the table."""
     console = Console()
     for metric, rows in report.average_precisions.items():
         table = Table('class', *COLUMNS, title=f'{TITLES[metric]} AP')
         for name, row in rows.items():
             table.add_row(name, *map(_percent, row.values()), end_section=name == ALL_CLASSES)
         console.print(table)
-    # Not by rich, which would wrap a long path and so break it for a click or a copy.
-    print(f'Pictures: {report.grid.resolve()}')
+    # rich would wrap a long path, which then can neither be clicked nor copied.
+    print(f'Pictures: {report.pictures.resolve()}')
     print(f'AP table: {report.table.resolve()}')
 
 
@@ -155,33 +164,36 @@ def load_results(path: Path) -> list[dict[str, Any]]:
 
 
 def measure(predictions: Sequence[dict[str, Any]], dataset: BaseDataset) -> AveragePrecisions:
-    """Box AP and, where masks were predicted, mask AP by COCO's protocol, in all and per class."""
+    """Box AP and, where masks were predicted, mask AP by COCO's protocol, overall and per class."""
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
-        truth = COCO(dataset.ann_file)
+        ground_truth = COCO(dataset.ann_file)
         metrics = ['bbox'] + ['segm'] * ('masks' in predictions[0]['pred_instances'])
-        return {metric: _measure(predictions, dataset, truth, metric) for metric in metrics}
+        return {metric: _measure(predictions, dataset, ground_truth, metric) for metric in metrics}
 
 
 def _measure(
-    predictions: Sequence[dict[str, Any]], dataset: BaseDataset, truth: COCO, metric: str
+    predictions: Sequence[dict[str, Any]], dataset: BaseDataset, ground_truth: COCO, metric: str
 ) -> dict[str, dict[str, float | None]]:
     detections = [
         detection
         for sample in predictions
         for detection in _coco_detections(sample, dataset.cat_ids, metric)
     ]
-    evaluation = COCOeval(truth, truth.loadRes(detections) if detections else COCO(), metric)
+    found = ground_truth.loadRes(detections) if detections else COCO()
+    evaluation = COCOeval(ground_truth, found, metric)
     evaluation.params.catIds = dataset.cat_ids
     evaluation.params.imgIds = [sample['img_id'] for sample in predictions]
     evaluation.evaluate()
     evaluation.accumulate()
-    # (IoU threshold, recall, class, area range, number of detections)
+    # [IoU threshold, recall, class, area range], at the largest number of detections
     precisions = evaluation.eval['precision'][..., -1]
     classes = dict.fromkeys([ALL_CLASSES], slice(None)) | {
         name: [index] for index, name in enumerate(dataset.metainfo['classes'])
     }
 
-    def mean(chosen: slice | list[int], threshold: float | None, area: str) -> float | None:
+    def mean_precision(
+        chosen: slice | list[int], threshold: float | None, area: str
+    ) -> float | None:
         part = precisions[:, :, chosen, evaluation.params.areaRngLbl.index(area)]
         if threshold is not None:
             part = part[np.isclose(evaluation.params.iouThrs, threshold)]
@@ -189,7 +201,7 @@ def _measure(
         return float(part.mean()) if part.size else None
 
     return {
-        name: {column: mean(chosen, *condition) for column, condition in COLUMNS.items()}
+        name: {column: mean_precision(chosen, *condition) for column, condition in COLUMNS.items()}
         for name, chosen in classes.items()
     }
 
@@ -249,55 +261,42 @@ def _draw(
     predictions: Sequence[dict[str, Any]], dataset: BaseDataset, num_images: int
 ) -> np.ndarray:
     by_image = {sample['img_id']: sample['pred_instances'] for sample in predictions}
-    count = min(num_images, len(dataset))
     comparisons = []
-    for index in np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist():
+    for index in evenly_spaced(num_images, len(dataset)):
         info = dataset.get_data_info(index)
         comparisons.append(
             Comparison(
                 title=Path(info['img_path']).name,
                 image=mmcv.imread(info['img_path'], channel_order='rgb'),
-                truth=_truth_instances(info),
-                prediction=_predicted_instances(by_image[info['img_id']]),
+                ground_truth=_ground_truth(info),
+                prediction=_prediction(by_image[info['img_id']]),
             )
         )
-    return draw_grid(comparisons, dataset.metainfo['classes'], dataset.metainfo.get('palette'))
-
-
-def _truth_instances(info: dict[str, Any]) -> InstanceData:
-    shape = info['height'], info['width']
-    objects = [item for item in info['instances'] if not item['ignore_flag']]
-    instances = InstanceData(
-        bboxes=torch.tensor([item['bbox'] for item in objects]).reshape(-1, 4),
-        labels=torch.tensor([item['bbox_label'] for item in objects], dtype=torch.long),
+    return draw_comparisons(
+        comparisons, dataset.metainfo['classes'], dataset.metainfo.get('palette')
     )
-    if all('mask' in item for item in objects):
-        instances.masks = _decode([_to_rle(item['mask'], *shape) for item in objects], *shape)
-    return instances
 
 
-def _predicted_instances(prediction: dict[str, Any]) -> InstanceData:
+def _ground_truth(info: dict[str, Any]) -> InstanceData:
+    with_mask = all('mask' in item for item in info['instances'])
+    load = LoadAnnotations(with_mask=with_mask, box_type=None)
+    loaded = load(dict(info, ori_shape=(info['height'], info['width'])))
     instances = InstanceData(
-        bboxes=prediction['bboxes'], labels=prediction['labels'], scores=prediction['scores']
+        bboxes=torch.from_numpy(loaded['gt_bboxes']),
+        labels=torch.from_numpy(loaded['gt_bboxes_labels']),
     )
-    if prediction.get('masks'):
-        instances.masks = _decode(prediction['masks'], *prediction['masks'][0]['size'])
+    if with_mask:
+        instances.masks = loaded['gt_masks'].masks.astype(bool)
+    return instances[~loaded['gt_ignore_flags']]
+
+
+def _prediction(detections: dict[str, Any]) -> InstanceData:
+    instances = InstanceData(
+        bboxes=detections['bboxes'], labels=detections['labels'], scores=detections['scores']
+    )
+    if detections.get('masks'):
+        instances.masks = mask_api.decode(detections['masks']).transpose(2, 0, 1).astype(bool)
     return instances
-
-
-def _to_rle(mask: dict[str, Any] | list[list[float]], height: int, width: int) -> dict[str, Any]:
-    """COCO's polygons, uncompressed or compressed run lengths -> compressed run lengths."""
-    if isinstance(mask, list):
-        return mask_api.merge(mask_api.frPyObjects(mask, height, width))
-    if isinstance(mask['counts'], list):
-        return mask_api.frPyObjects(mask, height, width)
-    return mask
-
-
-def _decode(rles: Sequence[dict[str, Any]], height: int, width: int) -> np.ndarray:
-    if not rles:
-        return np.zeros((0, height, width), dtype=bool)
-    return mask_api.decode(list(rles)).transpose(2, 0, 1).astype(bool)
 
 
 def _markdown(average_precisions: AveragePrecisions) -> str:

@@ -1,4 +1,4 @@
-"""The examples in docs/ of training on one's own data do so, on made data."""
+"""The examples of training on data of one's own train, on synthetic data."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from mmengine.registry import DefaultScope
 
 from mmdat.apis import train
 from mmdat.datasets import ShapesParameters, write_shapes_coco
-from mmdat.datasets.shapes_segment import write_shapes_segment
+from mmdat.datasets.shapes.segment import write_shapes_segment
 from mmdat.registry import MODELS
 
-DOCS = Path(__file__).parents[2] / 'docs'
+ROOT = Path(__file__).parents[2]
 SCALE = (96, 96)
 LOADER = dict(num_workers=0, persistent_workers=False)
 
@@ -33,7 +33,7 @@ SEGMENTS = pipeline(
     dict(type='Resize', scale=SCALE),
     dict(type='PackSegInputs'),
 )
-# Writes the data, where they lie, and what makes the example small.
+# Example -> what draws its data, their folder, and options that make it small.
 EXAMPLES = {
     'fine_tune_boxes_and_masks': (
         write_shapes_coco,
@@ -43,6 +43,7 @@ EXAMPLES = {
             'model.train_cfg.rcnn.sampler.num': 16,
             'model.test_cfg.rpn.max_per_img': 20,
             'train_dataloader.dataset.pipeline': MASKS,
+            'val_dataloader.dataset.pipeline.1.scale': SCALE,
             'train_cfg': dict(max_epochs=1, val_interval=1),
         },
     ),
@@ -55,6 +56,7 @@ EXAMPLES = {
             'model.auxiliary_head.in_channels': 64,
             'model.data_preprocessor.size': SCALE,
             'train_dataloader.dataset.pipeline': SEGMENTS,
+            'val_dataloader.dataset.pipeline.1.scale': SCALE,
             'train_cfg': dict(max_iters=2, val_interval=2),
         },
     ),
@@ -62,11 +64,10 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
-def test_an_example_trains_on_made_data(
+def test_an_example_trains_on_synthetic_data(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    example = DOCS / f'{name}.py'
-    assert len(example.read_text().splitlines()) <= 12
+    example = ROOT / 'examples' / f'{name}.py'
     monkeypatch.chdir(tmp_path)
     write, folder, small = EXAMPLES[name]
     write(folder, ShapesParameters(train=4, val=2, size=96))
@@ -88,9 +89,9 @@ def test_an_example_trains_on_made_data(
 
 
 def save_pretrained(example: Path, options: dict[str, Any]) -> None:
-    """Weights of the example's base, with heads for its own classes, where it looks for them."""
+    """Write weights of the example's base, with its own classes, where the example loads them."""
     cfg = Config.fromfile(example)
-    base = Config.fromfile(DOCS.parent / 'configs' / Path(cfg.load_from).with_suffix('.py'))
+    base = Config.fromfile(ROOT / 'configs' / Path(cfg.load_from).with_suffix('.py'))
     base.merge_from_dict({key: value for key, value in options.items() if key.startswith('model.')})
     with DefaultScope.overwrite_default_scope(base.default_scope):
         torch.save(dict(state_dict=MODELS.build(base.model).state_dict()), cfg.load_from)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from mmdat.datasets import shapes_coco, shapes_files
-from mmdat.datasets.shapes import METAINFO
-from mmdat.datasets.shapes_coco import ShapesDataset, write_shapes_coco
-from mmdat.datasets.shapes_files import ShapesParameters
+from mmdat.datasets.shapes import files as shapes_files
+from mmdat.datasets.shapes.coco import ShapesDataset, write_shapes_coco
+from mmdat.datasets.shapes.drawing import METAINFO
+from mmdat.datasets.shapes.files import ShapesParameters
 from mmdat.errors import UserError
 
 SMALL = ShapesParameters(train=6, val=4, size=96)
@@ -92,7 +92,7 @@ def test_mmdet_reads_it(root):
 
 
 def test_a_complete_data_set_is_left_alone(root, monkeypatch):
-    monkeypatch.setattr(shapes_coco, '_draw_split', lambda *_: pytest.fail('drawn again'))
+    monkeypatch.setattr(shapes_files, 'draw_scene', lambda *_: pytest.fail('drawn again'))
     write_shapes_coco(root, SMALL)
 
 
@@ -154,7 +154,7 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
 def test_a_place_that_cannot_be_drawn_into_is_refused_before_drawing(
     tmp_path, monkeypatch, root, sentence
 ):
-    monkeypatch.setattr(shapes_coco, '_draw_split', lambda *_: pytest.fail('drawn'))
+    monkeypatch.setattr(shapes_files, 'draw_scene', lambda *_: pytest.fail('drawn'))
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'empty' / 'file').touch()
     monkeypatch.chdir(tmp_path / 'empty')
@@ -168,7 +168,7 @@ def test_what_cannot_be_replaced_is_known_before_drawing(tmp_path, monkeypatch):
     def refuse(path):
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
 
-    monkeypatch.setattr(shapes_coco, '_draw_split', lambda *_: pytest.fail('drawn'))
+    monkeypatch.setattr(shapes_files, 'draw_scene', lambda *_: pytest.fail('drawn'))
     monkeypatch.setattr(shapes_files.shutil, 'rmtree', refuse)
     with pytest.raises(UserError, match='shapes cannot be drawn into .Device or resource busy'):
         write_shapes_coco(tmp_path / 'shapes', SMALL)

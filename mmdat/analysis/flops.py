@@ -1,6 +1,6 @@
-"""How large a model is, and how much arithmetic an image costs it."""
+"""Parameters and multiply-accumulates (MACs) of a config's model, for one image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,22 +15,29 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmdat.ops.flops  # noqa: F401  so that mmdat's operators are counted
+from mmdat.apis.explain import explained
+from mmdat.apis.toolboxes import toolbox_of
 from mmdat.ops import prefer_implementation
 
-from .analysis import build_model, image_shape, made_batch, refuse_shape
-from .explain import explained
-from .toolboxes import toolbox_of
+from .model import build_model, image_shape, refuse_shape
+from .synthetic import synthetic_batch
 
-# Of an image, as MMDetection counts them for Mask R-CNN, and counted them for Cascade Mask R-CNN
-# when the papers did; its 3.x masks all 1000 proposals of the latter.
+# Masks of an image that count, as in MMDetection for Mask R-CNN, and for Cascade Mask R-CNN when
+# the papers counted; MMDetection 3.x predicts masks for all 1000 proposals of the latter.
 NUM_MASKS = 100
 
 
 @dataclass(frozen=True)
 class Complexity:
-    """Parameters and multiply-accumulates (MACs) of a model for one image.
+    """Size and cost of a model.
 
-    A model without a backbone has all of them in the rest.
+    Attributes:
+        shape: Height and width of the image.
+        parameters: Parameters of the model.
+        backbone_parameters: Those of its backbone; 0 if it has none.
+        macs: Multiply-accumulates for the image.
+        backbone_macs: Those of the backbone.
+        not_counted: Layers of mmcv whose own arithmetic PyTorch does not see.
     """
 
     shape: tuple[int, int]
@@ -38,7 +45,7 @@ class Complexity:
     backbone_parameters: int
     macs: int
     backbone_macs: int
-    not_counted: tuple[str, ...]  # layers of mmcv whose own arithmetic PyTorch does not see
+    not_counted: tuple[str, ...]
 
 
 def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complexity:
@@ -65,13 +72,14 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
         torch.manual_seed(0)  # proposals depend on the weights
         model = build_model(cfg).eval()
         if isinstance(getattr(model, 'roi_head', None), CascadeRoIHead) and model.with_mask:
-            _mask_few(model.roi_head.mask_head)
+            for head in model.roi_head.mask_head:
+                _limit_masks(head)
         if toolbox_of(cfg).name == 'mmseg':
             model.test_cfg['mode'] = 'whole'
-        batch = model.data_preprocessor(made_batch(cfg, 1, shape))
-    # Mask2Former of mmsegmentation has no mode 'tensor'.
+        batch = model.data_preprocessor(synthetic_batch(cfg, 1, shape))
+    # mmsegmentation's Mask2Former has no mode 'tensor'.
     mode = 'predict' if toolbox_of(cfg).name == 'mmseg' else 'tensor'
-    # Fused attention would be counted with the zeros that fill up values to the width of keys.
+    # Fused attention would count the zeros that pad values to the width of keys.
     with (
         FlopCounterMode(display=False) as counter,
         torch.no_grad(),
@@ -84,53 +92,49 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
     backbone_flops = sum(by_module[f'{type(model).__name__}.backbone'].values())
     return Complexity(
         shape,
-        _parameters(model),
-        _parameters(backbone),
+        _num_parameters(model),
+        _num_parameters(backbone),
         counter.get_total_flops() // 2,
         backbone_flops // 2,
-        _kernels_of_mmcv(model),
+        _layers_of_mmcv(model),
     )
 
 
 def print_complexity(complexity: Complexity) -> None:
-    """Print a table, and what is missing from it."""
+    """Print a table, and which layers it leaves out."""
     height, width = complexity.shape
     table = Table('', 'parameters (M)', 'MACs (G)', title=f'One image of {height} x {width}')
-    backbone = complexity.backbone_parameters, complexity.backbone_macs
-    whole = complexity.parameters, complexity.macs
-    rest = [all_ - part for all_, part in zip(whole, backbone, strict=True)]
-    for name, (parameters, macs) in (('backbone', backbone), ('rest', rest), ('model', whole)):
+    rest = (
+        complexity.parameters - complexity.backbone_parameters,
+        complexity.macs - complexity.backbone_macs,
+    )
+    for name, parameters, macs in (
+        ('backbone', complexity.backbone_parameters, complexity.backbone_macs),
+        ('rest', *rest),
+        ('model', complexity.parameters, complexity.macs),
+    ):
         table.add_row(name, f'{parameters / 1e6:.2f}', f'{macs / 1e9:.2f}')
     Console().print(table)
     if complexity.not_counted:
         print(f"Not counted: what mmcv's kernels compute in {', '.join(complexity.not_counted)}")
 
 
-def _mask_few(heads: Sequence[nn.Module]) -> None:
-    """Let mask heads compute the first masks alone; the others are empty."""
+def _limit_masks(head: nn.Module) -> None:
+    """Let a mask head compute the first masks alone, and return zeros for the others."""
+    forward = head.forward
 
-    def few(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def masks(features: Tensor) -> Tensor:
-            computed = forward(features[:NUM_MASKS])
-            return F.pad(computed, (0, 0) * 3 + (0, len(features) - len(computed)))
+    def forward_first(features: Tensor) -> Tensor:
+        computed = forward(features[:NUM_MASKS])
+        return F.pad(computed, (0, 0) * 3 + (0, len(features) - len(computed)))
 
-        return masks
-
-    for head in heads:
-        head.forward = few(head.forward)
+    head.forward = forward_first
 
 
-def _parameters(module: nn.Module) -> int:
+def _num_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _kernels_of_mmcv(model: BaseModel) -> tuple[str, ...]:
-    return tuple(
-        sorted(
-            {
-                type(module).__name__
-                for module in model.modules()
-                if type(module).__module__.startswith('mmcv.ops.')
-            }
-        )
-    )
+def _layers_of_mmcv(model: BaseModel) -> tuple[str, ...]:
+    """Names of the layers that compute in mmcv's own kernels."""
+    kinds = {type(module) for module in model.modules()}
+    return tuple(sorted(kind.__name__ for kind in kinds if kind.__module__.startswith('mmcv.ops.')))

@@ -1,52 +1,56 @@
+"""Reports on a detector's test."""
+
 import copy
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from pycocotools import mask as mask_api
 
-from mmdat.apis.report import ALL_CLASSES, print_report, write_report
-from mmdat.datasets import ShapesParameters, write_shapes_coco
-from mmdat.datasets.shapes import METAINFO
+from mmdat.analysis.report import ALL_CLASSES, Report, measure, print_report, write_report
+from mmdat.datasets import ShapesDataset, ShapesParameters, write_shapes_coco
+from mmdat.datasets.shapes.drawing import METAINFO
 from mmdat.errors import UserError
 
+Results = list[dict[str, Any]]
+
 SIZE = 96
+NUM_IMAGES = 6
 
 
 @pytest.fixture(scope='module')
-def config(tmp_path_factory) -> Config:
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     root = tmp_path_factory.mktemp('data') / 'shapes'
-    write_shapes_coco(root, ShapesParameters(train=1, val=12, size=SIZE))
-    return Config(
-        dict(
-            test_dataloader=dict(
-                dataset=dict(
-                    type='mmdat.ShapesDataset',
-                    data_root=str(root),
-                    data_prefix=dict(img='val/'),
-                    ann_file='annotations/instances_val.json',
-                    test_mode=True,
-                )
-            )
-        )
+    write_shapes_coco(root, ShapesParameters(train=1, val=NUM_IMAGES, size=SIZE))
+    dataset = dict(
+        type='mmdat.ShapesDataset',
+        data_root=str(root),
+        data_prefix=dict(img='val/'),
+        ann_file='annotations/instances_val.json',
+        test_mode=True,
     )
+    return Config(dict(test_dataloader=dict(dataset=dataset)))
 
 
-def annotation_file(config: Config) -> Path:
-    dataset = config.test_dataloader.dataset
-    return Path(dataset.data_root) / dataset.ann_file
+@pytest.fixture(scope='module')
+def dataset(config: Config) -> CocoDataset:
+    options = dict(config.test_dataloader.dataset)
+    options.pop('type')
+    return ShapesDataset(**options)
 
 
 @pytest.fixture
-def perfect(config) -> list[dict]:
+def perfect(dataset: CocoDataset) -> Results:
     """What DumpDetResults would write for a detector that makes no mistake."""
-    truth = json.loads(annotation_file(config).read_text())
+    truth = json.loads(Path(dataset.ann_file).read_text())
     results = []
     for image in truth['images']:
         found = [item for item in truth['annotations'] if item['image_id'] == image['id']]
@@ -67,7 +71,7 @@ def perfect(config) -> list[dict]:
     return results
 
 
-def shifted(results: list[dict], pixels: int) -> list[dict]:
+def shifted(results: Results, pixels: int) -> Results:
     results = copy.deepcopy(results)
     for sample in results:
         instances = sample['pred_instances']
@@ -77,13 +81,15 @@ def shifted(results: list[dict], pixels: int) -> list[dict]:
     return results
 
 
-def report_on(results: object, config: Config, folder: Path, **options):
+def report_on(results: object, config: Config, folder: Path, **options: Any) -> Report:
     (folder / 'results.pkl').write_bytes(pickle.dumps(results))
     return write_report(config, folder / 'results.pkl', **options)
 
 
-def test_perfect_predictions_have_an_ap_of_one_in_every_class(config, perfect, tmp_path):
-    measured = report_on(perfect, config, tmp_path).average_precisions
+def test_perfect_predictions_have_an_ap_of_one_in_every_class(
+    dataset: CocoDataset, perfect: Results
+) -> None:
+    measured = measure(perfect, dataset)
     assert list(measured) == ['bbox', 'segm']
     for rows in measured.values():
         assert list(rows) == [ALL_CLASSES, *METAINFO['classes']]
@@ -91,26 +97,22 @@ def test_perfect_predictions_have_an_ap_of_one_in_every_class(config, perfect, t
             assert row['AP'] == row['AP50'] == row['AP75'] == pytest.approx(1)
 
 
-def test_shifted_predictions_have_less_the_further_the_less(config, perfect, tmp_path):
+def test_shifted_predictions_have_less_the_further_the_less(
+    dataset: CocoDataset, perfect: Results
+) -> None:
+    near, far = (measure(shifted(perfect, pixels), dataset) for pixels in (2, 6))
     for metric in ('bbox', 'segm'):
-        aps = [
-            report_on(shifted(perfect, pixels), config, tmp_path).average_precisions[metric][
-                ALL_CLASSES
-            ]['AP']
-            for pixels in (0, 2, 6)
-        ]
-        assert aps[0] == pytest.approx(1)
-        assert aps[0] > aps[1] > aps[2]
+        assert 1 > near[metric][ALL_CLASSES]['AP'] > far[metric][ALL_CLASSES]['AP']
 
 
-def test_figures_are_those_of_mmdet(config, perfect, tmp_path):
+def test_figures_are_those_of_mmdet(dataset: CocoDataset, perfect: Results) -> None:
     results = shifted(perfect, 2)
     for index, sample in enumerate(results):
         sample['pred_instances']['scores'] = torch.linspace(
             0.1 * (index % 3), 0.9, len(sample['pred_instances']['labels'])
         )
-    measured = report_on(results, config, tmp_path).average_precisions
-    metric = CocoMetric(str(annotation_file(config)), metric=['bbox', 'segm'])
+    measured = measure(results, dataset)
+    metric = CocoMetric(dataset.ann_file, metric=['bbox', 'segm'])
     metric.dataset_meta = METAINFO
     metric.process({}, copy.deepcopy(results))
     expected = metric.evaluate(len(results))
@@ -123,40 +125,45 @@ def test_figures_are_those_of_mmdet(config, perfect, tmp_path):
             assert (-1 if value is None else value) == pytest.approx(theirs, abs=6e-4)
 
 
-def test_a_detector_without_masks_or_findings_is_measured_too(config, perfect, tmp_path):
-    for sample in perfect:
-        del sample['pred_instances']['masks']
-    measured = report_on(perfect, config, tmp_path).average_precisions
-    assert list(measured) == ['bbox']
+def test_a_detector_without_masks_or_findings_is_reported_on_too(
+    config: Config, perfect: Results, tmp_path: Path
+) -> None:
     for sample in perfect:
         instances = sample['pred_instances']
+        del instances['masks']
         instances.update({name: value[:0] for name, value in instances.items()})
-    measured = report_on(perfect, config, tmp_path).average_precisions
+    measured = report_on(perfect, config, tmp_path, num_images=1).average_precisions
+    assert list(measured) == ['bbox']
     assert measured['bbox'][ALL_CLASSES]['AP'] == 0
 
 
 def test_pictures_and_tables_are_written_and_their_paths_printed_last(
-    config, perfect, tmp_path, capsys
-):
-    report = report_on(perfect, config, tmp_path, out_dir=tmp_path / 'new' / 'folder', num_images=3)
-    assert cv2.imread(str(report.grid)).std() > 10
+    config: Config, perfect: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = report_on(perfect, config, tmp_path, out_dir=tmp_path / 'new' / 'folder', num_images=1)
+    truth, prediction = np.split(cv2.imread(str(report.pictures)), 2, axis=1)
+    assert truth[60:500].std() > 10
+    # Equal but for the scores that are written beside the names.
+    assert np.mean(np.abs(truth[60:500] - prediction[60:500].astype(int)) > 40) < 0.1
     assert json.loads(report.figures.read_text()) == report.average_precisions
     table = report.table.read_text()
     assert '| all classes | 100.0 | 100.0 | 100.0 |' in table
     assert all(f'| {name} | 100.0 |' in table for name in METAINFO['classes'])
     print_report(report)
-    *_, grid, table = capsys.readouterr().out.splitlines()
-    assert grid.endswith(str(report.grid))
+    *_, pictures, table = capsys.readouterr().out.splitlines()
+    assert pictures.endswith(str(report.pictures))
     assert table.endswith(str(report.table))
 
 
-def test_missing_results_are_told_in_a_sentence(config, tmp_path):
+def test_missing_results_are_told_in_a_sentence(config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'there are no results at .*none\.pkl: write them with'):
         write_report(config, tmp_path / 'none.pkl')
 
 
 @pytest.mark.parametrize('content', [b'', b'not a pickle', b'\x80\x04K'])
-def test_a_file_that_is_no_pickle_is_refused(config, tmp_path, content):
+def test_a_file_that_is_no_pickle_is_refused(
+    config: Config, tmp_path: Path, content: bytes
+) -> None:
     (tmp_path / 'results.pkl').write_bytes(content)
     with pytest.raises(UserError, match=r'results\.pkl is not a pickle of results'):
         write_report(config, tmp_path / 'results.pkl')
@@ -166,15 +173,19 @@ def test_a_file_that_is_no_pickle_is_refused(config, tmp_path, content):
     'results',
     [[], {}, [1], [dict(img_id=1)], [dict(img_id=1, ori_shape=(1, 1), pred_instances=dict())]],
 )
-def test_a_pickle_of_something_else_is_refused(config, tmp_path, results):
+def test_a_pickle_of_something_else_is_refused(
+    config: Config, tmp_path: Path, results: object
+) -> None:
     with pytest.raises(UserError, match=r'results\.pkl holds no detections'):
         report_on(results, config, tmp_path)
 
 
-def test_results_of_another_data_set_are_refused(config, perfect, tmp_path):
+def test_results_of_another_data_set_are_refused(
+    config: Config, perfect: Results, tmp_path: Path
+) -> None:
     match = 'belongs to another data set than .*instances_val.json'
     with pytest.raises(UserError, match=match):
-        report_on(perfect[:5], config, tmp_path)
+        report_on(perfect[:-1], config, tmp_path)
     other_size = copy.deepcopy(perfect)
     other_size[0]['ori_shape'] = (480, 640)
     with pytest.raises(UserError, match=match):
@@ -184,13 +195,17 @@ def test_results_of_another_data_set_are_refused(config, perfect, tmp_path):
         report_on(perfect, config, tmp_path)
 
 
-def test_a_number_of_pictures_below_one_is_refused(config, perfect, tmp_path):
+def test_a_number_of_pictures_below_one_is_refused(
+    config: Config, perfect: Results, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match='num_images=0'):
         report_on(perfect, config, tmp_path, num_images=0)
 
 
-def test_wrong_config_or_folder_is_told_in_a_sentence(config, perfect, tmp_path):
-    report_on(perfect, config, tmp_path)
+def test_wrong_config_or_folder_is_told_in_a_sentence(
+    config: Config, perfect: Results, tmp_path: Path
+) -> None:
+    (tmp_path / 'results.pkl').write_bytes(pickle.dumps(perfect))
     (tmp_path / 'broken.py').write_text('model = dict(')
     for name, sentence in [
         ('missing.py', 'missing.py does not exist'),

@@ -1,13 +1,14 @@
-"""Pictures of what the models are fed."""
+"""Pictures of the models' input."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from mmdat.apis.analysis import load_config
-from mmdat.apis.browse import browse_dataset
+from mmdat.analysis.browse import browse_dataset
+from mmdat.analysis.model import load_config
 from mmdat.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -73,9 +74,12 @@ def test_a_map_of_classes_is_drawn_over_the_image(
     cfg = load_config(CONFIGS / 'upernet_dat_t_ade20k.py')
     (file,) = browse_dataset(cfg, tmp_path / 'out', split=split)
     assert file.name == '0_ADE_1.jpg'
-    height, width = cv2.imread(str(file)).shape[:2]
+    picture = cv2.imread(str(file))
+    height, width = picture.shape[:2]
     if split == 'val':
         assert (height, width) == (512, 768)
+        sky, nothing = np.split(picture.astype(int), 2, axis=1)
+        assert np.abs(sky.mean((0, 1)) - nothing.mean((0, 1))).max() > 10
     else:
         assert 256 <= height <= width <= 512, 'what is smaller is padded in the model'
 
@@ -86,7 +90,10 @@ def test_a_class_is_written_on_the_image(split: str, imagenet_root: Path, tmp_pa
     cfg[f'{split}_dataloader'].dataset.metainfo = dict(classes=('tench', 'goldfish'))
     files = browse_dataset(cfg, tmp_path / 'out', split=split, number=5)
     assert [file.name for file in files] == ['0_n01440764_1.jpg', '1_n01443537_1.jpg']
-    assert all(cv2.imread(str(file)).shape == (224, 224, 3) for file in files)
+    for file in files:
+        picture = cv2.imread(str(file))
+        assert picture.shape == (224, 224, 3)
+        assert np.ptp(picture) > 100, 'the name is written on gray'
 
 
 @pytest.mark.parametrize(
@@ -102,7 +109,11 @@ def test_a_class_is_written_on_the_image(split: str, imagenet_root: Path, tmp_pa
     ],
 )
 def test_a_mistake_ends_in_one_sentence(
-    options: dict, sentence: str, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any],
+    sentence: str,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ('DISPLAY', 'WAYLAND_DISPLAY'):
         monkeypatch.delenv(name, raising=False)

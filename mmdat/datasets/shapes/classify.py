@@ -1,4 +1,4 @@
-"""Made drawings of shapes as a data set in ImageNet's layout, for classification."""
+"""Synthetic drawings as a data set in ImageNet's layout, for classification."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -7,18 +7,18 @@ from mmpretrain.datasets import ImageNet
 
 from mmdat.registry import DATASETS
 
-from .shapes import METAINFO
-from .shapes_files import SPLITS, ShapesParameters, draw_scenes, write_image, write_shapes
+from .drawing import METAINFO
+from .files import SPLITS, ShapesParameters, draw_scenes, write_image, write_shapes
 
 DEFAULT_PARAMETERS = ShapesParameters(train=12000, val=400, size=64)
-# Large, so that a small picture shows its shape, and alone: small figures and those beside
-# distractors were not learned in minutes.
+# One large figure and no distractors: small figures, or those beside distractors, were not learned
+# in minutes.
 ONE_FIGURE = dict(num_figures=(1, 1), num_distractors=(0, 0), diameters=(0.6, 0.95))
 
 
 @DATASETS.register_module()
 class ShapesClassifyDataset(ImageNet):
-    """The data set that :func:`write_shapes_classify` draws."""
+    """Data set that :func:`write_shapes_classify` draws."""
 
     METAINFO: ClassVar[dict[str, Any]] = dict(classes=METAINFO['classes'])
 
@@ -27,7 +27,7 @@ def write_shapes_classify(root: str | Path, parameters: ShapesParameters | None 
     """Draw a data set in ImageNet's layout, unless it is there already.
 
     Writes ``{train,val}/CLASS/*.jpg``, in each picture one figure, and ``meta/{train,val}.txt``
-    as :func:`mmdat.datasets.shapes_files.write_shapes` does.
+    as :func:`mmdat.datasets.shapes.files.write_shapes` does.
 
     Raises:
         UserError: If ``root`` holds anything else or cannot be written; before anything is drawn.

@@ -1,4 +1,4 @@
-"""Pictures of what a model is fed: images after the pipeline, with their annotations."""
+"""Pictures of a model's input: images after the pipeline, with their annotations."""
 
 import os
 import sys
@@ -10,16 +10,16 @@ from mmdet.models.utils import mask2ndarray
 from mmdet.structures.bbox import BaseBoxes
 from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.visualization import Visualizer
+from torch import Tensor
 
+from mmdat.apis.command_line import check_writable
+from mmdat.apis.explain import explained
+from mmdat.apis.toolboxes import toolbox_of
 from mmdat.errors import UserError
 
-from .command_line import check_writable
-from .explain import explained
-from .toolboxes import toolbox_of
-
-# Opacity of the map of classes, so that the image is seen below it.
+# Opacity of segmentation maps, so that the image is seen below.
 ALPHA = 0.5
 
 
@@ -32,7 +32,7 @@ def browse_dataset(
     split: str = 'train',
     interval: float = 2.0,
 ) -> list[Path]:
-    """Draw what the model of a config is fed, by the visualizer of its toolbox.
+    """Draw the input of a config's model with the visualizer of its toolbox.
 
     The images are spaced evenly over the data set. Augmentation is random, as in training.
 
@@ -40,7 +40,7 @@ def browse_dataset(
         cfg: The config, of mmdet, mmsegmentation or mmpretrain.
         output_dir: Folder for the pictures, made if it is not there; None to write none.
         show: Show them in a window, which needs a display.
-        number: Of pictures; at most all of the images.
+        number: Number of pictures; that of the images if there are fewer.
         split: ``'train'`` or ``'val'``.
         interval: Seconds that a picture is shown.
 
@@ -62,18 +62,28 @@ def browse_dataset(
         raise UserError(f'config {cfg.filename} has no {split}_dataloader')
     with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), explained(cfg):
         dataset = DATASETS.build(_dataset_of(cfg, split))
-        visualizer = _visualizer(cfg)
+        visualizer = _build_visualizer(cfg)
         visualizer.dataset_meta = dataset.metainfo
-        count = min(number, len(dataset))
         files = []
-        for index in np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist():
+        for index in evenly_spaced(number, len(dataset)):
             item = dataset[index]
             sample = item['data_samples']
             name = f'{index}_{Path(sample.get("img_path", "image")).stem}.jpg'
             out_file = None if output_dir is None else Path(output_dir, name)
-            _draw(visualizer, _picture(item['inputs']), sample, name, out_file, show, interval)
-            files += [] if out_file is None else [out_file]
+            _draw(visualizer, _to_array(item['inputs']), sample, name, out_file, show, interval)
+            if out_file is not None:
+                files.append(out_file)
     return files
+
+
+def evenly_spaced(number: int, length: int) -> list[int]:
+    """Indices of ``number`` items that are spaced evenly over ``length``, or of all if fewer.
+
+    Example:
+        >>> evenly_spaced(3, 10), evenly_spaced(3, 2)
+        ([0, 4, 9], [0, 1])
+    """
+    return np.linspace(0, length - 1, min(number, length)).round().astype(int).tolist()
 
 
 def has_display() -> bool:
@@ -84,11 +94,14 @@ def has_display() -> bool:
 
 
 def _dataset_of(cfg: Config, split: str) -> dict[str, Any]:
+    """The data set of a split, with annotations loaded before the image is resized.
+
+    Pipelines for evaluation load them afterwards, so that they stay in the size of the file.
+    """
     dataset = cfg[f'{split}_dataloader'].dataset.copy()
     inner = dataset
     while 'dataset' in inner:  # of a wrapper such as RepeatDataset
         inner = inner['dataset']
-    # For evaluation annotations are loaded after the image is resized, to stay in its own size.
     if 'pipeline' in inner:
         inner['pipeline'] = sorted(inner['pipeline'], key=lambda step: not _loads(step))
     return dataset
@@ -98,7 +111,7 @@ def _loads(step: dict[str, Any]) -> bool:
     return step['type'].split('.')[-1].startswith('Load')
 
 
-def _visualizer(cfg: Config) -> Visualizer:
+def _build_visualizer(cfg: Config) -> Visualizer:
     options = dict(cfg.get('visualizer') or {})
     if 'type' not in options:
         raise UserError(f'config {cfg.filename} has no visualizer')
@@ -107,8 +120,8 @@ def _visualizer(cfg: Config) -> Visualizer:
     return VISUALIZERS.build(dict(options, vis_backends=None, name=f'browse {cfg.filename}'))
 
 
-def _picture(image: Any) -> np.ndarray:
-    """Tensor[3, height, width] in the order that OpenCV reads -> array[height, width, RGB]."""
+def _to_array(image: Tensor) -> np.ndarray:
+    """Tensor[3, height, width], BGR -> array[height, width, 3], RGB uint8."""
     return np.ascontiguousarray(image.numpy().transpose(1, 2, 0)[..., ::-1]).astype(np.uint8)
 
 
@@ -122,7 +135,7 @@ def _draw(
     interval: float,
 ) -> None:
     if 'gt_instances' in sample:
-        _draw_as_arrays(sample.gt_instances)
+        _convert_for_drawing(sample.gt_instances)
     draw = getattr(visualizer, 'visualize_cls', None) or visualizer.add_datasample
     draw(
         name=name,
@@ -135,8 +148,8 @@ def _draw(
     )
 
 
-def _draw_as_arrays(instances: Any) -> None:
-    """Give instances the types that mmdet's visualizer draws."""
+def _convert_for_drawing(instances: InstanceData) -> None:
+    """Convert boxes and masks, in place, to the types that mmdet's visualizer draws."""
     if isinstance(instances.get('bboxes'), BaseBoxes):
         instances.bboxes = instances.bboxes.tensor
     if 'masks' in instances:

@@ -1,4 +1,4 @@
-"""Made drawings of shapes as a data set in ADE20K's layout, for semantic segmentation."""
+"""Synthetic drawings as a data set in ADE20K's layout, for semantic segmentation."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,20 +8,21 @@ from mmseg.datasets import BaseSegDataset
 
 from mmdat.registry import DATASETS
 
-from .shapes import METAINFO, Scene
-from .shapes_files import ShapesParameters, draw_scenes, write_image, write_shapes
+from .drawing import METAINFO, Scene
+from .files import ShapesParameters, draw_scenes, write_image, write_shapes
 
 DEFAULT_PARAMETERS = ShapesParameters(train=4000, val=200, size=128)
-# Large, and few distractors: else what is no ground is learned in minutes, but not its shape.
+# With small figures or many distractors, figures are told from the ground in minutes of training,
+# but not from each other.
 LARGE_FIGURES = dict(num_figures=(2, 4), num_distractors=(0, 1), diameters=(0.3, 0.6))
 FOLDERS = dict(train='training', val='validation')  # ADE20K's names of the splits
-# In ADE20K's files 0 is what belongs to no class, so that classes count from 1.
+# ADE20K's masks number the classes from 1; 0 stands for no class.
 GROUND = 1
 
 
 @DATASETS.register_module()
 class ShapesSegmentDataset(BaseSegDataset):
-    """The data set that :func:`write_shapes_segment` draws; distractors are ground too.
+    """Data set that :func:`write_shapes_segment` draws; distractors count as ground.
 
     Args:
         kwargs: As for mmseg's ``BaseSegDataset``.
@@ -42,7 +43,7 @@ def write_shapes_segment(root: str | Path, parameters: ShapesParameters | None =
 
     Writes ``images/{training,validation}/*.jpg`` and ``annotations/{training,validation}/*.png``,
     whose pixels are 1 on the ground and 2 to 5 on figures, as
-    :func:`mmdat.datasets.shapes_files.write_shapes` does.
+    :func:`mmdat.datasets.shapes.files.write_shapes` does.
 
     Raises:
         UserError: If ``root`` holds anything else or cannot be written; before anything is drawn.
@@ -57,11 +58,11 @@ def _draw(root: Path, parameters: ShapesParameters) -> None:
         annotations.mkdir(parents=True)
         for name, scene in draw_scenes(split, parameters, **LARGE_FIGURES):
             write_image(images / f'{name}.jpg', scene.image)
-            write_image(annotations / f'{name}.png', _pixel_values(scene))
+            write_image(annotations / f'{name}.png', pixel_values(scene))
 
 
-def _pixel_values(scene: Scene) -> np.ndarray:
-    """(size, size) uint8."""
+def pixel_values(scene: Scene) -> np.ndarray:
+    """Mask of a scene as ADE20K's files have it, (size, size) uint8."""
     values = np.full(scene.image.shape[:2], GROUND, dtype=np.uint8)
     for instance in scene.instances:
         values[instance.mask] = GROUND + 1 + instance.label

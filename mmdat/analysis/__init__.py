@@ -1,0 +1,1 @@
+"""Looking at a model, its data and its results: cost, speed, input images, average precision."""

@@ -1,0 +1,121 @@
+"""Time and peak memory of runs on a CPU or a CUDA device, and what machine they ran on."""
+
+import datetime
+import importlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ('torch', 'mmdet', 'mmcv', 'mmengine', 'mmdat')
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of repeated runs."""
+
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        """Median of the runs in seconds."""
+        return statistics.median(self.seconds)
+
+    def __str__(self) -> str:
+        """Median and range, as the tables show them."""
+        low, high = min(self.seconds), max(self.seconds)
+        return f'{self.median:.2f} s ({low:.2f} to {high:.2f})'
+
+
+def time_side_by_side(
+    runs: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, Times]:
+    """Run each once to warm up, then all of them in turn, so that all see the same machine."""
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            seconds[name].append(time_once(run, device))
+    return {name: Times(values) for name, values in seconds.items()}
+
+
+def time_once(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a run, with all that it started on the device."""
+    _synchronize(device)
+    start = time.perf_counter()
+    run()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+class PeakMemory:
+    """Most memory in use since this object was made, beyond what was in use then.
+
+    On a CUDA device it is what PyTorch allocates. On a CPU it is the resident memory of the
+    process, which should be new: memory that was freed before, but that the allocator kept, would
+    be missing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == 'cuda':
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device)
+        else:
+            # The peak of resource.getrusage cannot be reset.
+            Path('/proc/self/clear_refs').write_text('5')
+            self.before = _resident_memory('VmRSS')
+
+    @property
+    def bytes(self) -> int:
+        """The peak so far."""
+        if self.device.type == 'cuda':
+            return torch.cuda.max_memory_allocated(self.device) - self.before
+        return _resident_memory('VmHWM') - self.before
+
+
+def machine_and_versions(device: torch.device) -> dict[str, Any]:
+    """Date, hardware and versions of packages, to keep with what was measured."""
+    machine = dict(
+        cpu=_cpu_name(),
+        threads=str(torch.get_num_threads()),
+        system=platform.platform(),
+        python=platform.python_version(),
+    )
+    if device.type == 'cuda':
+        machine['gpu'] = torch.cuda.get_device_name(device)
+    versions = {package: importlib.import_module(package).__version__ for package in PACKAGES}
+    return dict(date=datetime.date.today().isoformat(), machine=machine, versions=versions)
+
+
+def describe(measured_on: Mapping[str, Any]) -> str:
+    """What :func:`machine_and_versions` returned, in a sentence."""
+    parts = {**measured_on['machine'], **measured_on['versions']}
+    listed = ', '.join(f'{key} {value}' for key, value in parts.items())
+    return f'Measured on {measured_on["date"]}: {listed}.'
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def _resident_memory(field: str) -> int:
+    """Bytes that the system gives this process: ``VmRSS`` now, ``VmHWM`` at most."""
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(field + ':'):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError(f'/proc/self/status has no {field}')
+
+
+def _cpu_name() -> str:
+    for line in Path('/proc/cpuinfo').read_text().splitlines():
+        if line.startswith('model name'):
+            return line.split(':')[1].strip()
+    return platform.machine()  # ARM's have no name there

@@ -1,0 +1,95 @@
+"""The model of a config and the images that it takes, built to be looked at, not trained."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.model import BaseModel, revert_sync_batchnorm
+
+from mmdat.apis.config_file import read_config
+from mmdat.apis.keys import check_keys
+from mmdat.apis.toolboxes import toolbox_of
+from mmdat.errors import UserError, reason
+from mmdat.registry import MODELS
+
+
+def load_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
+    """Read a config and check its keys.
+
+    Args:
+        path: Path of the config.
+        cfg_options: Values to put into the config, by dotted key.
+
+    Raises:
+        UserError: For a mistake in what was given.
+    """
+    cfg = read_config(path)
+    try:
+        cfg.merge_from_dict(cfg_options or {})
+    except Exception as error:  # an index that is no number, a key below what is no dict
+        raise UserError(f'--cfg-options do not fit config {path}: {reason(error)}') from error
+    check_keys(cfg)
+    toolbox_of(cfg)
+    return cfg
+
+
+def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, int]:
+    """Height and width of an image for the model of a config.
+
+    Args:
+        cfg: The config.
+        shape: Height and width in pixels, or one number for both; None for those that the papers
+            of the task count at, or that a classifier's images are cropped to.
+
+    Raises:
+        UserError: If that is no shape.
+    """
+    if shape is None:
+        toolbox = toolbox_of(cfg)
+        if toolbox.name == 'mmpretrain':
+            return _size_after_pipeline(cfg) or toolbox.shape
+        return toolbox.shape
+    if len(shape) not in (1, 2) or min(shape) < 1:
+        raise UserError(
+            f'--shape takes a height and a width, or one number for both, all positive;'
+            f' got {" ".join(map(str, shape)) or "none"}'
+        )
+    return shape[0], shape[-1]
+
+
+def _size_after_pipeline(cfg: Config) -> tuple[int, int] | None:
+    """Height and width that the last crop or resize of the validation pipeline leaves."""
+    pipeline = cfg.get('val_dataloader', {}).get('dataset', {}).get('pipeline', ())
+    for step in reversed(pipeline):
+        size = step.get('crop_size', step.get('scale'))
+        if size is not None:
+            width, height = (size, size) if isinstance(size, int) else size
+            return height, width
+    return None
+
+
+def build_model(cfg: Config) -> BaseModel:
+    """Build the model of a config on the CPU, with random weights and without a process group."""
+    model = cfg.model.copy()
+    if cfg.get('data_preprocessor'):  # where mmpretrain's configs have it
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return revert_sync_batchnorm(MODELS.build(model))
+
+
+@contextmanager
+def refuse_shape(shape: tuple[int, int]) -> Iterator[None]:
+    """Turn what a model raises on images of an unfit shape into a UserError that names it."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if 'more than 1 value per channel' in str(error):  # pooled to a point before a batch norm
+            raise UserError(
+                'the model does not train on one image a step, as it normalizes over '
+                'images: give --batch-size 2'
+            ) from error
+        raise UserError(
+            f'the model does not run on images of {shape[0]} x {shape[1]} '
+            f'({reason(error)}): give another --shape'
+        ) from error
