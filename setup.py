@@ -24,7 +24,7 @@ setup(
     description='DAT, DAT++ and ScalableViT backbones for OpenMMLab',
     packages=find_packages(include=['mmdat', 'mmdat.*']),
     python_requires='>=3.10,<3.13',
-    install_requires=['numpy', 'pycocotools', 'rich'],
+    install_requires=['numpy', 'packaging', 'pycocotools', 'rich'],
     extras_require={
         'openmmlab': [*pins('torch'), *pins('mmcv'), *pins('stack')],
         'dev': pins('dev'),

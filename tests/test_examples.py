@@ -7,12 +7,13 @@ import pkgutil
 import pytest
 import torch
 
+import mmdat.checkpoints
 import mmdat.models
 import mmdat.ops
 
 MODULES = [
     info.name
-    for package in (mmdat.ops, mmdat.models)
+    for package in (mmdat.ops, mmdat.checkpoints, mmdat.models)
     for info in pkgutil.walk_packages(package.__path__, f'{package.__name__}.')
 ]
 

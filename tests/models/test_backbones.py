@@ -4,6 +4,7 @@ import copy
 import pickle
 import warnings
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -374,7 +375,14 @@ def test_slide_attention_starts_with_unit_shifts_that_stay() -> None:
             'out_indices must be stages from 0 to 3',
         ),
         (DATPlusPlus, dict(arch='nano', frozen_stages=5), 'frozen_stages must be from -1 to 4'),
+        (DATPlusPlus, dict(arch='nano', frozen_stages=True), 'frozen_stages must be from -1 to 4'),
         (DATPlusPlus, dict(arch='nano', drop_path_rate=1.0), 'drop_path_rate must be'),
+        (
+            DATPlusPlus,
+            dict(arch='nano', with_cp='maybe'),
+            "with_cp must be True or False, got 'may",
+        ),
+        (DATPlusPlus, dict(arch='nano', with_cp=None), 'with_cp must be True or False, got None'),
         (DATPlusPlus, dict(arch='nano', pretrain_img_size=(224, 224)), 'pretrain_img_size must be'),
         (ScalableViT, dict(arch='tiny'), "ScalableViT has no arch 'tiny'"),
         (
@@ -390,3 +398,12 @@ def test_a_mistake_in_the_arguments_is_told_in_a_sentence(
     with pytest.raises(UserError) as caught:
         family(**options)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'init_cfg',
+    ['x.pth', dict(checkpoint='x.pth'), dict(type='Pretrained'), [dict(type='Pretrained')]],
+)
+def test_an_init_cfg_without_type_or_checkpoint_is_refused(init_cfg: Any) -> None:
+    with pytest.raises(UserError, match='init_cfg must have a type'):
+        DAT('nano', init_cfg=init_cfg).init_weights()
