@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.variants import NANO, VARIANTS, build
+from helpers.variants import NANO, TRACED, VARIANTS, build
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
@@ -17,10 +17,8 @@ from mmdat.ops import row_blocks
 from mmdat.registry import MODELS
 
 every_variant = pytest.mark.parametrize('name', VARIANTS)
-# The families' own architectures are deep: tracing them takes long.
 every_traced_variant = pytest.mark.parametrize(
-    'name',
-    [pytest.param(name, marks=pytest.mark.slow if name in NANO else ()) for name in VARIANTS],
+    'name', [*TRACED, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
 )
 every_family = pytest.mark.parametrize('name', NANO)
 SIZES = [(1, 1), (1, 75), (33, 2), (61, 90)]
@@ -154,7 +152,7 @@ def test_activation_checkpointing_gives_the_same_gradients(name: str) -> None:
 @every_traced_variant
 def test_torch_compile_takes_the_whole_graph(name: str) -> None:
     model = build(name)
-    x = image(40, 56)
+    x = image(72, 104)
     expected = model(x)
     grads = gradients(model, expected)
     torch._dynamo.reset()
@@ -180,13 +178,14 @@ def test_inductor_compiles_what_eager_computes(name: str, training: bool) -> Non
 @every_traced_variant
 def test_torch_export_computes_the_same(name: str) -> None:
     model = build(name).eval()
-    exported = torch.export.export(model, (image(40, 56),)).module()
-    x = image(40, 56) + 1
+    exported = torch.export.export(model, (image(72, 104),)).module()
+    x = image(72, 104) + 1
     assert difference(exported(x), model(x)) < 1e-5
 
 
 def test_maps_of_many_row_blocks_compile_and_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build('log_bias')
+    arch = dict(embed_dims=(16,), num_heads=1, blocks='D', stride=4, position_bias='log')
+    model = DATPlusPlus(arch, pretrain_img_size=64)
     x = image(40, 56)
     expected = model(x)
     monkeypatch.setattr(row_blocks, 'LOGITS_PER_BLOCK', 2**13)
