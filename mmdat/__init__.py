@@ -2,14 +2,20 @@
 
 Importing mmdat registers its modules: ``custom_imports = dict(imports=['mmdat'])`` in a config of
 mmdet, mmsegmentation or mmpretrain is all that ``type='mmdat.DATPlusPlus'`` needs.
+
+``mmdat.ops`` needs torch alone, the backbones mmengine too; nothing is registered without it.
 """
 
-from .stack import allow_training_history, check_stack
+from .stack import check_versions, installed_version, require
 from .version import __version__
 
-check_stack()
-allow_training_history()
+require('torch')
+check_versions('mmengine', 'mmcv')
 
-from . import registry  # noqa: E402  after the check, so that its message comes first
+if installed_version('mmengine') is not None:
+    from . import registry  # noqa: F401  makes the scope mmdat known
+    from .checkpoints.patches import patch_mmengine
 
-__all__ = ['__version__', 'registry']
+    patch_mmengine()
+
+__all__ = ['__version__']

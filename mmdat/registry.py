@@ -4,8 +4,12 @@
 mmdet, mmsegmentation and mmpretrain.
 """
 
-from mmengine import registry as mmengine_registry
-from mmengine.registry import Registry
+from .stack import require
+
+require('mmengine')
+
+from mmengine import registry as mmengine_registry  # noqa: E402  after the check
+from mmengine.registry import Registry  # noqa: E402
 
 
 def _child(parent: Registry, location: str) -> Registry:

@@ -1,16 +1,37 @@
-"""The stack below mmdat: what is supported, and what a checkpoint may hold."""
+"""Which packages mmdat accepts below it, and what it does where some are missing."""
 
-import builtins
-import pickle
+import json
+import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
-from mmengine.logging import HistoryBuffer
 
 from mmdat import stack
+
+OPENMMLAB = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
+# In a process of its own, since this one has imported all of them.
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {packages}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def run(script: str, without: tuple[str, ...] = ()) -> str:
+    """What a script prints in a process that lacks some packages."""
+    process = subprocess.run(
+        [sys.executable, '-c', WITHOUT.format(packages=without) + script],
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 @pytest.mark.parametrize(
@@ -19,36 +40,121 @@ from mmdat import stack
 def test_unsupported_version_is_named(
     name: str, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        stack.importlib,
-        'import_module',
-        lambda module: SimpleNamespace(
-            __version__=version if module == name else stack.SUPPORTED[module][0]
-        ),
-    )
-    with pytest.raises(ImportError, match=f'mmdat needs {name} >= .*, but {version} is installed'):
-        stack.check_stack()
+    monkeypatch.setattr(stack, 'installed_version', lambda package: version)
+    for check in (stack.check_versions, stack.require):
+        with pytest.raises(
+            ImportError, match=f'mmdat needs {name} >= .*, but {version} is installed'
+        ):
+            check(name)
 
 
-def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'mmcv', None)
+    stack.check_versions('mmcv')
     with pytest.raises(ImportError, match="mmdat needs mmcv >= .* not installed: run 'make setup'"):
-        stack.check_stack()
+        stack.require('mmcv')
 
 
-def test_history_survives_a_safe_load(tmp_path: Path) -> None:
-    path = tmp_path / 'history.pth'
-    torch.save({'loss': HistoryBuffer([1.0, 3.0], [1, 1])}, path)
-    assert torch.load(path, weights_only=True)['loss'].mean() == 2
+@pytest.mark.parametrize(
+    'version, supported',
+    [
+        ('2.5.1', False),
+        ('2.6', True),
+        ('2.6.0a0+git1234', True),
+        ('2.11.0+cu130', True),
+        ('2.13.9.post1', True),
+        ('2.14.0a0+git', False),
+        ('2.14.0', False),
+    ],
+)
+def test_versions_count_by_their_release_number(version: str, supported: bool) -> None:
+    assert stack.is_supported(version, stack.SUPPORTED['torch'][0]) == supported
 
 
-class Attack:
-    def __reduce__(self) -> tuple:
-        return builtins.getattr, (HistoryBuffer, '__init__')
+def test_an_unsupported_mmcv_is_refused_by_the_import() -> None:
+    script = """
+import types
+sys.modules['mmcv'] = types.SimpleNamespace(__version__='2.2.0')
+try:
+    import mmdat
+except ImportError as error:
+    print(error)
+"""
+    assert 'mmdat needs mmcv >= 2.0, < 2.2 (mmdet refuses later ones), but 2.2.0' in run(script)
 
 
-def test_allow_list_opens_no_other_attribute(tmp_path: Path) -> None:
-    path = tmp_path / 'attack.pth'
-    torch.save({'loss': Attack()}, path)
-    with pytest.raises(pickle.UnpicklingError, match='not allowed'):
-        torch.load(path, weights_only=True)
+def test_without_mmengine_the_import_succeeds_and_the_models_say_what_is_missing() -> None:
+    script = """
+import importlib
+import mmdat
+for name in ('models', 'checkpoints', 'registry', 'apis', 'datasets'):
+    try:
+        importlib.import_module(f'mmdat.{name}')
+    except ImportError as error:
+        print(error)
+"""
+    sentences = run(script, without=OPENMMLAB).splitlines()
+    wanted = (
+        'mmdat needs mmengine >= 0.10, < 1.0 (mmdet refuses later ones), which is not installed'
+    )
+    assert len(sentences) == 5
+    assert all(sentence.startswith(wanted) for sentence in sentences)
+
+
+def test_with_mmengine_alone_what_needs_no_more_is_there(tmp_path: Path) -> None:
+    script = f"""
+import json
+import mmdat
+import torch
+from mmengine.registry import DATASETS, HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.runner import CheckpointLoader
+
+def sentence(function, *args):
+    try:
+        function(*args)
+    except Exception as error:
+        return str(error)
+
+backbones = {{}}
+for name in ('DAT', 'DATPlusPlus', 'ScalableViT'):
+    backbone = MODELS.build(dict(type=f'mmdat.{{name}}', arch='nano'))
+    backbones[name] = [list(y.shape) for y in backbone(torch.rand(1, 3, 64, 64))]
+path = {str(tmp_path / 'file.pth')!r}
+torch.save(backbone.state_dict(), path)
+init_cfg = dict(type='Pretrained', checkpoint=path)
+other = MODELS.build(dict(type='mmdat.ScalableViT', arch='nano', init_cfg=init_cfg))
+other.init_weights()
+print(json.dumps(dict(
+    backbones=backbones,
+    equal=all(torch.equal(p, q) for p, q in zip(other.parameters(), backbone.parameters())),
+    others=[
+        HOOKS.get('CheckpointHook').__name__,
+        DATASETS.get('ConcatDataset').__name__,
+        HOOKS.get('mmdat.CheckFitHook').__name__,
+        OPTIM_WRAPPER_CONSTRUCTORS.get('mmdat.BackboneDecayConstructor').__name__,
+    ],
+    missing=sentence(DATASETS.get, 'mmdat.CocoDataset'),
+    apis=sentence(__import__, 'mmdat.apis'),
+    loads=[
+        sentence(CheckpointLoader.load_checkpoint, source)
+        for source in ('nowhere.pth', 'torchvision://nowhere', 'http://127.0.0.1:1/a.pth')
+    ],
+)))
+"""
+    got = json.loads(run(script, without=OPENMMLAB[1:]).splitlines()[-1])
+    maps = [[1, 16, 16, 16], [1, 32, 8, 8], [1, 64, 4, 4], [1, 128, 2, 2]]
+    assert got['backbones'] == dict(DAT=maps, DATPlusPlus=maps, ScalableViT=maps)
+    assert got['equal']
+    assert got['others'] == [
+        'CheckpointHook',
+        'ConcatDataset',
+        'CheckFitHook',
+        'BackboneDecayConstructor',
+    ]
+    wanted = 'mmdat needs mmcv >= 2.0, < 2.2 (mmdet refuses later ones), which is not installed'
+    assert got['missing'].startswith(wanted)
+    assert got['apis'].startswith(wanted)
+    # mmengine reads checkpoints with mmdat's loader, which does not run code in them.
+    assert 'there is no checkpoint' in got['loads'][0]
+    assert 'is not in that model zoo' in got['loads'][1]
+    assert 'cannot be downloaded' in got['loads'][2]

@@ -1,8 +1,8 @@
 """What the command-line tools call."""
 
-from mmdat.stack import FOR_DETECTION, check_stack
+from mmdat.stack import require
 
-check_stack(FOR_DETECTION)
+require('mmengine', 'mmcv', 'mmdet')
 
 from .command_line import command_line, parse_run_args  # noqa: E402  after the check
 from .launch import test, train  # noqa: E402

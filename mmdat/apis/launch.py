@@ -8,10 +8,10 @@ import torch
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
-from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
+from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmdat.checkpoints import read_checkpoint
 from mmdat.errors import UserError, reason, suggest
-from mmdat.models.published.files import WEB, ZOOS, read_checkpoint
 
 from .command_line import check_writable
 from .config_file import read_config
@@ -239,12 +239,6 @@ def _check_strategy(cfg: Config) -> None:
 
 def _shards(cfg: Config) -> bool:
     return (cfg.get('strategy') or {}).get('type') in ('FSDPStrategy', 'mmdat.FSDPStrategy')
-
-
-@CheckpointLoader.register_scheme(['', *WEB, *ZOOS], force=True)
-def load_from_disk_or_web(filename: str, map_location: Any = None) -> Any:
-    """Loader of checkpoints for mmengine, whose own runs code that it finds at a URL."""
-    return read_checkpoint(filename, map_location)
 
 
 def _check_checkpoint(source: str, resume: bool = False) -> dict[str, Any]:

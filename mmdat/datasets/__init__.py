@@ -2,10 +2,14 @@
 
 import contextlib
 
-from .coco import CocoDataset
-from .loading import LoadImageFromFile
-from .shapes.coco import ShapesDataset, write_shapes_coco
-from .shapes.files import ShapesParameters
+from mmdat.stack import require
+
+require('mmengine', 'mmcv', 'mmdet')
+
+from .coco import CocoDataset  # noqa: E402  after the check
+from .loading import LoadImageFromFile  # noqa: E402
+from .shapes.coco import ShapesDataset, write_shapes_coco  # noqa: E402
+from .shapes.files import ShapesParameters  # noqa: E402
 
 __all__ = [
     'CocoDataset',

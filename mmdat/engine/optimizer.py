@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mmcv.cnn import is_norm
 from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.utils.dl_utils import is_norm
 from torch import nn
 
 from mmdat.registry import OPTIM_WRAPPER_CONSTRUCTORS

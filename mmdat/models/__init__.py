@@ -2,8 +2,17 @@
 
 import contextlib
 
-from .backbones import DAT, DATPlusPlus, ScalableViT
-from .published import convert_published_checkpoint, load_published_checkpoint, published_names
+from mmdat.stack import require
+
+require('mmengine')
+
+from mmdat.checkpoints import (  # noqa: E402  after the check
+    convert_published_checkpoint,
+    load_published_checkpoint,
+    published_names,
+)
+
+from .backbones import DAT, DATPlusPlus, ScalableViT  # noqa: E402
 
 __all__ = [
     'DAT',
@@ -16,4 +25,4 @@ __all__ = [
 
 # An mmdet that is missing, or has no mmcv that fits, is no reason to be without the backbones.
 with contextlib.suppress(ImportError):
-    from .test_time_augmentation import InstanceTTAModel  # noqa: F401  registers itself
+    from .tta import InstanceTTAModel  # noqa: F401  registers itself

@@ -14,10 +14,32 @@ class LayerNorm2d(nn.LayerNorm):
         return x.permute(0, 3, 1, 2)
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): zero a residual branch of random samples in training.
+
+    What is left of the branch is scaled up so that its mean stays.
+
+    Args:
+        drop_prob: Probability to zero a sample.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tensor[batch, channels, height, width] -> the same shape."""
+        if self.drop_prob == 0 or not self.training:
+            return x
+        keep_prob = 1 - self.drop_prob
+        draws = torch.rand((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device)
+        return x / keep_prob * (keep_prob + draws).floor()
+
+
 def depthwise_conv(
     channels: int, kernel_size: int, stride: int = 1, padding: int | None = None
 ) -> nn.Conv2d:
-    """A convolution of each channel by itself, padded by ``kernel_size // 2`` if not said."""
+    """A convolution of each channel by itself, by default with padding ``kernel_size // 2``."""
     padding = kernel_size // 2 if padding is None else padding
     return nn.Conv2d(channels, channels, kernel_size, stride, padding, groups=channels)
 
@@ -41,28 +63,8 @@ class ResidualDepthwiseConv(nn.Conv2d):
         return F.conv2d(x, self.weight + identity, self.bias, padding=1, groups=self.groups)
 
 
-def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
-    """Pad a map with zeros on the right and bottom until ``divisor`` divides its sides."""
-    height, width = x.shape[2:]
-    if height % divisor == 0 and width % divisor == 0:
-        return x
-    return F.pad(x, (0, -width % divisor, 0, -height % divisor))
-
-
-def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """(B, C, H, W) -> (B, h, H, W, d), or (B, C, N) -> (B, h, N, d)."""
-    return x.unflatten(1, (num_heads, -1)).movedim(2, -1)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """(B, h, H, W, d) -> (B, C, H, W), the inverse of :func:`split_heads`, channels last."""
-    # To flatten the channels while they are not last would leave one sample a stride for which
-    # PyTorch's convolutions copy the map.
-    return x.movedim(1, 3).flatten(3).movedim(3, 1)
-
-
 class PointwiseLinear(nn.Linear):
-    """The same linear map of the channels at each position of a map: a 1 x 1 convolution.
+    """Linear map of the channels at each position of a map: a 1 x 1 convolution.
 
     ``Tensor[batch, in_features, height, width] -> Tensor[batch, out_features, height, width]``
     """
@@ -112,18 +114,3 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.reduce(F.gelu(self.dwconv(self.expand(x))))
-
-
-def init_projections(module: nn.Module) -> None:
-    """Truncated normal 0.02 and zero bias for the linear maps between channels in ``module``.
-
-    Convolutions that look at more than a point keep PyTorch's own initialization, which scales
-    with their fan-in.
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear) or (
-            isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
-        ):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

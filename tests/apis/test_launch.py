@@ -21,9 +21,9 @@ from mmengine.runner import CheckpointLoader
 
 from mmdat.apis import parse_run_args, train
 from mmdat.apis import test as evaluate
+from mmdat.checkpoints import read_weights
 from mmdat.datasets import LoadImageFromFile
 from mmdat.errors import UserError
-from mmdat.models.published import read_weights
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 

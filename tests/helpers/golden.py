@@ -16,7 +16,8 @@ from mmengine.registry import DefaultScope
 from mmpretrain.models import ImageClassifier
 from torch import Tensor
 
-from mmdat.models import DAT, ScalableViT, load_published_checkpoint, published_names
+from mmdat.checkpoints.layout import OUTPUT_NORMS
+from mmdat.models import DAT, ScalableViT, load_published_checkpoint
 
 DATA = Path(__file__).parents[1] / 'data'
 BIAS_TABLES = ('rpe_table', 'rpb', 'relative_position_bias_table')
@@ -48,19 +49,13 @@ def build_classifier(fixture: dict[str, Any], **options: Any) -> ImageClassifier
 
 def names_in_classifier(model: ImageClassifier) -> dict[str, str]:
     """The published name of each parameter of a classifier, by ours."""
-    layout = model.backbone.PUBLISHED
-    modules = {f'head.{ours}': theirs for theirs, ours in layout.classifier_head.items()}
-    modules['backbone.norms.3'] = layout.classifier_norm
-    names = {
+    layout = model.backbone.published_layout()
+    body = {
         f'backbone.{ours}': theirs
-        for ours, theirs in published_names(model.backbone).items()
-        if not theirs.startswith('norms.')
+        for ours, theirs in layout.parameters.items()
+        if not ours.startswith(OUTPUT_NORMS)
     }
-    return names | {
-        f'{ours}.{leaf}': f'{theirs}.{leaf}'
-        for ours, theirs in modules.items()
-        for leaf in ('weight', 'bias')
-    }
+    return {**body, **layout.classifier}
 
 
 def run(model: ImageClassifier, x: Tensor) -> dict[str, Tensor]:

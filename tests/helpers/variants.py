@@ -40,8 +40,29 @@ VARIANTS: dict[str, tuple[type, Any]] = {
     ),
 }
 NANO = ('dat', 'dat_pp', 'scalablevit')
+# Each kind of block, position bias and embedding once, for what takes long with each block.
+TRACED: dict[str, tuple[type, Any]] = {
+    'dat_blocks': (DAT, dict(_SMALL, blocks=('LS', 'XD'), offset_range=2)),
+    'dat_pp_blocks': (
+        DATPlusPlus,
+        dict(
+            embed_dims=(16, 16, 32, 32),
+            num_heads=(1, 1, 2, 2),
+            blocks=('PD', 'ED', 'ND', 'D'),
+            position_bias=('none', 'fixed', 'log', 'depthwise'),
+            pooled_keys=(True, False, False, False),
+            groups=(1, 1, 2, 1),
+            stride=(8, 2, 2, 1),
+            offset_kernel_size=(9, 2, 3, 3),
+            reduction_ratio=4,
+            layer_scale=0.1,
+        ),
+    ),
+    'scalablevit_blocks': VARIANTS['few_channels'],
+}
 
 
 def build(name: str, **options: Any) -> Any:
-    family, arch = VARIANTS[name]
+    """A small backbone of a name in ``VARIANTS`` or ``TRACED``."""
+    family, arch = (VARIANTS | TRACED)[name]
     return family(arch, **{'pretrain_img_size': 64} | options)

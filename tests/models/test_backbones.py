@@ -4,10 +4,11 @@ import copy
 import pickle
 import warnings
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
-from helpers.variants import NANO, VARIANTS, build
+from helpers.variants import NANO, TRACED, VARIANTS, build
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
@@ -16,10 +17,8 @@ from mmdat.ops import tiling
 from mmdat.registry import MODELS
 
 every_variant = pytest.mark.parametrize('name', VARIANTS)
-# The families' own architectures are deep: tracing them takes long.
 every_traced_variant = pytest.mark.parametrize(
-    'name',
-    [pytest.param(name, marks=pytest.mark.slow if name in NANO else ()) for name in VARIANTS],
+    'name', [*TRACED, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
 )
 every_family = pytest.mark.parametrize('name', NANO)
 SIZES = [(1, 1), (1, 75), (33, 2), (61, 90)]
@@ -153,7 +152,7 @@ def test_activation_checkpointing_gives_the_same_gradients(name: str) -> None:
 @every_traced_variant
 def test_torch_compile_takes_the_whole_graph(name: str) -> None:
     model = build(name)
-    x = image(40, 56)
+    x = image(72, 104)
     expected = model(x)
     grads = gradients(model, expected)
     torch._dynamo.reset()
@@ -179,13 +178,14 @@ def test_inductor_compiles_what_eager_computes(name: str, training: bool) -> Non
 @every_traced_variant
 def test_torch_export_computes_the_same(name: str) -> None:
     model = build(name).eval()
-    exported = torch.export.export(model, (image(40, 56),)).module()
-    x = image(40, 56) + 1
+    exported = torch.export.export(model, (image(72, 104),)).module()
+    x = image(72, 104) + 1
     assert difference(exported(x), model(x)) < 1e-5
 
 
 def test_maps_of_many_row_blocks_compile_and_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build('log_bias')
+    arch = dict(embed_dims=(16,), num_heads=1, blocks='D', stride=4, position_bias='log')
+    model = DATPlusPlus(arch, pretrain_img_size=64)
     x = image(40, 56)
     expected = model(x)
     monkeypatch.setattr(tiling, 'LOGITS_PER_BLOCK', 2**13)
@@ -374,7 +374,14 @@ def test_slide_attention_starts_with_unit_shifts_that_stay() -> None:
             'out_indices must be stages from 0 to 3',
         ),
         (DATPlusPlus, dict(arch='nano', frozen_stages=5), 'frozen_stages must be from -1 to 4'),
+        (DATPlusPlus, dict(arch='nano', frozen_stages=True), 'frozen_stages must be from -1 to 4'),
         (DATPlusPlus, dict(arch='nano', drop_path_rate=1.0), 'drop_path_rate must be'),
+        (
+            DATPlusPlus,
+            dict(arch='nano', with_cp='maybe'),
+            "with_cp must be True or False, got 'may",
+        ),
+        (DATPlusPlus, dict(arch='nano', with_cp=None), 'with_cp must be True or False, got None'),
         (DATPlusPlus, dict(arch='nano', pretrain_img_size=(224, 224)), 'pretrain_img_size must be'),
         (ScalableViT, dict(arch='tiny'), "ScalableViT has no arch 'tiny'"),
         (
@@ -390,3 +397,12 @@ def test_a_mistake_in_the_arguments_is_told_in_a_sentence(
     with pytest.raises(UserError) as caught:
         family(**options)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'init_cfg',
+    ['x.pth', dict(checkpoint='x.pth'), dict(type='Pretrained'), [dict(type='Pretrained')]],
+)
+def test_an_init_cfg_without_type_or_checkpoint_is_refused(init_cfg: Any) -> None:
+    with pytest.raises(UserError, match='init_cfg must have a type'):
+        DAT('nano', init_cfg=init_cfg).init_weights()

@@ -1,5 +1,6 @@
-"""Attention modules on (batch, channels, height, width) maps: they hold the parameters, the
-equations are in ``mmdat.ops``.
+"""Attention modules on (batch, channels, height, width) maps.
+
+They hold the parameters and project the channels; the attention itself is in ``mmdat.ops``.
 """
 
 from .deformable import DeformableAttention

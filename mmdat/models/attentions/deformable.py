@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdat.errors import UserError, suggest
-from mmdat.models.layers import LayerNorm2d, depthwise_conv, merge_heads, split_heads
+from mmdat.models.layers import LayerNorm2d, depthwise_conv
+from mmdat.models.maps import merge_heads, resize_bias_tables, split_heads
 from mmdat.ops import (
     deformable_attention,
     global_attention,
@@ -14,8 +15,8 @@ from mmdat.ops import (
     sample_at,
 )
 
-# How logits or outputs depend on where queries and keys lie:
-# none       not at all
+# Ways in which logits or outputs depend on the positions of queries and keys:
+# none       they do not
 # table      a table sampled at half of their displacement, for each head (the papers' choice)
 # fixed      a value for each pair of a query and a key
 # log        a small network of their displacement on a logarithmic scale
@@ -26,9 +27,9 @@ LOG_BIAS_DIMS = 32
 
 
 class DeformableAttention(nn.Module):
-    r"""Attention of each position to keys sampled where the queries say.
+    r"""Multi-head attention to keys that are sampled at locations computed from the queries.
 
-    Each group of channels samples its own keys: on a grid ``stride`` times coarser than the map,
+    Each group of channels samples its own keys on a grid ``stride`` times coarser than the map,
     moved by offsets that a small convolutional network computes from the queries.
 
     .. math:: p = p_{ref} + r \tanh(\text{offsets}(q)) / (\text{size} - 1), k = x(p) W_k,
@@ -41,8 +42,8 @@ class DeformableAttention(nn.Module):
         embed_dims: Channels.
         num_heads: Attention heads.
         groups: Groups of channels with their own sampling locations; divides ``num_heads``.
-        stride: Of the key grid.
-        kernel_size: Of the convolution that computes the offsets.
+        stride: Stride of the key grid.
+        kernel_size: Kernel size of the convolution that computes the offsets.
         map_size: (height, width) of the map that the position bias covers.
         offset_range: Largest offset in steps of the key grid; None for unbounded offsets, of which
             the locations are clamped to the map.
@@ -63,7 +64,7 @@ class DeformableAttention(nn.Module):
         position_bias: str = 'table',
     ) -> None:
         super().__init__()
-        _check(embed_dims, num_heads, groups, offset_range, pooled_keys, position_bias)
+        _check_arguments(embed_dims, num_heads, groups, offset_range, pooled_keys, position_bias)
         self.num_heads = num_heads
         self.groups = groups
         self.stride = stride
@@ -128,7 +129,7 @@ class DeformableAttention(nn.Module):
         return self.project(out)
 
     def sampling_locations(self, query: Tensor) -> Tensor:
-        """Where each group samples its keys, (y, x) with -1 and 1 the first and last position.
+        """Locations of each group's keys, (y, x) with -1 and 1 the first and last position.
 
         Args:
             query: Tensor[batch, embed_dims, height, width], the projected queries.
@@ -164,10 +165,24 @@ class DeformableAttention(nn.Module):
         step = offsets.new_tensor([1 / max(1, side - 1) for side in grid])
         return points + offsets.tanh() * self.offset_range * step
 
+    def resize_bias_table(self, table: Tensor) -> Tensor:
+        """Interpolate the bias table of another map size to this one's.
+
+        Args:
+            table: Tensor[num_heads, 2 * height - 1, 2 * width - 1].
+
+        Returns:
+            A tensor of this module's table's shape; ``table`` itself if it is no such table.
+        """
+        if table.ndim != 3:
+            return table
+        height, width = self.relative_position_bias_table.shape[1:]
+        return resize_bias_tables(table, (height, width))
+
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, locations: Tensor | None
     ) -> Tensor:
-        """(B, h, H, W, d) and twice (B, h, Nk, d) -> (B, h, H, W, d)."""
+        """Attend with the bias: (B, h, H, W, d) and twice (B, h, Nk, d) -> (B, h, H, W, d)."""
         if self.position_bias == 'table':
             return deformable_attention(
                 query, key, value, locations, self.relative_position_bias_table
@@ -186,7 +201,7 @@ class DeformableAttention(nn.Module):
         return deformable_attention(query, key, value)
 
 
-def _check(
+def _check_arguments(
     embed_dims: int,
     num_heads: int,
     groups: int,

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from mmdat.models.layers import PointwiseLinear, depthwise_conv, merge_heads, split_heads
+from mmdat.models.layers import PointwiseLinear, depthwise_conv
+from mmdat.models.maps import merge_heads, split_heads
 from mmdat.ops import window_attention
 
 

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdat.models.layers import PointwiseLinear, merge_heads, split_heads
+from mmdat.models.layers import PointwiseLinear
+from mmdat.models.maps import merge_heads, split_heads
 from mmdat.ops import neighborhood_attention
 
 

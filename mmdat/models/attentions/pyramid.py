@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from mmdat.models.layers import LayerNorm2d, merge_heads, pad_to_multiple, split_heads
+from mmdat.models.layers import LayerNorm2d
+from mmdat.models.maps import merge_heads, pad_to_multiple, split_heads
 from mmdat.ops import global_attention
 
 

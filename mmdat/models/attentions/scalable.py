@@ -3,14 +3,8 @@
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
-from mmdat.models.layers import (
-    LayerNorm2d,
-    PointwiseLinear,
-    depthwise_conv,
-    merge_heads,
-    pad_to_multiple,
-    split_heads,
-)
+from mmdat.models.layers import LayerNorm2d, PointwiseLinear, depthwise_conv
+from mmdat.models.maps import merge_heads, pad_to_multiple, split_heads
 from mmdat.ops import global_attention
 
 

@@ -52,7 +52,7 @@ class SlideAttention(nn.Module):
         return self.project(out.flatten(1, 2))
 
     def _neighbors(self, x: Tensor) -> Tensor:
-        """(B, h, d, H, W) -> (B, h, d, taps, H, W)."""
+        """Gather the 3 x 3 neighbors: (B, h, d, H, W) -> (B, h, d, taps, H, W)."""
         # The sum of two convolutions is the convolution with the sum of their weights.
         weight, bias = (
             getattr(self.shifts, name) + getattr(self.deformed_shifts, name)
@@ -62,6 +62,7 @@ class SlideAttention(nn.Module):
         return out.unflatten(1, (self.head_dim, TAPS)).unflatten(0, (-1, self.num_heads))
 
     def _taps(self) -> nn.Conv2d:
+        """A depthwise convolution with an output channel for each tap."""
         conv = nn.Conv2d(self.head_dim, TAPS * self.head_dim, 3, padding=1, groups=self.head_dim)
         assert conv.bias is not None
         nn.init.zeros_(conv.bias)

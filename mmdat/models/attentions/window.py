@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from mmdat.models.layers import PointwiseLinear, merge_heads, split_heads
+from mmdat.models.layers import PointwiseLinear
+from mmdat.models.maps import merge_heads, resize_bias_tables, split_heads
 from mmdat.ops import window_attention
 
 
@@ -38,3 +39,21 @@ class WindowAttention(nn.Module):
             query, key, value, self.window_size, self.relative_position_bias_table, shift=self.shift
         )
         return self.project(merge_heads(out))
+
+    def resize_bias_table(self, table: Tensor) -> Tensor:
+        """Interpolate the bias table of another window size to this one's.
+
+        Args:
+            table: Tensor[displacements, num_heads], the displacements of a square in rows.
+
+        Returns:
+            A tensor of this module's table's shape; ``table`` itself if it is no such table.
+        """
+        if table.ndim != 2:
+            return table
+        side = round(table.shape[0] ** 0.5)
+        if side**2 != table.shape[0]:
+            return table
+        squares = table.T.unflatten(1, (side, side))
+        size = 2 * self.window_size - 1
+        return resize_bias_tables(squares, (size, size)).flatten(1).T.contiguous()

@@ -1,4 +1,4 @@
-"""What the backbones share: stages of falling resolution, their outputs, freezing and loading."""
+"""What all backbones share: stages of falling resolution, their outputs, freezing and loading."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -8,20 +8,22 @@ from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmdat.checkpoints.layout import OUTPUT_NORMS, PublishedLayout, rename_parameters
+from mmdat.checkpoints.matching import load_pretrained
 from mmdat.errors import UserError, suggest
-from mmdat.models.layers import LayerNorm2d, init_projections
-from mmdat.models.published import PublishedLayout, load_pretrained
-from mmdat.models.settings import stage_settings
+from mmdat.models.arch import fits, stage_settings
+from mmdat.models.initialization import init_projections
+from mmdat.models.layers import LayerNorm2d
 
-# What mmengine calls an initialization from a file.
+# The types by which an init_cfg of mmengine asks for a checkpoint.
 PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
 
 
 class Stage(nn.Module):
-    """The blocks of one resolution.
+    """Blocks that follow each other on maps of one resolution.
 
     Args:
-        blocks: In order.
+        blocks: Modules on maps, of which each keeps the shape.
         with_cp: Recompute the activations of each block in the backward pass to save memory.
     """
 
@@ -45,29 +47,15 @@ class HierarchicalBackbone(BaseModule):
 
     A family says what its stages are built from (``SETTINGS``), its named architectures and the
     fields that they share, builds the embeddings and blocks, and says how the authors' checkpoints
-    name them (``PUBLISHED``).
-
-    Args:
-        arch: The name of an architecture, or a dict with the fields of ``SETTINGS``.
-        out_indices: Stages whose maps are returned, in the order of the stages, each behind a norm
-            of its own; all if None.
-        drop_path_rate: Of the last block; the others have linearly less, the first 0.
-        frozen_stages: Number of stages, with their embeddings and output norms, that are not
-            trained; 0 freezes the first embedding alone, -1 nothing.
-        with_cp: Recompute the activations of each block in the backward pass to save memory.
-        pretrain_img_size: Side in pixels of the square images that the bias tables cover.
-        init_cfg: mmengine's initialization config; ``Pretrained`` takes the authors' checkpoints
-            and ordinary ones alike.
-
-    Raises:
-        UserError: If ``arch`` is unknown, has an unknown or missing field or does not fit together,
-            if an argument is out of range, or, in a forward pass, if the images are too small.
+    name them. The arguments are explained where a family is defined.
     """
 
     ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]]
     DEFAULTS: ClassVar[Mapping[str, Any]]
     SETTINGS: ClassVar[type[Any]]
-    PUBLISHED: ClassVar[PublishedLayout]
+    # The authors' names of the modules of a classifier's head, by mmpretrain's, and of its norm.
+    PUBLISHED_HEAD: ClassVar[Mapping[str, str]]
+    PUBLISHED_NORM: ClassVar[str]
     NORM_EPS: ClassVar[float] = 1e-5
     init_cfg: Any
 
@@ -85,7 +73,9 @@ class HierarchicalBackbone(BaseModule):
         self.settings = stage_settings(self.SETTINGS, self._fields(arch), self.DEFAULTS)
         if out_indices is None:
             out_indices = range(len(self.settings))
-        self._check_arguments(out_indices, drop_path_rate, frozen_stages, pretrain_img_size)
+        self._check_arguments(
+            out_indices, drop_path_rate, frozen_stages, with_cp, pretrain_img_size
+        )
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.pretrain_img_size = pretrain_img_size
@@ -94,15 +84,15 @@ class HierarchicalBackbone(BaseModule):
         for stage, settings in enumerate(self.settings):
             previous_dims = self.settings[stage - 1].embed_dims if stage else 3
             self.embeddings.append(self._build_embedding(stage, previous_dims, settings))
-        rates = _linear(drop_path_rate, sum(settings.depth for settings in self.settings))
+        depth = sum(settings.depth for settings in self.settings)
+        rates = (drop_path_rate * index / max(1, depth - 1) for index in range(depth))
         self.stages = nn.ModuleList()
-        side = pretrain_img_size
-        # Side in pixels of the smallest image that leaves each stage a position.
-        self.smallest_image = _smallest_input(self.embeddings)
+        self.smallest_image = _smallest_input(self.embeddings)  # side in pixels
         if pretrain_img_size < self.smallest_image:
             raise UserError(
                 f'pretrain_img_size must be at least {self.smallest_image}, got {pretrain_img_size}'
             )
+        side = pretrain_img_size
         for embedding, settings in zip(self.embeddings, self.settings, strict=True):
             side = _output_side(embedding, side)
             self.stages.append(Stage(list(self._build_blocks(settings, side, rates)), with_cp))
@@ -116,6 +106,7 @@ class HierarchicalBackbone(BaseModule):
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Tensor[batch, 3, height, width] -> a Tensor[batch, embed_dims, ...] for each output."""
         smallest = self.smallest_image
         if x.shape[2] < smallest or x.shape[3] < smallest:
             raise UserError(
@@ -130,6 +121,31 @@ class HierarchicalBackbone(BaseModule):
                 # so reads garbage from the channels-last maps that the norm returns.
                 outputs.append(self.norms[str(index)](x).contiguous())
         return tuple(outputs)
+
+    def published_layout(self) -> PublishedLayout:
+        """Where the tensors of the authors' checkpoints belong in a model on this backbone."""
+        norms = {
+            f'{OUTPUT_NORMS}{stage}': f'{OUTPUT_NORMS}{stage}.norm'
+            for stage in range(len(self.stages))
+        }
+        modules = {**norms, **dict(self._published_modules())}
+        parameters = [name for name, _ in self.named_parameters()]
+        absent = [theirs for ours, theirs in norms.items() if f'{ours}.weight' not in parameters]
+        classifier = {
+            f'backbone.{OUTPUT_NORMS}{len(self.stages) - 1}': self.PUBLISHED_NORM,
+            **{f'head.{ours}': theirs for ours, theirs in self.PUBLISHED_HEAD.items()},
+        }
+        leaves = ('weight', 'bias')
+        return PublishedLayout(
+            parameters=rename_parameters(parameters, modules),
+            classifier={
+                f'{ours}.{leaf}': f'{theirs}.{leaf}'
+                for ours, theirs in classifier.items()
+                for leaf in leaves
+            },
+            unused=frozenset(self._published_unused()),
+            absent_norms=frozenset(f'{norm}.{leaf}' for norm in absent for leaf in leaves),
+        )
 
     def train(self, mode: bool = True) -> 'HierarchicalBackbone':
         """Set the training mode; frozen stages stay in evaluation mode."""
@@ -162,14 +178,22 @@ class HierarchicalBackbone(BaseModule):
             load_pretrained(self, config['checkpoint'], config.get('prefix'))
 
     def _build_embedding(self, stage: int, previous_dims: int, settings: Any) -> nn.Module:
-        """What leads from the image or the previous stage's map to this stage's."""
+        """Build the module between the image or the previous stage's map and this stage's."""
         raise NotImplementedError
 
     def _build_blocks(
         self, settings: Any, map_side: int, drop_path_rates: Iterator[float]
     ) -> Iterator[nn.Module]:
-        """The blocks of a stage whose map has ``map_side`` at the pretraining image size."""
+        """Build the blocks of a stage whose map has this side at the pretraining image size."""
         raise NotImplementedError
+
+    def _published_modules(self) -> Iterator[tuple[str, str]]:
+        """Our name and the authors' for each module or single parameter, but the output norms."""
+        raise NotImplementedError
+
+    def _published_unused(self) -> Iterator[str]:
+        """The authors' names of parameters that no computation of the backbone uses."""
+        return iter(())
 
     def _freeze(self) -> None:
         if self.frozen_stages < 0:
@@ -193,33 +217,35 @@ class HierarchicalBackbone(BaseModule):
         return self.ARCHITECTURES[arch]
 
     def _check_arguments(
-        self, out_indices: Any, drop_path_rate: Any, frozen_stages: Any, pretrain_img_size: Any
+        self,
+        out_indices: Any,
+        drop_path_rate: Any,
+        frozen_stages: Any,
+        with_cp: Any,
+        pretrain_img_size: Any,
     ) -> None:
         stages = len(self.settings)
         if (
             not isinstance(out_indices, Sequence)
             or not out_indices
-            or not all(index in range(stages) for index in out_indices)
+            or not all(fits(index, int) and index in range(stages) for index in out_indices)
         ):
             raise UserError(
                 f'out_indices must be stages from 0 to {stages - 1}, got {out_indices!r}'
             )
-        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= stages:
+        if not fits(frozen_stages, int) or not -1 <= frozen_stages <= stages:
             raise UserError(f'frozen_stages must be from -1 to {stages}, got {frozen_stages!r}')
-        if not isinstance(pretrain_img_size, int) or pretrain_img_size < 1:
+        if not fits(with_cp, bool):
+            raise UserError(f'with_cp must be True or False, got {with_cp!r}')
+        if not fits(pretrain_img_size, int) or pretrain_img_size < 1:
             raise UserError(
                 'pretrain_img_size must be the side of the images in pixels, got '
                 f'{pretrain_img_size!r}'
             )
-        if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
+        if not fits(drop_path_rate, float) or not 0 <= drop_path_rate < 1:
             raise UserError(
                 f'drop_path_rate must be at least 0 and below 1, got {drop_path_rate!r}'
             )
-
-
-def _linear(last: float, count: int) -> Iterator[float]:
-    """``count`` values from 0 to ``last``."""
-    return (last * index / max(1, count - 1) for index in range(count))
 
 
 def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
@@ -227,6 +253,7 @@ def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
 
 
 def _output_side(embedding: nn.Module, side: int) -> int:
+    """Side of the map that an embedding makes of a square one."""
     for conv in _convolutions(embedding):
         stride, kernel_size, padding = _geometry(conv)
         side = (side + 2 * padding - kernel_size) // stride + 1
@@ -234,6 +261,7 @@ def _output_side(embedding: nn.Module, side: int) -> int:
 
 
 def _smallest_input(embeddings: nn.Module) -> int:
+    """Side of the smallest square image that leaves each embedding a position."""
     side = 1
     for conv in reversed(_convolutions(embeddings)):
         stride, kernel_size, padding = _geometry(conv)
@@ -242,5 +270,6 @@ def _smallest_input(embeddings: nn.Module) -> int:
 
 
 def _geometry(conv: nn.Conv2d) -> tuple[int, int, int]:
+    """Stride, kernel size and padding of a convolution that is the same along both axes."""
     assert not isinstance(conv.padding, str)
     return conv.stride[0], conv.kernel_size[0], conv.padding[0]

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
+from mmdat.models.arch import StageSettings, tabulate
 from mmdat.models.attentions import (
     DeformableAttention,
     NeighborhoodAttention,
@@ -18,16 +18,28 @@ from mmdat.models.attentions import (
 from mmdat.models.layers import (
     FFN,
     ConvFFN,
+    DropPath,
     LayerNorm2d,
     LayerScale,
     ResidualDepthwiseConv,
     depthwise_conv,
 )
-from mmdat.models.published import DAT_LAYOUT, dat_fields
-from mmdat.models.settings import StageSettings
 from mmdat.registry import MODELS
 
+from . import dat_published
 from .base import HierarchicalBackbone
+
+# fmt: off
+DAT_ARCHITECTURES = tabulate(
+    'embed_dims',                   'num_heads',     'groups',      'blocks',         'window_size',
+    nano    =((16, 32, 64, 128),     (1, 2, 4, 8),   (1, 1, 2, 4), ('LS', 'LS', 'LD'*3, 'LD'), 7),
+    tiny    =((96, 192, 384, 768),   (3, 6, 12, 24), (1, 1, 3, 6), ('LS', 'LS', 'LD'*3, 'LD'), 7),
+    small   =((96, 192, 384, 768),   (3, 6, 12, 24), (1, 1, 3, 6), ('LS', 'LS', 'LD'*9, 'LD'), 7),
+    base    =((128, 256, 512, 1024), (4, 8, 16, 32), (1, 1, 4, 8), ('LS', 'LS', 'LD'*9, 'LD'), 7),
+    # For images of 384 x 384, whose maps windows of 12 fill.
+    base_384=((128, 256, 512, 1024), (4, 8, 16, 32), (1, 1, 4, 8), ('LS', 'LS', 'LD'*9, 'LD'), 12),
+)
+# fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +53,13 @@ class DATSettings(StageSettings):
             attention (PVT), ``X`` a ConvNeXt block, ``E`` slide attention.
         num_heads: Attention heads.
         groups: Groups of channels in ``D`` that sample their keys together.
-        stride: Of the key grid in ``D``.
-        offset_kernel_size: Of the convolution in ``D`` that computes the offsets.
+        stride: Stride of the key grid in ``D``.
+        offset_kernel_size: Kernel size of the convolution in ``D`` that computes the offsets.
         offset_range: Largest offset in ``D``, in steps of the key grid; None for unbounded
             offsets, of which the sampling locations are clamped to the map.
         pooled_keys: Average the map for the keys of ``D`` instead of sampling it.
-        position_bias: Of ``D``: ``'none'``, ``'table'``, ``'fixed'``, ``'log'`` or ``'depthwise'``.
+        position_bias: Position bias of ``D``: ``'none'``, ``'table'``, ``'fixed'``, ``'log'`` or
+            ``'depthwise'``.
         window_size: Side of the windows in ``L`` and ``S``, of the kernel in ``X``.
         neighborhood_size: Side of the window in ``N``.
         reduction_ratio: Factor between the sides of the map and of the keys' map in ``P``.
@@ -110,7 +123,7 @@ class DATBlock(nn.Module):
     """Attention and feed-forward network, each added to its input (DAT++, figure 4).
 
     Args:
-        settings: Of the stage.
+        settings: Settings of the stage.
         attention: The block's attention module.
         drop_path_rate: Probability to leave out a residual branch of a sample in training.
     """
@@ -142,7 +155,7 @@ class ConvNeXtBlock(nn.Module):
     """Depthwise convolution and feed-forward network in one residual (ConvNeXt, arXiv 2201.03545).
 
     Args:
-        settings: Of the stage.
+        settings: Settings of the stage.
         drop_path_rate: Probability to leave out the residual branch of a sample in training.
     """
 
@@ -175,7 +188,8 @@ class DAT(HierarchicalBackbone):
             for all.
         out_indices: Stages whose maps are returned, in the order of the stages, each behind a norm
             of its own; all if None.
-        drop_path_rate: Of the last block; the others have linearly less, the first 0.
+        drop_path_rate: Stochastic depth rate of the last block; the first has 0, those between
+            rise linearly.
         frozen_stages: Number of stages, with their embeddings and output norms, that are not
             trained; 0 freezes the first embedding alone, -1 nothing.
         with_cp: Recompute the activations of each block in the backward pass to save memory.
@@ -197,37 +211,11 @@ class DAT(HierarchicalBackbone):
         [(1, 16, 16, 24), (1, 32, 8, 12), (1, 64, 4, 6), (1, 128, 2, 3)]
     """
 
-    ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        'nano': dict(
-            embed_dims=(16, 32, 64, 128),
-            num_heads=(1, 2, 4, 8),
-            groups=(1, 1, 2, 4),
-            blocks=('LS', 'LS', 'LDLDLD', 'LD'),
-        ),
-        'tiny': dict(
-            embed_dims=(96, 192, 384, 768),
-            num_heads=(3, 6, 12, 24),
-            groups=(1, 1, 3, 6),
-            blocks=('LS', 'LS', 'LDLDLD', 'LD'),
-        ),
-        'small': dict(
-            embed_dims=(96, 192, 384, 768),
-            num_heads=(3, 6, 12, 24),
-            groups=(1, 1, 3, 6),
-            blocks=('LS', 'LS', 'LD' * 9, 'LD'),
-        ),
-        'base': dict(
-            embed_dims=(128, 256, 512, 1024),
-            num_heads=(4, 8, 16, 32),
-            groups=(1, 1, 4, 8),
-            blocks=('LS', 'LS', 'LD' * 9, 'LD'),
-        ),
-    }
-    # For images of 384 x 384, whose maps windows of 12 fill.
-    ARCHITECTURES = {**ARCHITECTURES, 'base_384': {**ARCHITECTURES['base'], 'window_size': 12}}
+    ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = DAT_ARCHITECTURES
     DEFAULTS: ClassVar[Mapping[str, Any]] = dict(offset_kernel_size=(9, 7, 5, 3), offset_range=2)
     SETTINGS = DATSettings
-    PUBLISHED = DAT_LAYOUT
+    PUBLISHED_HEAD = dat_published.CLASSIFIER_HEAD
+    PUBLISHED_NORM = dat_published.CLASSIFIER_NORM
 
     def __init__(
         self,
@@ -263,7 +251,7 @@ class DAT(HierarchicalBackbone):
             >>> backbone.settings[1].offset_range
             2
         """
-        return cls(**dat_fields(options))
+        return cls(**dat_published.dat_arguments(options))
 
     def _build_embedding(self, stage: int, previous_dims: int, settings: DATSettings) -> nn.Module:
         dims = settings.embed_dims
@@ -295,6 +283,12 @@ class DAT(HierarchicalBackbone):
                     settings, _attention(letter, settings, map_side), next(drop_path_rates)
                 )
 
+    def _published_modules(self) -> Iterator[tuple[str, str]]:
+        return dat_published.module_names(self.embeddings, self.stages)
+
+    def _published_unused(self) -> Iterator[str]:
+        return dat_published.unused_names(self.stages)
+
 
 def _attention(letter: str, settings: DATSettings, map_side: int) -> nn.Module:
     """The attention module that a letter of ``blocks`` stands for."""
@@ -322,5 +316,6 @@ def _attention(letter: str, settings: DATSettings, map_side: int) -> nn.Module:
 
 
 def _ffn(settings: DATSettings) -> nn.Module:
+    """The feed-forward network of a stage's blocks."""
     hidden_dims = int(settings.embed_dims * settings.ffn_ratio)
     return (ConvFFN if settings.conv_ffn else FFN)(settings.embed_dims, hidden_dims)

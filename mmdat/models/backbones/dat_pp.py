@@ -5,11 +5,22 @@ Attention, arXiv 2309.01430).
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from mmdat.models.arch import tabulate
 from mmdat.registry import MODELS
 
 from .dat import DAT
 
 PUBLISHED_BLOCKS = ('ND', 'NDND', 'ND' * 9, 'DD')
+
+# fmt: off
+DAT_PP_ARCHITECTURES = tabulate(
+    'embed_dims',                 'num_heads',     'groups',       'blocks',
+    nano =((16, 32, 64, 128),     (1, 2, 4, 8),    (1, 1, 2, 4),  ('ND', 'ND', 'ND', 'DD')),
+    tiny =((64, 128, 256, 512),   (2, 4, 8, 16),   (1, 2, 4, 8),  PUBLISHED_BLOCKS),
+    small=((96, 192, 384, 768),   (3, 6, 12, 24),  (1, 2, 3, 6),  PUBLISHED_BLOCKS),
+    base =((128, 256, 512, 1024), (4, 8, 16, 32),  (2, 4, 8, 16), PUBLISHED_BLOCKS),
+)
+# fmt: on
 
 
 @MODELS.register_module()
@@ -29,32 +40,7 @@ class DATPlusPlus(DAT):
         [(1, 16, 16, 23), (1, 32, 8, 12), (1, 64, 4, 6), (1, 128, 2, 3)]
     """
 
-    ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        'nano': dict(
-            embed_dims=(16, 32, 64, 128),
-            num_heads=(1, 2, 4, 8),
-            groups=(1, 1, 2, 4),
-            blocks=('ND', 'ND', 'ND', 'DD'),
-        ),
-        'tiny': dict(
-            embed_dims=(64, 128, 256, 512),
-            num_heads=(2, 4, 8, 16),
-            groups=(1, 2, 4, 8),
-            blocks=PUBLISHED_BLOCKS,
-        ),
-        'small': dict(
-            embed_dims=(96, 192, 384, 768),
-            num_heads=(3, 6, 12, 24),
-            groups=(1, 2, 3, 6),
-            blocks=PUBLISHED_BLOCKS,
-        ),
-        'base': dict(
-            embed_dims=(128, 256, 512, 1024),
-            num_heads=(4, 8, 16, 32),
-            groups=(2, 4, 8, 16),
-            blocks=PUBLISHED_BLOCKS,
-        ),
-    }
+    ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = DAT_PP_ARCHITECTURES
     DEFAULTS: ClassVar[Mapping[str, Any]] = dict(
         stride=(8, 4, 2, 1),
         offset_kernel_size=(9, 7, 5, 3),

@@ -6,17 +6,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
+from mmdat.models.arch import StageSettings, tabulate
 from mmdat.models.attentions import InteractiveWindowAttention, ScalableAttention
-from mmdat.models.layers import FFN, LayerNorm2d, ResidualDepthwiseConv
-from mmdat.models.published import SCALABLEVIT_LAYOUT, scalablevit_fields
-from mmdat.models.settings import StageSettings
+from mmdat.models.layers import FFN, DropPath, LayerNorm2d, ResidualDepthwiseConv
 from mmdat.registry import MODELS
 
+from . import scalablevit_published
 from .base import HierarchicalBackbone
+
+# fmt: off
+SCALABLEVIT_ARCHITECTURES = tabulate(
+    'embed_dims',                 'num_heads',      'depth',        'channel_ratio',
+    nano =((16, 32, 64, 128),     (1, 2, 4, 8),    2,             (1.25, 1.25, 1.25, 1)),
+    small=((64, 128, 256, 512),   (2, 4, 8, 16),   (2, 2, 20, 2), (1.25, 1.25, 1.25, 1)),
+    base =((96, 192, 384, 768),   (3, 6, 12, 24),  (2, 2, 14, 6), (2, 1.25, 1.25, 1)),
+    large=((128, 256, 512, 1024), (4, 8, 16, 32),  (2, 6, 12, 4), (0.25, 0.5, 1, 1)),
+)
+# fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +66,7 @@ class ScalableViTBlock(nn.Module):
     """Attention and feed-forward network, each added to its input (ScalableViT, section 3.1).
 
     Args:
-        settings: Of the stage.
+        settings: Settings of the stage.
         attention: The block's attention module.
         drop_path_rate: Probability to leave out a residual branch of a sample in training.
         with_position: Add a depthwise convolution of the map to the result, the position encoding
@@ -98,7 +107,8 @@ class ScalableViT(HierarchicalBackbone):
             for all.
         out_indices: Stages whose maps are returned, in the order of the stages, each behind a norm
             of its own; all if None.
-        drop_path_rate: Of the last block; the others have linearly less, the first 0.
+        drop_path_rate: Stochastic depth rate of the last block; the first has 0, those between
+            rise linearly.
         frozen_stages: Number of stages, with their embeddings and output norms, that are not
             trained; 0 freezes the first embedding alone, -1 nothing.
         with_cp: Recompute the activations of each block in the backward pass to save memory.
@@ -121,35 +131,11 @@ class ScalableViT(HierarchicalBackbone):
         [(1, 16, 16, 23), (1, 32, 8, 12), (1, 64, 4, 6), (1, 128, 2, 3)]
     """
 
-    ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        'nano': dict(
-            embed_dims=(16, 32, 64, 128),
-            num_heads=(1, 2, 4, 8),
-            depth=2,
-            channel_ratio=(1.25, 1.25, 1.25, 1),
-        ),
-        'small': dict(
-            embed_dims=(64, 128, 256, 512),
-            num_heads=(2, 4, 8, 16),
-            depth=(2, 2, 20, 2),
-            channel_ratio=(1.25, 1.25, 1.25, 1),
-        ),
-        'base': dict(
-            embed_dims=(96, 192, 384, 768),
-            num_heads=(3, 6, 12, 24),
-            depth=(2, 2, 14, 6),
-            channel_ratio=(2, 1.25, 1.25, 1),
-        ),
-        'large': dict(
-            embed_dims=(128, 256, 512, 1024),
-            num_heads=(4, 8, 16, 32),
-            depth=(2, 6, 12, 4),
-            channel_ratio=(0.25, 0.5, 1, 1),
-        ),
-    }
+    ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = SCALABLEVIT_ARCHITECTURES
     DEFAULTS: ClassVar[Mapping[str, Any]] = dict(reduction_ratio=(8, 4, 2, 1))
     SETTINGS = ScalableViTSettings
-    PUBLISHED = SCALABLEVIT_LAYOUT
+    PUBLISHED_HEAD = scalablevit_published.CLASSIFIER_HEAD
+    PUBLISHED_NORM = scalablevit_published.CLASSIFIER_NORM
     NORM_EPS = 1e-6
 
     def __init__(
@@ -184,7 +170,7 @@ class ScalableViT(HierarchicalBackbone):
             ...                            out_indices=(1,)).settings[0].channel_ratio
             1.25
         """
-        return cls(**scalablevit_fields(options))
+        return cls(**scalablevit_published.scalablevit_arguments(options))
 
     def _build_embedding(
         self, stage: int, previous_dims: int, settings: ScalableViTSettings
@@ -210,3 +196,6 @@ class ScalableViT(HierarchicalBackbone):
             yield ScalableViTBlock(
                 settings, attention, next(drop_path_rates), with_position=index == 0
             )
+
+    def _published_modules(self) -> Iterator[tuple[str, str]]:
+        return scalablevit_published.module_names(self.stages)

@@ -1,7 +1,9 @@
 """Checkpoint files, from disk or the web, read without running code that is in them."""
 
 import hashlib
+import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
@@ -9,10 +11,13 @@ from typing import Any
 
 import torch
 from mmengine.runner.checkpoint import get_external_models, get_torchvision_models
+from torch import Tensor
 
 from mmdat.errors import UserError, reason
 
-# Kinds of dict that lie beside the weights, such as the authors' configuration.
+Weights = dict[str, Tensor]
+
+# Kinds of dict that checkpoints hold beside the weights, such as the authors' configuration.
 DICTS = ('yacs.config.CfgNode', 'collections.defaultdict')
 WEB = ('http://', 'https://')
 # mmengine's model zoos: functions that give the URLs of their checkpoints by name.
@@ -25,7 +30,7 @@ ZOOS = {
 
 
 def read_checkpoint(source: str, map_location: Any = 'cpu', skip_objects: bool = False) -> Any:
-    """What is in a checkpoint.
+    """Read a checkpoint without running code that is in it.
 
     Args:
         source: A file, a URL, or a name in one of mmengine's model zoos (``torchvision://...``).
@@ -62,8 +67,45 @@ def read_checkpoint(source: str, map_location: Any = 'cpu', skip_objects: bool =
         ) from error
 
 
+def read_weights(checkpoint: str | os.PathLike | Mapping) -> Weights:
+    """The tensors of a checkpoint by name, whatever lies beside them.
+
+    Args:
+        checkpoint: A file or URL, or what is in one: a dict of tensors, under ``state_dict`` or
+            ``model`` or not.
+
+    Raises:
+        UserError: If the file is missing or broken or has no weights.
+    """
+    source = describe(checkpoint)
+    content = (
+        checkpoint
+        if isinstance(checkpoint, Mapping)
+        else read_checkpoint(source, skip_objects=True)
+    )
+    if isinstance(content, Mapping):
+        for entry in ('state_dict', 'model'):
+            if isinstance(content.get(entry), Mapping):
+                content = content[entry]
+                break
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
+        raise UserError(
+            f"{source} has no weights: there must be tensors by name under 'model' or 'state_dict'"
+        )
+    if all(name.startswith('module.') for name in content):  # of a model that ran in parallel
+        content = strip_prefix(content, 'module.')
+    return dict(content)
+
+
 def local_file(source: str) -> Path:
-    """The file of a source as in :func:`read_checkpoint`; what is on the web is downloaded once.
+    """Path of a checkpoint's file; what is on the web is downloaded once.
+
+    Args:
+        source: As in :func:`read_checkpoint`.
 
     Raises:
         UserError: If it does not exist or cannot be reached.
@@ -87,6 +129,18 @@ def local_file(source: str) -> Path:
     return path
 
 
+def strip_prefix(weights: Mapping[str, Tensor], prefix: str) -> Weights:
+    """Entries whose name starts with a prefix, by the rest of their name."""
+    return {
+        name[len(prefix) :]: tensor for name, tensor in weights.items() if name.startswith(prefix)
+    }
+
+
+def describe(checkpoint: str | os.PathLike | Mapping) -> str:
+    """What an error calls a checkpoint: its path or URL, if it has one."""
+    return 'the checkpoint' if isinstance(checkpoint, Mapping) else os.fspath(checkpoint)
+
+
 def _download(url: str) -> Path:
     # Checkpoints of many models share the last part of their URL, such as epoch_12.pth.
     digest = hashlib.sha256(url.encode()).hexdigest()[:8]
@@ -102,7 +156,7 @@ def _download(url: str) -> Path:
 
 
 class _StandIn:
-    """In place of an object beside the weights."""
+    """Takes the place of an object beside the weights, and ignores what it is given."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> '_StandIn':
         return super().__new__(cls)
@@ -112,7 +166,7 @@ class _StandIn:
 
 
 class _StandInDict:
-    """In place of a kind of dict, into which torch puts items."""
+    """Takes the place of a kind of dict, so that torch can put items into it."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> OrderedDict:  # type: ignore[misc]
         return OrderedDict()

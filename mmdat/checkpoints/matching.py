@@ -1,23 +1,19 @@
-"""Loading the authors' checkpoints: a complete mapping from their names and shapes onto ours."""
+"""Match the tensors of a checkpoint to a model's parameters, and fill it if all of them fit."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
-from mmdat.models.attentions import DeformableAttention, WindowAttention
 
-from .files import read_checkpoint
-from .names import published_names
+from .layout import OUTPUT_NORMS, PublishedBackbone, ResizesBiasTable, published_names
+from .reading import Weights, describe, read_weights, strip_prefix
 
-Weights = dict[str, Tensor]
-# Computed from sizes, never loaded. The authors' attentions keep other buffers as integers only.
+# The authors' buffers that are computed from sizes and not loaded. All others hold integers.
 BUFFERS = ('relative_position_index', 'attn_mask')
 
 
@@ -48,11 +44,13 @@ def load_published_checkpoint(model: nn.Module, checkpoint: str | os.PathLike | 
         ...            for ours, theirs in published_names(backbone).items()}
         >>> load_published_checkpoint(backbone, {'state_dict': weights})
     """
-    _fill(model, read_weights(checkpoint), _describe(checkpoint))
+    _fill(model, read_weights(checkpoint), describe(checkpoint))
 
 
-def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = None) -> None:
-    """``init_cfg=dict(type='Pretrained')`` of a backbone, for the authors' files and ordinary ones.
+def load_pretrained(
+    backbone: PublishedBackbone, checkpoint: str, prefix: str | None = None
+) -> None:
+    """Fill a backbone with the authors' file or an ordinary one, as its ``init_cfg`` asks.
 
     Args:
         backbone: A backbone of mmdat.
@@ -67,9 +65,9 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
     print_log(f'load {type(backbone).__name__} from: {checkpoint}', logger='current')
     weights = read_weights(checkpoint)
     if prefix is not None:
-        stripped = _strip(weights, prefix.rstrip('.') + '.')
+        stripped = strip_prefix(weights, prefix.rstrip('.') + '.')
         weights = {f'backbone.{name}': tensor for name, tensor in stripped.items()}
-    body = _strip(weights, 'backbone.') or weights
+    body = strip_prefix(weights, 'backbone.') or weights
     ours, theirs = set(backbone.state_dict()), set(published_names(backbone).values())
     if (theirs - ours) & set(body):
         _fill(backbone, weights, checkpoint)
@@ -82,15 +80,15 @@ def load_pretrained(backbone: nn.Module, checkpoint: str, prefix: str | None = N
     match = _Match(filled={name: body[name] for name in sorted(ours & set(body))})
     match.filled = _resize_tables(backbone, match.filled)
     # Outputs may differ between the checkpoint's task and this one, and their norms with them.
-    match.unmapped = sorted(name for name in set(body) - ours if not name.startswith('norms.'))
-    match.unfilled = sorted(name for name in ours - set(body) if not name.startswith('norms.'))
+    match.unmapped = sorted(name for name in set(body) - ours if not name.startswith(OUTPUT_NORMS))
+    match.unfilled = sorted(name for name in ours - set(body) if not name.startswith(OUTPUT_NORMS))
     match.compare_shapes(backbone.state_dict())
     match.check(checkpoint, backbone)
     _copy(match.filled, backbone)
 
 
 def convert_published_checkpoint(
-    backbone: nn.Module, checkpoint: str | os.PathLike | Mapping
+    backbone: PublishedBackbone, checkpoint: str | os.PathLike | Mapping
 ) -> Weights:
     """The weights of a published checkpoint by the names of an OpenMMLab model on ``backbone``.
 
@@ -107,47 +105,13 @@ def convert_published_checkpoint(
         UserError: If the file cannot be read or does not fit the backbone; it lists what.
     """
     match = _match(backbone, read_weights(checkpoint), with_heads=True)
-    match.check(_describe(checkpoint), backbone)
+    match.check(describe(checkpoint), backbone)
     return match.filled
-
-
-def read_weights(checkpoint: str | os.PathLike | Mapping) -> Weights:
-    """The tensors of a checkpoint by name, whatever lies beside them.
-
-    Args:
-        checkpoint: A file or URL, or what is in one: a dict of tensors, under ``state_dict`` or
-            ``model`` or not.
-
-    Raises:
-        UserError: If the file is missing or broken or has no weights.
-    """
-    source = _describe(checkpoint)
-    content = (
-        checkpoint
-        if isinstance(checkpoint, Mapping)
-        else read_checkpoint(source, skip_objects=True)
-    )
-    if isinstance(content, Mapping):
-        for entry in ('state_dict', 'model'):
-            if isinstance(content.get(entry), Mapping):
-                content = content[entry]
-                break
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(value, Tensor) for value in content.values())
-    ):
-        raise UserError(
-            f"{source} has no weights: there must be tensors by name under 'model' or 'state_dict'"
-        )
-    if all(name.startswith('module.') for name in content):  # of a model that ran in parallel
-        content = _strip(content, 'module.')
-    return dict(content)
 
 
 @dataclass
 class _Match:
-    """How the tensors of a checkpoint fit a model.
+    """Which tensors of a checkpoint fit a model, and which names do not.
 
     Attributes:
         filled: The tensor for each name of the model.
@@ -166,7 +130,7 @@ class _Match:
             if name in self.filled and self.filled[name].shape != tensor.shape:
                 self.misshaped.append(f'{name} ({_size(self.filled[name])} for {_size(tensor)})')
 
-    def check(self, source: str, model: nn.Module) -> None:
+    def check(self, source: str, model: object) -> None:
         problems = [
             f'{what}: {", ".join(names)}'
             for what, names in (
@@ -180,10 +144,10 @@ class _Match:
             raise UserError(f'{source} does not fit {type(model).__name__}; ' + '; '.join(problems))
 
 
-def _fill(model: nn.Module, weights: Weights, source: str) -> None:
+def _fill(model: nn.Module | PublishedBackbone, weights: Weights, source: str) -> None:
     """Check that ``weights`` fit all of ``model``, then copy them."""
-    backbone = model if hasattr(model, 'PUBLISHED') else getattr(model, 'backbone', None)
-    if not hasattr(backbone, 'PUBLISHED'):
+    backbone = model if isinstance(model, PublishedBackbone) else getattr(model, 'backbone', None)
+    if not isinstance(backbone, PublishedBackbone):
         raise UserError(
             f'{type(model).__name__} has no backbone of mmdat: give a DAT, DATPlusPlus '
             'or ScalableViT, or a model that is built on one'
@@ -191,9 +155,9 @@ def _fill(model: nn.Module, weights: Weights, source: str) -> None:
     own = model.state_dict()
     if model is backbone:
         match = _match(backbone, weights, with_heads=False)
-        match.filled = _strip(match.filled, 'backbone.')
+        match.filled = strip_prefix(match.filled, 'backbone.')
     else:
-        is_published_classifier = not _strip(weights, 'backbone.')
+        is_published_classifier = not strip_prefix(weights, 'backbone.')
         is_classifier = getattr(model, 'head', None) is not None
         with_heads = is_classifier or not is_published_classifier
         match = _match(backbone, weights, with_heads)
@@ -207,63 +171,49 @@ def _fill(model: nn.Module, weights: Weights, source: str) -> None:
     _copy(match.filled, model)
 
 
-def _copy(weights: Weights, model: nn.Module) -> None:
+def _copy(weights: Weights, model: nn.Module | PublishedBackbone) -> None:
     own = model.state_dict()
     with torch.no_grad():
         for name, tensor in weights.items():
             own[name].copy_(tensor)
 
 
-def _match(backbone: Any, weights: Weights, with_heads: bool) -> _Match:
-    """Give each tensor its name in an OpenMMLab model: the backbone's part starts ``backbone.``."""
-    layout, match = backbone.PUBLISHED, _Match()
-    body = _strip(weights, 'backbone.')
+def _match(backbone: PublishedBackbone, weights: Weights, with_heads: bool) -> _Match:
+    """Name each published tensor as an OpenMMLab model does: the backbone's start ``backbone.``."""
+    layout, match = backbone.published_layout(), _Match()
+    body = strip_prefix(weights, 'backbone.')
     is_classifier = not body
-    names = {theirs: ours for ours, theirs in published_names(backbone).items()}
-    unused = set(layout.unused(backbone))
-    modules = {name[:end] for name in names for end in range(len(name)) if name[end] == '.'}
+    places = {theirs: f'backbone.{ours}' for ours, theirs in layout.parameters.items()}
+    modules = {name[:end] for name in places for end in range(len(name)) if name[end] == '.'}
+    heads: dict[str, str] = {}
+    ignored = layout.unused
     if is_classifier:
-        names = {theirs: ours for theirs, ours in names.items() if not theirs.startswith('norms.')}
-        last = len(backbone.stages) - 1
-        heads = {
-            layout.classifier_norm: f'backbone.norms.{last}',
-            **{theirs: f'head.{ours}' for theirs, ours in layout.classifier_head.items()},
+        # It has no norms of outputs.
+        places = {
+            theirs: ours for theirs, ours in places.items() if not theirs.startswith(OUTPUT_NORMS)
         }
-        heads = {
-            f'{theirs}.{leaf}': f'{ours}.{leaf}'
-            for theirs, ours in heads.items()
-            for leaf in ('weight', 'bias')
-        }
+        heads = {theirs: ours for ours, theirs in layout.classifier.items()}
     else:
-        # An output that is not asked for has no norm.
-        unused |= {
-            f'norms.{stage}.norm.{leaf}'
-            for stage in range(len(backbone.stages))
-            if stage not in backbone.out_indices
-            for leaf in ('weight', 'bias')
-        }
+        ignored |= layout.absent_norms
     for key, tensor in (body or weights).items():
-        module, _, leaf = key.rpartition('.')
-        is_buffer = module in modules and (leaf in BUFFERS or not tensor.is_floating_point())
-        if is_buffer or key in unused:
+        if key in ignored or _is_buffer(key, tensor, modules):
             continue
-        if key in names:
-            match.filled[f'backbone.{names[key]}'] = tensor
-        elif is_classifier and key in heads:
-            if with_heads:
-                match.filled[heads[key]] = tensor
-        else:
+        if key in places:
+            match.filled[places[key]] = tensor
+        elif key not in heads:
             match.unmapped.append(key if is_classifier else f'backbone.{key}')
+        elif with_heads:
+            match.filled[heads[key]] = tensor
     if with_heads and not is_classifier:
         match.filled |= {
             key: tensor for key, tensor in weights.items() if not key.startswith('backbone.')
         }
     own = {f'backbone.{name}': tensor for name, tensor in backbone.state_dict().items()}
-    resized = _resize_tables(backbone, _strip(match.filled, 'backbone.'))
+    resized = _resize_tables(backbone, strip_prefix(match.filled, 'backbone.'))
     match.filled |= {f'backbone.{name}': tensor for name, tensor in resized.items()}
-    # Outputs may differ between the checkpoint's task and this one, and their norms with them.
-    wanted = {f'backbone.{name}' for name in names.values() if not name.startswith('norms.')}
     match.compare_shapes(own)
+    # Outputs may differ between the checkpoint's task and this one, and their norms with them.
+    wanted = {ours for theirs, ours in places.items() if not theirs.startswith(OUTPUT_NORMS)}
     if is_classifier and with_heads:
         wanted |= set(heads.values())
         match.unmapped += sorted(
@@ -275,43 +225,20 @@ def _match(backbone: Any, weights: Weights, with_heads: bool) -> _Match:
     return match
 
 
-def _resize_tables(backbone: nn.Module, weights: Weights) -> Weights:
+def _is_buffer(key: str, tensor: Tensor, modules: Collection[str]) -> bool:
+    """Whether a published tensor is a buffer of one of the modules, which nothing has to load."""
+    module, _, leaf = key.rpartition('.')
+    return module in modules and (leaf in BUFFERS or not tensor.is_floating_point())
+
+
+def _resize_tables(backbone: PublishedBackbone, weights: Weights) -> Weights:
     """Resize the bias tables that were trained for another image or window size."""
     resized = dict(weights)
     for name, module in backbone.named_modules():
         table = f'{name}.relative_position_bias_table'
-        if table not in weights:
-            continue
-        given, own = weights[table], module.relative_position_bias_table
-        if isinstance(module, DeformableAttention) and given.ndim == 3:
-            resized[table] = _resize(given, own.shape[1:])
-        elif isinstance(module, WindowAttention) and given.ndim == 2:
-            side = round(given.shape[0] ** 0.5)
-            if side**2 == given.shape[0]:
-                grid = given.T.unflatten(1, (side, side))
-                grid = _resize(grid, (2 * module.window_size - 1,) * 2)
-                resized[table] = grid.flatten(1).T.contiguous()
+        if table in weights and isinstance(module, ResizesBiasTable):
+            resized[table] = module.resize_bias_table(weights[table])
     return resized
-
-
-def _resize(tables: Tensor, size: Iterable[int]) -> Tensor:
-    """(num_heads, height, width) -> (num_heads, *size)."""
-    size = tuple(size)
-    if tables.shape[1:] == size:
-        return tables
-    tables = tables.to(torch.promote_types(tables.dtype, torch.float32))
-    return F.interpolate(tables[None], size, mode='bicubic', align_corners=False)[0]
-
-
-def _strip(weights: Mapping[str, Tensor], prefix: str) -> Weights:
-    """The entries under a prefix, without it."""
-    return {
-        name[len(prefix) :]: tensor for name, tensor in weights.items() if name.startswith(prefix)
-    }
-
-
-def _describe(checkpoint: Any) -> str:
-    return 'the checkpoint' if isinstance(checkpoint, Mapping) else os.fspath(checkpoint)
 
 
 def _size(tensor: Tensor) -> str:

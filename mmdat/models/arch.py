@@ -1,4 +1,4 @@
-"""Settings of a network's stages, from the fields of an architecture."""
+"""Architectures: named ones in tables, and the settings of each stage from an architecture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -9,12 +9,12 @@ from mmdat.errors import UserError, suggest
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """Base class: what a stage is built from, each field checked against its type."""
+    """Base of what a family builds a stage from; checks each field against its type."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not _fits(value, field.type):
+            if not fits(value, field.type):
                 wanted = getattr(field.type, '__name__', str(field.type))
                 raise UserError(
                     f"arch field '{field.name}' must be {wanted}, in each stage, got {value!r}"
@@ -26,6 +26,16 @@ class StageSettings:
 
 
 Settings = TypeVar('Settings', bound=StageSettings)
+
+
+def tabulate(*fields: str, **rows: Sequence) -> dict[str, dict[str, Any]]:
+    """Named architectures from a table with a row of values for each.
+
+    Example:
+        >>> tabulate('embed_dims', 'depth', tiny=((32, 64), 2), small=((64, 128), 4))['small']
+        {'embed_dims': (64, 128), 'depth': 4}
+    """
+    return {name: dict(zip(fields, row, strict=True)) for name, row in rows.items()}
 
 
 def stage_settings(
@@ -83,13 +93,19 @@ def stage_settings(
     )
 
 
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type: a number is no bool, and an int will do for a float.
 
-
-def _fits(value: Any, kind: Any) -> bool:
+    Example:
+        >>> fits(2, float), fits(True, int), fits(None, float | None)
+        (True, False, True)
+    """
     if isinstance(value, bool):
         return kind is bool
     if kind is float or kind == float | None:
         return isinstance(value, kind | int)
     return isinstance(value, kind)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)

@@ -7,7 +7,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmdat.models.test_time_augmentation import InstanceTTAModel
+from mmdat.models.tta import InstanceTTAModel
 
 HEIGHT, WIDTH = 8, 12
 

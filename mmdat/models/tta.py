@@ -13,7 +13,7 @@ FLIPPED_AXES = {'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-2, -1)}
 
 @MODELS.register_module()
 class InstanceTTAModel(DetTTAModel):
-    """mmdet's ``DetTTAModel`` for models with masks too.
+    """Test-time augmentation of mmdet for models that predict masks too.
 
     The detections of all augmented copies go through one non-maximum suppression; each survivor
     keeps the mask that was predicted with it, flipped back.

@@ -1,5 +1,6 @@
 """Turn a checkpoint that the authors published into an ordinary OpenMMLab checkpoint."""
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -7,13 +8,12 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from mmdat.checkpoints import convert_published_checkpoint, read_weights
 from mmdat.errors import UserError
+from mmdat.models import DAT, DATPlusPlus, ScalableViT
+from mmdat.models.backbones.base import HierarchicalBackbone
 from mmdat.registry import MODELS
 from mmdat.version import __version__
-
-from .backbones import DAT, DATPlusPlus, ScalableViT
-from .backbones.base import HierarchicalBackbone
-from .published import convert_published_checkpoint, read_weights
 
 FAMILIES = (DAT, DATPlusPlus, ScalableViT)
 
@@ -57,8 +57,7 @@ def _recognize(source: str, weights: dict[str, torch.Tensor]) -> HierarchicalBac
     refusals = []
     for family in FAMILIES:
         for arch in family.ARCHITECTURES:
-            with torch.device('meta'):
-                backbone = family(arch, pretrain_img_size=side)
+            backbone = _without_weights(family, arch, side)
             try:
                 convert_published_checkpoint(backbone, weights)
             except UserError as error:
@@ -72,6 +71,14 @@ def _recognize(source: str, weights: dict[str, torch.Tensor]) -> HierarchicalBac
     )
 
 
+@functools.cache
+def _without_weights(
+    family: type[DAT] | type[ScalableViT], arch: str, pretrain_img_size: int
+) -> HierarchicalBackbone:
+    with torch.device('meta'):
+        return family(arch, pretrain_img_size=pretrain_img_size)
+
+
 def _build(config: str) -> HierarchicalBackbone:
     if not Path(config).is_file():
         raise UserError(f'there is no config {config}: give the path of a file')
@@ -81,7 +88,7 @@ def _build(config: str) -> HierarchicalBackbone:
 
 
 def _pretrain_img_size(weights: dict[str, torch.Tensor]) -> int:
-    """From the side ``2 * map - 1`` of a bias table; 224 where there is none."""
+    """Image size of the pretraining, from the side ``2 * map - 1`` of a bias table; else 224."""
     for name, tensor in weights.items():
         match = re.search(r'stages\.(\d+)\.attns\.\d+\.rpe_table$', name)
         if match and tensor.ndim == 3:

@@ -1,0 +1,79 @@
+"""What backbones and attention modules offer, so that published checkpoints can fill them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+# Both in the authors' checkpoints and in our backbones, the norm of a stage's output is
+# norms.<stage>.
+OUTPUT_NORMS = 'norms.'
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedLayout:
+    """Where the tensors of the authors' checkpoints belong in a model on one backbone.
+
+    Attributes:
+        parameters: Their name of each parameter of the backbone, by ours.
+        classifier: Their name of each parameter of a classifier's norm and head, by its name in
+            mmpretrain's classifier. The norm is that of our backbone's last stage.
+        unused: Their names of parameters that no computation of the backbone uses.
+        absent_norms: Their names of the norms of outputs that the backbone does not return.
+    """
+
+    parameters: Mapping[str, str]
+    classifier: Mapping[str, str]
+    unused: frozenset[str]
+    absent_norms: frozenset[str]
+
+
+@runtime_checkable
+class PublishedBackbone(Protocol):
+    """A backbone that checkpoints of its authors can fill."""
+
+    def published_layout(self) -> PublishedLayout:
+        """Where the tensors of the authors' checkpoints belong."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of ``nn.Module``."""
+
+    def named_modules(self) -> Iterator[tuple[str, Any]]:
+        """As of ``nn.Module``."""
+
+
+@runtime_checkable
+class ResizesBiasTable(Protocol):
+    """An attention module whose ``relative_position_bias_table`` can come from another size."""
+
+    def resize_bias_table(self, table: Tensor) -> Tensor:
+        """Interpolate a table to the module's own size; unchanged if it is none of its kind."""
+
+
+def published_names(backbone: PublishedBackbone) -> dict[str, str]:
+    """The published name of each parameter of a backbone, by ours.
+
+    Example:
+        >>> from mmdat.models import DATPlusPlus
+        >>> published_names(DATPlusPlus('nano'))['stages.1.blocks.1.norm2.weight']
+        'stages.1.layer_norms.3.norm.weight'
+    """
+    return dict(backbone.published_layout().parameters)
+
+
+def rename_parameters(parameters: Iterable[str], modules: Mapping[str, str]) -> dict[str, str]:
+    """The new name of each parameter, from the new names of modules or of single parameters.
+
+    Example:
+        >>> rename_parameters(['ffn.expand.weight', 'scale'], {'ffn': 'mlp', 'scale': 'gamma'})
+        {'ffn.expand.weight': 'mlp.expand.weight', 'scale': 'gamma'}
+    """
+    names = {}
+    for parameter in parameters:
+        module, leaf = parameter, ''
+        while module and module not in modules:
+            module, _, last = module.rpartition('.')
+            leaf = f'.{last}{leaf}'
+        names[parameter] = modules[module] + leaf
+    return names

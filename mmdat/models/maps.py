@@ -1,0 +1,36 @@
+"""Functions on (batch, channels, height, width) maps, and on tables of such positions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
+    """Pad a map with zeros on the right and bottom until ``divisor`` divides its sides."""
+    height, width = x.shape[2:]
+    if height % divisor == 0 and width % divisor == 0:
+        return x
+    return F.pad(x, (0, -width % divisor, 0, -height % divisor))
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """Part the channels: (B, C, H, W) -> (B, h, H, W, d), or (B, C, N) -> (B, h, N, d)."""
+    return x.unflatten(1, (num_heads, -1)).movedim(2, -1)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """Join the heads' channels, channels last in memory: (B, h, H, W, d) -> (B, C, H, W)."""
+    # To flatten the channels while they are not last would leave one sample a stride for which
+    # PyTorch's convolutions copy the map.
+    return x.movedim(1, 3).flatten(3).movedim(3, 1)
+
+
+def resize_bias_tables(tables: Tensor, size: tuple[int, int]) -> Tensor:
+    """Interpolate tables of bias by displacement: (num_heads, height, width) -> (num_heads, *size).
+
+    Half precision becomes float32.
+    """
+    if tables.shape[1:] == size:
+        return tables
+    tables = tables.to(torch.promote_types(tables.dtype, torch.float32))
+    return F.interpolate(tables[None], size, mode='bicubic', align_corners=False)[0]

@@ -1,0 +1,67 @@
+"""Published checkpoints become ordinary ones of OpenMMLab."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import golden
+from helpers.published import classifier_checkpoint, dense_checkpoint, mask_rcnn
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+from mmdat.apis.convert import convert_published_file
+from mmdat.checkpoints import load_published_checkpoint
+from mmdat.errors import UserError
+
+
+@pytest.mark.parametrize(
+    'name, options',
+    [('dat_nano', {}), ('scalablevit_nano', {}), ('dat_pp_nano', {'img_size': 384})],
+)
+def test_a_converted_classifier_is_an_ordinary_checkpoint(
+    tmp_path: Path, name: str, options: dict
+) -> None:
+    fixture = golden.load(name)
+    fixture['options'] |= options
+    weights = classifier_checkpoint(name)['model']
+    if options:
+        for key in [key for key in weights if key.endswith('rpe_table')]:
+            stage = int(key.split('.')[1])
+            side = 2 * 384 // 4 // 2**stage - 1
+            weights[key] = weights[key][:, :1, :1].expand(-1, side, side).clone()
+    torch.save({'model': weights}, tmp_path / 'in.pth')
+    convert_published_file(str(tmp_path / 'in.pth'), str(tmp_path / 'out.pth'))
+    model = golden.build_classifier(golden.load(name) | {'options': fixture['options']})
+    expected = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    if options:
+        load_published_checkpoint(model, {'model': weights})
+        expected = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    load_checkpoint(model, str(tmp_path / 'out.pth'), strict=True, map_location='cpu')
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, expected[key]), key
+    assert list(tmp_path.glob('*.partial')) == []
+
+
+def test_a_converted_variant_needs_its_config(tmp_path: Path) -> None:
+    model = mask_rcnn()
+    torch.save(dense_checkpoint(model), tmp_path / 'detector.pth')
+    assert (
+        convert_published_file(str(tmp_path / 'detector.pth'), str(tmp_path / 'out.pth'))
+        == 'DATPlusPlus'
+    )
+    load_checkpoint(model, str(tmp_path / 'out.pth'), strict=True, map_location='cpu')
+    variant = {'model': golden.make_state_dict(golden.load('dat_pp_nano_log_cpb')['manifest'])}
+    torch.save(variant, tmp_path / 'variant.pth')
+    with pytest.raises(UserError, match='give --config'):
+        convert_published_file(str(tmp_path / 'variant.pth'), str(tmp_path / 'out2.pth'))
+    assert not (tmp_path / 'out2.pth').exists()
+    (tmp_path / 'config.py').write_text("""
+arch = dict(embed_dims=(16, 32, 64, 128), num_heads=(1, 2, 4, 8), groups=(1, 1, 2, 4),
+            blocks=('ND', 'ND', 'ND', 'DD'), position_bias='log')
+model = dict(backbone=dict(type='mmdat.DATPlusPlus', arch=arch))
+""")
+    convert_published_file(
+        str(tmp_path / 'variant.pth'), str(tmp_path / 'out2.pth'), str(tmp_path / 'config.py')
+    )

@@ -1,0 +1,290 @@
+"""Checkpoints fill our models whole, or say what does not fit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import golden
+from helpers.published import (
+    CLASSIFIERS,
+    classifier_checkpoint,
+    dense_checkpoint,
+    mask_rcnn,
+    upernet,
+)
+from torch import Tensor, nn
+
+from mmdat.checkpoints import load_published_checkpoint, published_names
+from mmdat.errors import UserError
+from mmdat.models import DAT, DATPlusPlus, ScalableViT
+
+every_family = pytest.mark.parametrize('name', CLASSIFIERS)
+
+
+def backbone_equals(backbone: nn.Module, published: dict[str, Tensor], prefix: str = '') -> bool:
+    return all(
+        torch.equal(backbone.get_parameter(ours), published[prefix + theirs].float())
+        for ours, theirs in published_names(backbone).items()
+        if prefix or not theirs.startswith('norms.')
+    )
+
+
+@every_family
+def test_a_backbone_takes_a_classifier_without_its_head(name: str) -> None:
+    checkpoint = classifier_checkpoint(name)
+    backbone = CLASSIFIERS[name]('nano')
+    load_published_checkpoint(backbone, checkpoint)
+    assert backbone_equals(backbone, checkpoint['model'])
+    for norm in backbone.norms.values():
+        assert (norm.weight == 1).all() and (norm.bias == 0).all()
+
+
+@pytest.mark.parametrize('build', [mask_rcnn, upernet])
+def test_dense_models_take_the_checkpoints_of_their_kind_whole(build: Any) -> None:
+    model, checkpoint = build(), dense_checkpoint(build())
+    load_published_checkpoint(model, checkpoint)
+    assert backbone_equals(model.backbone, checkpoint['state_dict'], 'backbone.')
+    for name, tensor in model.state_dict().items():
+        if not name.startswith('backbone.'):
+            assert torch.equal(tensor, checkpoint['state_dict'][name]), name
+
+
+@pytest.mark.parametrize('build', [mask_rcnn, upernet])
+def test_a_backbone_takes_its_part_of_a_dense_checkpoint(build: Any) -> None:
+    backbone, checkpoint = DATPlusPlus('nano', out_indices=(1, 2, 3)), dense_checkpoint(build())
+    load_published_checkpoint(backbone, checkpoint)
+    assert backbone_equals(backbone, checkpoint['state_dict'], 'backbone.')
+
+
+def test_output_norms_may_be_missing_in_a_dense_checkpoint() -> None:
+    model, checkpoint = mask_rcnn(), dense_checkpoint(mask_rcnn())
+    for stage in (0, 2):
+        for leaf in ('weight', 'bias'):
+            del checkpoint['state_dict'][f'backbone.norms.{stage}.norm.{leaf}']
+    load_published_checkpoint(model, checkpoint)
+    assert [bool((norm.bias == 0).all()) for norm in model.backbone.norms.values()] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_detector_takes_a_classifiers_backbone_and_keeps_the_rest() -> None:
+    model, checkpoint = mask_rcnn(), classifier_checkpoint('dat_pp_nano')
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_published_checkpoint(model, checkpoint)
+    assert backbone_equals(model.backbone, checkpoint['model'])
+    for name, tensor in model.state_dict().items():
+        if not name.startswith('backbone.') or name.startswith('backbone.norms.'):
+            assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize('target', ['backbone', 'detector'])
+def test_a_load_that_does_not_fit_lists_all_and_changes_nothing(target: str) -> None:
+    model = DATPlusPlus('nano') if target == 'backbone' else mask_rcnn()
+    checkpoint = (
+        classifier_checkpoint('dat_pp_nano')
+        if target == 'backbone'
+        else dense_checkpoint(mask_rcnn())
+    )
+    weights = checkpoint['model' if target == 'backbone' else 'state_dict']
+    prefix = '' if target == 'backbone' else 'backbone.'
+    for name in ('stages.0.attns.0.qkv.bias', 'stages.1.attns.1.proj_q.weight'):
+        del weights[prefix + name]
+    weights[prefix + 'stages.0.attns.0.extra'] = torch.zeros(3)
+    weights[prefix + 'patch_proj.0.bias'] = torch.zeros(3)
+    if target == 'detector':
+        del weights['roi_head.bbox_head.fc_cls.bias']
+        weights['neck.surplus.weight'] = torch.zeros(3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError) as caught:
+        load_published_checkpoint(model, checkpoint)
+    unmapped, unfilled, misshaped = str(caught.value).split(';')[1:]
+    assert 'stages.0.attns.0.extra' in unmapped
+    assert 'stages.0.blocks.0.attention.qkv.bias' in unfilled
+    assert 'stages.1.blocks.1.attention.query.weight' in unfilled
+    assert 'embeddings.0.0.bias (3 for 8)' in misshaped
+    if target == 'detector':
+        assert 'neck.surplus.weight' in unmapped
+        assert 'roi_head.bbox_head.fc_cls.bias' in unfilled
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize(
+    'name, options',
+    [
+        ('bogus.counter', {}),
+        ('nowhere.attn_mask', {}),
+        ('cls_head.bogus', {}),
+        ('norms.0.norm.bogus', dict(out_indices=(1, 2, 3))),
+    ],
+)
+def test_no_key_is_skipped_for_what_it_is_called_or_holds(name: str, options: dict) -> None:
+    checkpoint = (
+        dense_checkpoint(mask_rcnn())
+        if name.startswith('norms.')
+        else classifier_checkpoint('dat_pp_nano')
+    )
+    if name.startswith('norms.'):
+        checkpoint['state_dict'][f'backbone.{name}'] = torch.zeros(3)
+    else:
+        checkpoint['model'][name] = torch.zeros(3, dtype=torch.long)
+    with pytest.raises(UserError, match=f'map nowhere: .*{name}'):
+        load_published_checkpoint(DATPlusPlus('nano', **options), checkpoint)
+
+
+def test_a_checkpoint_of_another_model_is_refused() -> None:
+    with pytest.raises(UserError, match='maps? nowhere.*unfilled'):
+        load_published_checkpoint(DATPlusPlus('nano'), classifier_checkpoint('scalablevit_nano'))
+    with pytest.raises(UserError, match='no backbone of mmdat'):
+        load_published_checkpoint(nn.Linear(2, 2), classifier_checkpoint('dat_nano'))
+    with pytest.raises(UserError, match='no weights'):
+        load_published_checkpoint(DATPlusPlus('nano'), {'epoch': 3})
+
+
+def test_another_number_of_classes_is_an_error() -> None:
+    fixture = golden.load('dat_pp_nano')
+    model = golden.build_classifier(fixture)
+    checkpoint = classifier_checkpoint('dat_pp_nano')
+    checkpoint['model']['cls_head.weight'] = torch.zeros(7, 128)
+    with pytest.raises(UserError, match=r'head\.fc\.weight \(7 x 128 for 10 x 128\)'):
+        load_published_checkpoint(model, checkpoint)
+
+
+def test_buffers_are_not_loaded() -> None:
+    checkpoint = classifier_checkpoint('dat_nano')
+    checkpoint['model']['stages.0.attns.1.attn_mask'] = torch.zeros(64, 49, 49)
+    checkpoint['model']['stages.0.attns.0.relative_position_index'] = torch.zeros(49, 49).long()
+    load_published_checkpoint(DAT('nano'), checkpoint)
+
+
+@pytest.mark.parametrize('name', ['dat_pp_nano_no_off', 'dat_pp_nano_local_ops_scaled'])
+def test_parameters_that_the_published_model_does_not_use_are_not_ours(name: str) -> None:
+    fixture = golden.load(name)
+    backbone = DAT.from_published(**fixture['options'])
+    load_published_checkpoint(backbone, classifier_checkpoint(name))
+    unused = {
+        key for key in fixture['manifest'] if key not in fixture['grads'] and 'dep_conv' not in key
+    }
+    assert unused and not unused & set(published_names(backbone).values())
+
+
+@pytest.mark.parametrize('name, size', [('dat_nano', 384), ('dat_pp_nano', 128)])
+def test_tables_are_resized_to_another_pretraining_size(name: str, size: int) -> None:
+    checkpoint = classifier_checkpoint(name)
+    backbone = CLASSIFIERS[name]('nano', pretrain_img_size=size)
+    load_published_checkpoint(backbone, checkpoint)
+    table = checkpoint['model']['stages.3.attns.1.rpe_table']
+    expected = F.interpolate(table[None], (2 * (size // 32) - 1,) * 2, mode='bicubic')[0]
+    ours = backbone.stages[3].blocks[1].attention.relative_position_bias_table
+    assert torch.allclose(ours, expected.float(), atol=1e-6)
+
+
+def test_window_tables_are_resized_through_their_square_view() -> None:
+    options = golden.load('dat_nano')['options'] | {'window_sizes': [5, 7, 7, 7]}
+    backbone = DAT.from_published(**options)
+    checkpoint = classifier_checkpoint('dat_nano')
+    load_published_checkpoint(backbone, checkpoint)
+    table = checkpoint['model']['stages.0.attns.1.relative_position_bias_table']
+    view = table.T.reshape(1, 1, 13, 13)
+    expected = F.interpolate(view, (9, 9), mode='bicubic').reshape(1, 81).T
+    ours = backbone.stages[0].blocks[1].attention.relative_position_bias_table
+    assert torch.allclose(ours, expected.float(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'name, table',
+    [
+        ('dat_pp_nano_fixed_pe', 'stages.0.attns.1.rpe_table'),
+        ('dat_pp_nano_local_ops', 'stages.2.attns.0.relative_position_bias_table'),
+        ('dat_pp_nano', 'stages.0.attns.0.rpb'),
+    ],
+)
+def test_other_tables_are_not_resized(name: str, table: str) -> None:
+    checkpoint = classifier_checkpoint(name)
+    checkpoint['model'][table] = checkpoint['model'][table].repeat_interleave(2, -1)
+    backbone = DAT.from_published(**golden.load(name)['options'])
+    with pytest.raises(UserError, match='shapes differ'):
+        load_published_checkpoint(backbone, checkpoint)
+
+
+@pytest.mark.parametrize('name, arch', [('scalablevit_s', 'small'), ('scalablevit_l', 'large')])
+def test_a_published_scalablevit_of_another_shape_is_refused_with_all_that_differs(
+    name: str, arch: str
+) -> None:
+    manifest = golden.load(name)['manifest']
+    width, dims = manifest['stages.2.3.mlp.fc1.weight']
+    manifest['stages.2.3.mlp.fc1.weight'] = [width + 8, dims]
+    manifest['stages.2.3.mlp.fc1.bias'] = [width + 8]
+    manifest['stages.2.3.surplus.weight'] = [dims]
+    del manifest['stages.1.0.norm1.weight']
+    with torch.device('meta'):
+        backbone = ScalableViT(arch)
+        weights = {key: torch.empty(shape) for key, shape in manifest.items()}
+    with pytest.raises(UserError) as caught:
+        load_published_checkpoint(backbone, {'model': weights})
+    assert str(caught.value) == (
+        'the checkpoint does not fit ScalableViT; '
+        'it has keys that map nowhere: stages.2.3.surplus.weight; '
+        'it leaves parameters unfilled: backbone.stages.1.blocks.0.norm1.weight; '
+        'shapes differ: '
+        'backbone.stages.2.blocks.3.ffn.expand.weight '
+        f'({width + 8} x {dims} for {width} x {dims}), '
+        f'backbone.stages.2.blocks.3.ffn.expand.bias ({width + 8} for {width})'
+    )
+
+
+@pytest.mark.parametrize(
+    'kind, with_prefix',
+    [
+        ('published classifier', False),
+        ('published detector', False),
+        ('published detector', True),
+        ('detector', False),
+        ('detector', True),
+        ('classifier', False),
+        ('classifier', True),
+        ('backbone', False),
+    ],
+)
+def test_init_cfg_takes_published_and_ordinary_files(
+    tmp_path: Path, kind: str, with_prefix: bool
+) -> None:
+    published = classifier_checkpoint('dat_pp_nano')
+    source = mask_rcnn()
+    load_published_checkpoint(source, published)
+    if kind == 'published detector':
+        published = dense_checkpoint(source)
+        load_published_checkpoint(source, published)
+    content = {
+        'published classifier': published,
+        'published detector': published,
+        'detector': dict(state_dict=source.state_dict()),
+        'classifier': dict(
+            state_dict={
+                f'backbone.{name}': tensor for name, tensor in source.backbone.state_dict().items()
+            }
+        ),
+        'backbone': dict(state_dict=source.backbone.state_dict()),
+    }[kind]
+    torch.save(content, tmp_path / 'file.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'file.pth'))
+    if with_prefix:
+        init_cfg['prefix'] = 'backbone.'
+    backbone = DATPlusPlus('nano', init_cfg=init_cfg)
+    backbone.init_weights()
+    for name, tensor in source.backbone.state_dict().items():
+        assert torch.equal(backbone.state_dict()[name], tensor), name
+
+
+def test_init_cfg_refuses_a_checkpoint_of_another_model(tmp_path: Path) -> None:
+    torch.save(dict(state_dict=ScalableViT('nano').state_dict()), tmp_path / 'other.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'other.pth'))
+    with pytest.raises(UserError, match='map nowhere.*unfilled.*shapes differ'):
+        DATPlusPlus(
+            dict(embed_dims=(8,), blocks='L', num_heads=1), init_cfg=init_cfg
+        ).init_weights()

@@ -1,0 +1,27 @@
+"""What mmdat changes in how mmengine and PyTorch read checkpoints."""
+
+import builtins
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+
+def test_history_survives_a_safe_load(tmp_path: Path) -> None:
+    path = tmp_path / 'history.pth'
+    torch.save({'loss': HistoryBuffer([1.0, 3.0], [1, 1])}, path)
+    assert torch.load(path, weights_only=True)['loss'].mean() == 2
+
+
+class Attack:
+    def __reduce__(self) -> tuple:
+        return builtins.getattr, (HistoryBuffer, '__init__')
+
+
+def test_allow_list_opens_no_other_attribute(tmp_path: Path) -> None:
+    path = tmp_path / 'attack.pth'
+    torch.save({'loss': Attack()}, path)
+    with pytest.raises(pickle.UnpicklingError, match='not allowed'):
+        torch.load(path, weights_only=True)

@@ -1,0 +1,55 @@
+"""Options of the authors' configs build our backbones, or say what does not fit."""
+
+import pytest
+from helpers import golden
+
+from mmdat.errors import UserError
+from mmdat.models import DAT
+
+
+@pytest.mark.parametrize(
+    'change, sentence',
+    [
+        (dict(ns_per_pts=3, nqs=[1] * 4, lower_lr_kvs={}), None),
+        (dict(use_pe=[True] * 4), "no option 'use_pe': did you mean 'use_pes'"),
+        (dict(depths=[2, 2, 2, 4]), "'depths' is [2, 2, 2, 4]"),
+        (dict(dims=[16, 32, 64]), 'needs a value for each of the 3 stages'),
+        (
+            dict(no_offs=[True] * 4, dwc_pes=[True] * 4),
+            "'no_offs' and 'dwc_pes' exclude each other",
+        ),
+        (dict(dim_stem=8), "'dim_stem' is 8"),
+        (dict(patch_size=8), "'patch_size' must be 4"),
+        (dict(attn_drop_rate=0.1), "'attn_drop_rate' must be 0"),
+        (dict(stage_spec=[['Q', 'D']] * 4), "'blocks' has 'QD'"),
+    ],
+)
+def test_published_options_are_checked(change: dict, sentence: str | None) -> None:
+    options = golden.load('dat_pp_nano')['options'] | change
+    if sentence is None:
+        DAT.from_published(**options)
+        return
+    with pytest.raises(UserError) as caught:
+        DAT.from_published(**options)
+    assert sentence in str(caught.value)
+
+
+def test_published_options_may_lack_what_no_block_needs() -> None:
+    options = golden.load('dat_nano')['options']
+    for name in (
+        'nat_ksizes',
+        'dwc_pes',
+        'no_offs',
+        'fixed_pes',
+        'use_dwc_mlps',
+        'use_lpus',
+        'depths',
+        'img_size',
+        'num_classes',
+        'dim_stem',
+    ):
+        del options[name]
+    DAT.from_published(**options)
+    del options['strides']
+    with pytest.raises(UserError, match="option 'strides' is missing"):
+        DAT.from_published(**options)
