@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Each layer may import itself and those before it.
-LAYERS = ['ops', 'models', 'datasets engine visualization', 'apis']
+LAYERS = ['ops', 'models', 'checks', 'datasets engine visualization', 'apis']
 SHARED = {'errors', 'registry', 'stack', 'version'}
 
 

@@ -13,11 +13,11 @@ from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
+from mmdat.checks.config_file import read_config
+from mmdat.checks.config_keys import check_keys
 from mmdat.errors import UserError, reason
 from mmdat.registry import MODELS
 
-from .config_file import read_config
-from .keys import check_keys
 from .toolboxes import toolbox_of
 
 # Of an image of COCO, on average.

@@ -19,10 +19,10 @@ from mmengine.runner import load_checkpoint
 from rich.console import Console
 from rich.table import Table
 
+from mmdat.checks.exceptions import explained
 from mmdat.errors import UserError, reason
 
 from .analysis import build_model, image_shape, made_batch, refuse_shape
-from .explain import explained
 from .toolboxes import toolbox_of
 
 

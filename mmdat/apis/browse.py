@@ -13,10 +13,10 @@ from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 
+from mmdat.checks.exceptions import explained
+from mmdat.checks.run import check_writable
 from mmdat.errors import UserError
 
-from .command_line import check_writable
-from .explain import explained
 from .toolboxes import toolbox_of
 
 # Opacity of the map of classes, so that the image is seen below it.

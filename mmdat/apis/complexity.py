@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmdat.ops.flop_formulas  # noqa: F401  so that mmdat's operators are counted
+from mmdat.checks.exceptions import explained
 from mmdat.ops import prefer_implementation
 
 from .analysis import build_model, image_shape, made_batch, refuse_shape
-from .explain import explained
 from .toolboxes import toolbox_of
 
 # Of an image, as MMDetection counts them for Mask R-CNN, and counted them for Cascade Mask R-CNN

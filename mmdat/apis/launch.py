@@ -10,13 +10,13 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 
+from mmdat.checks.config_file import read_config
+from mmdat.checks.config_keys import RUNNER_KEYS, check_keys, replace_values
+from mmdat.checks.exceptions import explained
+from mmdat.checks.run import check_writable
 from mmdat.errors import UserError, reason, suggest
 from mmdat.models.published.files import WEB, ZOOS, read_checkpoint
 
-from .command_line import check_writable
-from .config_file import read_config
-from .explain import explained
-from .keys import RUNNER_KEYS, check_keys, replace_values
 from .toolboxes import toolbox_of
 
 # Name -> an environment variable that it sets, and the program.

@@ -24,11 +24,10 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 from rich.table import Table
 
+from mmdat.checks.config_file import read_config
+from mmdat.checks.run import check_writable
 from mmdat.errors import UserError
 from mmdat.visualization import Comparison, draw_grid
-
-from .command_line import check_writable
-from .config_file import read_config
 
 # Column of the table -> (IoU threshold or None for the mean of all, area range) of COCO's protocol.
 COLUMNS = {

@@ -10,10 +10,9 @@ import numpy as np
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from mmdet.datasets.api_wrappers import COCO
 
+from mmdat.checks.coco import read_coco
 from mmdat.errors import UserError, enumerate_names
 from mmdat.registry import DATASETS
-
-from .coco_format import read_coco
 
 # How a whole file begins and ends; what follows the end, if anything, is mostly short.
 MARKS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PN': b'IEND'}

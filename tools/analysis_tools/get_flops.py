@@ -7,7 +7,7 @@ import sys
 try:
     from mmdat.apis import command_line
     from mmdat.apis.analysis import load_config
-    from mmdat.apis.command_line import ConfigOptions
+    from mmdat.apis.cli import ConfigOptions
     from mmdat.apis.complexity import count_complexity, print_complexity
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')

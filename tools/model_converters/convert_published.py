@@ -7,8 +7,8 @@ from pathlib import Path
 
 try:
     from mmdat.apis import command_line
-    from mmdat.apis.command_line import check_writable
-    from mmdat.apis.config_file import read_config
+    from mmdat.checks.config_file import read_config
+    from mmdat.checks.run import check_writable
     from mmdat.models.conversion import convert_published_file
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')

@@ -7,7 +7,7 @@ import mmpretrain
 import pytest
 from mmengine.config import Config
 
-from mmdat.apis.keys import check_keys
+from mmdat.checks.config_keys import check_keys
 from mmdat.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mmdat.datasets.coco_format import read_coco
+from mmdat.checks.coco import read_coco
 from mmdat.errors import UserError
 
 TINYCOCO = Path(

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 
 from mmdat.errors import UserError, reason, suggest
 
-from .keys import parameters, paths
+from .config_keys import parameters, paths
 
 # What the runner does with a config before the first iteration.
 PREPARATIONS = {

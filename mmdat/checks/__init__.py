@@ -1,0 +1,1 @@
+"""Checks of what a user gave, before time is spent on it."""
