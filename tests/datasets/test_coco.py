@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from mmdat.checks.images import is_whole
 from mmdat.datasets import CocoDataset
-from mmdat.datasets.coco import is_whole
 from mmdat.errors import UserError
 
 WITH_MASKS = dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True)
