@@ -1,4 +1,4 @@
-"""What the command-line tools share: flags of a run, and how a tool ends."""
+"""What the command-line tools share: the flags of a run, and how a tool ends."""
 
 import argparse
 import gc
@@ -15,7 +15,7 @@ from mmdat.errors import UserError, reason
 
 
 class ConfigOptions(DictAction):
-    """``KEY=VALUE`` arguments, like mmengine's, but that others end in a sentence."""
+    """Parse ``KEY=VALUE`` arguments as mmengine does, but refuse others in a sentence."""
 
     def __call__(
         self,
