@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -112,3 +113,42 @@ def config(coco_root: Path, tmp_path: Path) -> Path:
     path = tmp_path / f'{tmp_path.name}.py'
     path.write_text(CONFIG.format(configs=CONFIGS))
     return path
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that has ended.
+
+    Attributes:
+        config: Of the nano Mask R-CNN, for one epoch.
+        work_dir: With ``epoch_1.pth``.
+    """
+
+    config: Path
+    work_dir: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.work_dir / 'epoch_1.pth'
+
+
+@pytest.fixture(scope='session')
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run of :func:`trained`, which trains once for all tests."""
+    from mmdat.apis import train
+
+    folder = tmp_path_factory.mktemp('trained')
+    run = Run(folder / 'config.py', folder / 'work')
+    run.config.write_text(CONFIG.format(configs=CONFIGS))
+    make_coco(folder / 'coco', dict(train2017=6, val2017=2))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv('COCO_ROOT', str(folder / 'coco'))
+        train(str(run.config), str(run.work_dir))
+    return run
+
+
+@pytest.fixture
+def trained(shared_run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A trained nano Mask R-CNN, with its data where the configs look; not to be written to."""
+    monkeypatch.setenv('COCO_ROOT', str(shared_run.config.with_name('coco')))
+    return shared_run

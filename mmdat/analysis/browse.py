@@ -1,5 +1,6 @@
 """Pictures of a model's input: images after the pipeline, with their annotations."""
 
+import copy
 import os
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
-from mmdat.apis.command_line import check_writable
-from mmdat.apis.explain import explained
 from mmdat.apis.toolboxes import toolbox_of
+from mmdat.checks import config_tree
+from mmdat.checks.exceptions import explained
+from mmdat.checks.run import check_writable
 from mmdat.errors import UserError
 
 # Opacity of segmentation maps, so that the image is seen below.
@@ -98,13 +100,11 @@ def _dataset_of(cfg: Config, split: str) -> dict[str, Any]:
 
     Pipelines for evaluation load them afterwards, so that they stay in the size of the file.
     """
-    dataset = cfg[f'{split}_dataloader'].dataset.copy()
-    inner = dataset
-    while 'dataset' in inner:  # of a wrapper such as RepeatDataset
-        inner = inner['dataset']
-    if 'pipeline' in inner:
-        inner['pipeline'] = sorted(inner['pipeline'], key=lambda step: not _loads(step))
-    return dataset
+    cfg = copy.deepcopy(cfg)
+    for _, dataset in config_tree.datasets(cfg, split):
+        if 'pipeline' in dataset:
+            dataset.pipeline = sorted(dataset.pipeline, key=lambda step: not _loads(step))
+    return cfg[f'{split}_dataloader'].dataset
 
 
 def _loads(step: dict[str, Any]) -> bool:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmdat.ops.flops  # noqa: F401  so that mmdat's operators are counted
-from mmdat.apis.explain import explained
 from mmdat.apis.toolboxes import toolbox_of
+from mmdat.checks.exceptions import explained
 from mmdat.ops import prefer_implementation
 
 from .model import build_model, image_shape, refuse_shape

@@ -8,9 +8,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.model import BaseModel, revert_sync_batchnorm
 
-from mmdat.apis.config_file import read_config
-from mmdat.apis.keys import check_keys
+from mmdat import checks
 from mmdat.apis.toolboxes import toolbox_of
+from mmdat.checks.config_file import read_config
 from mmdat.errors import UserError, reason
 from mmdat.registry import MODELS
 
@@ -25,13 +25,8 @@ def load_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> 
     Raises:
         UserError: For a mistake in what was given.
     """
-    cfg = read_config(path)
-    try:
-        cfg.merge_from_dict(cfg_options or {})
-    except Exception as error:  # an index that is no number, a key below what is no dict
-        raise UserError(f'--cfg-options do not fit config {path}: {reason(error)}') from error
-    check_keys(cfg)
-    toolbox_of(cfg)
+    cfg = read_config(path, cfg_options)
+    checks.after_reading(cfg)
     return cfg
 
 

@@ -25,8 +25,8 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 from rich.table import Table
 
-from mmdat.apis.command_line import check_writable
-from mmdat.apis.config_file import read_config
+from mmdat.checks.config_file import read_config
+from mmdat.checks.run import check_writable
 from mmdat.errors import UserError
 from mmdat.visualization import Comparison, draw_comparisons
 

@@ -15,8 +15,8 @@ from mmengine.runner import load_checkpoint
 from rich.console import Console
 from rich.table import Table
 
-from mmdat.apis.explain import explained
 from mmdat.apis.toolboxes import toolbox_of
+from mmdat.checks.exceptions import explained
 from mmdat.errors import UserError, reason
 
 from .measure import PeakMemory, Times, describe, machine_and_versions, time_once

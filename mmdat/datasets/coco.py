@@ -1,23 +1,15 @@
 """COCO-format data that is checked before anything is trained on it."""
 
-import os
 from collections.abc import Collection, Sequence
-from functools import cache, partial
-from typing import Any
+from functools import partial
 
-import cv2
-import numpy as np
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from mmdet.datasets.api_wrappers import COCO
 
-from mmdat.errors import UserError, enumerate_names
+from mmdat.checks.coco import check_any_left, check_categories, read_coco
+from mmdat.checks.config_tree import transforms
+from mmdat.checks.images import check_images
 from mmdat.registry import DATASETS
-
-from .coco_format import read_coco
-
-# How a whole file begins and ends; what follows the end, if anything, is mostly short.
-MARKS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PN': b'IEND'}
-TAIL_BYTES = 4096
 
 
 class CheckedCOCO(COCO):
@@ -39,26 +31,9 @@ class CheckedCOCO(COCO):
         super().__init__()
         self.dataset = read_coco(annotation_file, needed)
         self.createIndex()
-        # As mmdet's constructor does, but that one knew of no file yet.
+        # What mmdet's constructor sets, which had no file to read.
         self.img_ann_map, self.cat_img_map = self.imgToAnns, self.catToImgs
-        found = [category['name'] for category in self.dataset['categories']]
-        if missing := set(classes) - set(found):
-            raise UserError(
-                f'annotation file {annotation_file} has no category {enumerate_names(missing)}, '
-                'which the config expects: set metainfo=dict(classes=(...)) of the data set and '
-                f'num_classes of the heads to its own ({enumerate_names(found)})'
-            )
-        if 'annotations' in self.dataset and not any(
-            self.cat_img_map[number] for number in self.get_cat_ids(classes)
-        ):
-            raise _nothing_to_use(annotation_file, classes)
-
-
-def _nothing_to_use(annotation_file: str, classes: Sequence[str]) -> UserError:
-    return UserError(
-        f'annotation file {annotation_file} leaves no image to use: it has none with '
-        f'an object of the classes {enumerate_names(classes)}'
-    )
+        check_categories(self.dataset, annotation_file, classes)
 
 
 @DATASETS.register_module()
@@ -72,7 +47,9 @@ class CocoDataset(MMDetCocoDataset):
     """
 
     def load_data_list(self) -> list[dict]:
-        needed = ['segmentation'] if _loads_masks(self.pipeline) else []
+        needed = []
+        if any(getattr(step, 'with_mask', False) for step in transforms(self.pipeline)):
+            needed.append('segmentation')
         if self.test_mode:
             needed.append('iscrowd')  # pycocotools evaluates nothing without it
         self.COCOAPI = partial(CheckedCOCO, classes=self.metainfo['classes'], needed=needed)
@@ -80,45 +57,8 @@ class CocoDataset(MMDetCocoDataset):
 
     def filter_data(self) -> list[dict]:
         data_list = super().filter_data()
-        if not data_list:
-            raise _nothing_to_use(self.ann_file, self.metainfo['classes'])
+        check_any_left(data_list, self.ann_file, self.metainfo['classes'])
         if self.backend_args is None:
-            self._check_images([data_info['img_path'] for data_info in data_list])
+            paths = [data_info['img_path'] for data_info in data_list]
+            check_images(paths, self.ann_file, in_training=not self.test_mode)
         return data_list
-
-    def _check_images(self, paths: list[str]) -> None:
-        names_in = cache(lambda folder: set(os.listdir(folder)) if os.path.isdir(folder) else set())
-        missing = [
-            path for path in paths if os.path.basename(path) not in names_in(os.path.dirname(path))
-        ]
-        # In training the odd one is skipped when its turn comes.
-        if missing and (self.test_mode or 2 * len(missing) > len(paths)):
-            raise UserError(
-                f'{len(missing)} of the {len(paths)} images of {self.ann_file} do not '
-                f'exist, such as {missing[0]}: check data_root and data_prefix'
-            )
-        if self.test_mode:
-            for path in paths:
-                if not is_whole(path):
-                    raise UserError(
-                        f'{path} is not an image that can be read: mend it, or take '
-                        f'it out of {self.ann_file}'
-                    )
-
-
-def is_whole(path: str) -> bool:
-    """Whether an image can be read to its end; of formats other than JPEG and PNG, its header."""
-    if not cv2.haveImageReader(path):
-        return False
-    with open(path, 'rb') as file:
-        end = MARKS.get(file.read(3), b'')  # of other formats the empty one, which is there
-        file.seek(max(0, os.path.getsize(path) - TAIL_BYTES))
-        if end in file.read():
-            return True
-    # Whoever appends much, such as a phone that appends a video, is decoded.
-    return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) is not None
-
-
-def _loads_masks(transform: Any) -> bool:
-    inner = [*getattr(transform, 'transforms', []), *getattr(transform, 'subroutines', [])]
-    return getattr(transform, 'with_mask', False) or any(map(_loads_masks, inner))

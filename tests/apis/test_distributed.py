@@ -1,25 +1,21 @@
 """Two processes, or two steps put together, train what one process does."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from helpers import zoo
+from helpers.scripts import free_port, run_script
 from mmengine.config import Config
 
 from mmdat.apis import test as evaluate
 from mmdat.apis import train
 from mmdat.errors import UserError
 
-TRAIN = Path(__file__).parents[2] / 'tools' / 'train.py'
 EPOCHS = 3
 BATCH = 2
-# Without chance; of SGD, unlike AdamW, the step depends on the gradient's size.
+TWO_PROCESSES = dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
+# Without chance. A step of SGD, unlike one of AdamW, depends on the gradient's size.
 CONFIG = """
 _base_ = '{configs}/dat_pp_t_in1k.py'
 pipeline = [
@@ -59,89 +55,97 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def data(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the configs find the drawings, in this process and in those that it starts; on CPUs."""
+    monkeypatch.setattr('mmengine.device.utils.DEVICE', 'cpu')
+    for variable, value in zoo.environment(root).items():
+        monkeypatch.setenv(variable, value)
+
+
+def weights_in(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)['state_dict']
+
+
 def trained(
-    root: Path,
-    name: str,
-    *options: str,
-    processes: int = 1,
-    config: str = 'config.py',
-    epochs: int = EPOCHS,
-    flags: Sequence[str] = (),
+    root: Path, name: str, batch_size: int = BATCH, accumulative_counts: int = 1
 ) -> dict[str, torch.Tensor]:
-    """The weights in the end."""
-    start = [sys.executable]
-    if processes > 1:
-        start += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
-    command = [
-        *start,
-        TRAIN,
-        root / config,
-        '--work-dir',
-        root / name,
-        *(['--launcher', 'pytorch'] if processes > 1 else []),
-        *flags,
-        '--cfg-options',
-        f'train_dataloader.batch_size={BATCH // processes}',
-        *options,
+    """The weights that one process ends with; a run of the same name is not repeated."""
+    checkpoint = root / name / f'epoch_{EPOCHS}.pth'
+    if not checkpoint.exists():
+        options = {
+            'train_dataloader.batch_size': batch_size,
+            'optim_wrapper.accumulative_counts': accumulative_counts,
+        }
+        train(str(root / 'config.py'), str(root / name), cfg_options=options)
+    return weights_in(checkpoint)
+
+
+def trained_by_two(
+    root: Path, name: str, config: str = 'config.py', epochs: int = EPOCHS, *arguments: str
+) -> dict[str, torch.Tensor]:
+    """The weights that two processes end with, each of which takes half of a batch."""
+    options = [
+        f'train_dataloader.batch_size={BATCH // 2}',
+        f'train_cfg.max_epochs={epochs}',
+        f'default_hooks.checkpoint.interval={epochs}',
     ]
-    environment = dict(zoo.environment(root), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
-    run = subprocess.run(
-        command, env=dict(os.environ, **environment), capture_output=True, text=True
+    run = run_script(
+        'dist_train.sh',
+        *(config, 2, '--work-dir', name, *arguments, '--cfg-options', *options),
+        cwd=root,
+        **TWO_PROCESSES,
+        PORT=free_port(),
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    return torch.load(root / name / f'epoch_{epochs}.pth', weights_only=True)['state_dict']
+    return weights_in(root / name / f'epoch_{epochs}.pth')
 
 
 def test_the_weights_are_those_of_one_process(root: Path) -> None:
     one = trained(root, 'one')
-    accumulated = trained(
-        root, 'accumulated', 'train_dataloader.batch_size=1', 'optim_wrapper.accumulative_counts=2'
+    others = dict(
+        accumulated=trained(root, 'accumulated', batch_size=1, accumulative_counts=2),
+        two=trained_by_two(root, 'two'),
     )
-    two = trained(root, 'two', processes=2)
-    shards: dict[str, Any] = dict(processes=2, config='sharded.py')
-    trained(
-        root,
-        'sharded',
-        'train_cfg.max_epochs=2',
-        'default_hooks.checkpoint.interval=2',
-        epochs=2,
-        **shards,
-    )
-    sharded = trained(root, 'sharded', flags=['--resume'], **shards)
-    other = trained(root, 'other', 'train_dataloader.batch_size=1')
-    assert one.keys() == two.keys() == accumulated.keys() == sharded.keys()
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(sharded[name], weight, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(accumulated[name], weight, atol=1e-5, rtol=1e-4)
-    assert max((other[name] - weight).abs().max() for name, weight in one.items()) > 1e-2
+    trained_by_two(root, 'sharded', 'sharded.py', 2)
+    others['sharded'] = trained_by_two(root, 'sharded', 'sharded.py', EPOCHS, '--resume')
+    for other in others.values():
+        torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-4)
+    smaller = trained(root, 'smaller', batch_size=1)
+    assert max((smaller[name] - weight).abs().max() for name, weight in one.items()) > 1e-2
 
 
-def test_a_sharded_model_is_tested_like_any_other(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable, value in zoo.environment(root).items():
-        monkeypatch.setenv(variable, value)
+def test_two_processes_test_as_one_does(root: Path) -> None:
+    trained(root, 'one')
+    checkpoint = f'one/epoch_{EPOCHS}.pth'
+    one = evaluate(str(root / 'config.py'), str(root / checkpoint), str(root / 'tested'))
+    two = run_script(
+        'dist_test.sh',
+        *('config.py', checkpoint, 2, '--work-dir', 'tested_by_two'),
+        cwd=root,
+        **TWO_PROCESSES,
+        PORT=free_port(),
+    )
+    assert two.returncode == 0, two.stderr[-2000:]
+    assert f'accuracy/top1: {one["accuracy/top1"]:.4f}' in two.stdout
+
+
+def test_a_sharded_model_is_tested_like_any_other(root: Path) -> None:
+    trained(root, 'one')
     whole = root / 'one' / f'epoch_{EPOCHS}.pth'
-    if not whole.exists():
-        trained(root, 'one')
     one, sharded = (
-        evaluate(str(root / config), str(whole), work_dir=str(root / 'tested'))
+        evaluate(str(root / config), str(whole), str(root / 'tested'))
         for config in ('config.py', 'sharded.py')
     )
     assert one == sharded and 'accuracy/top1' in one
 
 
-def test_a_detector_trains_in_shards_and_is_tested_whole(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable, value in zoo.environment(root).items():
-        monkeypatch.setenv(variable, value)
+def test_a_detector_trains_in_shards_and_is_tested_whole(root: Path) -> None:
     cfg = Config.fromfile(zoo.CONFIGS / 'cascade_mask_rcnn_dat_pp_b_3x_fsdp_coco.py')
     zoo.shrink(cfg)
     cfg.dump(root / 'small.py')
     (root / 'detector.py').write_text(SHARDED_DETECTOR.format(configs=zoo.CONFIGS))
-    weights = trained(root, 'detector', processes=2, config='detector.py', epochs=1)
+    weights = trained_by_two(root, 'detector', 'detector.py', 1)
     assert all(weight.isfinite().all() for weight in weights.values())
     # A checkpoint that does not fill the model would be refused.
     evaluate(
@@ -151,33 +155,7 @@ def test_a_detector_trains_in_shards_and_is_tested_whole(
     )
 
 
-@pytest.mark.parametrize(
-    'options, launcher, sentence',
-    [
-        ({}, 'none', r'shares a model among processes \(FSDPStrategy\): start it with tools/dist_'),
-        (
-            {'optim_wrapper': dict(_delete_=True, clip_grad=dict(max_norm=1.0))},
-            'pytorch',
-            'optim_wrapper.clip_grad clips each shard by itself',
-        ),
-        (
-            {'runner_type': 'FlexibelRunner'},
-            'pytorch',
-            r"runner_type 'FlexibelRunner' is no runner: did you mean 'FlexibleRunner'\?",
-        ),
-    ],
-)
-def test_strategies_that_would_train_something_else_are_refused(
-    options: dict[str, Any],
-    launcher: str,
-    sentence: str,
-    root: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for variable, value in dict(zoo.environment(root), RANK='0').items():
-        monkeypatch.setenv(variable, value)
-    with pytest.raises(UserError, match=sentence):
-        train(
-            str(root / 'sharded.py'), str(root / 'refused'), launcher=launcher, cfg_options=options
-        )
+def test_a_model_in_shards_needs_several_processes(root: Path) -> None:
+    with pytest.raises(UserError, match=r'shares a model among processes \(FSDPStrategy\): start'):
+        train(str(root / 'sharded.py'), str(root / 'refused'))
     assert not (root / 'refused').exists()

@@ -1,18 +1,20 @@
-"""Segmentation and classification go through the same launcher as detection."""
+"""Segmentation and classification go through the same doors as detection."""
 
+import functools
 import pickle
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from helpers import zoo
+from mmengine.registry import DATASETS, DefaultScope
 
 from mmdat.apis import test as evaluate
 from mmdat.apis import train
+from mmdat.checks.config_file import read_config
 from mmdat.errors import UserError
 
 # Of each toolbox a config, options for the nano backbone, and a metric.
@@ -30,7 +32,7 @@ TASKS: dict[str, tuple[str, dict[str, Any], str]] = {
             'train_dataloader.dataset.pipeline.3.crop_size': (128, 128),
             'val_dataloader.dataset.pipeline.1.scale': (128, 128),
             'test_dataloader.dataset.pipeline.1.scale': (128, 128),
-            'train_cfg.max_iters': 2,
+            'train_cfg.max_iters': 1,
             'train_cfg.val_interval': 2,
             'default_hooks.checkpoint.interval': 1,
         },
@@ -42,26 +44,37 @@ TASKS: dict[str, tuple[str, dict[str, Any], str]] = {
             'model.backbone.arch': 'nano',
             'model.head.in_channels': 128,
             'param_scheduler': [],
-            'train_cfg.max_epochs': 2,
+            'train_cfg.max_epochs': 1,
             'train_cfg.val_interval': 2,
             'default_hooks.checkpoint.interval': 1,
         },
         'accuracy/top1',
     ),
 }
+# The option that says how long a task trains.
+DURATIONS = dict(segment='train_cfg.max_iters', classify='train_cfg.max_epochs')
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small drawings of which one training image of each task is broken; not to be written to."""
+    folder = tmp_path_factory.mktemp('tasks')
+    zoo.draw_data(folder)
+    for images in ('ade20k/images/training', 'imagenet/train'):
+        next((folder / images).rglob('*.jpg')).write_bytes(b'no image')
+    return folder
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Small drawings where the configs look for their data."""
-    zoo.draw_data(tmp_path)
-    for variable, value in zoo.environment(tmp_path).items():
+def data(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The drawings, where the configs look for their data."""
+    for variable, value in zoo.environment(root).items():
         monkeypatch.setenv(variable, value)
-    return tmp_path
+    return root
 
 
-def arguments(task: str, data: Path, **options: Any) -> dict[str, Any]:
-    """Of `train` and, but for the checkpoint, of `evaluate`."""
+def arguments(task: str, work_dir: Path, **options: Any) -> dict[str, Any]:
+    """Arguments of `train` and, but for the checkpoint, of `evaluate`."""
     name, nano, _ = TASKS[task]
     loaders = {
         f'{split}_dataloader.{key}': value
@@ -70,7 +83,7 @@ def arguments(task: str, data: Path, **options: Any) -> dict[str, Any]:
     }
     return dict(
         config=str(zoo.CONFIGS / f'{name}.py'),
-        work_dir=str(data / 'work'),
+        work_dir=str(work_dir),
         cfg_options={
             **nano,
             **loaders,
@@ -81,197 +94,111 @@ def arguments(task: str, data: Path, **options: Any) -> dict[str, Any]:
     )
 
 
+@functools.cache
+def trained(task: str, root: Path) -> Path:
+    """Folder of a run of one step, which all tests share; not to be written to."""
+    work_dir = root / f'work_{task}'
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for variable, value in zoo.environment(root).items():
+            monkeypatch.setenv(variable, value)
+        train(**arguments(task, work_dir))
+    return work_dir
+
+
+def checkpoint_in(work_dir: Path) -> str:
+    return (work_dir / 'last_checkpoint').read_text()
+
+
 @pytest.mark.parametrize('task', TASKS)
 def test_train_resume_and_test_run_through(
-    task: str, data: Path, capsys: pytest.CaptureFixture[str]
+    task: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metric = TASKS[task][-1]
-    last = 'max_iters' if task == 'segment' else 'max_epochs'
-    train(**arguments(task, data, **{f'train_cfg.{last}': 1}))
-    runner = train(**arguments(task, data), resume='auto')
+    work_dir = tmp_path / 'work'
+    shutil.copytree(trained(task, data), work_dir)
+    longer = {DURATIONS[task]: 2}
+    runner = train(**arguments(task, work_dir, **longer), resume='auto')
     losses = runner.message_hub.get_scalar('train/loss').data[0]
     assert len(losses) == 2, 'the resumed run goes on with the history of the first'
-    train(**arguments(task, data), resume='auto')
-    assert ' 2 of 2: nothing is left to train' in capsys.readouterr().out
+    runner = train(**arguments(task, work_dir, **longer), resume='auto')
+    sentence = ' 2 of 2: nothing is left to train'
+    assert sentence in capsys.readouterr().out
+    assert sentence in next(Path(runner.log_dir).glob('*.log')).read_text()
 
-    checkpoint = (data / 'work' / 'last_checkpoint').read_text()
-    out = data / 'results.pkl'
+    out = tmp_path / 'results.pkl'
     metrics = evaluate(
-        **arguments(task, data), checkpoint=checkpoint, out=str(out), show_dir='pictures'
+        **arguments(task, work_dir),
+        checkpoint=checkpoint_in(work_dir),
+        out=str(out),
+        show_dir='pictures',
     )
     assert metric in metrics
     results = pickle.loads(out.read_bytes())
     assert len(results) == zoo.NUM_IMAGES and 'seg_logits' not in results[0]
-    assert len(list((data / 'work').glob('pictures/**/*.png'))) == zoo.NUM_IMAGES
+    assert len(list(work_dir.glob('pictures/**/*.png'))) == zoo.NUM_IMAGES
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_a_broken_image_is_skipped(task: str, data: Path) -> None:
+    log = next(trained(task, data).rglob('*.log')).read_text()
+    assert 'Skipped an image that cannot be read' in log
 
 
 @pytest.mark.parametrize('task, rate', [('segment', 6e-5 * 2 / 16), ('classify', 1e-3 * 2 / 1024)])
-def test_the_learning_rate_is_scaled_to_the_batch(task: str, rate: float, data: Path) -> None:
-    runner = train(**arguments(task, data, param_scheduler=[]), auto_scale_lr=True)
+def test_the_learning_rate_is_scaled_to_the_batch(
+    task: str, rate: float, data: Path, tmp_path: Path
+) -> None:
+    options = {'param_scheduler': [], DURATIONS[task]: 0}
+    runner = train(**arguments(task, tmp_path, **options), auto_scale_lr=True)
     assert runner.optim_wrapper.param_groups[0]['lr'] == pytest.approx(rate)
 
 
-def test_segments_are_tested_on_slides_and_with_augmentation(data: Path) -> None:
-    train(**arguments('segment', data, **{'train_cfg.max_iters': 1}))
-    checkpoint = str(data / 'work' / 'iter_1.pth')
-    plain = evaluate(**arguments('segment', data), checkpoint=checkpoint)
+def test_segments_are_tested_on_slides_and_with_augmentation(data: Path, tmp_path: Path) -> None:
+    checkpoint = checkpoint_in(trained('segment', data))
     slides = evaluate(
         **arguments(
             'segment',
-            data,
+            tmp_path,
             **{'model.test_cfg': dict(mode='slide', crop_size=(96, 96), stride=(64, 64))},
         ),
         checkpoint=checkpoint,
     )
-    augmented = evaluate(**arguments('segment', data), checkpoint=checkpoint, tta=True)
-    assert plain.keys() == slides.keys() == augmented.keys()
+    augmented = evaluate(**arguments('segment', tmp_path), checkpoint=checkpoint, tta=True)
+    assert 'mIoU' in slides and slides.keys() == augmented.keys()
 
 
-@pytest.mark.parametrize(
-    'task, options, sentence',
-    [
-        (
-            'segment',
-            {'model.decode_head.in_channels': [16, 32, 64, 64]},
-            r'model.decode_head.in_channels is \[16, 32, 64, 64\], but .* of \[16, 32, 64, 128\]',
-        ),
-        (
-            'segment',
-            {'model.auxiliary_head.in_channels': 32},
-            r'model.auxiliary_head.in_channels is 32, but .* of 64',
-        ),
-        (
-            'segment',
-            {'model.decode_head.num_classes': 19},
-            'model.decode_head.num_classes is 19, but the data set has 150 classes',
-        ),
-        (
-            'segment',
-            {'train_dataloader.dataset.data_root': 'nowhere'},
-            r'data root nowhere of .* set the .* \(ADE20K_ROOT for ADE20K\)',
-        ),
-        (
-            'classify',
-            {'model.head.in_channels': 64},
-            'model.head.in_channels is 64, but model.backbone returns maps of 128 channels',
-        ),
-        (
-            'classify',
-            {'default_scope': 'mmpose'},
-            "default_scope of config .* is 'mmpose', which is",
-        ),
-        ('segment', {'model.test_cfg.mode': 'slied'}, "mode is 'slied': did you mean 'slide'?"),
-        ('segment', {'model.test_cfg.mode': 'slide'}, "'slide' needs model.test_cfg.crop_size"),
-        (
-            'segment',
-            {'val_evaluator.iou_metric': ['mIoU']},
-            "unknown key 'val_evaluator.iou_metric': did you mean 'iou_metrics'",
-        ),
-        ('segment', {'val_evaluator.iou_metrics': ['mIou']}, "has 'mIou': did you mean 'mIoU'"),
-        (
-            'segment',
-            {'train_dataloader.dataset.img_suffix': '.png'},
-            r"found no image in its folder: check data_prefix and, .* img_suffix \(as in '.png'\)",
-        ),
-    ],
-)
-def test_a_mistake_ends_in_one_sentence(
-    task: str, options: dict[str, Any], sentence: str, data: Path
+def test_a_class_too_many_in_a_mask_ends_training(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=sentence):
-        train(**arguments(task, data, **options))
+    shutil.copytree(root / 'ade20k', tmp_path / 'ade20k')
+    monkeypatch.setenv('ADE20K_ROOT', str(tmp_path / 'ade20k'))
+    for path in (tmp_path / 'ade20k' / 'annotations' / 'training').iterdir():
+        cv2.imwrite(str(path), np.full((zoo.SIZE, zoo.SIZE), 151, np.uint8))
+    with pytest.raises(
+        UserError, match=r'mask .*png has class 150 \(counted from 0, .*\), but there are 150 clas'
+    ):
+        train(**arguments('segment', tmp_path / 'work'))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is here')
-def test_mixed_precision_needs_a_gpu(data: Path) -> None:
-    with pytest.raises(UserError, match='--amp needs a GPU'):
-        train(**arguments('classify', data), amp=True)
+def test_masks_that_count_classes_from_zero_need_one_option(data: Path) -> None:
+    config = zoo.CONFIGS / f'{TASKS["segment"][0]}.py'
+    items = []
+    for reduce_zero_label in (True, False):
+        cfg = read_config(config, {'val_dataloader.dataset.reduce_zero_label': reduce_zero_label})
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            items.append(DATASETS.build(cfg.val_dataloader.dataset)[0]['data_samples'])
+    one_less, as_they_are = (item.gt_sem_seg.data for item in items)
+    assert [item.reduce_zero_label for item in items] == [True, False]
+    assert as_they_are.min() == 0, 'the background of the drawings'
+    assert (one_less[as_they_are == 0] == 255).all()
+    assert (one_less == as_they_are - 1)[as_they_are > 0].all()
 
 
-def masks(data: Path) -> list[Path]:
-    return sorted((data / 'ade20k' / 'annotations' / 'training').iterdir())
-
-
-@pytest.mark.parametrize(
-    'spoil, sentence',
-    [
-        (lambda path: path.unlink(), 'image .* has no mask .*: check data_prefix.seg_map_path'),
-        (lambda path: path.write_bytes(b'no image'), 'mask .*png cannot be read .*: mend it'),
-        (
-            lambda path: cv2.imwrite(str(path), np.full((128, 128), 151, np.uint8)),
-            r'mask .*png has class 150 \(counted from 0, .*\), but there are 150 classes',
-        ),
-    ],
-)
-def test_a_spoilt_mask_ends_in_one_sentence(
-    spoil: Callable[[Path], Any], sentence: str, data: Path
-) -> None:
-    for path in masks(data):
-        spoil(path)
-    with pytest.raises(UserError, match=sentence):
-        train(**arguments('segment', data))
-
-
-@pytest.mark.parametrize(
-    'task, folder', [('segment', 'ade20k/images/training'), ('classify', 'imagenet/train')]
-)
-def test_a_broken_image_is_skipped(
-    task: str, folder: str, data: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    next((data / folder).rglob('*.jpg')).write_bytes(b'no image')
-    train(**arguments(task, data))
-    printed = ''.join(capfd.readouterr())
-    assert 'Skipped an image that cannot be read' in printed
-
-
-def test_a_label_of_no_class_ends_in_one_sentence(data: Path) -> None:
-    labels = data / 'imagenet' / 'meta' / 'train.txt'
-    labels.write_text(labels.read_text().rsplit(' ', 1)[0] + ' 1000\n')
-    with pytest.raises(UserError, match=r'train.txt gives image .* the class 1000, but there are'):
-        train(
-            **arguments(
-                'classify',
-                data,
-                **{
-                    'train_dataloader.dataset.ann_file': 'meta/train.txt',
-                    'train_dataloader.dataset.data_prefix': 'train',
-                },
-            )
-        )
-
-
-def test_masks_from_zero_need_one_word(data: Path) -> None:
-    runner = train(
-        **arguments(
-            'segment',
-            data,
-            **{
-                'train_dataloader.dataset.reduce_zero_label': False,
-                'val_dataloader.dataset.reduce_zero_label': False,
-                'model.decode_head.num_classes': 150,
-            },
-        )
-    )
-    item = runner.train_dataloader.dataset[0]
-    assert not item['data_samples'].reduce_zero_label
-
-
-def test_a_config_that_says_nothing_of_pictures_draws_them(data: Path) -> None:
-    options = {
-        'default_hooks': dict(
-            _delete_=True, checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)
-        ),
-        'visualizer': None,
-    }
-    train(**arguments('segment', data, **{**options, 'train_cfg.max_iters': 1}))
+def test_a_config_that_says_nothing_of_pictures_draws_them(data: Path, tmp_path: Path) -> None:
+    options = {'default_hooks': dict(_delete_=True), 'visualizer': None}
     evaluate(
-        **arguments('segment', data, **options),
+        **arguments('segment', tmp_path, **options),
         show_dir='pictures',
-        checkpoint=str(data / 'work' / 'iter_1.pth'),
+        checkpoint=checkpoint_in(trained('segment', data)),
     )
-    assert len(list((data / 'work').glob('pictures/**/*.png'))) == zoo.NUM_IMAGES
-
-
-def test_a_config_without_a_batch_size_to_scale_from_is_refused(data: Path) -> None:
-    with pytest.raises(UserError, match='--auto-scale-lr needs auto_scale_lr.base_batch_size'):
-        train(**arguments('segment', data, auto_scale_lr=None), auto_scale_lr=True)
+    assert len(list(tmp_path.glob('pictures/**/*.png'))) == zoo.NUM_IMAGES

@@ -1,4 +1,4 @@
-"""Which share of broken images is passed over, and which ends training."""
+"""Which share of broken images is passed over, and which ends training; broken masks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmdat.datasets import LoadImageFromFile
+from mmdat.datasets.segmentation_map import LoadSegmentationMap
 from mmdat.errors import UserError
 
 
@@ -69,3 +70,21 @@ def test_every_failure_is_counted(paths: list[str]) -> None:
     for path in [paths[0], paths[20], paths[0], paths[1]]:
         transform.transform(dict(img_path=path))
     assert transform.num_broken == 3
+
+
+@pytest.mark.parametrize('content', [b'no image', b''])
+def test_a_mask_that_cannot_be_read_is_refused(content: bytes, tmp_path: Path) -> None:
+    mask = tmp_path / 'mask.png'
+    cv2.imwrite(str(mask), np.full((2, 2), 3, np.uint8))
+
+    def load() -> np.ndarray:
+        results = dict(seg_map_path=str(mask), seg_fields=[], reduce_zero_label=True)
+        return LoadSegmentationMap().transform(results)['gt_seg_map']
+
+    assert (load() == 2).all(), 'the data set says that 0 is no class'
+    mask.write_bytes(content)
+    with pytest.raises(UserError, match='mask .*mask.png cannot be read .*: mend it, or take its'):
+        load()
+    mask.unlink()
+    with pytest.raises(UserError, match=r'mask .* cannot be read \(No such file or directory\)'):
+        load()

@@ -8,7 +8,7 @@ try:
     from mmdat.analysis.flops import count_complexity, print_complexity
     from mmdat.analysis.model import load_config
     from mmdat.apis import command_line
-    from mmdat.apis.command_line import ConfigOptions
+    from mmdat.apis.cli import ConfigOptions
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 

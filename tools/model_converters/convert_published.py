@@ -7,9 +7,9 @@ from pathlib import Path
 
 try:
     from mmdat.apis import command_line
-    from mmdat.apis.command_line import check_writable
-    from mmdat.apis.config_file import read_config
     from mmdat.apis.convert import convert_published_file
+    from mmdat.checks.config_file import read_config
+    from mmdat.checks.run import check_writable
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 

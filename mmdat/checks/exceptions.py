@@ -9,22 +9,14 @@ from types import FrameType
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import build_from_cfg
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmdat.errors import UserError, reason, suggest
 
-from .keys import parameters, paths
-
-# What the runner does with a config before the first iteration.
-PREPARATIONS = {
-    getattr(Runner, name).__code__
-    for name in dir(Runner)
-    if name.startswith('build_') and inspect.isfunction(getattr(Runner, name))
-}
-PREPARATIONS |= {
-    function.__code__ for function in (Runner.__init__, Runner.scale_lr, Runner.load_or_resume)
-}
+from .config_keys import parameters
+from .config_tree import paths, value_at
+from .mmengine_private import PREPARATIONS, built_by
 
 
 @contextmanager
@@ -40,6 +32,7 @@ def explained(cfg: Config) -> Iterator[None]:
 
 
 def _explain(error: Exception, cfg: Config) -> str | None:
+    """Say what the user did wrong; None if it is not known to be a mistake of theirs."""
     text = str(error.args[0]) if error.args else ''
     if isinstance(error, UserError):
         # A data loader's worker process sends its traceback as text.
@@ -83,48 +76,45 @@ def _explain(error: Exception, cfg: Config) -> str | None:
 
 
 def _last_built(frames: list[FrameType], cfg: Config) -> tuple[str, Any] | None:
-    """Path in ``cfg`` and class of what was being built when an exception arose; None if nothing.
+    """Find out what was being built when an exception arose.
 
-    Where no class is being built, they are those of the part that the runner looks at, or of the
-    whole config.
+    Returns:
+        Path in ``cfg`` and class; those of the part that the runner prepares, or of the whole
+        config, where no class is being built; None if the runner prepares nothing.
     """
     for frame in reversed(frames):
-        values = frame.f_locals
-        if frame.f_code is build_from_cfg.__code__ and 'obj_cls' in values:
-            return _where(cfg, values['cfg'].get('type'), values['cfg']), values['obj_cls']
-        if frame.f_code is Runner.build_dataloader.__code__:
-            split = next(
-                (
-                    split
-                    for split in ('train', 'val', 'test')
-                    for outer in frames
-                    if outer.f_code.co_name == f'build_{split}_loop'
-                ),
-                'train',
-            )
-            return f'{split}_dataloader', frame.f_globals['DataLoader']
-        if frame.f_code in PREPARATIONS:
-            part = frame.f_code.co_name.removeprefix('build_')
+        if built := built_by(frame):
+            values, factory = built
+            return _where(cfg, values.get('type'), values), factory
+        method = PREPARATIONS.get(frame.f_code)
+        if method == 'build_dataloader':
+            return f'{_split_of(frames)}_dataloader', DataLoader
+        if method is not None:
+            part = method.removeprefix('build_')
             return part if part in cfg else f'config {cfg.filename}', Runner
     return None
 
 
+def _split_of(frames: list[FrameType]) -> str:
+    """Name the split whose loop is being built."""
+    methods = {PREPARATIONS.get(frame.f_code) for frame in frames}
+    for split in ('val', 'test'):
+        if f'build_{split}_loop' in methods:
+            return split
+    return 'train'
+
+
 def _where(cfg: Config, name: Any, built: Any = None) -> str:
-    """Paths of the dicts in ``cfg`` with type ``name``; of those with the keys of ``built``."""
+    """Name the dicts in ``cfg`` of type ``name``, if some have all keys of ``built``, those."""
     found = [path.removesuffix('.type') for path in paths(cfg, 'type', name)]
     if built is not None:
-        found = [path for path in found if set(_at(cfg, path)) >= set(built) - {'type'}] or found
+        keys = set(built) - {'type'}
+        found = [path for path in found if set(value_at(cfg, path)) >= keys] or found
     return ' or '.join(found[:2]) or str(name)
 
 
-def _at(value: Any, path: str) -> Any:
-    for key in path.split('.'):
-        value = value[int(key) if isinstance(value, (list, tuple)) else key]
-    return value
-
-
 def _parameters(factory: Any) -> set[str]:
-    """Names that a class or function takes, the class's bases' among them."""
+    """Names of the arguments that a class or function takes, also by its bases."""
     if not inspect.isclass(factory):
         return parameters(factory)
     names: set[str] = set()

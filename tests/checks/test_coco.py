@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mmdat.datasets.coco_format import read_coco
+from mmdat.checks.coco import read_coco
 from mmdat.errors import UserError
 
 TINYCOCO = Path(
@@ -160,6 +160,14 @@ def test_value_that_is_wrong_is_refused(
     content[name][0][field] = value
     place = f"in '{name}' the item with id {content[name][0]['id']} "
     check_refusal(write(tmp_path / 'wrong.json', content), place, problem)
+
+
+@pytest.mark.parametrize('name, field', [('images', 'width'), ('annotations', 'bbox')])
+def test_value_that_is_missing_is_refused(tmp_path: Path, name: str, field: str) -> None:
+    content = copy.deepcopy(GOOD)
+    del content[name][0][field]
+    place = f"in '{name}' the item with id {content[name][0]['id']} has no '{field}'"
+    check_refusal(write(tmp_path / 'wrong.json', content), place)
 
 
 @pytest.mark.parametrize(

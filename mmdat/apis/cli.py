@@ -1,4 +1,4 @@
-"""What the command-line tools share: flags of a run, and how a tool ends."""
+"""What the command-line tools share: the flags of a run, and how a tool ends."""
 
 import argparse
 import gc
@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import DictAction
@@ -16,7 +15,7 @@ from mmdat.errors import UserError, reason
 
 
 class ConfigOptions(DictAction):
-    """``KEY=VALUE`` arguments, like mmengine's, but that others end in a sentence."""
+    """Parse ``KEY=VALUE`` arguments as mmengine does, but refuse others in a sentence."""
 
     def __call__(
         self,
@@ -67,15 +66,3 @@ def command_line(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)
-
-
-def check_writable(option: str, folder: str | Path) -> None:
-    """Refuse a folder that can neither be written to nor made."""
-    existing = next(
-        path for path in (Path(folder).resolve(), *Path(folder).resolve().parents) if path.exists()
-    )
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(
-            f'{option} {folder} cannot be written to: {existing} '
-            + ('is not writable' if existing.is_dir() else 'is not a folder')
-        )

@@ -14,11 +14,14 @@ from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from mmdat.errors import UserError, suggest
+from mmdat.errors import UserError, enumerate_names, suggest
+
+from .config_tree import paths, value_at
+from .folders import DATA_OF_SCOPE
 
 
 def parameters(function: Callable) -> set[str]:
-    """Names of the parameters of a function, but for ``self``, ``*args`` and ``**kwargs``."""
+    """Name the parameters of a function, but for ``self``, ``*args`` and ``**kwargs``."""
     return {
         name
         for name, parameter in inspect.signature(function).parameters.items()
@@ -75,7 +78,9 @@ NESTED_KEYS = {
     },
     'randomness': parameters(Runner.set_randomness),
 }
-# Of mmsegmentation's metric, which takes any other key in silence.
+# Constructors of optimizers that read paramwise_cfg as NESTED_KEYS has it; None is mmengine's.
+PARAMWISE_CONSTRUCTORS = ('DefaultOptimWrapperConstructor', 'mmdat.BackboneDecayConstructor', None)
+# Keys of mmsegmentation's metric, which takes any other in silence.
 IOU_METRIC_KEYS = {
     'type',
     'ignore_index',
@@ -88,7 +93,7 @@ IOU_METRIC_KEYS = {
     'prefix',
 }
 IOU_METRICS = ('mDice', 'mFscore', 'mIoU')
-# Dicts that a model reads at will: a new key that all but is one of its neighbors is a slip.
+# Dicts without a list of valid keys: a key spelled almost like its neighbor is taken for a slip.
 FREE_DICTS = ('model.train_cfg', 'model.test_cfg', 'tta_model.tta_cfg')
 
 
@@ -106,7 +111,7 @@ def check_keys(cfg: Config) -> None:
     for key in _unread_names(cfg):
         raise UserError(f"unknown key '{key}' in config {cfg.filename}: {_meant(key, cfg)}")
     for path, valid in NESTED_KEYS.items():
-        given = _get(cfg, path)
+        given = value_at(cfg, path)
         if not isinstance(given, Mapping) or _is_custom(cfg, path):
             continue
         for key in given.keys() - valid:
@@ -131,20 +136,34 @@ def check_keys(cfg: Config) -> None:
             )
     _check_segmentor(cfg)
     for path in FREE_DICTS:
-        for key, neighbor in _near_twins(_get(cfg, path), path):
+        for key, neighbor in _near_twins(value_at(cfg, path), path):
             raise UserError(f"unknown key '{key}': did you mean {neighbor!r}?")
+
+
+def check_scope(cfg: Config) -> None:
+    """Refuse a config that is for none of the toolboxes.
+
+    Raises:
+        UserError: Names the scopes that mmdat knows.
+    """
+    scope = cfg.get('default_scope')
+    if scope not in DATA_OF_SCOPE:
+        raise UserError(
+            f'default_scope of config {cfg.filename} is {scope!r}, which is none of '
+            f'{enumerate_names(DATA_OF_SCOPE)}'
+        )
 
 
 def _check_segmentor(cfg: Config) -> None:
     """Refuse what mmsegmentation trips over at the first evaluation, or passes over."""
     if cfg.get('default_scope') != 'mmseg':
         return
-    test_cfg = _get(cfg, 'model.test_cfg') or {}
+    test_cfg = value_at(cfg, 'model.test_cfg') or {}
     mode = test_cfg.get('mode', 'whole')
     if mode not in ('whole', 'slide'):
         raise UserError(f'model.test_cfg.mode is {mode!r}: {suggest(mode, ("slide", "whole"))}')
-    for key in ('crop_size', 'stride') if mode == 'slide' else ():
-        if key not in test_cfg:
+    for key in ('crop_size', 'stride'):
+        if mode == 'slide' and key not in test_cfg:
             raise UserError(
                 f"model.test_cfg.mode 'slide' needs model.test_cfg.{key}: give it a "
                 'height and a width'
@@ -163,30 +182,8 @@ def _check_segmentor(cfg: Config) -> None:
                 )
 
 
-def paths(value: Any, key: str, wanted: Any = None, prefix: str = '') -> Iterator[str]:
-    """Dotted paths in nested dicts and lists at which ``key`` stands (with the wanted value)."""
-    items = (
-        value.items()
-        if isinstance(value, (dict, Config))
-        else (enumerate(value) if isinstance(value, (list, tuple)) else ())
-    )
-    for name, item in items:
-        if name == key and wanted in (None, item):
-            yield f'{prefix}{name}'
-        yield from paths(item, key, wanted, f'{prefix}{name}.')
-
-
-def replace_values(value: Any, key: str, old: Any, new: Any) -> None:
-    """Set ``key`` to ``new`` wherever it is ``old`` in nested dicts and lists."""
-    for item in value.values() if isinstance(value, dict) else value:
-        if isinstance(item, (dict, list, tuple)):
-            replace_values(item, key, old, new)
-    if isinstance(value, dict) and value.get(key) == old:
-        value[key] = new
-
-
 def _unread_names(cfg: Config) -> list[str]:
-    """Top-level names of a config that are neither the runner's nor variables that it uses."""
+    """List the top-level names of a config that neither the runner nor the config itself reads."""
     others = [
         name
         for name in cfg
@@ -230,30 +227,23 @@ def _nodes(source: str) -> list[ast.AST]:
 
 
 def _meant(key: str, cfg: Config) -> str:
+    """End of the sentence that refuses a top-level key: what was probably meant."""
     meant = [path for path in paths(cfg, key) if path != key]
     meant = meant or get_close_matches(key, RUNNER_KEYS, n=1, cutoff=0.6)
     return f'did you mean {meant[0]!r}?' if meant else 'nothing reads it, remove it'
 
 
-def _get(cfg: Any, path: str) -> Any:
-    for key in path.split('.'):
-        cfg = cfg.get(key) if isinstance(cfg, (Mapping, Config)) else None
-    return cfg
-
-
 def _is_custom(cfg: Config, path: str) -> bool:
-    """Whether a class of the user's own reads the dict at ``path``."""
+    """Whether a class that is not known here reads the dict at ``path``."""
     if path == 'default_hooks.checkpoint':
-        return _get(cfg, f'{path}.type') not in ('CheckpointHook', None)
-    return path == 'optim_wrapper.paramwise_cfg' and _get(cfg, 'optim_wrapper.constructor') not in (
-        'DefaultOptimWrapperConstructor',
-        'mmdat.BackboneDecayConstructor',
-        None,
-    )
+        return value_at(cfg, f'{path}.type') not in ('CheckpointHook', None)
+    if path == 'optim_wrapper.paramwise_cfg':
+        return value_at(cfg, 'optim_wrapper.constructor') not in PARAMWISE_CONSTRUCTORS
+    return False
 
 
 def _near_twins(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Each key that all but is one before it in the same dict, and that one."""
+    """Yield each key that is spelled almost like an earlier one of its dict, with that one."""
     if isinstance(value, (list, tuple)):
         value = dict(enumerate(value))
     if not isinstance(value, Mapping):

@@ -3,35 +3,55 @@
 import ast
 import re
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
-from mmdat.errors import UserError, reason
+from mmdat.errors import UserError, reason, suggest
+
+from .config_keys import RUNNER_KEYS
+from .mmengine_private import file_read_by
 
 
-def read_config(path: str | Path) -> Config:
-    """The config at ``path``.
+def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Read the config at ``path``.
+
+    Args:
+        path: Path of the config.
+        options: Values to put into it, by dotted key (``--cfg-options``).
 
     Raises:
-        UserError: If it, or a base of it, cannot be read.
+        UserError: If the config, or a base of it, cannot be read, or if the options do not fit it.
     """
     if not Path(path).is_file():
         raise UserError(f'config {path} does not exist')
     try:
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
     except UserError:
         raise
     except Exception as error:  # a config is code, and can raise anything
         raise UserError(_explain(error, str(path))) from error
+    for key in options or {}:
+        name = key.split('.')[0]
+        if name not in RUNNER_KEYS and name not in cfg:
+            raise UserError(
+                f"unknown key '{key}' in --cfg-options: {suggest(name, RUNNER_KEYS | set(cfg))}"
+            )
+    try:
+        cfg.merge_from_dict(dict(options or {}))
+    except Exception as error:  # an index that is no number, a key below what is no dict
+        raise UserError(f'--cfg-options do not fit config {path}: {reason(error)}') from error
+    return cfg
 
 
 def _explain(error: BaseException, path: str) -> str:
-    """Why a config cannot be read, in one sentence."""
+    """Say in one sentence why a config cannot be read."""
     line = ''
     for frame, line_number in traceback.walk_tb(error.__traceback__):
-        if frame.f_code is Config._file2dict.__code__:
-            path = frame.f_locals['filename']  # the innermost of the bases
+        if file := file_read_by(frame):
+            path = file  # the last is the innermost of the bases
         elif frame.f_code.co_filename == path:
             line = f' in line {line_number}'
     if isinstance(error, SyntaxError):
@@ -42,7 +62,7 @@ def _explain(error: BaseException, path: str) -> str:
 
 
 def _why_not_python(path: str) -> str:
-    # mmengine's own message names a temporary file.
+    """Say what is wrong with a file's syntax; mmengine's own message names a temporary file."""
     source = Path(path).read_text()
     try:
         ast.parse(source)

@@ -1,15 +1,15 @@
-"""Reading annotations in COCO format, down to values that would fail in the midst of training."""
+"""Read annotations in COCO format; refuse values that would fail in the midst of training."""
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from mmdat.errors import UserError, enumerate_names
 
 
 def _are_finite(numbers: object) -> bool:
-    """Whether this is a list of finite numbers; by their sum, which is the fastest to tell."""
+    """Whether this is a list of finite numbers; told by their sum, which is fastest."""
     try:
         return isinstance(numbers, list) and math.isfinite(sum(numbers))
     except (TypeError, OverflowError):
@@ -33,7 +33,7 @@ KINDS = {dict: 'an object', list: 'a list', str: 'a string', bool: 'a boolean', 
 
 
 def read_coco(path: str, needed: Collection[str] = ()) -> dict[str, Any]:
-    """Read a file of annotations.
+    """Read a file of annotations in COCO format.
 
     Args:
         path: Path of a JSON file.
@@ -65,10 +65,58 @@ def read_coco(path: str, needed: Collection[str] = ()) -> dict[str, Any]:
     return content
 
 
+def check_categories(content: Mapping[str, Any], path: str, classes: Collection[str]) -> None:
+    """Refuse annotations that lack a class, or have no object of any.
+
+    Args:
+        content: What :func:`read_coco` returned.
+        path: The file, for the sentence.
+        classes: Names of the categories that are needed; all of the file's if there are none.
+
+    Raises:
+        UserError: Names the classes, and those of the file.
+    """
+    numbers = {category['name']: category['id'] for category in content['categories']}
+    if missing := set(classes) - numbers.keys():
+        raise UserError(
+            f'annotation file {path} has no category {enumerate_names(missing)}, '
+            'which the config expects: set metainfo=dict(classes=(...)) of the data set and '
+            f'num_classes of the heads to its own ({enumerate_names(numbers)})'
+        )
+    wanted = {number for name, number in numbers.items() if not classes or name in classes}
+    # Images to be tested only, such as COCO's test-dev, have no annotations.
+    annotations = content.get('annotations')
+    if annotations is not None and not any(item['category_id'] in wanted for item in annotations):
+        raise _nothing_to_use(path, classes)
+
+
+def check_any_left(images: Collection[Any], path: str, classes: Collection[str]) -> None:
+    """Refuse annotations of which no image is left to use.
+
+    Args:
+        images: Those that are left.
+        path: The file, for the sentence.
+        classes: Names of the categories that are used.
+
+    Raises:
+        UserError: Names the file and the classes.
+    """
+    if not images:
+        raise _nothing_to_use(path, classes)
+
+
+def _nothing_to_use(path: str, classes: Collection[str]) -> UserError:
+    return UserError(
+        f'annotation file {path} leaves no image to use: it has none with '
+        f'an object of the classes {enumerate_names(classes)}'
+    )
+
+
 # Each check presupposes that those before it found nothing: only the first problem is to be read.
 
 
 def _problems(content: Any, needed: set[str]) -> Iterator[str]:
+    """Yield what is wrong with the content of a file."""
     if not isinstance(content, dict):
         yield f'it holds {_kind(content)}, not an object'
     known: dict[str, dict[Any, dict]] = {}
@@ -92,6 +140,14 @@ def _problems(content: Any, needed: set[str]) -> Iterator[str]:
 def _item_problems(
     name: str, item: dict, known: dict[str, dict[Any, dict]], needed: set[str]
 ) -> Iterator[str]:
+    """Yield what is wrong with an image, a category or an annotation.
+
+    Args:
+        name: The list that it is in.
+        item: The image, category or annotation.
+        known: The items before it, by list and id.
+        needed: As for :func:`read_coco`.
+    """
     fields = FIELDS[name]
     if missing := fields.keys() - item.keys():
         yield f'has no {enumerate_names(sorted(missing))}'
@@ -120,6 +176,7 @@ def _annotation_problems(
 
 
 def _segmentation_problems(segmentation: Any, image: dict) -> Iterator[str]:
+    """Yield what is wrong with the polygons or run lengths of an object."""
     size = [image['height'], image['width']]
     if isinstance(segmentation, list):
         # Polygons of two points, which some programs write, mmdet leaves out.
@@ -141,6 +198,7 @@ def _segmentation_problems(segmentation: Any, image: dict) -> Iterator[str]:
 
 
 def _add_up(counts: Any, pixels: int) -> bool:
+    """Whether run lengths cover an image; compressed ones pass."""
     # To add up compressed ones would be to decode them, which takes a minute for all of COCO.
     return isinstance(counts, str) or (
         _are_finite(counts) and min(counts, default=0) >= 0 and sum(counts) == pixels
@@ -148,9 +206,11 @@ def _add_up(counts: Any, pixels: int) -> bool:
 
 
 def _kind(value: object) -> str:
+    """Name the type of a value as JSON calls it."""
     return KINDS.get(type(value), 'a number')
 
 
 def _show(value: object, most: int = 40) -> str:
+    """Write a value as JSON, its beginning if it is long."""
     text = json.dumps(value)
     return text if len(text) <= most else f'{text[:most]}...'

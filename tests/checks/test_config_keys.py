@@ -7,7 +7,7 @@ import mmpretrain
 import pytest
 from mmengine.config import Config
 
-from mmdat.apis.keys import check_keys
+from mmdat.checks.config_keys import check_keys, check_scope
 from mmdat.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +94,13 @@ def test_variables_of_a_base_pass(variables: str, tmp_path: Path) -> None:
             'default_hooks = dict(checkpoint=dict(intervall=2))',
             r"'default_hooks.checkpoint.intervall': did you mean 'interval'",
         ),
+        (
+            'train_dataloder = dict(batch_size=1)',
+            r"unknown key 'train_dataloder' in config .*: did you mean 'train_dataloader'\?",
+        ),
+        ('train_cfg = 3', r'train_cfg must be a dict, got 3'),
+        ('model = None', r'config .*config.py has no model'),
+        ("val_evaluator = dict(metrics=['bbox'])", r"'val_evaluator.metrics' for .* mean 'metric'"),
     ],
 )
 def test_key_that_nothing_reads_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
@@ -111,3 +118,33 @@ def test_variables_are_a_configs_own(tmp_path: Path) -> None:
         'model = dict(neck=neck)\nmeta = {{_base_.META_KEYS}}\nMETA = meta\n'
     )
     check_keys(Config.fromfile(path))
+
+
+@pytest.mark.parametrize(
+    'text, sentence',
+    [
+        ("model = dict(test_cfg=dict(mode='slied'))", "mode is 'slied': did you mean 'slide'?"),
+        (
+            "model = dict(test_cfg=dict(mode='slide'))",
+            "'slide' needs model.test_cfg.crop_size: give it a height and a width",
+        ),
+        (
+            "val_evaluator = dict(iou_metric=['mIoU'])",
+            "unknown key 'val_evaluator.iou_metric': did you mean 'iou_metrics'",
+        ),
+        ("val_evaluator = dict(iou_metrics=['mIou'])", "has 'mIou': did you mean 'mIoU'"),
+    ],
+)
+def test_what_mmsegmentation_trips_over_is_refused(
+    text: str, sentence: str, tmp_path: Path
+) -> None:
+    path = tmp_path / 'config.py'
+    path.write_text(f"_base_ = '{ROOT}/configs/upernet_dat_pp_t_ade20k.py'\n{text}\n")
+    with pytest.raises(UserError, match=sentence):
+        check_keys(Config.fromfile(path))
+
+
+def test_a_config_for_none_of_the_toolboxes_is_refused() -> None:
+    check_scope(Config(dict(default_scope='mmseg')))
+    with pytest.raises(UserError, match="is 'mmpose', which is none of 'mmdet', 'mmseg' and 'mmp"):
+        check_scope(Config(dict(default_scope='mmpose')))

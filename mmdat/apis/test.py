@@ -1,0 +1,59 @@
+"""Evaluate a checkpoint on the test data of a config."""
+
+from typing import Any
+
+from mmdat import checks
+from mmdat.checkpoints.reading import read_checkpoint
+from mmdat.checks import config_tree
+from mmdat.checks.exceptions import explained
+
+from .runner import build_runner, load_config
+from .toolboxes import toolbox_of
+
+
+def test(
+    config: str,
+    checkpoint: str,
+    work_dir: str | None = None,
+    out: str | None = None,
+    show_dir: str | None = None,
+    tta: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = 'none',
+) -> dict[str, float]:
+    """Evaluate a checkpoint on the test data of a config.
+
+    Args:
+        config: Path of the config.
+        checkpoint: Path of a checkpoint that fits the config's model.
+        work_dir: Where the log goes, ``work_dirs/<config's name>`` if None.
+        out: A ``.pkl`` file to write the predictions to.
+        show_dir: A folder for pictures of the predictions, below that of the log.
+        tta: Merge the predictions for augmented copies of each image (test-time augmentation).
+        cfg_options: Values to put into the config, by dotted key.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Returns:
+        The metrics by name.
+
+    Raises:
+        UserError: For a mistake in what was given.
+    """
+    cfg = load_config(config, work_dir, cfg_options, launcher)
+    checks.before_testing(cfg, out=out, show_dir=show_dir, tta=tta)
+    checks.before_loading(read_checkpoint(checkpoint), checkpoint, resume=False)
+    cfg.load_from = checkpoint
+    # Whatever the training, the checkpoint is whole, and so is the model that is tested.
+    cfg.pop('runner_type', None)
+    cfg.pop('strategy', None)
+    if show_dir is not None:
+        toolbox_of(cfg).draw(cfg, show_dir)
+    if tta:
+        cfg.model = dict(cfg.tta_model, module=cfg.model)
+        for _, dataset in config_tree.datasets(cfg, 'test'):
+            dataset.pipeline = cfg.tta_pipeline
+    with explained(cfg):
+        runner = build_runner(cfg)
+        if out is not None:
+            runner.test_evaluator.metrics.append(toolbox_of(cfg).metric(out_file_path=out))
+        return runner.test()

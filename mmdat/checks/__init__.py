@@ -1,0 +1,110 @@
+"""All that is checked of what a user gave, before time is spent on it.
+
+When                            | What runs                        | Called by
+------------------------------- | -------------------------------- | -------------------------
+a config is read                | ``config_file.read_config``      | every tool with a config
+a config was read               | :func:`after_reading`            | every tool with a config
+before training, before testing | :func:`before_training`,         | ``apis.train``,
+                                | :func:`before_testing`           | ``apis.test``
+a checkpoint was read           | :func:`before_loading`           | ``apis.train, apis.test``
+a part of the config is built   | ``exceptions.explained``         | ``apis``, ``analysis``
+a data set in COCO format is    | ``coco.read_coco``,              | ``datasets.CocoDataset``
+built                           | ``coco.check_categories``,       |
+                                | ``images.check_images``          |
+all is built, before a step     | :func:`before_first_step`        | ``engine.CheckFitHook``
+weights go into the model       | ``model_fit.check_weights_fit``  | ``engine.CheckFitHook``
+training begins                 | ``checkpoint.warn_if_finished``  | ``engine.CheckFitHook``
+a training step                 | ``masks.check_mask_classes``     | ``engine.CheckFitHook``
+
+A check returns nothing and raises :class:`mmdat.errors.UserError`. Data that other files hold, the
+walker through wrapped data sets among it, are in ``config_tree``.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from torch import nn
+
+from . import checkpoint, config_keys, config_tree, folders, masks, model_fit, run
+
+
+def after_reading(cfg: Config) -> None:
+    """Check what a config holds: keys that nothing reads, parts that are no dicts, its scope."""
+    config_keys.check_keys(cfg)
+    config_keys.check_scope(cfg)
+
+
+def before_training(cfg: Config, *, amp: bool = False, auto_scale_lr: bool = False) -> None:
+    """Check all that can be known of a training before anything is built or written.
+
+    Args:
+        cfg: The config, with ``work_dir`` and ``launcher``.
+        amp: Whether to train in mixed precision.
+        auto_scale_lr: Whether to scale the learning rate to the batch size.
+    """
+    _before_run(cfg)
+    run.check_parts(cfg, ('train_dataloader', 'train_cfg', 'optim_wrapper'))
+    folders.check_data_roots(cfg, ('train', 'val'))
+    run.check_strategy(cfg)
+    if amp:
+        run.check_amp()
+    if auto_scale_lr:
+        run.check_lr_scaling(cfg)
+
+
+def before_testing(
+    cfg: Config, *, out: str | None = None, show_dir: str | None = None, tta: bool = False
+) -> None:
+    """Check all that can be known of a test before anything is built or written.
+
+    Args:
+        cfg: The config, with ``work_dir`` and ``launcher``.
+        out: File for the predictions.
+        show_dir: Folder for pictures, below ``work_dir``.
+        tta: Whether to augment the images.
+    """
+    if out is not None:
+        run.check_results_file(out)
+    _before_run(cfg)
+    if show_dir is not None:
+        run.check_writable('--show-dir', Path(cfg.work_dir, show_dir))
+    run.check_parts(cfg, ('test_dataloader', 'test_cfg', 'test_evaluator'))
+    folders.check_data_roots(cfg, ('test',))
+    if tta:
+        run.check_tta(cfg)
+
+
+def _before_run(cfg: Config) -> None:
+    run.check_launcher(cfg.launcher)
+    after_reading(cfg)
+    run.check_writable('work dir', cfg.work_dir)
+
+
+def before_loading(content: Any, source: str, *, resume: bool) -> None:
+    """Check that a checkpoint can be loaded, and resumed if that is wanted.
+
+    Args:
+        content: The checkpoint.
+        source: Its path, for the sentence.
+        resume: Whether training goes on from it.
+    """
+    checkpoint.check_weights(content, source)
+    if resume:
+        checkpoint.check_resumable(content, source)
+
+
+def before_first_step(model: nn.Module, datasets: Iterable[Any]) -> None:
+    """Check that the parts of a model fit each other and the data, and the data's annotations.
+
+    Args:
+        model: The model, without wrappers.
+        datasets: Those that it will be trained and tested on, built.
+    """
+    model_fit.check_channels(model)
+    for dataset in datasets:
+        for _, single in config_tree.unwrap(dataset):
+            model_fit.check_num_classes(model, single)
+            masks.check_mask_files(single)
+            folders.check_labels(single)

@@ -1,0 +1,96 @@
+"""Find things in nested configs and data sets: values, data sets in wrappers, transforms."""
+
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+
+def datasets(cfg: Config, split: str) -> Iterator[tuple[str, ConfigDict]]:
+    """Yield the data sets of a data loader, those in wrappers one by one, each with its path.
+
+    Args:
+        cfg: A config.
+        split: ``'train'``, ``'val'`` or ``'test'``; one without a data loader has no data set.
+
+    Example:
+        >>> both = dict(type='ConcatDataset', datasets=[dict(type='A'), dict(type='B')])
+        >>> cfg = Config(dict(val_dataloader=dict(dataset=both)))
+        >>> [(path, dataset.type) for path, dataset in datasets(cfg, 'val')]
+        [('val_dataloader.dataset.datasets.0', 'A'), ('val_dataloader.dataset.datasets.1', 'B')]
+    """
+    dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+    if dataset is not None:
+        yield from unwrap(dataset, f'{split}_dataloader.dataset')
+
+
+def unwrap(dataset: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+    """Yield the data sets in one, through wrappers such as RepeatDataset and ConcatDataset.
+
+    Args:
+        dataset: A data set, or the dict in a config that it is built from.
+        path: Where it stands in a config.
+
+    Yields:
+        Path and data set; a data set that is no wrapper yields itself.
+    """
+    parts = {f'{path}.datasets.{i}': x for i, x in enumerate(_part(dataset, 'datasets') or ())}
+    inner = _part(dataset, 'dataset')
+    if inner is not None:
+        parts[f'{path}.dataset'] = inner
+    for place, part in parts.items():
+        yield from unwrap(part, place)
+    if not parts:
+        yield path, dataset
+
+
+def transforms(pipeline: Any) -> Iterator[Any]:
+    """Yield the transforms of a pipeline, built or in a config, and those that they hold."""
+    if isinstance(pipeline, (list, tuple)):
+        for transform in pipeline:
+            yield from transforms(transform)
+        return
+    yield pipeline
+    for name in ('transforms', 'subroutines'):  # the latter is mmcv's TestTimeAug
+        yield from transforms(list(_part(pipeline, name) or ()))
+
+
+def value_at(value: Any, path: str) -> Any:
+    """Look up a dotted path in nested dicts and lists; None where it leads nowhere."""
+    for key in path.split('.'):
+        value = {str(name): item for name, item in _items(value)}.get(key)
+    return value
+
+
+def paths(value: Any, key: str, wanted: Any = None, prefix: str = '') -> Iterator[str]:
+    """Yield the dotted paths in nested dicts and lists at which ``key`` stands.
+
+    Args:
+        value: The dicts and lists.
+        key: Name to look for.
+        wanted: The value that it must have; any if None.
+        prefix: Beginning of all paths.
+    """
+    for name, item in _items(value):
+        if name == key and wanted in (None, item):
+            yield f'{prefix}{name}'
+        yield from paths(item, key, wanted, f'{prefix}{name}.')
+
+
+def replace_values(value: Any, key: str, old: Any, new: Any) -> None:
+    """Set ``key`` to ``new`` wherever it is ``old`` in nested dicts and lists."""
+    for _, item in _items(value):
+        replace_values(item, key, old, new)
+    if isinstance(value, MutableMapping) and value.get(key) == old:
+        value[key] = new
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, (Mapping, Config)):
+        return value.items()
+    return enumerate(value) if isinstance(value, (list, tuple)) else ()
+
+
+def _part(owner: Any, name: str) -> Any:
+    """A key of a dict in a config, or an attribute of what was built from one; None if absent."""
+    return owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)

@@ -1,0 +1,60 @@
+"""Checks of image files."""
+
+import os
+from collections.abc import Sequence
+from functools import cache
+
+import cv2
+import numpy as np
+
+from mmdat.errors import UserError
+
+# How a whole file begins and ends; what follows the end, if anything, is mostly short.
+MARKS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PN': b'IEND'}
+TAIL_BYTES = 4096
+
+
+def check_images(paths: Sequence[str], source: str, in_training: bool) -> None:
+    """Refuse images that are missing or cannot be read.
+
+    Args:
+        paths: The image files.
+        source: The file that names them, for the sentence.
+        in_training: Refuse them only if most are missing: a single one is skipped in its turn.
+
+    Raises:
+        UserError: Names the first such image.
+    """
+
+    @cache
+    def names_in(folder: str) -> set[str]:
+        return set(os.listdir(folder)) if os.path.isdir(folder) else set()
+
+    missing = [
+        path for path in paths if os.path.basename(path) not in names_in(os.path.dirname(path))
+    ]
+    if missing and (not in_training or 2 * len(missing) > len(paths)):
+        raise UserError(
+            f'{len(missing)} of the {len(paths)} images of {source} do not '
+            f'exist, such as {missing[0]}: check data_root and data_prefix'
+        )
+    if in_training:
+        return
+    for path in paths:
+        if not is_whole(path):
+            raise UserError(
+                f'{path} is not an image that can be read: mend it, or take it out of {source}'
+            )
+
+
+def is_whole(path: str) -> bool:
+    """Whether an image can be read to its end; of formats other than JPEG and PNG, its header."""
+    if not cv2.haveImageReader(path):
+        return False
+    with open(path, 'rb') as file:
+        end = MARKS.get(file.read(3), b'')  # the empty one of other formats is in any file
+        file.seek(max(0, os.path.getsize(path) - TAIL_BYTES))
+        if end in file.read():
+            return True
+    # A file with much behind its image, such as a phone's with a video, is decoded.
+    return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) is not None

@@ -1,0 +1,51 @@
+"""What mmdat reads of mmengine 0.10 that is not public: all of it is here, and has a test."""
+
+import inspect
+from types import FrameType
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import build_from_cfg
+from mmengine.runner import BaseLoop, FlexibleRunner, Runner
+
+# What a runner does with a config before the first step: code -> name of the method.
+PREPARATIONS = {
+    method.__code__: name
+    for runner in (Runner, FlexibleRunner)
+    for name, method in inspect.getmembers(runner, inspect.isfunction)
+    if name.startswith('build_') or name in ('__init__', 'scale_lr', 'load_or_resume')
+}
+
+
+def file_read_by(frame: FrameType) -> str | None:
+    """Path of the config that a stack frame of mmengine reads; None for another frame.
+
+    An exception does not name the base of a config in which it arose.
+    """
+    return frame.f_locals['filename'] if frame.f_code is Config._file2dict.__code__ else None
+
+
+def built_by(frame: FrameType) -> tuple[dict[str, Any], Any] | None:
+    """Dict and class of what a stack frame of mmengine builds; None for another frame.
+
+    An exception does not name the class whose constructor raised it.
+    """
+    if frame.f_code is not build_from_cfg.__code__ or 'obj_cls' not in frame.f_locals:
+        return None
+    return frame.f_locals['cfg'], frame.f_locals['obj_cls']
+
+
+def built_datasets(runner: Runner) -> list[Any]:
+    """The data sets of the loops that a runner has built; its properties would build the others."""
+    loops = (runner._train_loop, runner._val_loop, runner._test_loop)
+    return [loop.dataloader.dataset for loop in loops if isinstance(loop, BaseLoop)]
+
+
+def is_fine_tuning(runner: Runner) -> bool:
+    """Whether a runner trains from the start, maybe from another model's weights."""
+    return isinstance(runner._train_loop, BaseLoop) and not runner._resume
+
+
+def source_of_weights(runner: Runner) -> str:
+    """The checkpoint that a runner loads, as a sentence names it."""
+    return runner._load_from or 'the checkpoint'

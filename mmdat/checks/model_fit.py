@@ -1,0 +1,131 @@
+"""Checks of whether the parts of a model fit each other, the data and a checkpoint."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from mmdat.errors import UserError
+from mmdat.models.backbones.base import HierarchicalBackbone
+
+
+def check_channels(model: nn.Module) -> None:
+    """Refuse a neck or a head for other channels than a backbone of mmdat returns.
+
+    Raises:
+        UserError: Names the part, its channels and the backbone's.
+    """
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, HierarchicalBackbone):
+        return
+    channels = [backbone.settings[stage].embed_dims for stage in sorted(backbone.out_indices)]
+    for name, expected, given in _readers(model, channels):
+        if expected != given:
+            raise UserError(
+                f'model.{name}.in_channels is {expected}, but model.backbone returns maps '
+                f'of {given} channels: give the {name} those'
+            )
+
+
+def check_num_classes(model: nn.Module, dataset: Any) -> None:
+    """Refuse heads for another number of classes than a built data set has.
+
+    Raises:
+        UserError: Names the head and the classes.
+    """
+    classes = getattr(dataset, 'metainfo', {}).get('classes', ())
+    for name, num_classes in _head_classes(model):
+        if classes and num_classes != len(classes):
+            raise UserError(
+                f'model.{name}.num_classes is {num_classes}, but the data set has '
+                f'{len(classes)} classes ({", ".join(map(str, classes[:8]))}'
+                f'{", ..." if len(classes) > 8 else ""}): make num_classes of the heads '
+                "and the data set's metainfo=dict(classes=(...)) agree"
+            )
+
+
+def check_weights_fit(
+    content: Mapping[str, Any], weights: Mapping[str, Any], source: str, backbone_only: bool
+) -> None:
+    """Refuse a checkpoint of another model.
+
+    Args:
+        content: The checkpoint.
+        weights: The model's weights by name.
+        source: The checkpoint's path, for the sentence.
+        backbone_only: Whether it must fill the backbone alone, as heads may be for other classes;
+            else it must fill the model exactly.
+
+    Raises:
+        UserError: Names the first weights that differ.
+    """
+    state = content.get('state_dict', content)
+    loaded = {name.removeprefix('module.'): value for name, value in state.items()}
+    expected = {name: value for name, value in weights.items() if _is_trained(name)}
+    if backbone_only:
+        expected = {name: value for name, value in expected.items() if name.startswith('backbone.')}
+    lacking = expected.keys() - loaded.keys()
+    reshaped = [
+        name
+        for name in expected.keys() & loaded.keys()
+        if getattr(loaded[name], 'shape', None) != expected[name].shape
+    ]
+    additional = [name for name in loaded.keys() - expected.keys() if _is_trained(name)]
+    problems = [_describe('lacks', lacking), _describe('has other shapes for', reshaped)]
+    if not backbone_only:
+        problems.append(_describe('has in addition', additional))
+    if any(problems):
+        raise UserError(
+            f"{source} is of another model than the config's: it "
+            f'{", ".join(filter(None, problems))}'
+        )
+
+
+def _readers(model: nn.Module, channels: list[int]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what reads the backbone's maps: its name, its ``in_channels`` and the maps' channels.
+
+    Args:
+        model: The model.
+        channels: Of each map that the backbone returns.
+    """
+    neck = getattr(model, 'neck', None)
+    neck_channels = getattr(neck, 'in_channels', None)
+    if isinstance(neck_channels, Sequence):
+        yield 'neck', list(neck_channels), channels
+    if neck_channels is not None:
+        return
+    # A neck without channels, if any, pools the last map.
+    width = getattr(getattr(model, 'head', None), 'in_channels', None)
+    if isinstance(width, int):
+        yield 'head', width, channels[-1]
+    for name in ('decode_head', 'auxiliary_head'):
+        head = getattr(model, name, None)
+        head_channels: Any = getattr(head, 'in_channels', None)
+        index: Any = getattr(head, 'in_index', None)
+        if isinstance(head_channels, Sequence):
+            yield name, list(head_channels), channels
+        elif isinstance(head_channels, int) and index in range(-len(channels), len(channels)):
+            yield name, head_channels, channels[index]
+
+
+def _head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """Yield name and ``num_classes`` of the heads that tell the data's classes apart."""
+    for name, module in model.named_modules():
+        num_classes = getattr(module, 'num_classes', None)
+        # A region proposal head tells objects from background, whatever the classes.
+        if 'head' in name and 'rpn_head' not in name and isinstance(num_classes, int):
+            yield name, num_classes
+
+
+def _is_trained(name: str) -> bool:
+    """Whether weights of this name matter; older checkpoints lack this counter of batch norm."""
+    return not name.endswith('num_batches_tracked')
+
+
+def _describe(verb: str, names: Iterable[str], most: int = 3) -> str:
+    """Say which names a checkpoint lacks or has, the first of many; nothing if there are none."""
+    names = sorted(names)
+    if not names:
+        return ''
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return f'{verb} {", ".join(names[:most])}{more}'

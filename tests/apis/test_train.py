@@ -1,0 +1,234 @@
+"""Training, resuming and testing a detector; each way on which a sentence reaches the user."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmdat.apis import test as evaluate
+from mmdat.apis import train
+from mmdat.checks.config_file import read_config
+from mmdat.datasets import LoadImageFromFile
+from mmdat.errors import UserError
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def repeated(config: Path, split: str, *parts: list[int]) -> dict[str, Any]:
+    """Options that put a config's data set into wrappers: parts of it, one behind the other."""
+    dataset = read_config(config)[f'{split}_dataloader'].dataset.to_dict()
+    both = dict(type='ConcatDataset', datasets=[dict(dataset, indices=part) for part in parts])
+    wrapper = dict(_delete_=True, type='RepeatDataset', times=1, dataset=both)
+    return {f'{split}_dataloader.dataset': wrapper}
+
+
+def test_training_goes_on_where_it_stopped(trained: Any, tmp_path: Path) -> None:
+    work_dir = tmp_path / 'work'
+    shutil.copytree(trained.work_dir, work_dir)
+    runner = train(
+        str(trained.config), str(work_dir), resume='auto', cfg_options={'train_cfg.max_epochs': 2}
+    )
+    assert torch.load(work_dir / 'epoch_2.pth', weights_only=True)['meta']['epoch'] == 2
+    losses = runner.message_hub.get_scalar('train/loss').data[0]
+    assert len(losses) == 6, 'the resumed run goes on with the history of the first'
+
+
+def test_a_checkpoint_is_tested_and_its_predictions_kept(trained: Any, tmp_path: Path) -> None:
+    out = tmp_path / 'results.pkl'
+    arguments = (str(trained.config), str(trained.checkpoint), str(tmp_path))
+    metrics = evaluate(*arguments, out=str(out), show_dir='pictures')
+    assert 'coco/segm_mAP_50' in metrics
+    assert len(pickle.loads(out.read_bytes())) == 2
+    assert len(list(tmp_path.glob('*/pictures/*.png'))) == 2
+
+    # In wrapped data each data set has a pipeline of its own, which must augment the images.
+    wrapped = repeated(trained.config, 'test', [0], [1])
+    augmented = evaluate(*arguments, tta=True, cfg_options=wrapped)
+    assert augmented.keys() == metrics.keys()
+
+
+def test_broken_training_images_are_skipped_and_counted_in_wrapped_data_too(
+    config: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    (coco_root / 'train2017' / '0.png').write_bytes(b'no image')
+    options = repeated(config, 'train', [0, 1, 2], [3, 4, 5])
+    runner = train(str(config), str(tmp_path / 'work'), cfg_options=options)
+    first, second = runner.train_dataloader.dataset.dataset.datasets
+    loaders = [dataset.pipeline.transforms[0] for dataset in (first, second)]
+    assert all(isinstance(loader, LoadImageFromFile) for loader in loaders)
+    skipped = loaders[0].num_broken
+    assert skipped >= 1 and loaders[1].num_broken == 0
+    log = next((tmp_path / 'work').rglob('*.log')).read_text()
+    # The logger drops a warning that it has had.
+    assert log.count('/0.png') == 1 and f'Skipped broken images {skipped} times' in log
+
+
+def break_annotations(config: Path, root: Path) -> None:
+    path = root / 'annotations' / 'instances_train2017.json'
+    content = json.loads(path.read_text())
+    del content['annotations'][3]['bbox']
+    path.write_text(json.dumps(content))
+
+
+def break_images(config: Path, root: Path) -> None:
+    for index in range(5):
+        (root / 'train2017' / f'{index}.png').write_bytes(b'no image')
+
+
+# When it is found -> the mistake, and the sentence; all others are tested in tests/checks.
+MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    'the config is read': (
+        lambda config, root: config.write_text('model = dict('),
+        r'config .* is not valid Python: .* in line 1',
+    ),
+    'before anything is built': (
+        lambda config, root: root.rename(root.with_name('elsewhere')),
+        r'data root .*/coco/ of train_dataloader does not exist: set .*COCO_ROOT',
+    ),
+    'a part of the model is built': (
+        lambda config, root: replace(config, "arch='nano'", "arch='nano', drop_path_rat=0.1"),
+        r"unknown key 'model.backbone.drop_path_rat' for DATPlusPlus: did you mean 'drop_path_r",
+    ),
+    'the training data are built': (
+        break_annotations,
+        r"not in COCO format: in 'annotations' the item with id 3 has no 'bbox'",
+    ),
+    'the optimizer is built': (
+        lambda config, root: config.write_text(
+            config.read_text() + "optim_wrapper = dict(optimizer=dict(lr='high'))"
+        ),
+        r'optim_wrapper cannot be used: ',
+    ),
+    'the validation data are built': (
+        lambda config, root: (root / 'val2017' / '1.png').unlink(),
+        r'1 of the 2 images of .*val2017.json do not exist, such as .*val2017/1.png',
+    ),
+    'the loader of the validation data is built': (
+        lambda config, root: config.write_text(config.read_text() + "val_dataloader['x'] = 0\n"),
+        r"unknown key 'val_dataloader.x' for DataLoader: allowed are .*'batch_size'",
+    ),
+    'all is built': (
+        lambda config, root: replace(
+            config, 'fc_out_channels=16, num_classes=2', 'fc_out_channels=16, num_classes=80'
+        ),
+        r'model.roi_head.bbox_head.num_classes is 80, but the data set has 2 classes \(box, disk',
+    ),
+    'a step is taken': (break_images, r'of the first \d+ images cannot be read, the last is .*png'),
+}
+
+
+@pytest.mark.parametrize('moment', MISTAKES)
+def test_a_mistake_ends_training_in_one_sentence(
+    moment: str, config: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    apply, sentence = MISTAKES[moment]
+    apply(config, coco_root)
+    with pytest.raises(UserError, match=sentence) as caught:
+        train(str(config), str(tmp_path / 'work'))
+    assert '\n' not in str(caught.value)
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+@pytest.mark.parametrize(
+    'arguments, sentence',
+    [
+        (dict(resume='auto'), r'--resume found no checkpoint in .*work'),
+        (dict(resume=''), r"there is no checkpoint '': give"),
+        (
+            dict(cfg_options={'load_from': 'nowhere.pth'}),
+            r"there is no checkpoint 'nowhere.pth': give",
+        ),
+        (
+            dict(cfg_options={'train_dataloder.batch_size': 1}),
+            r"unknown key 'train_dataloder.batch_size' in --cfg-options",
+        ),
+        (dict(cfg_options={'default_scope': 'mmpose'}), "is 'mmpose', which is none of"),
+        (dict(launcher='slurm'), '--launcher slurm must be started by srun'),
+        (dict(auto_scale_lr=True, cfg_options={'auto_scale_lr': None}), '--auto-scale-lr needs'),
+        pytest.param(
+            dict(amp=True),
+            r'--amp needs a GPU',
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is here'),
+        ),
+    ],
+)
+def test_a_wrong_argument_ends_before_anything_is_written(
+    arguments: dict, sentence: str, config: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        train(str(config), str(tmp_path / 'work'), **arguments)
+    assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.parametrize(
+    'arguments, sentence',
+    [
+        (dict(checkpoint='damaged.pth'), 'damaged.pth cannot be loaded as a checkpoint'),
+        (dict(out='results.json'), '--out results.json must end in .pkl'),
+        (dict(tta=True, cfg_options={'tta_model': None}), '--tta needs tta_model in .*py'),
+        (dict(cfg_options={'test_dataloader': None}), 'config .* has no test_dataloader: add one'),
+    ],
+)
+def test_a_wrong_argument_ends_a_test_before_anything_is_written(
+    arguments: dict[str, Any],
+    sentence: str,
+    trained: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('damaged.pth').write_bytes(b'no checkpoint')
+    given = dict(checkpoint=str(trained.checkpoint), work_dir='work') | arguments
+    with pytest.raises(UserError, match=sentence):
+        evaluate(str(trained.config), **given)
+    assert not Path('work').exists()
+
+
+def test_a_work_dir_that_is_a_file_is_refused(config: Path) -> None:
+    with pytest.raises(UserError, match=r'work dir .* cannot be written to: .* is not a folder'):
+        train(str(config), str(config))
+
+
+@pytest.mark.parametrize(
+    'options, sentence',
+    [
+        (
+            {
+                'model.backbone.arch': dict(
+                    _delete_=True,
+                    embed_dims=(16, 32, 64, 128),
+                    num_heads=(1, 2, 4, 8),
+                    groups=(1, 1, 2, 4),
+                    blocks=('D', 'D', 'D', 'D'),
+                )
+            },
+            'lacks backbone.stages.0',
+        ),
+        ({'model.roi_head.mask_head.num_convs': 2}, r'lacks roi_head.mask_head.convs.1.*bias'),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_not_tested(
+    options: dict[str, Any], sentence: str, trained: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f'epoch_1.pth is of another model.*{sentence}'):
+        evaluate(str(trained.config), str(trained.checkpoint), str(tmp_path), cfg_options=options)
+
+
+def test_other_heads_can_be_trained_from_a_checkpoint(trained: Any, tmp_path: Path) -> None:
+    options = {
+        'model.roi_head.mask_head.num_convs': 2,
+        'load_from': str(trained.checkpoint),
+        # Half of the data: what counts is that it starts.
+        'train_dataloader.dataset.indices': 2,
+    }
+    runner = train(str(trained.config), str(tmp_path), cfg_options=options)
+    assert runner.epoch == 1

@@ -1,0 +1,181 @@
+"""What the toolboxes raise while they build from a config is told in a sentence."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmdet.datasets  # noqa: F401  registers what the config names
+import mmseg.datasets
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import FlexibleRunner, Runner
+from torch import nn
+
+from mmdat.checks.config_file import read_config
+from mmdat.checks.exceptions import explained
+from mmdat.errors import UserError
+from mmdat.registry import MODELS
+
+
+@pytest.fixture(scope='module')
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """A runner without a loop, which builds what it is given."""
+    return Runner(nn.Linear(1, 1), str(tmp_path_factory.mktemp('runner')))
+
+
+def build_backbone(runner: Runner, cfg: Config) -> Any:
+    return MODELS.build(cfg.model.backbone)
+
+
+def build_dataloader(runner: Runner, cfg: Config) -> Any:
+    return runner.build_dataloader(cfg.train_dataloader)
+
+
+def build_optimizer(runner: Runner, cfg: Config) -> Any:
+    return runner.build_optim_wrapper(cfg.optim_wrapper)
+
+
+def build_evaluator(runner: Runner, cfg: Config) -> Any:
+    return runner.build_evaluator(cfg.val_evaluator)
+
+
+@pytest.mark.parametrize(
+    'build, options, sentence',
+    [
+        (
+            build_backbone,
+            {'model.backbone.drop_path_rat': 0.1},
+            r"unknown key 'model.backbone.drop_path_rat' for DATPlusPlus: did you mean 'drop_path",
+        ),
+        (
+            build_backbone,
+            {'model.backbone.type': 'mmdat.DATPlus'},
+            r"unknown model.backbone.type='mmdat.DATPlus': nothing of that name is registered in m",
+        ),
+        (
+            build_backbone,
+            {'model.backbone.arch': 'tny'},
+            r"DATPlusPlus has no arch 'tny': did you mean 'tiny'\?",
+        ),
+        (build_backbone, {'model.backbone.arch': [1]}, r"DATPlusPlus has no arch '\[1\]'"),
+        (
+            build_backbone,
+            {'model.backbone.out_indices': 3},
+            r'out_indices must be stages from 0 to 3, got 3',
+        ),
+        (
+            build_backbone,
+            {'model.backbone.frozen_stages': '1'},
+            r"frozen_stages must be from -1 to 4, got '1'",
+        ),
+        (
+            build_backbone,
+            {'model.backbone.drop_path_rate': 'a'},
+            r"drop_path_rate must be .* below 1, got 'a'",
+        ),
+        (
+            build_dataloader,
+            {'train_dataloader.batchsize': 2},
+            r"unknown key 'train_dataloader.batchsize' for DataLoader: did you mean 'batch_size'",
+        ),
+        (
+            build_dataloader,
+            {'train_dataloader.batch_size': 0},
+            r'train_dataloader.batch_sampler cannot be .*=0',
+        ),
+        (
+            build_dataloader,
+            {'train_dataloader.num_workers': -1},
+            r'train_dataloader cannot be used: num_workers',
+        ),
+        (
+            build_optimizer,
+            {'optim_wrapper.optimizer.learning_rate': 1},
+            r"unknown key 'optim_wrapper.optimizer.learning_rate' for AdamW: allowed are .*'lr'",
+        ),
+        (
+            build_optimizer,
+            {'optim_wrapper.optimizer.type': 'Adamm'},
+            r"unknown optim_wrapper.optimizer.type='Adamm'",
+        ),
+        (
+            build_optimizer,
+            {'optim_wrapper.optimizer.lr': 'high'},
+            r'optim_wrapper.optimizer cannot be used: .',
+        ),
+        (
+            build_evaluator,
+            {'val_evaluator.metric': ['box']},
+            r'val_evaluator .*cannot be used: .*but got box',
+        ),
+        (
+            lambda runner, cfg: runner.build_train_loop(cfg.train_cfg),
+            {'train_cfg.max_epochs': 'abc'},
+            r"train_cfg cannot be used: invalid literal .* 'abc'",
+        ),
+        (
+            lambda runner, cfg: Runner(runner.model, runner.work_dir, randomness=cfg.randomness),
+            {'randomness.seed': 'a'},
+            r'config .*py cannot be used: .',
+        ),
+        (
+            lambda runner, cfg: FlexibleRunner(
+                runner.model, work_dir=runner.work_dir, train_cfg=cfg.train_cfg
+            ),
+            {},
+            r'config .*py cannot be used: .*train_cfg',
+        ),
+    ],
+)
+def test_mistake_is_told_with_its_place(
+    build: Callable[[Runner, Config], Any],
+    options: dict[str, Any],
+    sentence: str,
+    runner: Runner,
+    config: Path,
+) -> None:
+    cfg = read_config(config, options)
+    with (
+        DefaultScope.overwrite_default_scope('mmdet'),
+        pytest.raises(UserError, match=sentence) as caught,
+        explained(cfg),
+    ):
+        build(runner, cfg)
+    assert '\n' not in str(caught.value)
+
+
+def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
+    (tmp_path / '0.png').touch()
+    with (
+        pytest.raises(UserError, match=r"found no image in its folder: .* img_suffix \(as in '.p"),
+        explained(Config()),
+    ):
+        mmseg.datasets.BaseSegDataset(data_prefix=dict(img_path=str(tmp_path)))
+
+
+def test_zero_labels_that_disagree_are_told(tmp_path: Path) -> None:
+    mask = str(tmp_path / 'mask.png')
+    cv2.imwrite(mask, np.zeros((2, 2), np.uint8))
+    load = mmseg.datasets.LoadAnnotations(reduce_zero_label=True)
+    results = dict(seg_map_path=mask, seg_fields=[], label_map=None, reduce_zero_label=False)
+    with (
+        pytest.raises(UserError, match='the data set and LoadAnnotations disagree on reduce_zero'),
+        explained(Config()),
+    ):
+        load(results)
+
+
+def test_a_file_that_does_not_exist_is_told() -> None:
+    with (
+        pytest.raises(UserError, match="file nowhere.json does not exist: check the config's pat"),
+        explained(Config()),
+    ):
+        Path('nowhere.json').read_text()
+
+
+def test_what_is_no_mistake_of_the_user_passes() -> None:
+    with pytest.raises(ZeroDivisionError), explained(Config()):
+        raise ZeroDivisionError

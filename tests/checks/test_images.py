@@ -1,0 +1,55 @@
+"""Missing and broken image files are found; whole ones of any format pass."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mmdat.checks.images import check_images, is_whole
+from mmdat.errors import UserError
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[str]:
+    """Three whole images."""
+    files = [tmp_path / f'{index}.png' for index in range(3)]
+    for file in files:
+        cv2.imwrite(str(file), np.zeros((2, 2, 3), np.uint8))
+    return list(map(str, files))
+
+
+def test_a_missing_image_is_refused_in_testing_many_in_training(paths: list[str]) -> None:
+    Path(paths[1]).unlink()
+    check_images(paths, 'val.json', in_training=True)
+    with pytest.raises(UserError, match=r'1 of the 3 images of val.json do not exist, such as .*1'):
+        check_images(paths, 'val.json', in_training=False)
+    Path(paths[2]).unlink()
+    with pytest.raises(UserError, match=r'2 of the 3 images of train.json do not exist'):
+        check_images(paths, 'train.json', in_training=True)
+
+
+def test_a_broken_image_is_refused_in_testing(paths: list[str]) -> None:
+    Path(paths[1]).write_bytes(b'no image')
+    check_images(paths, 'train.json', in_training=True)
+    with pytest.raises(UserError, match=r'1.png is not an image .*, or take it out of val.json'):
+        check_images(paths, 'val.json', in_training=False)
+
+
+@pytest.mark.parametrize('suffix, cut', [('.jpg', 2), ('.png', 12), ('.bmp', 0)])
+def test_image_is_whole_if_its_end_is_there(tmp_path: Path, suffix: str, cut: int) -> None:
+    noise = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    content = cv2.imencode(suffix, noise)[1].tobytes()
+
+    def is_read(content: bytes) -> bool:
+        (tmp_path / 'image').write_bytes(content)
+        return is_whole(str(tmp_path / 'image'))
+
+    assert is_read(content)
+    assert is_read(content + bytes(20))
+    assert is_read(content + bytes(20_000))
+    assert not is_read(b'')
+    assert not is_read(b'no image')
+    if cut:
+        assert not is_read(content[:-cut])
+        assert not is_read(content[: len(content) // 2])

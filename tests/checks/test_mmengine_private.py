@@ -1,0 +1,25 @@
+"""mmengine still has the names that are not public and that mmdat reads."""
+
+import inspect
+
+import mmengine
+import pytest
+from mmengine.config import Config
+from mmengine.registry import build_from_cfg
+from mmengine.runner import FlexibleRunner, Runner
+
+WHERE = f'mmengine {mmengine.__version__}, unlike 0.10.7, lacks this: mend checks/mmengine_private'
+
+
+def test_a_config_is_read_by_file2dict() -> None:
+    assert 'filename' in inspect.signature(Config._file2dict).parameters, WHERE
+
+
+def test_what_is_built_is_named_in_the_builder() -> None:
+    assert {'cfg', 'obj_cls'} <= set(build_from_cfg.__code__.co_varnames), WHERE
+
+
+@pytest.mark.parametrize('runner', [Runner, FlexibleRunner])
+def test_a_runner_keeps_its_loops_and_its_checkpoint(runner: type) -> None:
+    attributes = {'_train_loop', '_val_loop', '_test_loop', '_load_from', '_resume'}
+    assert attributes <= set(runner.__init__.__code__.co_names), WHERE

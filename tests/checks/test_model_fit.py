@@ -1,0 +1,144 @@
+"""Necks, heads and checkpoints that do not fit are told by name."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import mmseg.models  # noqa: F401  registers its heads
+import pytest
+import torch
+from torch import nn
+
+from mmdat.checks.model_fit import check_channels, check_num_classes, check_weights_fit
+from mmdat.errors import UserError
+from mmdat.models import DATPlusPlus
+from mmdat.registry import MODELS
+
+CHANNELS = [16, 32, 64, 128]
+OTHER_CHANNELS = [16, 32, 64, 64]
+
+
+def model(**parts: dict[str, Any]) -> nn.Module:
+    """A nano backbone with other parts."""
+    whole = nn.Module()
+    whole.backbone = DATPlusPlus(arch='nano')
+    for name, part in parts.items():
+        scope = part['type'].split('.')[0]  # that of the loss in a head, too
+        setattr(whole, name, MODELS.build(dict(part, _scope_=scope)))
+    return whole
+
+
+def fpn(channels: list[int]) -> dict[str, Any]:
+    return dict(type='mmdet.FPN', in_channels=channels, out_channels=8, num_outs=4)
+
+
+def fcn_head(channels: int, num_classes: int = 3) -> dict[str, Any]:
+    return dict(
+        type='mmseg.FCNHead',
+        in_channels=channels,
+        in_index=2,
+        channels=8,
+        num_convs=1,
+        num_classes=num_classes,
+    )
+
+
+def uper_head(channels: list[int]) -> dict[str, Any]:
+    return dict(
+        type='mmseg.UPerHead',
+        in_channels=channels,
+        in_index=[0, 1, 2, 3],
+        channels=8,
+        num_classes=3,
+    )
+
+
+def linear_head(channels: int) -> dict[str, Any]:
+    return dict(type='mmpretrain.LinearClsHead', num_classes=2, in_channels=channels)
+
+
+@pytest.mark.parametrize(
+    'right, wrong, sentence',
+    [
+        (
+            dict(neck=fpn(CHANNELS)),
+            dict(neck=fpn(OTHER_CHANNELS)),
+            r'model.neck.in_channels is \[16, 32, 64, 64\], but .* of \[16, 32, 64, 128\] channels',
+        ),
+        (
+            dict(decode_head=uper_head(CHANNELS)),
+            dict(decode_head=uper_head(OTHER_CHANNELS)),
+            r'model.decode_head.in_channels is \[16, 32, 64, 64\], but .* of \[16, 32, 64, 128\]',
+        ),
+        (
+            dict(auxiliary_head=fcn_head(64)),
+            dict(decode_head=uper_head(CHANNELS), auxiliary_head=fcn_head(32)),
+            r'model.auxiliary_head.in_channels is 32, but .* of 64',
+        ),
+        (
+            dict(head=linear_head(128)),
+            dict(head=linear_head(64)),
+            'model.head.in_channels is 64, but model.backbone returns maps of 128 channels',
+        ),
+    ],
+)
+def test_parts_for_other_channels_are_refused(
+    right: dict[str, Any], wrong: dict[str, Any], sentence: str
+) -> None:
+    check_channels(model(**right))
+    with pytest.raises(UserError, match=sentence):
+        check_channels(model(**wrong))
+
+
+def test_heads_for_other_classes_are_refused() -> None:
+    segmentor = model(decode_head=fcn_head(64, num_classes=19))
+    check_num_classes(segmentor, SimpleNamespace(metainfo=dict(classes=['a'] * 19)))
+    check_num_classes(segmentor, SimpleNamespace(metainfo={}))
+    check_num_classes(segmentor, [])
+    with pytest.raises(
+        UserError,
+        match=r'model.decode_head.num_classes is 19, but the data set has 2 classes \(box, disk\)',
+    ):
+        check_num_classes(segmentor, SimpleNamespace(metainfo=dict(classes=('box', 'disk'))))
+
+
+# The names of a model's weights, and of those in a checkpoint.
+WEIGHTS = {
+    'backbone.stem.weight': torch.ones(4),
+    'backbone.norm.num_batches_tracked': torch.tensor(1),
+    'head.weight': torch.ones(2),
+}
+
+
+@pytest.mark.parametrize(
+    'change, sentence, for_training',
+    [
+        ({'head.weight': None}, 'lacks head.weight$', False),
+        ({'head.weight': torch.ones(3)}, 'has other shapes for head.weight$', False),
+        ({'head.bias': torch.ones(2)}, 'has in addition head.bias$', False),
+        ({'backbone.stem.weight': None}, 'lacks backbone.stem.weight$', True),
+        ({'backbone.stem.weight': 'text'}, 'has other shapes for backbone.stem.weight$', True),
+        (
+            {'backbone.stem.weight': None, 'head.weight': None, 'a': 0, 'b': 0, 'c': 0, 'd': 0},
+            'lacks backbone.stem.weight, head.weight, has in addition a, b, c and 1 more$',
+            False,
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(
+    change: dict[str, Any], sentence: str, for_training: bool
+) -> None:
+    given = {name: value for name, value in {**WEIGHTS, **change}.items() if value is not None}
+    match = f"x.pth is of another model than the config's: it {sentence}"
+    with pytest.raises(UserError, match=match):
+        check_weights_fit(dict(state_dict=given), WEIGHTS, 'x.pth', backbone_only=False)
+    if for_training:
+        with pytest.raises(UserError, match=match):
+            check_weights_fit(given, WEIGHTS, 'x.pth', backbone_only=True)
+    elif 'backbone.stem.weight' in given:
+        check_weights_fit(given, WEIGHTS, 'x.pth', backbone_only=True)
+
+
+def test_the_same_weights_fit_whatever_wrapped_them() -> None:
+    wrapped = {f'module.{name}': value for name, value in WEIGHTS.items()}
+    del wrapped['module.backbone.norm.num_batches_tracked']
+    check_weights_fit(dict(state_dict=wrapped), WEIGHTS, 'x.pth', backbone_only=False)

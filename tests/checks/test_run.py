@@ -1,0 +1,151 @@
+"""Wrong flags and places, and configs that lack what a run needs, are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmdat import checks
+from mmdat.checks import run
+from mmdat.errors import UserError
+
+SHARDED = dict(runner_type='FlexibleRunner', strategy=dict(type='mmdat.FSDPStrategy'))
+PARTS = dict(
+    default_scope='mmdet',
+    model=dict(type='X'),
+    launcher='none',
+    train_dataloader=dict(batch_size=1),
+    train_cfg=dict(max_epochs=1),
+    optim_wrapper=dict(type='OptimWrapper'),
+    test_dataloader=dict(batch_size=1),
+    test_cfg=dict(type='TestLoop'),
+    test_evaluator=dict(type='CocoMetric'),
+)
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> Config:
+    """A config with all that training and testing need to begin."""
+    path = tmp_path / 'config.py'
+    path.touch()
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(dict(PARTS, work_dir=str(tmp_path / 'work')))
+    return cfg
+
+
+@pytest.mark.parametrize(
+    'launcher, program', [('pytorch', 'torchrun'), ('slurm', 'srun'), ('mpi', 'mpirun')]
+)
+def test_a_launcher_that_did_not_start_the_process_is_refused(
+    launcher: str, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = run.LAUNCHERS[launcher][0]
+    monkeypatch.setenv(variable, '0')
+    run.check_launcher(launcher)
+    monkeypatch.delenv(variable)
+    with pytest.raises(UserError, match=f'--launcher {launcher} must be started by {program}'):
+        run.check_launcher(launcher)
+
+
+def test_an_unknown_launcher_is_refused() -> None:
+    run.check_launcher('none')
+    with pytest.raises(UserError, match="launcher 'slrum' is none: did you mean 'slurm'"):
+        run.check_launcher('slrum')
+
+
+def test_places_that_cannot_be_written_to_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'file').touch()
+    run.check_writable('work dir', tmp_path / 'new' / 'folder')
+    with pytest.raises(UserError, match=r'work dir .* cannot be written to: .* is not a folder'):
+        run.check_writable('work dir', tmp_path / 'file' / 'folder')
+    monkeypatch.setattr(run.os, 'access', lambda path, mode: False)
+    with pytest.raises(UserError, match=f'{tmp_path}/new cannot be written to: .* is not writable'):
+        run.check_writable('work dir', tmp_path / 'new')
+
+
+@pytest.mark.parametrize(
+    'out, sentence',
+    [
+        ('results.json', '--out .*results.json must end in .pkl'),
+        ('folder.pkl', '--out .*folder.pkl is a folder: give a file'),
+        ('file/results.pkl', '--out .* cannot be written to: .* is not a folder'),
+    ],
+)
+def test_a_place_for_no_predictions_is_refused(out: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / 'folder.pkl').mkdir()
+    (tmp_path / 'file').touch()
+    run.check_results_file(str(tmp_path / 'results.pkl'))
+    with pytest.raises(UserError, match=sentence):
+        run.check_results_file(str(tmp_path / out))
+
+
+@pytest.mark.parametrize('part', ['train_dataloader', 'train_cfg', 'optim_wrapper'])
+def test_a_config_without_what_training_needs_is_refused(part: str, cfg: Config) -> None:
+    checks.before_training(cfg)
+    cfg[part] = None
+    with pytest.raises(UserError, match=f'config .*config.py has no {part}: add one'):
+        checks.before_training(cfg)
+
+
+@pytest.mark.parametrize('part', ['test_dataloader', 'test_cfg', 'test_evaluator'])
+def test_a_config_without_what_testing_needs_is_refused(part: str, cfg: Config) -> None:
+    checks.before_testing(cfg)
+    cfg.pop(part)
+    with pytest.raises(UserError, match=f'config .*config.py has no {part}: add one'):
+        checks.before_testing(cfg)
+
+
+def test_flags_without_their_settings_are_refused(cfg: Config) -> None:
+    with pytest.raises(UserError, match='--tta needs tta_model and tta_pipeline in .*config.py'):
+        checks.before_testing(cfg, tta=True)
+    with pytest.raises(UserError, match='--auto-scale-lr needs auto_scale_lr.base_batch_size in'):
+        checks.before_training(cfg, auto_scale_lr=True)
+    cfg.merge_from_dict(
+        dict(tta_model=dict(type='X'), tta_pipeline=[dict()], auto_scale_lr=dict(base_batch_size=1))
+    )
+    checks.before_testing(cfg, tta=True)
+    checks.before_training(cfg, auto_scale_lr=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is here')
+def test_mixed_precision_needs_a_gpu(cfg: Config) -> None:
+    with pytest.raises(UserError, match='--amp needs a GPU'):
+        checks.before_training(cfg, amp=True)
+
+
+def test_pictures_go_where_they_can_be_written(cfg: Config) -> None:
+    checks.before_testing(cfg, show_dir='pictures')
+    with pytest.raises(UserError, match='--show-dir .* cannot be written to'):
+        checks.before_testing(cfg, show_dir=cfg.filename)
+
+
+@pytest.mark.parametrize(
+    'options, launcher, sentence',
+    [
+        (
+            SHARDED,
+            'none',
+            r'shares a model among processes \(FSDPStrategy\): start it with tools/dist_',
+        ),
+        (
+            dict(SHARDED, optim_wrapper=dict(clip_grad=dict(max_norm=1.0))),
+            'pytorch',
+            'optim_wrapper.clip_grad clips each shard by itself',
+        ),
+        (
+            dict(SHARDED, runner_type='FlexibelRunner'),
+            'pytorch',
+            r"runner_type 'FlexibelRunner' is no runner: did you mean 'FlexibleRunner'\?",
+        ),
+    ],
+)
+def test_strategies_that_would_train_something_else_are_refused(
+    options: dict[str, Any], launcher: str, sentence: str, cfg: Config
+) -> None:
+    cfg.merge_from_dict(dict(options, launcher=launcher))
+    with pytest.raises(UserError, match=sentence):
+        run.check_strategy(cfg)

@@ -1,0 +1,29 @@
+"""Scripts of ``tools``, run as a user runs them."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+
+
+def run_script(
+    name: str, *arguments: object, cwd: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of ``tools``, with this Python as its ``python``."""
+    path = os.pathsep.join([str(cwd), str(Path(sys.executable).parent), os.environ['PATH']])
+    return subprocess.run(
+        [TOOLS / name, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, 'PATH': path, **variables},
+    )
+
+
+def free_port() -> str:
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        return str(server.getsockname()[1])

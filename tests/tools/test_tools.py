@@ -1,0 +1,118 @@
+"""How the tools end when something is wrong, and what the scripts ask a scheduler for."""
+
+import argparse
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.scripts import TOOLS, run_script
+
+from mmdat.apis import parse_run_args
+from mmdat.errors import UserError
+
+
+def test_a_tool_prints_the_sentence_without_traceback() -> None:
+    result = subprocess.run(
+        [sys.executable, TOOLS / 'train.py', 'missing.py'], capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == 'error: config missing.py does not exist'
+    assert 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize(
+    'tool, arguments',
+    [
+        ('test.py', ['missing.py', 'missing.pth']),
+        ('analysis_tools/get_flops.py', ['missing.py']),
+        ('analysis_tools/benchmark.py', ['missing.py']),
+        ('analysis_tools/browse_dataset.py', ['missing.py']),
+    ],
+)
+def test_a_tool_ends_with_the_sentence(
+    tool: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(TOOLS / tool), run_name='__main__')
+    assert ended.value.code == 'error: config missing.py does not exist'
+
+
+@pytest.mark.parametrize('package', ['mmcv', 'mmdet'])
+def test_a_tool_names_a_missing_package_without_traceback(package: str, tmp_path: Path) -> None:
+    script = f'import runpy, sys; sys.modules[{package!r}] = None; runpy.run_path(sys.argv[1])'
+    result = subprocess.run(
+        [sys.executable, '-c', script, TOOLS / 'train.py'], capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith(f'error: mmdat needs {package} >= ')
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize('option', ['foo', '=3', 'a=[1,2)'])
+def test_an_option_that_is_no_key_and_value_is_refused(
+    option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, 'argv', ['train.py', '--cfg-options', option])
+    with pytest.raises(UserError, match=r'--cfg-options'):
+        parse_run_args(argparse.ArgumentParser())
+
+
+@pytest.mark.parametrize(
+    'script, arguments, command',
+    [
+        (
+            'slurm_train.sh',
+            ['part', 'job', 'a b.py', 'work', '--resume'],
+            ['train.py', 'a b.py', '--launcher', 'slurm', '--work-dir', 'work', '--resume'],
+        ),
+        (
+            'slurm_train.sh',
+            ['part', 'job', 'a.py', '--resume'],
+            ['train.py', 'a.py', '--launcher', 'slurm', '--resume'],
+        ),
+        (
+            'slurm_test.sh',
+            ['part', 'job', 'a.py', 'b.pth', '--out', 'c.pkl'],
+            ['test.py', 'a.py', 'b.pth', '--launcher', 'slurm', '--out', 'c.pkl'],
+        ),
+    ],
+)
+def test_slurm_is_asked_for_gpus(
+    script: str, arguments: list[str], command: list[str], tmp_path: Path
+) -> None:
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$MASTER_PORT" "$@"\n')
+    srun.chmod(0o755)
+    result = run_script(
+        script, *arguments, cwd=tmp_path, GPUS='4', PORT='12345', SRUN_ARGS='--time 1:00'
+    )
+    assert result.returncode == 0, result.stderr
+    port, *given = result.stdout.splitlines()
+    asked, run = given[: given.index('python')], given[given.index('python') + 2 :]
+    assert port == '12345'
+    assert asked == [
+        '-p',
+        'part',
+        '--job-name=job',
+        '--gres=gpu:4',
+        '--ntasks=4',
+        '--ntasks-per-node=4',
+        '--cpus-per-task=5',
+        '--kill-on-bad-exit=1',
+        '--time',
+        '1:00',
+    ]
+    assert [Path(run[0]).name, *run[1:]] == command
+    assert Path(run[0]).is_file()
+
+
+@pytest.mark.parametrize(
+    'script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh']
+)
+def test_script_says_what_it_takes(script: str, tmp_path: Path) -> None:
+    result = run_script(script, 'a.py', cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith('usage: ') and ' CONFIG ' in result.stderr
