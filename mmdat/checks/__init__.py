@@ -16,8 +16,9 @@ weights go into the model       | ``model_fit.check_weights_fit``  | ``engine.Ch
 training begins                 | ``checkpoint.warn_if_finished``  | ``engine.CheckFitHook``
 a training step                 | ``masks.check_mask_classes``     | ``engine.CheckFitHook``
 
-A check returns nothing and raises :class:`mmdat.errors.UserError`. Data that other files hold, the
-walker through wrapped data sets among it, are in ``config_tree``.
+A check returns nothing and raises :class:`mmdat.errors.UserError`. How to find things in a config,
+the data sets in wrappers among them, is in ``config_tree``; what mmengine keeps private and checks
+need is in ``mmengine_private``.
 """
 
 from collections.abc import Iterable

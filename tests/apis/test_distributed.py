@@ -143,6 +143,8 @@ def test_a_sharded_model_is_tested_like_any_other(root: Path) -> None:
 def test_a_detector_trains_in_shards_and_is_tested_whole(root: Path) -> None:
     cfg = Config.fromfile(zoo.CONFIGS / 'cascade_mask_rcnn_dat_pp_b_3x_fsdp_coco.py')
     zoo.shrink(cfg)
+    for head in cfg.model.roi_head.bbox_head:
+        head.fc_out_channels = 16
     cfg.dump(root / 'small.py')
     (root / 'detector.py').write_text(SHARDED_DETECTOR.format(configs=zoo.CONFIGS))
     weights = trained_by_two(root, 'detector', 'detector.py', 1)

@@ -163,7 +163,8 @@ def test_segments_are_tested_on_slides_and_with_augmentation(data: Path, tmp_pat
         ),
         checkpoint=checkpoint,
     )
-    augmented = evaluate(**arguments('segment', tmp_path), checkpoint=checkpoint, tta=True)
+    small = {f'tta_pipeline.1.transforms.0.{index}.scale': (128, 128) for index in range(6)}
+    augmented = evaluate(**arguments('segment', tmp_path, **small), checkpoint=checkpoint, tta=True)
     assert 'mIoU' in slides and slides.keys() == augmented.keys()
 
 
