@@ -10,6 +10,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 
 from mmdat import checks
 from mmdat.apis.toolboxes import toolbox_of
+from mmdat.checks import config_tree
 from mmdat.checks.config_file import read_config
 from mmdat.errors import UserError, reason
 from mmdat.registry import MODELS
@@ -56,8 +57,12 @@ def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, i
 
 def _size_after_pipeline(cfg: Config) -> tuple[int, int] | None:
     """Height and width that the last crop or resize of the validation pipeline leaves."""
-    pipeline = cfg.get('val_dataloader', {}).get('dataset', {}).get('pipeline', ())
-    for step in reversed(pipeline):
+    steps = [
+        step
+        for _, dataset in config_tree.datasets(cfg, 'val')
+        for step in config_tree.transforms(dataset.get('pipeline', []))
+    ]
+    for step in reversed(steps):
         size = step.get('crop_size', step.get('scale'))
         if size is not None:
             width, height = (size, size) if isinstance(size, int) else size
