@@ -44,33 +44,34 @@ class Toolbox:
 
 
 def _draw_detections(cfg: Config, folder: str) -> None:
-    _add(cfg, 'DetVisualizationHook', 'DetLocalVisualizer')
+    _add(cfg, 'DetVisualizationHook', 'DetLocalVisualizer', folder)
     # The hook puts the folder into that of the log.
     cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
 
 
 def _draw_segments(cfg: Config, folder: str) -> None:
-    _add(cfg, 'SegVisualizationHook', 'SegLocalVisualizer')
+    _add(cfg, 'SegVisualizationHook', 'SegLocalVisualizer', folder)
     cfg.default_hooks.visualization.update(draw=True, interval=1)
-    target = os.path.join(cfg.work_dir, folder)
-    # Visualizers are known by name: that of an earlier run in this process would draw elsewhere.
-    cfg.visualizer.update(save_dir=target, name=target)
+    cfg.visualizer.save_dir = os.path.join(cfg.work_dir, folder)
 
 
 def _draw_classes(cfg: Config, folder: str) -> None:
-    _add(cfg, 'VisualizationHook', 'UniversalVisualizer')
+    _add(cfg, 'VisualizationHook', 'UniversalVisualizer', folder)
     cfg.default_hooks.visualization.update(
         enable=True, interval=1, out_dir=os.path.join(cfg.work_dir, folder)
     )
 
 
-def _add(cfg: Config, hook: str, visualizer: str) -> None:
+def _add(cfg: Config, hook: str, visualizer: str, folder: str) -> None:
     """Add the hook and the visualizer that draw to a config that lacks them."""
     if not cfg.get('default_hooks'):
         cfg.default_hooks = {}
     cfg.default_hooks.setdefault('visualization', dict(type=hook))
     if not cfg.get('visualizer'):
         cfg.visualizer = dict(type=visualizer, vis_backends=[dict(type='LocalVisBackend')])
+    # Visualizers are known by name: that of an earlier run in this process would draw elsewhere,
+    # or not at all.
+    cfg.visualizer.name = os.path.join(cfg.work_dir, folder)
 
 
 TOOLBOXES = {
