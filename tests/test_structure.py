@@ -13,7 +13,8 @@ LAYERS = [
     'models',
     'checks',
     'datasets engine visualization',
-    'apis analysis',
+    'apis',
+    'analysis',
 ]
 SHARED = {'errors', 'registry', 'stack', 'version'}
 # What the implementations of the operators share, and whose imports are no other implementation.

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from helpers.imports import ROOT, imported_modules
 
+from mmdat import checks
+
 PAGES = ['CONTRIBUTING.md', 'docs/architecture.md']
 ROOMS = {path.parent.name for path in (ROOT / 'mmdat').glob('*/__init__.py')}
 
@@ -54,6 +56,14 @@ def test_the_diagram_has_the_imports_between_rooms() -> None:
 def test_each_room_has_a_row() -> None:
     rows = re.findall(r'^\| `mmdat/(\w+)/`', (ROOT / 'docs/architecture.md').read_text(), re.M)
     assert sorted(rows) == sorted(ROOMS)
+
+
+def test_the_page_lists_the_checks_that_their_room_lists() -> None:
+    page = (ROOT / 'docs/architecture.md').read_text().split('## Which check runs when')[1]
+    on_page = re.findall(r'`mmdat\.checks\.([\w.]+)`', page.split('\n## ')[0])
+    rows = [line.split('|') for line in (checks.__doc__ or '').splitlines() if line.count('|') == 2]
+    in_room = [name for row in rows for name in re.findall(r'`([\w.]+)`', row[1])]
+    assert in_room and on_page == in_room
 
 
 @pytest.mark.parametrize('page, path', PATHS)
