@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.errors import relative_errors
 from helpers.locations import locations_between_entries
 from helpers.memory import largest_allocation
 from hypothesis import given, settings
@@ -123,15 +124,11 @@ def check(case: Case, dtype: torch.dtype = torch.float32) -> None:
     """Check that the fused implementation is about as close to the truth as the dense one."""
     inputs = case.inputs(dtype)
     truth = results([x.detach().double().requires_grad_() for x in inputs], False)
-    # Some gradients, such as that of a table with one cell, are zero but for rounding.
-    floor = 0.1 * max(x.abs().max() for x in truth)
-    for found, dense, expected in zip(
-        results(inputs, True), results(inputs, False), truth, strict=True
+    found, dense = results(inputs, True), results(inputs, False)
+    assert [x.dtype for x in found] == [x.dtype for x in dense]
+    for error, dense_error in zip(
+        relative_errors(found, truth), relative_errors(dense, truth), strict=True
     ):
-        assert found.dtype == dense.dtype
-        error, dense_error = (
-            (x - expected).abs().max() / max(floor, expected.abs().max()) for x in (found, dense)
-        )
         assert error <= max(TOLERANCES[dtype], 3 * dense_error), (case, error, dense_error)
 
 
@@ -245,8 +242,8 @@ def interpreted_takes_expanded_tensors() -> None:
 
 
 def interpreted_allocates_nothing_of_size_queries_times_keys() -> None:
-    inputs = Case(height=16, width=16, num_keys=256, table=(7, 7)).inputs(torch.bfloat16)
-    pairs = 16 * 16 * 256
+    inputs = Case(height=8, width=16, num_keys=256, table=(7, 7)).inputs(torch.bfloat16)
+    pairs = 8 * 16 * 256
     dense_largest, largest = (
         largest_allocation(lambda kernels=kernels: results(inputs, kernels))
         for kernels in (False, True)
@@ -255,6 +252,7 @@ def interpreted_allocates_nothing_of_size_queries_times_keys() -> None:
     assert largest < 4 * pairs / 8
 
 
+@pytest.mark.slow
 def interpreted_operators_are_registered_as_torch_wants_them() -> None:
     inputs = Case(batch=2).inputs()
     torch.library.opcheck(fused_deformable_attention, inputs)
