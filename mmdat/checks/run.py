@@ -9,6 +9,8 @@ from mmengine.registry import RUNNERS
 
 from mmdat.errors import UserError, suggest
 
+from .config_tree import value_at
+
 # Name -> an environment variable that it sets, and the program.
 LAUNCHERS = {
     'pytorch': ('RANK', 'torchrun'),
@@ -65,13 +67,17 @@ def check_results_file(out: str) -> None:
 
 
 def check_parts(cfg: Config, parts: tuple[str, ...]) -> None:
-    """Refuse a config without a part that a run needs.
+    """Refuse a config without a part that a run or a tool needs.
+
+    Args:
+        cfg: The config.
+        parts: Dotted keys.
 
     Raises:
         UserError: Names the part.
     """
     for part in parts:
-        if cfg.get(part) is None:  # an empty dict is one
+        if value_at(cfg, part) is None:  # an empty dict is one
             raise UserError(f'config {cfg.filename} has no {part}: add one')
 
 
