@@ -14,7 +14,7 @@ from mmdat.checks.config_tree import replace_values
 from mmdat.checks.run import is_sharded
 
 
-def load_config(
+def read_run_config(
     config: str, work_dir: str | None, cfg_options: dict[str, Any] | None, launcher: str
 ) -> Config:
     """Read a config and put into it how it is to be run.
