@@ -14,7 +14,7 @@ from mmdat.errors import UserError, suggest
 
 from .config_tree import value_at
 
-# Name -> an environment variable that it sets, and the program.
+# Launcher -> an environment variable that its program sets, and that program.
 LAUNCHERS = {
     'pytorch': ('RANK', 'torchrun'),
     'slurm': ('SLURM_PROCID', 'srun'),
@@ -134,12 +134,12 @@ def check_display(show: bool, output_dir: str | Path | None) -> None:
 
 
 def is_sharded(cfg: Config) -> bool:
-    """Whether a config shares a model's weights among processes."""
+    """Whether a config shards the model's weights over processes (FSDP)."""
     return (cfg.get('strategy') or {}).get('type') in ('FSDPStrategy', 'mmdat.FSDPStrategy')
 
 
 def check_strategy(cfg: Config) -> None:
-    """Refuse a runner that does not exist, and a strategy that would train something else.
+    """Refuse an unknown runner, and FSDP in a single process or with clipping.
 
     Raises:
         UserError: Says what to do instead.
@@ -176,7 +176,7 @@ def check_lr_scaling(cfg: Config) -> None:
 
 
 def check_tta(cfg: Config) -> None:
-    """Refuse test-time augmentation by a config that does not say how."""
+    """Refuse test-time augmentation if the config lacks ``tta_model`` or ``tta_pipeline``."""
     missing = [part for part in TTA_PARTS if not cfg.get(part)]
     if missing:
         raise UserError(f'--tta needs {" and ".join(missing)} in {cfg.filename}')
