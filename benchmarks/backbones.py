@@ -4,9 +4,9 @@
 All models of a workload run in turn, so that the ratios of their median times hold whatever else
 slows the machine. Dense attention does so in a process of its own, for after its large arrays the
 memory of the others would be new to the system each time, which costs them a tenth of their time.
-Each peak of memory is taken in a process of its own, too. The tables
-are printed and written as JSON and Markdown. ``--only`` takes some anew and keeps the others, if
-they are of the same day, machine and versions.
+Each peak of memory is taken in a process of its own, too. The tables are printed and written as
+JSON and Markdown. ``--only`` takes some anew and keeps the others, if they are of the same day,
+machine and versions.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmdet.registry import MODELS as DETECTORS
@@ -62,13 +62,19 @@ class Workload:
         return f'{self.height} x {self.width}{batch}, {"train step" if self.train else "forward"}'
 
 
-# Repeats of each model, and targets for DAT-T++: least speed-up over dense, largest ratio to
-# the time of Swin-T.
+class Targets(NamedTuple):
+    """What the times of DAT-T++ should be against those of others."""
+
+    least_speedup_over_dense: float
+    largest_ratio_to_swin: float
+
+
+# Workload -> number of timed runs of each model, and targets.
 WORKLOADS = {
-    Workload(800, 1344, 1, False): (7, (5, 1.5)),
-    Workload(800, 1344, 1, True): (3, (4, 2.5)),
-    Workload(224, 224, 8, False): (9, (1.2, 1.2)),
-    Workload(224, 224, 8, True): (7, (2, 1.5)),
+    Workload(800, 1344, 1, train=False): (7, Targets(5, 1.5)),
+    Workload(800, 1344, 1, train=True): (3, Targets(4, 2.5)),
+    Workload(224, 224, 8, train=False): (9, Targets(1.2, 1.2)),
+    Workload(224, 224, 8, train=True): (7, Targets(2, 1.5)),
 }
 # Peaks of memory at growing sizes. Dense attention takes more at the largest than most machines
 # have.
@@ -216,11 +222,11 @@ def markdown(results: dict[str, Any]) -> str:
     for table in results['workloads']:
         by_name = {row['backbone']: row for row in table['rows']}
         dense, swin = by_name['DAT-T++ dense'], by_name['Swin-T']
-        least, most = table['targets']
+        targets = Targets(*table['targets'])
         lines += [
             '',
-            f'**{table["workload"]}** (targets: at least {least} x faster than dense, at '
-            f'most {most} x the time of Swin-T)',
+            f'**{table["workload"]}** (targets: at least {targets.least_speedup_over_dense} x '
+            f'faster than dense, at most {targets.largest_ratio_to_swin} x the time of Swin-T)',
             '',
             '| backbone | time | faster than dense | time / Swin-T | peak memory |'
             ' memory / dense |',

@@ -7,7 +7,7 @@ They run in turn in one process. The tables are printed and written as JSON and 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from reporting import add_arguments, write_results
@@ -17,21 +17,37 @@ from mmdat.analysis.measure import PeakMemory, describe, machine_and_versions, t
 from mmdat.ops import deformable_attention
 from mmdat.ops.deformable.triton import unsupported
 
-# Heads, groups, height and width of the map, side of the table; there are always 1050 keys.
-STAGES = ((2, 1, 200, 336, 111), (4, 2, 100, 168, 55), (8, 4, 50, 84, 27), (16, 8, 25, 42, 13))
 NUM_KEYS = 1050
 HEAD_DIM = 32
+
+
+class Stage(NamedTuple):
+    """Shapes of attention at a stage: heads, groups, the size of the map and of the bias table."""
+
+    heads: int
+    groups: int
+    height: int
+    width: int
+    table_side: int
+
+
+STAGES = (
+    Stage(2, 1, 200, 336, 111),
+    Stage(4, 2, 100, 168, 55),
+    Stage(8, 4, 50, 84, 27),
+    Stage(16, 8, 25, 42, 13),
+)
 
 
 def inputs(stage: int, batch: int, device: torch.device) -> list[Tensor]:
     """Random query, key, value, locations and bias table, laid out as the backbone has them."""
     torch.manual_seed(0)
-    heads, groups, height, width, side = STAGES[stage]
+    heads, groups, height, width, table_side = STAGES[stage]
     dtype = torch.bfloat16 if device.type == 'cuda' else torch.float32
     query = torch.randn(batch, height, width, heads, HEAD_DIM).to(dtype).movedim(3, 1)
     key, value = torch.randn(2, batch, heads, NUM_KEYS, HEAD_DIM).to(dtype)
     locations = 2 * torch.rand(batch, groups, NUM_KEYS, 2) - 1
-    table = torch.randn(heads, side, side)
+    table = torch.randn(heads, table_side, table_side)
     return [x.to(device).requires_grad_() for x in (query, key, value, locations, table)]
 
 

@@ -1,4 +1,4 @@
-"""Which versions of the packages below it mmdat works with.
+"""Versions of PyTorch and OpenMMLab's packages that mmdat works with.
 
 People bring their own builds of these packages, so that installing mmdat installs none of them.
 """

@@ -2,14 +2,18 @@
 """Draw a synthetic data set of shapes: ``tools/make_shapes.py ROOT [--task segment]``."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 
-from mmdat.apis import command_line
-from mmdat.datasets import ShapesParameters
-from mmdat.errors import UserError, enumerate_names
+try:
+    from mmdat.apis import command_line
+    from mmdat.datasets import ShapesParameters
+    from mmdat.errors import UserError, enumerate_names
+except ImportError as error:  # of a missing or unsupported package
+    sys.exit(f'error: {error}')
 
 # Task -> module that draws its data, and end of the name of the function there.
 LAYOUTS = dict(detect='coco', segment='segment', classify='classify')

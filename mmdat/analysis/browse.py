@@ -1,8 +1,6 @@
 """Pictures of a model's input: images after the pipeline, with their annotations."""
 
 import copy
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,7 @@ from torch import Tensor
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks import config_tree
 from mmdat.checks.exceptions import explained
-from mmdat.checks.run import check_writable
-from mmdat.errors import UserError
+from mmdat.checks.run import check_display, check_least, check_parts, check_writable
 
 # Opacity of segmentation maps, so that the image is seen below.
 ALPHA = 0.5
@@ -52,16 +49,11 @@ def browse_dataset(
     Raises:
         UserError: For a mistake in the config, the data or what else was given.
     """
-    if number < 1:
-        raise UserError(f'--number must be at least 1, got {number}')
-    if show and not has_display():
-        raise UserError('there is no display to show pictures on: give --not-show and --output-dir')
-    if output_dir is None and not show:
-        raise UserError('--not-show leaves nothing to do without --output-dir: give a folder')
+    check_least('--number', number, 1)
+    check_display(show, output_dir)
     if output_dir is not None:
         check_writable('--output-dir', output_dir)
-    if not cfg.get(f'{split}_dataloader'):
-        raise UserError(f'config {cfg.filename} has no {split}_dataloader')
+    check_parts(cfg, (f'{split}_dataloader.dataset', 'visualizer.type'))
     with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), explained(cfg):
         dataset = DATASETS.build(_dataset_of(cfg, split))
         visualizer = _build_visualizer(cfg)
@@ -88,13 +80,6 @@ def evenly_spaced(number: int, length: int) -> list[int]:
     return np.linspace(0, length - 1, min(number, length)).round().astype(int).tolist()
 
 
-def has_display() -> bool:
-    """Whether a window can be opened."""
-    return sys.platform != 'linux' or any(
-        os.environ.get(name) for name in ('DISPLAY', 'WAYLAND_DISPLAY')
-    )
-
-
 def _dataset_of(cfg: Config, split: str) -> dict[str, Any]:
     """The data set of a split, with annotations loaded before the image is resized.
 
@@ -112,9 +97,7 @@ def _loads(step: dict[str, Any]) -> bool:
 
 
 def _build_visualizer(cfg: Config) -> Visualizer:
-    options = dict(cfg.get('visualizer') or {})
-    if 'type' not in options:
-        raise UserError(f'config {cfg.filename} has no visualizer')
+    options = dict(cfg.visualizer)
     if toolbox_of(cfg).name == 'mmseg':
         options.setdefault('alpha', ALPHA)
     return VISUALIZERS.build(dict(options, vis_backends=None, name=f'browse {cfg.filename}'))

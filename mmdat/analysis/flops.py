@@ -22,8 +22,8 @@ from mmdat.ops import prefer_implementation
 from .model import build_model, image_shape, refuse_shape
 from .synthetic import synthetic_batch
 
-# Masks of an image that count, as in MMDetection for Mask R-CNN, and for Cascade Mask R-CNN when
-# the papers counted; MMDetection 3.x predicts masks for all 1000 proposals of the latter.
+# Masks of an image that are counted for Cascade Mask R-CNN. The papers counted 100, as MMDetection
+# did then and still does for Mask R-CNN; MMDetection 3.x predicts masks for all 1000 proposals.
 NUM_MASKS = 100
 
 

@@ -35,7 +35,7 @@ class Times:
 def time_side_by_side(
     runs: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, Times]:
-    """Run each once to warm up, then all of them in turn, so that all see the same machine."""
+    """Time several runs in turn after one warm-up each, so that all see the same machine."""
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -95,7 +95,7 @@ def machine_and_versions(device: torch.device) -> dict[str, Any]:
 
 
 def describe(measured_on: Mapping[str, Any]) -> str:
-    """What :func:`machine_and_versions` returned, in a sentence."""
+    """Write the result of :func:`machine_and_versions` as a sentence."""
     parts = {**measured_on['machine'], **measured_on['versions']}
     listed = ', '.join(f'{key} {value}' for key, value in parts.items())
     return f'Measured on {measured_on["date"]}: {listed}.'

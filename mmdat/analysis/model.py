@@ -12,6 +12,7 @@ from mmdat import checks
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks import config_tree
 from mmdat.checks.config_file import read_config
+from mmdat.checks.run import check_shape
 from mmdat.errors import UserError, reason
 from mmdat.registry import MODELS
 
@@ -47,11 +48,7 @@ def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, i
         if toolbox.name == 'mmpretrain':
             return _size_after_pipeline(cfg) or toolbox.shape
         return toolbox.shape
-    if len(shape) not in (1, 2) or min(shape) < 1:
-        raise UserError(
-            f'--shape takes a height and a width, or one number for both, all positive;'
-            f' got {" ".join(map(str, shape)) or "none"}'
-        )
+    check_shape(shape)
     return shape[0], shape[-1]
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 import mmcv
-import mmengine
 import numpy as np
 import torch
 from mmdet.datasets.transforms import LoadAnnotations
@@ -25,12 +24,13 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 from rich.table import Table
 
-from mmdat.checks.config_file import read_config
-from mmdat.checks.run import check_writable
-from mmdat.errors import UserError
+from mmdat.checks.exceptions import explained
+from mmdat.checks.results import check_same_data, read_results
+from mmdat.checks.run import check_least, check_parts, check_writable
 from mmdat.visualization import Comparison, draw_comparisons
 
 from .browse import evenly_spaced
+from .model import load_config
 
 # Column of the table -> IoU threshold, or None for the mean over all, and range of areas, as COCO's
 # protocol names it.
@@ -56,8 +56,8 @@ class Report:
     Attributes:
         pictures: File with predictions beside the ground truth.
         table: Markdown file with a table of average precision.
-        figures: JSON file with the same.
-        average_precisions: What it holds.
+        figures: JSON file with the same numbers.
+        average_precisions: Content of ``figures``.
     """
 
     pictures: Path
@@ -88,21 +88,21 @@ def write_report(
 
     Raises:
         UserError: ``results`` is missing, is no pickle of detections or belongs to another data
-            set, or ``num_images`` is not positive.
+            set, ``num_images`` is not positive, or the config has a mistake or no test data.
     """
     results = Path(results)
-    if num_images < 1:
-        raise UserError(f'num_images={num_images} leaves no picture: give at least 1.')
-    predictions = load_results(results)
-    if not isinstance(config, Config):
-        config = read_config(config)
+    check_least('--num-images', num_images, 1)
+    predictions = read_results(results)
+    cfg = config if isinstance(config, Config) else load_config(config)
+    check_parts(cfg, ('test_dataloader.dataset',))
     out_dir = results.parent if out_dir is None else Path(out_dir)
     check_writable('--out-dir', out_dir)
     register_all_modules()
-    dataset = DATASETS.build(config.test_dataloader.dataset)
-    _check_same_data(predictions, dataset, results)
+    with explained(cfg):
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    check_same_data(predictions, dataset, results)
 
-    average_precisions = measure(predictions, dataset)
+    average_precisions = average_precision(predictions, dataset)
     out_dir.mkdir(parents=True, exist_ok=True)
     report = Report(
         out_dir / 'predictions.png', out_dir / 'ap.md', out_dir / 'ap.json', average_precisions
@@ -127,51 +127,20 @@ def print_report(report: Report) -> None:
     print(f'AP table: {report.table.resolve()}')
 
 
-def load_results(path: Path) -> list[dict[str, Any]]:
-    """Read the pickle of detections that MMDetection's ``DumpDetResults`` writes.
-
-    Raises:
-        UserError: The file is missing or holds something else.
-    """
-    if not path.is_file():
-        raise UserError(
-            f'there are no results at {path}: write them with '
-            f'`tools/test.py CONFIG CHECKPOINT --out {path}`'
-        )
-    try:
-        predictions = mmengine.load(path, file_format='pkl')
-    except Exception as error:  # a file that is no pickle can raise anything
-        raise UserError(
-            f'{path} is not a pickle of results ({error}): give the file that '
-            '`tools/test.py --out` wrote'
-        ) from error
-    is_results = (
-        isinstance(predictions, list)
-        and predictions
-        and all(
-            isinstance(sample, dict)
-            and {'img_id', 'ori_shape', 'pred_instances'} <= sample.keys()
-            and {'bboxes', 'scores', 'labels'} <= set(sample['pred_instances'].keys())
-            for sample in predictions
-        )
-    )
-    if not is_results:
-        raise UserError(
-            f'{path} holds no detections: give the file that `tools/test.py --out` '
-            'wrote for a detector'
-        )
-    return predictions
-
-
-def measure(predictions: Sequence[dict[str, Any]], dataset: BaseDataset) -> AveragePrecisions:
+def average_precision(
+    predictions: Sequence[dict[str, Any]], dataset: BaseDataset
+) -> AveragePrecisions:
     """Box AP and, where masks were predicted, mask AP by COCO's protocol, overall and per class."""
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
         ground_truth = COCO(dataset.ann_file)
         metrics = ['bbox'] + ['segm'] * ('masks' in predictions[0]['pred_instances'])
-        return {metric: _measure(predictions, dataset, ground_truth, metric) for metric in metrics}
+        return {
+            metric: _average_precision(predictions, dataset, ground_truth, metric)
+            for metric in metrics
+        }
 
 
-def _measure(
+def _average_precision(
     predictions: Sequence[dict[str, Any]], dataset: BaseDataset, ground_truth: COCO, metric: str
 ) -> dict[str, dict[str, float | None]]:
     detections = [
@@ -224,37 +193,6 @@ def _coco_detections(
             instances['labels'].tolist(), scores.tolist(), shapes, strict=True
         )
     ]
-
-
-def _check_same_data(
-    predictions: Sequence[dict[str, Any]], dataset: BaseDataset, results: Path
-) -> None:
-    expected = {
-        info['img_id']: (info['height'], info['width'])
-        for info in map(dataset.get_data_info, range(len(dataset)))
-    }
-    given = {sample['img_id']: tuple(sample['ori_shape'][:2]) for sample in predictions}
-    if given != expected:
-        same = sum(expected.get(image) == shape for image, shape in given.items())
-        raise UserError(
-            f'{results} belongs to another data set than {dataset.ann_file}: {same} of its '
-            f'{len(given)} images are among the {len(expected)} there; run `tools/test.py --out` '
-            'with this config'
-        )
-    num_classes = len(dataset.metainfo['classes'])
-    highest = max(
-        (
-            int(sample['pred_instances']['labels'].max())
-            for sample in predictions
-            if len(sample['pred_instances']['labels'])
-        ),
-        default=0,
-    )
-    if highest >= num_classes:
-        raise UserError(
-            f'{results} predicts class number {highest}, but {dataset.ann_file} has '
-            f'only {num_classes} classes: run `tools/test.py --out` with this config'
-        )
 
 
 def _draw(

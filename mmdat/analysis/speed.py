@@ -11,13 +11,15 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
-from mmengine.runner import load_checkpoint
 from rich.console import Console
 from rich.table import Table
 
+from mmdat import checks
 from mmdat.apis.toolboxes import toolbox_of
+from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks.exceptions import explained
-from mmdat.errors import UserError, reason
+from mmdat.checks.model_fit import check_weights_fit
+from mmdat.checks.run import check_device, check_least, check_parts
 
 from .measure import PeakMemory, Times, describe, machine_and_versions, time_once
 from .model import build_model, image_shape, refuse_shape
@@ -86,17 +88,15 @@ def measure_speed(
     Raises:
         UserError: For a mistake in the config or in what else was given.
     """
-    for option, value, least in (
-        ('--batch-size', batch_size, 1),
-        ('--repeat-num', repeats, 1),
-        ('--num-warmup', warmup, 0),
-    ):
-        if value < least:
-            raise UserError(f'{option} must be at least {least}, got {value}')
+    check_least('--batch-size', batch_size, 1)
+    check_least('--repeat-num', repeats, 1)
+    check_least('--num-warmup', warmup, 0)
+    if train:
+        check_parts(cfg, ('optim_wrapper.optimizer',))
     shape = image_shape(cfg, shape)
-    on = _find_device(device)
-    if amp and on.type != 'cuda':
-        raise UserError('--amp needs a GPU: measure without it, or on one')
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    check_device(device, amp=amp)
+    on = torch.device(device)
     memory = PeakMemory(on)
     with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name):
         with explained(cfg):
@@ -135,26 +135,15 @@ def print_speed(speed: Speed) -> None:
     print(speed.measured_on)
 
 
-def _find_device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    except RuntimeError as error:
-        raise UserError(f'--device {name} is no device: give cpu, cuda or cuda:N') from error
-    available = dict(cpu=1, cuda=torch.cuda.device_count())
-    if (device.index or 0) >= available.get(device.type, 0):
-        raise UserError(
-            f'--device {device} is not here: there are the CPU and {available["cuda"]} GPUs'
-        )
-    return device
-
-
 def _load_weights(model: BaseModel, checkpoint: str) -> None:
-    try:
-        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
-    except RuntimeError as error:
-        raise UserError(
-            f"checkpoint {checkpoint} is of another model than the config's: {reason(error)}"
-        ) from error
+    content = read_checkpoint(checkpoint)
+    checks.before_loading(content, checkpoint, resume=False)
+    check_weights_fit(content, model.state_dict(), checkpoint, backbone_only=False)
+    weights = content.get('state_dict', content)
+    # Not strict, as older checkpoints lack batch norm's counter.
+    model.load_state_dict(
+        {name.removeprefix('module.'): value for name, value in weights.items()}, strict=False
+    )
 
 
 def _inference(model: BaseModel, device: torch.device, amp: bool) -> Callable[[Any], object]:
@@ -169,9 +158,7 @@ def _inference(model: BaseModel, device: torch.device, amp: bool) -> Callable[[A
 
 def _training_step(model: BaseModel, cfg: Config, amp: bool) -> Callable[[Any], object]:
     model.train()
-    wrapper = copy.deepcopy(cfg.get('optim_wrapper'))
-    if not wrapper:
-        raise UserError(f'--train needs an optim_wrapper in {cfg.filename}')
+    wrapper = copy.deepcopy(cfg.optim_wrapper)
     if amp:
         wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     optimizer = build_optim_wrapper(model, wrapper)

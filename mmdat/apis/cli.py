@@ -3,7 +3,6 @@
 import argparse
 import gc
 import os
-import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from mmengine.config import DictAction
 from torch import distributed
 
+from mmdat.checks.run import check_cfg_option
 from mmdat.errors import UserError, reason
 
 
@@ -25,17 +25,15 @@ class ConfigOptions(DictAction):
         option_string: str | None = None,
     ) -> None:
         for value in values:
-            if not re.match(r'[^=]+=', value):
-                raise UserError(f'--cfg-options takes KEY=VALUE, got {value!r}')
+            check_cfg_option(value)
         try:
             super().__call__(parser, namespace, values, option_string)
         except AssertionError as error:  # brackets that do not match
             raise UserError(f'--cfg-options: {reason(error)}') from error
 
 
-def parse_run_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line of a tool that runs a config, with the flags that all of them have."""
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flag ``--cfg-options``, which changes values of the config."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -43,6 +41,24 @@ def parse_run_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='values to put into the config, such as train_cfg.max_epochs=1',
     )
+
+
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """Add the flag ``--shape``, the size of images."""
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='PIXELS',
+        help='height and width, or one number for both (800 1280 for detection, '
+        "512 512 for segmentation, the config's for classification)",
+    )
+
+
+def parse_run_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line of a tool that runs a config, with the flags that all of them have."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch'

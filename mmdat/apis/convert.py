@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 
 from mmdat.checkpoints import convert_published_checkpoint, read_weights
+from mmdat.checks.config_file import read_config
+from mmdat.checks.exceptions import explained
+from mmdat.checks.run import check_parts
 from mmdat.errors import UserError
 from mmdat.models import DAT, DATPlusPlus, ScalableViT
 from mmdat.models.backbones.base import HierarchicalBackbone
@@ -80,11 +82,10 @@ def _without_weights(
 
 
 def _build(config: str) -> HierarchicalBackbone:
-    if not Path(config).is_file():
-        raise UserError(f'there is no config {config}: give the path of a file')
-    backbone = dict(Config.fromfile(config).model.backbone, init_cfg=None)
-    with torch.device('meta'):
-        return MODELS.build(backbone)
+    cfg = read_config(config)
+    check_parts(cfg, ('model.backbone',))
+    with explained(cfg), torch.device('meta'):
+        return MODELS.build(dict(cfg.model.backbone, init_cfg=None))
 
 
 def _pretrain_img_size(weights: dict[str, torch.Tensor]) -> int:

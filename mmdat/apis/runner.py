@@ -14,7 +14,7 @@ from mmdat.checks.config_tree import replace_values
 from mmdat.checks.run import is_sharded
 
 
-def load_config(
+def read_run_config(
     config: str, work_dir: str | None, cfg_options: dict[str, Any] | None, launcher: str
 ) -> Config:
     """Read a config and put into it how it is to be run.
@@ -48,7 +48,8 @@ def _prepare_processes_on_cpu(cfg: Config) -> None:
     # Statistics over processes are for GPUs alone; in one process the runner does this.
     replace_values(cfg.model, 'type', 'SyncBN', 'BN')
     if is_sharded(cfg):
-        # PyTorch frees weights that are offloaded to the device on which they are.
+        # Without this the weights, which lie on the CPU, are offloaded to the CPU: PyTorch frees
+        # them there, and the process dies of a segmentation fault.
         cfg.strategy.model_wrapper.update(device_id='cpu')
         cfg.strategy.state_dict_cfg = dict(
             state_dict_type='FULL_STATE_DICT',

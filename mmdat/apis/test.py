@@ -7,7 +7,7 @@ from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks import config_tree
 from mmdat.checks.exceptions import explained
 
-from .runner import build_runner, load_config
+from .runner import build_runner, read_run_config
 from .toolboxes import toolbox_of
 
 
@@ -39,7 +39,7 @@ def test(
     Raises:
         UserError: For a mistake in what was given.
     """
-    cfg = load_config(config, work_dir, cfg_options, launcher)
+    cfg = read_run_config(config, work_dir, cfg_options, launcher)
     checks.before_testing(cfg, out=out, show_dir=show_dir, tta=tta)
     checks.before_loading(read_checkpoint(checkpoint), checkpoint, resume=False)
     cfg.load_from = checkpoint

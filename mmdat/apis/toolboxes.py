@@ -43,26 +43,26 @@ class Toolbox:
     draw: Callable[[Config, str], None]
 
 
-def _draw_detections(cfg: Config, folder: str) -> None:
-    _add(cfg, 'DetVisualizationHook', 'DetLocalVisualizer', folder)
+def _let_draw_detections(cfg: Config, folder: str) -> None:
+    _ensure_visualization(cfg, 'DetVisualizationHook', 'DetLocalVisualizer', folder)
     # The hook puts the folder into that of the log.
     cfg.default_hooks.visualization.update(draw=True, test_out_dir=folder)
 
 
-def _draw_segments(cfg: Config, folder: str) -> None:
-    _add(cfg, 'SegVisualizationHook', 'SegLocalVisualizer', folder)
+def _let_draw_segments(cfg: Config, folder: str) -> None:
+    _ensure_visualization(cfg, 'SegVisualizationHook', 'SegLocalVisualizer', folder)
     cfg.default_hooks.visualization.update(draw=True, interval=1)
     cfg.visualizer.save_dir = os.path.join(cfg.work_dir, folder)
 
 
-def _draw_classes(cfg: Config, folder: str) -> None:
-    _add(cfg, 'VisualizationHook', 'UniversalVisualizer', folder)
+def _let_draw_classes(cfg: Config, folder: str) -> None:
+    _ensure_visualization(cfg, 'VisualizationHook', 'UniversalVisualizer', folder)
     cfg.default_hooks.visualization.update(
         enable=True, interval=1, out_dir=os.path.join(cfg.work_dir, folder)
     )
 
 
-def _add(cfg: Config, hook: str, visualizer: str, folder: str) -> None:
+def _ensure_visualization(cfg: Config, hook: str, visualizer: str, folder: str) -> None:
     """Add the hook and the visualizer that draw to a config that lacks them."""
     if not cfg.get('default_hooks'):
         cfg.default_hooks = {}
@@ -77,9 +77,9 @@ def _add(cfg: Config, hook: str, visualizer: str, folder: str) -> None:
 TOOLBOXES = {
     toolbox.name: toolbox
     for toolbox in (
-        Toolbox('mmdet', (800, 1280), DumpDetResults, _draw_detections),
-        Toolbox('mmseg', (512, 512), DumpSegments, _draw_segments),
-        Toolbox('mmpretrain', (224, 224), DumpResults, _draw_classes),
+        Toolbox('mmdet', (800, 1280), DumpDetResults, _let_draw_detections),
+        Toolbox('mmseg', (512, 512), DumpSegments, _let_draw_segments),
+        Toolbox('mmpretrain', (224, 224), DumpResults, _let_draw_classes),
     )
 }
 

@@ -9,7 +9,7 @@ from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks.checkpoint import latest_checkpoint
 from mmdat.checks.exceptions import explained
 
-from .runner import build_runner, load_config
+from .runner import build_runner, read_run_config
 
 
 def train(
@@ -36,7 +36,7 @@ def train(
         UserError: For a mistake in what was given, before the first iteration where it can be
             known then.
     """
-    cfg = load_config(config, work_dir, cfg_options, launcher)
+    cfg = read_run_config(config, work_dir, cfg_options, launcher)
     checks.before_training(cfg, amp=amp, auto_scale_lr=auto_scale_lr)
     if amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'

@@ -6,19 +6,30 @@ a config is read                | ``config_file.read_config``      | every tool 
 a config was read               | :func:`after_reading`            | every tool with a config
 before training, before testing | :func:`before_training`,         | ``apis.train``,
                                 | :func:`before_testing`           | ``apis.test``
-a checkpoint was read           | :func:`before_loading`           | ``apis.train, apis.test``
+a checkpoint was read           | :func:`before_loading`           | ``apis.train``,
+                                |                                  | ``apis.test``,
+                                |                                  | ``analysis.speed``
+a tool's flags were read        | ``run.check_least``,             | ``apis.cli``,
+                                | ``run.check_shape``,             | ``analysis``
+                                | ``run.check_device``,            |
+                                | ``run.check_display``,           |
+                                | ``run.check_cfg_option``         |
+a detector's results are        | ``results.read_results``,        | ``analysis.report``
+reported on                     | ``results.check_same_data``      |
 a part of the config is built   | ``exceptions.explained``         | ``apis``, ``analysis``
 a data set in COCO format is    | ``coco.read_coco``,              | ``datasets.CocoDataset``
 built                           | ``coco.check_categories``,       |
                                 | ``images.check_images``          |
 all is built, before a step     | :func:`before_first_step`        | ``engine.CheckFitHook``
-weights go into the model       | ``model_fit.check_weights_fit``  | ``engine.CheckFitHook``
+weights go into the model       | ``model_fit.check_weights_fit``  | ``engine.CheckFitHook``,
+                                |                                  | ``analysis.speed``
 training begins                 | ``checkpoint.warn_if_finished``  | ``engine.CheckFitHook``
 a training step                 | ``masks.check_mask_classes``     | ``engine.CheckFitHook``
 
-A check returns nothing and raises :class:`mmdat.errors.UserError`. How to find things in a config,
-the data sets in wrappers among them, is in ``config_tree``; what mmengine keeps private and checks
-need is in ``mmengine_private``.
+A check returns nothing and raises :class:`mmdat.errors.UserError`. Readers (``read_config``,
+``read_coco``, ``read_results``, ``latest_checkpoint``) return what they read. ``config_tree`` walks
+through configs and wrapped data sets. What mmengine keeps private and checks need is in
+``mmengine_private``.
 """
 
 from collections.abc import Iterable

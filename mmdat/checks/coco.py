@@ -9,7 +9,7 @@ from mmdat.errors import UserError, enumerate_names
 
 
 def _are_finite(numbers: object) -> bool:
-    """Whether this is a list of finite numbers; told by their sum, which is fastest."""
+    """Tell whether a value is a list of finite numbers, by its sum, which is fastest."""
     try:
         return isinstance(numbers, list) and math.isfinite(sum(numbers))
     except (TypeError, OverflowError):
@@ -66,7 +66,7 @@ def read_coco(path: str, needed: Collection[str] = ()) -> dict[str, Any]:
 
 
 def check_categories(content: Mapping[str, Any], path: str, classes: Collection[str]) -> None:
-    """Refuse annotations that lack a class, or have no object of any.
+    """Refuse annotations without a needed class, or without any object of those classes.
 
     Args:
         content: What :func:`read_coco` returned.
@@ -91,7 +91,7 @@ def check_categories(content: Mapping[str, Any], path: str, classes: Collection[
 
 
 def check_any_left(images: Collection[Any], path: str, classes: Collection[str]) -> None:
-    """Refuse annotations of which no image is left to use.
+    """Refuse a data set that has no image left after filtering.
 
     Args:
         images: Those that are left.

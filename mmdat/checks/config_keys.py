@@ -44,7 +44,7 @@ RUNNER_KEYS = (parameters(Runner.__init__) - {'cfg'}) | {
     'tta_pipeline',
     'vis_backends',
 }
-# Top-level keys whose value is a dict where there is one.
+# Top-level keys that must be dicts where they are set.
 DICTS = (
     'auto_scale_lr',
     'default_hooks',
@@ -54,7 +54,7 @@ DICTS = (
     'randomness',
     *(f'{split}_{kind}' for split in ('train', 'val', 'test') for kind in ('cfg', 'dataloader')),
 )
-# Keys of dicts that are not arguments of one class, which would refuse others when it is built.
+# Valid keys of dicts that no single class checks when it is built.
 NESTED_KEYS = {
     'auto_scale_lr': {'base_batch_size', 'enable'},
     'default_hooks.checkpoint': {
@@ -155,7 +155,10 @@ def check_scope(cfg: Config) -> None:
 
 
 def _check_segmentor(cfg: Config) -> None:
-    """Refuse what mmsegmentation trips over at the first evaluation, or passes over."""
+    """Refuse a test mode, IoUMetric key or metric that mmsegmentation would not refuse in time.
+
+    It ignores them, or rejects them only at its first evaluation.
+    """
     if cfg.get('default_scope') != 'mmseg':
         return
     test_cfg = value_at(cfg, 'model.test_cfg') or {}

@@ -25,14 +25,14 @@ def datasets(cfg: Config, split: str) -> Iterator[tuple[str, ConfigDict]]:
 
 
 def unwrap(dataset: Any, path: str = '') -> Iterator[tuple[str, Any]]:
-    """Yield the data sets in one, through wrappers such as RepeatDataset and ConcatDataset.
+    """Yield the data sets that a data set wraps (RepeatDataset, ConcatDataset, ...), or itself.
 
     Args:
         dataset: A data set, or the dict in a config that it is built from.
         path: Where it stands in a config.
 
     Yields:
-        Path and data set; a data set that is no wrapper yields itself.
+        Path and data set; those of the data set itself if it wraps none.
     """
     parts = {f'{path}.datasets.{i}': x for i, x in enumerate(_part(dataset, 'datasets') or ())}
     inner = _part(dataset, 'dataset')
@@ -92,5 +92,5 @@ def _items(value: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def _part(owner: Any, name: str) -> Any:
-    """A key of a dict in a config, or an attribute of what was built from one; None if absent."""
+    """Look up a key of a config, or the attribute of what was built from it; None if absent."""
     return owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)

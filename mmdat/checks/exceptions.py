@@ -1,4 +1,4 @@
-"""Tell the user's mistakes, which the toolboxes meet in their depths, in one sentence each."""
+"""Turn exceptions that a user's mistake causes inside the toolboxes into one sentence each."""
 
 import inspect
 import re
@@ -105,7 +105,7 @@ def _split_of(frames: list[FrameType]) -> str:
 
 
 def _where(cfg: Config, name: Any, built: Any = None) -> str:
-    """Name the dicts in ``cfg`` of type ``name``, if some have all keys of ``built``, those."""
+    """Name up to two dicts in ``cfg`` of type ``name``, those with all keys of ``built`` if any."""
     found = [path.removesuffix('.type') for path in paths(cfg, 'type', name)]
     if built is not None:
         keys = set(built) - {'type'}

@@ -51,7 +51,7 @@ def check_labels(dataset: Any) -> None:
     """Refuse a label in a list of images and labels that is no class.
 
     Args:
-        dataset: A built data set; any other than of such a list passes.
+        dataset: A built data set; one without such a list passes.
 
     Raises:
         UserError: Names the list and the image.

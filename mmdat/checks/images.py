@@ -9,8 +9,8 @@ import numpy as np
 
 from mmdat.errors import UserError
 
-# How a whole file begins and ends; what follows the end, if anything, is mostly short.
-MARKS = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PN': b'IEND'}
+# First bytes of a file -> bytes at the end of its image, which little follows as a rule.
+START_TO_END = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PN': b'IEND'}
 TAIL_BYTES = 4096
 
 
@@ -20,7 +20,8 @@ def check_images(paths: Sequence[str], source: str, in_training: bool) -> None:
     Args:
         paths: The image files.
         source: The file that names them, for the sentence.
-        in_training: Refuse them only if most are missing: a single one is skipped in its turn.
+        in_training: Whether they are for training: then refuse missing ones only if most are, since
+            loading skips single ones.
 
     Raises:
         UserError: Names the first such image.
@@ -48,11 +49,11 @@ def check_images(paths: Sequence[str], source: str, in_training: bool) -> None:
 
 
 def is_whole(path: str) -> bool:
-    """Whether an image can be read to its end; of formats other than JPEG and PNG, its header."""
+    """Whether a JPEG or PNG file is complete; of other formats only the header is looked at."""
     if not cv2.haveImageReader(path):
         return False
     with open(path, 'rb') as file:
-        end = MARKS.get(file.read(3), b'')  # the empty one of other formats is in any file
+        end = START_TO_END.get(file.read(3), b'')  # the empty one of other formats is in any file
         file.seek(max(0, os.path.getsize(path) - TAIL_BYTES))
         if end in file.read():
             return True

@@ -9,7 +9,7 @@ from mmdat.errors import UserError
 
 
 def check_mask_files(dataset: Any) -> None:
-    """Refuse masks that are not there.
+    """Refuse a data set of semantic segmentation in which an image has no mask file.
 
     Args:
         dataset: A built data set; any other than mmsegmentation's passes.

@@ -61,7 +61,7 @@ def check_weights_fit(
     """
     state = content.get('state_dict', content)
     loaded = {name.removeprefix('module.'): value for name, value in state.items()}
-    expected = {name: value for name, value in weights.items() if _is_trained(name)}
+    expected = {name: value for name, value in weights.items() if _is_compared(name)}
     if backbone_only:
         expected = {name: value for name, value in expected.items() if name.startswith('backbone.')}
     lacking = expected.keys() - loaded.keys()
@@ -70,7 +70,7 @@ def check_weights_fit(
         for name in expected.keys() & loaded.keys()
         if getattr(loaded[name], 'shape', None) != expected[name].shape
     ]
-    additional = [name for name in loaded.keys() - expected.keys() if _is_trained(name)]
+    additional = [name for name in loaded.keys() - expected.keys() if _is_compared(name)]
     problems = [_describe('lacks', lacking), _describe('has other shapes for', reshaped)]
     if not backbone_only:
         problems.append(_describe('has in addition', additional))
@@ -86,7 +86,7 @@ def _readers(model: nn.Module, channels: list[int]) -> Iterator[tuple[str, Any, 
 
     Args:
         model: The model.
-        channels: Of each map that the backbone returns.
+        channels: Channels of each map that the backbone returns.
     """
     neck = getattr(model, 'neck', None)
     neck_channels = getattr(neck, 'in_channels', None)
@@ -117,8 +117,8 @@ def _head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
             yield name, num_classes
 
 
-def _is_trained(name: str) -> bool:
-    """Whether weights of this name matter; older checkpoints lack this counter of batch norm."""
+def _is_compared(name: str) -> bool:
+    """Whether a weight is compared: all but batch norm's counter, which older checkpoints lack."""
     return not name.endswith('num_batches_tracked')
 
 

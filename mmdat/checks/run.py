@@ -1,6 +1,9 @@
-"""Checks of how a run is started: its launcher, folders, parts, strategy and flags."""
+"""Checks of how a run or a tool is started: launcher, folders, parts, strategy and flags."""
 
 import os
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +12,9 @@ from mmengine.registry import RUNNERS
 
 from mmdat.errors import UserError, suggest
 
-# Name -> an environment variable that it sets, and the program.
+from .config_tree import value_at
+
+# Launcher -> an environment variable that its program sets, and that program.
 LAUNCHERS = {
     'pytorch': ('RANK', 'torchrun'),
     'slurm': ('SLURM_PROCID', 'srun'),
@@ -65,23 +70,76 @@ def check_results_file(out: str) -> None:
 
 
 def check_parts(cfg: Config, parts: tuple[str, ...]) -> None:
-    """Refuse a config without a part that a run needs.
+    """Refuse a config without a part that a run or a tool needs.
+
+    Args:
+        cfg: The config.
+        parts: Dotted keys.
 
     Raises:
         UserError: Names the part.
     """
     for part in parts:
-        if cfg.get(part) is None:  # an empty dict is one
+        if value_at(cfg, part) is None:  # an empty dict is one
             raise UserError(f'config {cfg.filename} has no {part}: add one')
 
 
+def check_least(option: str, value: int, least: int) -> None:
+    """Refuse a number that is too small.
+
+    Raises:
+        UserError: Names the option.
+    """
+    if value < least:
+        raise UserError(f'{option} must be at least {least}, got {value}')
+
+
+def check_shape(shape: Sequence[int]) -> None:
+    """Refuse what is no shape of an image: one or two positive numbers."""
+    if len(shape) not in (1, 2) or min(shape) < 1:
+        raise UserError(
+            f'--shape takes a height and a width, or one number for both, all positive;'
+            f' got {" ".join(map(str, shape)) or "none"}'
+        )
+
+
+def check_cfg_option(text: str) -> None:
+    """Refuse a value for a config that is not written as ``KEY=VALUE``."""
+    if not re.match(r'[^=]+=', text):
+        raise UserError(f'--cfg-options takes KEY=VALUE, got {text!r}')
+
+
+def check_device(name: str, *, amp: bool = False) -> None:
+    """Refuse a device that this machine does not have, and mixed precision on a CPU."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f'--device {name} is no device: give cpu, cuda or cuda:N') from error
+    available = dict(cpu=1, cuda=torch.cuda.device_count())
+    if (device.index or 0) >= available.get(device.type, 0):
+        raise UserError(
+            f'--device {device} is not here: there are the CPU and {available["cuda"]} GPUs'
+        )
+    if amp and device.type != 'cuda':
+        raise UserError('--amp needs a GPU: measure without it, or on one')
+
+
+def check_display(show: bool, output_dir: str | Path | None) -> None:
+    """Refuse to show pictures without a display, and to neither show nor write them."""
+    displays = ('DISPLAY', 'WAYLAND_DISPLAY')
+    if show and sys.platform == 'linux' and not any(map(os.environ.get, displays)):
+        raise UserError('there is no display to show pictures on: give --not-show and --output-dir')
+    if output_dir is None and not show:
+        raise UserError('--not-show leaves nothing to do without --output-dir: give a folder')
+
+
 def is_sharded(cfg: Config) -> bool:
-    """Whether a config shares a model's weights among processes."""
+    """Whether a config shards the model's weights over processes (FSDP)."""
     return (cfg.get('strategy') or {}).get('type') in ('FSDPStrategy', 'mmdat.FSDPStrategy')
 
 
 def check_strategy(cfg: Config) -> None:
-    """Refuse a runner that does not exist, and a strategy that would train something else.
+    """Refuse an unknown runner, and FSDP in a single process or with clipping.
 
     Raises:
         UserError: Says what to do instead.
@@ -118,7 +176,7 @@ def check_lr_scaling(cfg: Config) -> None:
 
 
 def check_tta(cfg: Config) -> None:
-    """Refuse test-time augmentation by a config that does not say how."""
+    """Refuse test-time augmentation if the config lacks ``tta_model`` or ``tta_pipeline``."""
     missing = [part for part in TTA_PARTS if not cfg.get(part)]
     if missing:
         raise UserError(f'--tta needs {" and ".join(missing)} in {cfg.filename}')

@@ -13,7 +13,7 @@ from mmdat.registry import DATASETS
 
 
 class CheckedCOCO(COCO):
-    """pycocotools' COCO that refuses a file that does not fit.
+    """pycocotools' ``COCO`` that checks the annotation file it reads.
 
     Args:
         annotation_file: Path of a JSON file.
@@ -42,7 +42,7 @@ class CocoDataset(MMDetCocoDataset):
 
     Raises:
         UserError: If the annotation file is missing, not in COCO format, lacks a class of
-            ``metainfo`` or leaves nothing to do; if images are missing (in training, if most
+            ``metainfo`` or leaves no image to use; if images are missing (in training, if most
             are) or, in testing, are not whole.
     """
 

@@ -12,9 +12,10 @@ from mmengine.logging import print_log
 from mmdat.errors import UserError
 from mmdat.registry import TRANSFORMS
 
-# Where 40% of the images are broken, so many more broken than fine ones are ever drawn at random
-# with a probability of (0.4 / 0.6)^20 = 0.03%.
+# Stop once so many more images were broken than fine: with 40% broken this happens at random with
+# probability (0.4 / 0.6)^20 = 0.03%.
 CLEAR_MARGIN = 20
+# Counters, one for the images of a hash: enough that few images seen before giving up share one.
 NUM_SLOTS = 1 << 16
 
 
@@ -74,6 +75,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     def _most_are_broken(self) -> bool:
         """Tell whether to give up: an epoch of broken images would never end."""
         fine, broken = self._counts.count_nonzero(dim=1).tolist()
-        # Few new ones among many tries: there are hardly more than those that were seen.
-        tries = max(CLEAR_MARGIN, 3 * (fine + broken))
-        return broken - fine >= (1 if self._counts.sum() >= tries else CLEAR_MARGIN)
+        # After 3 tries per image seen, nearly all have been seen, so a bare majority decides.
+        if self._counts.sum() >= max(CLEAR_MARGIN, 3 * (fine + broken)):
+            return broken > fine
+        return broken - fine >= CLEAR_MARGIN

@@ -10,7 +10,7 @@ from mmdat.registry import TRANSFORMS
 class LoadSegmentationMap(LoadAnnotations):
     """mmsegmentation's ``LoadAnnotations`` that names a file which it cannot read.
 
-    Whether 0 stands for no class, the data set says (``reduce_zero_label``).
+    The data set decides whether 0 stands for no class (``reduce_zero_label``).
 
     Args:
         kwargs: As for mmsegmentation's transform.

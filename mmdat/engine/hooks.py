@@ -1,4 +1,4 @@
-"""Hooks that check what a run was given, and tell of what it passed over."""
+"""Hooks that check a run's parts and report skipped images."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ class CountBrokenImagesHook(Hook):
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
-    """Take a model out of wrappers, those of several processes and of augmentation."""
+    """Return the model inside wrappers for several processes and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.get_submodule('module')
     return model

@@ -13,7 +13,9 @@ BIAS_TABLE = 'relative_position_bias_table'
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class BackboneDecayConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's, but norms and bias tables of the backbone have no weight decay in any case.
+    """mmengine's ``DefaultOptimWrapperConstructor``, but for weight decay in the backbone.
+
+    Norms and bias tables of the backbone have none in any case.
 
     For recipes of DETR's kind: their ``custom_keys`` give the whole backbone a learning rate of its
     own, and would give it a decay too, as ``norm_decay_mult`` has no say in what a key matches.

@@ -26,7 +26,7 @@ def wrap_stages(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool
 
 @STRATEGIES.register_module()
 class FSDPStrategy(mmengine.FSDPStrategy):
-    """mmengine's strategy, but that training can be resumed.
+    """mmengine's ``FSDPStrategy``, with which training can be resumed.
 
     mmengine 0.10.7 hands over an optimizer's state in the order of arguments of PyTorch 2.0.
     """
@@ -42,7 +42,7 @@ class FSDPStrategy(mmengine.FSDPStrategy):
 
 
 def whole_weights(model: FullyShardedDataParallel) -> dict[str, Any]:
-    """The weights by name, gathered from the shards; on all processes at once."""
+    """Gather a sharded model's weights by name; all processes must call it."""
     with FullyShardedDataParallel.state_dict_type(
         model, StateDictType.FULL_STATE_DICT, FullStateDictConfig()
     ):

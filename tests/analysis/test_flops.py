@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from helpers.meta import count_on_meta
 from helpers.products import products_of_attention
+from mmengine.config import Config
 from torch import Tensor
 
 from mmdat.analysis import flops
@@ -101,6 +102,14 @@ def test_a_segmentor_is_counted_through_its_head() -> None:
 
 def test_a_classifier_is_counted_at_the_size_of_its_pictures() -> None:
     assert image_shape(load_config(ROOT / 'configs' / 'dat_b_384_in1k.py')) == (384, 384)
+
+
+def test_the_size_of_pictures_is_found_in_wrapped_data_and_may_be_missing() -> None:
+    pictures = dict(type='ImageNet', pipeline=[dict(type='CenterCrop', crop_size=64)])
+    wrapped = dict(dataset=dict(type='RepeatDataset', times=2, dataset=pictures))
+    for loader, shape in ((wrapped, (64, 64)), (None, (224, 224))):
+        cfg = Config(dict(default_scope='mmpretrain', val_dataloader=loader))
+        assert image_shape(cfg) == shape
 
 
 @pytest.mark.parametrize('shape', [(0,), (-1, 5), (1, 2, 3), ()])

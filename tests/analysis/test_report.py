@@ -15,7 +15,7 @@ from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from pycocotools import mask as mask_api
 
-from mmdat.analysis.report import ALL_CLASSES, Report, measure, print_report, write_report
+from mmdat.analysis.report import ALL_CLASSES, Report, average_precision, print_report, write_report
 from mmdat.datasets import ShapesDataset, ShapesParameters, write_shapes_coco
 from mmdat.datasets.shapes.drawing import METAINFO
 from mmdat.errors import UserError
@@ -89,7 +89,7 @@ def report_on(results: object, config: Config, folder: Path, **options: Any) -> 
 def test_perfect_predictions_have_an_ap_of_one_in_every_class(
     dataset: CocoDataset, perfect: Results
 ) -> None:
-    measured = measure(perfect, dataset)
+    measured = average_precision(perfect, dataset)
     assert list(measured) == ['bbox', 'segm']
     for rows in measured.values():
         assert list(rows) == [ALL_CLASSES, *METAINFO['classes']]
@@ -100,7 +100,7 @@ def test_perfect_predictions_have_an_ap_of_one_in_every_class(
 def test_shifted_predictions_have_less_the_further_the_less(
     dataset: CocoDataset, perfect: Results
 ) -> None:
-    near, far = (measure(shifted(perfect, pixels), dataset) for pixels in (2, 6))
+    near, far = (average_precision(shifted(perfect, pixels), dataset) for pixels in (2, 6))
     for metric in ('bbox', 'segm'):
         assert 1 > near[metric][ALL_CLASSES]['AP'] > far[metric][ALL_CLASSES]['AP']
 
@@ -111,7 +111,7 @@ def test_figures_are_those_of_mmdet(dataset: CocoDataset, perfect: Results) -> N
         sample['pred_instances']['scores'] = torch.linspace(
             0.1 * (index % 3), 0.9, len(sample['pred_instances']['labels'])
         )
-    measured = measure(results, dataset)
+    measured = average_precision(results, dataset)
     metric = CocoMetric(dataset.ann_file, metric=['bbox', 'segm'])
     metric.dataset_meta = METAINFO
     metric.process({}, copy.deepcopy(results))
@@ -198,7 +198,7 @@ def test_results_of_another_data_set_are_refused(
 def test_a_number_of_pictures_below_one_is_refused(
     config: Config, perfect: Results, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match='num_images=0'):
+    with pytest.raises(UserError, match='--num-images must be at least 1, got 0'):
         report_on(perfect, config, tmp_path, num_images=0)
 
 
@@ -215,3 +215,24 @@ def test_wrong_config_or_folder_is_told_in_a_sentence(
             write_report(tmp_path / name, tmp_path / 'results.pkl')
     with pytest.raises(UserError, match=r'--out-dir .*/broken.py cannot be written to'):
         write_report(config, tmp_path / 'results.pkl', tmp_path / 'broken.py')
+
+
+@pytest.mark.parametrize(
+    'text, sentence',
+    [
+        ('', 'config .*some.py has no test_dataloader.dataset: add one'),
+        ('test_dataloader = dict()', 'has no test_dataloader.dataset: add one'),
+        (
+            "test_dataloader = dict(dataset=dict(type='mmdat.ShapeDataset'))",
+            "unknown test_dataloader.dataset.type='mmdat.ShapeDataset'",
+        ),
+        ('test_dataloder = dict()', "unknown key 'test_dataloder' in config .*some.py"),
+    ],
+)
+def test_a_config_without_test_data_to_build_is_refused(
+    text: str, sentence: str, perfect: Results, tmp_path: Path
+) -> None:
+    (tmp_path / 'results.pkl').write_bytes(pickle.dumps(perfect))
+    (tmp_path / 'some.py').write_text(f"default_scope = 'mmdet'\nmodel = dict(type='X')\n{text}")
+    with pytest.raises(UserError, match=sentence):
+        write_report(tmp_path / 'some.py', tmp_path / 'results.pkl')

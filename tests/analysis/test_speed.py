@@ -87,6 +87,21 @@ def test_a_checkpoint_must_fill_the_model(config: Path, tmp_path: Path) -> None:
         measure_speed(cfg, (64,), checkpoint=str(checkpoint), device='cpu', repeats=1, warmup=0)
 
 
+@pytest.mark.parametrize('content, kind', [({1: 2}, 'dict'), ([torch.ones(1)], 'list')])
+def test_a_checkpoint_without_weights_is_refused(
+    content: Any, kind: str, classifier: Config, tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / 'some.pth')
+    with pytest.raises(UserError, match=f'some.pth holds no weights by name, but a {kind}'):
+        measure_speed(classifier, checkpoint=str(tmp_path / 'some.pth'), device='cpu')
+
+
+def test_a_training_step_needs_an_optimizer(classifier: Config) -> None:
+    cfg = Config(dict(classifier, optim_wrapper=dict()))
+    with pytest.raises(UserError, match=r'has no optim_wrapper.optimizer: add one'):
+        measure_speed(cfg, device='cpu', train=True)
+
+
 @pytest.mark.parametrize(
     'options, sentence',
     [

@@ -65,3 +65,28 @@ model = dict(backbone=dict(type='mmdat.DATPlusPlus', arch=arch))
     convert_published_file(
         str(tmp_path / 'variant.pth'), str(tmp_path / 'out2.pth'), str(tmp_path / 'config.py')
     )
+
+
+@pytest.mark.parametrize(
+    'model, sentence',
+    [
+        ("dict(type='ImageClassifier')", 'config .*config.py has no model.backbone: add one'),
+        (
+            "dict(backbone=dict(type='mmdat.DAT', archh='tiny'))",
+            "unknown key 'model.backbone.archh' for DAT: did you mean 'arch'?",
+        ),
+        (
+            "dict(backbone=dict(type='mmdat.DTA', arch='tiny'))",
+            "unknown model.backbone.type='mmdat.DTA': nothing of that name is registered",
+        ),
+    ],
+)
+def test_a_config_without_a_backbone_to_build_is_refused(
+    model: str, sentence: str, tmp_path: Path
+) -> None:
+    torch.save({'model': {'weight': torch.ones(1)}}, tmp_path / 'in.pth')
+    (tmp_path / 'config.py').write_text(f'model = {model}')
+    with pytest.raises(UserError, match=sentence):
+        convert_published_file(
+            str(tmp_path / 'in.pth'), str(tmp_path / 'out.pth'), str(tmp_path / 'config.py')
+        )

@@ -1,5 +1,6 @@
 """Wrong flags and places, and configs that lack what a run needs, are refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +84,20 @@ def test_a_place_for_no_predictions_is_refused(out: str, sentence: str, tmp_path
         run.check_results_file(str(tmp_path / out))
 
 
-@pytest.mark.parametrize('part', ['train_dataloader', 'train_cfg', 'optim_wrapper'])
-def test_a_config_without_what_training_needs_is_refused(part: str, cfg: Config) -> None:
-    checks.before_training(cfg)
-    cfg[part] = None
-    with pytest.raises(UserError, match=f'config .*config.py has no {part}: add one'):
-        checks.before_training(cfg)
-
-
-@pytest.mark.parametrize('part', ['test_dataloader', 'test_cfg', 'test_evaluator'])
-def test_a_config_without_what_testing_needs_is_refused(part: str, cfg: Config) -> None:
-    checks.before_testing(cfg)
-    cfg.pop(part)
-    with pytest.raises(UserError, match=f'config .*config.py has no {part}: add one'):
-        checks.before_testing(cfg)
+@pytest.mark.parametrize(
+    'check, argument, sentence',
+    [
+        (run.check_shape, (64, 0), '--shape takes a height .* got 64 0'),
+        (run.check_shape, (), '--shape takes a height .* got none'),
+        (run.check_cfg_option, 'key', "--cfg-options takes KEY=VALUE, got 'key'"),
+        (run.check_device, 'gpu', '--device gpu is no device'),
+    ],
+)
+def test_wrong_flags_of_tools_are_refused(
+    check: Callable[[Any], None], argument: Any, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        check(argument)
 
 
 def test_flags_without_their_settings_are_refused(cfg: Config) -> None:

@@ -59,7 +59,7 @@ def names_in_classifier(model: ImageClassifier) -> dict[str, str]:
 
 
 def run(model: ImageClassifier, x: Tensor) -> dict[str, Tensor]:
-    """The un-normed map of each stage and the logits."""
+    """Run a classifier; return the un-normed map of each stage and the logits."""
     maps: list[Tensor] = []
     handles = [
         stage.register_forward_hook(lambda *args: maps.append(args[-1]))
@@ -72,10 +72,12 @@ def run(model: ImageClassifier, x: Tensor) -> dict[str, Tensor]:
 
 
 def load(name: str) -> dict[str, Any]:
+    """Read the recorded numbers of that name."""
     return json.loads((DATA / f'{name}.json').read_text())
 
 
 def make_weight(name: str, shape: Iterable[int]) -> Tensor:
+    """Draw a weight in float64 by its published name, at a scale that suits its kind."""
     x = np.asarray(_stream(name).standard_normal(tuple(shape)))
     leaf = name.rsplit('.', 1)[-1]
     if leaf in BIAS_TABLES:
@@ -90,14 +92,17 @@ def make_weight(name: str, shape: Iterable[int]) -> Tensor:
 
 
 def make_state_dict(manifest: dict[str, list[int]]) -> dict[str, Tensor]:
+    """Draw all weights of a model, given their shapes by published name."""
     return {name: make_weight(name, shape) for name, shape in manifest.items()}
 
 
 def make_input(seed: int, shape: Iterable[int]) -> Tensor:
+    """Draw a model's input in float64."""
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(tuple(shape)))
 
 
 def loss(outputs: dict[str, Tensor]) -> Tensor:
+    """Reduce outputs to a number in whose gradient all their elements differ."""
     return sum(
         (y * torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)).mean()
         for y in outputs.values()

@@ -20,7 +20,7 @@ def locations_between_entries(
         map_size: (height, width) of the queries.
         table_size: (height, width) of the table.
         reach: Largest coordinate.
-        generator: Of the random numbers.
+        generator: Source of the random numbers.
 
     Returns:
         Tensor[*shape, 2] in float64.

@@ -24,6 +24,7 @@ def run_script(
 
 
 def free_port() -> str:
+    """Return the number of a port of this machine that nothing uses."""
     with socket.socket() as server:
         server.bind(('127.0.0.1', 0))
         return str(server.getsockname()[1])

@@ -194,7 +194,7 @@ def _shrink_transforms(transforms: Any) -> None:
 def main() -> None:
     """Run the configs that were asked for; fail if one fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('names', nargs='*', default=['*'], help='of configs, or patterns')
+    parser.add_argument('names', nargs='*', default=['*'], help='names of configs, or patterns')
     parser.add_argument('--out', type=Path, help='file for the results, as JSON')
     args = parser.parse_args()
     names = sorted(

@@ -40,11 +40,13 @@ def test_a_tool_ends_with_the_sentence(
     assert ended.value.code == 'error: config missing.py does not exist'
 
 
-@pytest.mark.parametrize('package', ['mmcv', 'mmdet'])
-def test_a_tool_names_a_missing_package_without_traceback(package: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    'tool, package', [('train.py', 'mmcv'), ('train.py', 'mmdet'), ('make_shapes.py', 'mmdet')]
+)
+def test_a_tool_names_a_missing_package_without_traceback(tool: str, package: str) -> None:
     script = f'import runpy, sys; sys.modules[{package!r}] = None; runpy.run_path(sys.argv[1])'
     result = subprocess.run(
-        [sys.executable, '-c', script, TOOLS / 'train.py'], capture_output=True, text=True
+        [sys.executable, '-c', script, TOOLS / tool], capture_output=True, text=True
     )
     assert result.returncode == 1
     assert result.stderr.startswith(f'error: mmdat needs {package} >= ')

@@ -8,7 +8,7 @@ try:
     from mmdat.analysis.model import load_config
     from mmdat.analysis.speed import measure_speed, print_speed
     from mmdat.apis import command_line
-    from mmdat.apis.cli import ConfigOptions
+    from mmdat.apis.cli import add_cfg_options, add_shape
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 
@@ -19,27 +19,14 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('config', help='path of the config, of mmdet, mmseg or mmpretrain')
     parser.add_argument('--checkpoint', help='weights (random ones)')
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs='+',
-        metavar='PIXELS',
-        help='height and width, or one number for both (800 1280 for detection, '
-        "512 512 for segmentation, the config's for classification)",
-    )
+    add_shape(parser)
     parser.add_argument('--batch-size', type=int, default=1, help='images in a batch (1)')
     parser.add_argument('--train', action='store_true', help='a training step, not inference')
     parser.add_argument('--amp', action='store_true', help='run in mixed precision (GPU)')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (a GPU if there is one)')
     parser.add_argument('--repeat-num', type=int, default=10, help='runs that are timed (10)')
     parser.add_argument('--num-warmup', type=int, default=2, help='runs before them (2)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        metavar='KEY=VALUE',
-        help='values to put into the config',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

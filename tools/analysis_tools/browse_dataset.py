@@ -8,7 +8,7 @@ try:
     from mmdat.analysis.browse import browse_dataset
     from mmdat.analysis.model import load_config
     from mmdat.apis import command_line
-    from mmdat.apis.cli import ConfigOptions
+    from mmdat.apis.cli import add_cfg_options
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 
@@ -21,16 +21,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='path of the config, of mmdet, mmseg or mmpretrain')
     parser.add_argument('--output-dir', help='folder to write the pictures to')
     parser.add_argument('--not-show', action='store_true', help='open no window')
-    parser.add_argument('--show-interval', type=float, default=2, help='seconds for each (2)')
-    parser.add_argument('--number', type=int, default=10, help='of pictures, spaced evenly (10)')
-    parser.add_argument('--split', choices=['train', 'val'], default='train')
     parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        metavar='KEY=VALUE',
-        help='values to put into the config',
+        '--show-interval', type=float, default=2, help='seconds that each picture is shown (2)'
     )
+    parser.add_argument(
+        '--number', type=int, default=10, help='number of pictures, spaced evenly (10)'
+    )
+    parser.add_argument('--split', choices=['train', 'val'], default='train')
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -8,7 +8,7 @@ try:
     from mmdat.analysis.flops import count_complexity, print_complexity
     from mmdat.analysis.model import load_config
     from mmdat.apis import command_line
-    from mmdat.apis.cli import ConfigOptions
+    from mmdat.apis.cli import add_cfg_options, add_shape
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 
@@ -19,21 +19,8 @@ def parse_args() -> argparse.Namespace:
         'for one image'
     )
     parser.add_argument('config', help='path of the config, of mmdet, mmseg or mmpretrain')
-    parser.add_argument(
-        '--shape',
-        type=int,
-        nargs='+',
-        metavar='PIXELS',
-        help='height and width, or one number for both (800 1280 for detection, '
-        "512 512 for segmentation, the config's for classification)",
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        metavar='KEY=VALUE',
-        help='values to put into the config',
-    )
+    add_shape(parser)
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 try:
     from mmdat.apis import command_line
     from mmdat.apis.convert import convert_published_file
-    from mmdat.checks.config_file import read_config
     from mmdat.checks.run import check_writable
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
@@ -32,8 +31,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     check_writable('OUT', Path(args.target).parent)
-    if args.config:
-        read_config(args.config)  # for its sentences
     backbone = convert_published_file(args.source, args.target, args.config)
     print(f'wrote {args.target}, of a model with {backbone}')
 
