@@ -17,7 +17,7 @@ from mmdat.models.layers import FFN, ConvFFN
 
 from .published_options import check_lengths, check_names, make_arguments
 
-# Their names of a classifier's modules: of its norm, and of its head's by mmpretrain's.
+# The authors' name of a classifier's norm, and of each module of its head by mmpretrain's name.
 CLASSIFIER_NORM = 'cls_norm.norm'
 CLASSIFIER_HEAD = {'fc': 'cls_head'}
 
@@ -83,7 +83,7 @@ PER_STAGE_OPTIONS = frozenset(
         'use_lpus',
     }
 )
-# Those that stand as None in configs that do not use them.
+# Options that configs set to None where they do not use them.
 MAY_BE_NONE = frozenset({'sr_ratios', 'log_cpb', 'layer_scale_values'})
 # The authors' code takes these and does nothing with them.
 IGNORED_OPTIONS = frozenset(
@@ -191,7 +191,7 @@ def dat_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _blocks(stages: nn.ModuleList) -> Iterator[tuple[int, int, nn.Module]]:
-    """Index of the stage, index in the stage, and block."""
+    """Yield each block with the index of its stage and its index in there."""
     for s, stage in enumerate(stages):
         for b, block in enumerate(stage.get_submodule('blocks').children()):
             yield s, b, block

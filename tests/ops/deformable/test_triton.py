@@ -226,7 +226,7 @@ def interpreted_takes_half_precision(dtype: torch.dtype) -> None:
 
 
 def interpreted_programs_share_the_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each with sums of its own."""
+    """Programs that share the queries of a key block add up to the same gradients."""
     monkeypatch.setattr(fused, 'MIN_TILES_PER_PROGRAM', 2)
     check(Case(batch=2, height=17, width=15))
 
