@@ -4,9 +4,7 @@ People bring their own builds of these packages, so that installing mmdat instal
 """
 
 import importlib
-
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
+import re
 
 # Package -> versions that work, and why none later does.
 SUPPORTED: dict[str, tuple[str, str]] = {
@@ -72,7 +70,14 @@ def is_supported(version: str, supported: str) -> bool:
         >>> is_supported('2.14.0a0+git', supported)
         False
     """
-    return SpecifierSet(supported).contains(Version(version).base_version)
+    least, limit = (_release(bound) for bound in supported.split(','))
+    return least <= _release(version) < limit
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The release number in a text: (2, 11, 0) of ``2.11.0+cu130``, (2, 6) of ``>= 2.6``."""
+    # The package packaging would read more, but mmdat.ops needs torch alone.
+    return tuple(map(int, re.findall(r'\d+(?:\.\d+)*', version)[0].split('.')))
 
 
 def _wanted(package: str) -> str:

@@ -75,7 +75,7 @@ class Machine(SimpleNamespace):
         return [line for line in lines if line.startswith('sync') and '--check' not in line]
 
     def variables(self) -> dict[str, str]:
-        """What the last of these calls found in its environment."""
+        """Environment of the last call of uv that installed something."""
         lines = (self.root / 'variables').read_text().splitlines()
         return dict(line.split('=', 1) for line in lines if '=' in line)
 

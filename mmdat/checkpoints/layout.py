@@ -37,18 +37,18 @@ class PublishedBackbone(Protocol):
         """Where the tensors of the authors' checkpoints belong."""
 
     def state_dict(self) -> dict[str, Any]:
-        """As of ``nn.Module``."""
+        """Return parameters and buffers by name, as ``nn.Module`` does."""
 
     def named_modules(self) -> Iterator[tuple[str, Any]]:
-        """As of ``nn.Module``."""
+        """Yield modules by name, as ``nn.Module`` does."""
 
 
 @runtime_checkable
 class ResizesBiasTable(Protocol):
-    """An attention module whose ``relative_position_bias_table`` can come from another size."""
+    """An attention module that can resize a bias table trained at another size."""
 
     def resize_bias_table(self, table: Tensor) -> Tensor:
-        """Interpolate a table to the module's own size; unchanged if it is none of its kind."""
+        """Interpolate a table to the module's own size; unchanged if it has another layout."""
 
 
 def published_names(backbone: PublishedBackbone) -> dict[str, str]:

@@ -13,7 +13,7 @@ from mmdat.errors import UserError
 from .layout import OUTPUT_NORMS, PublishedBackbone, ResizesBiasTable, published_names
 from .reading import Weights, describe, read_weights, strip_prefix
 
-# The authors' buffers that are computed from sizes and not loaded. All others hold integers.
+# Buffers that the authors compute from sizes; other buffers are known by their integer dtype.
 BUFFERS = ('relative_position_index', 'attn_mask')
 
 
@@ -55,8 +55,8 @@ def load_pretrained(
     Args:
         backbone: A backbone of mmdat.
         checkpoint: A file or URL.
-        prefix: Of the keys of the backbone in an ordinary checkpoint of a whole model. Where it is
-            None, keys that start with ``backbone.`` are the backbone's.
+        prefix: Prefix of the backbone's keys in an ordinary checkpoint of a whole model. Where it
+            is None, keys that start with ``backbone.`` are the backbone's.
 
     Raises:
         UserError: If the checkpoint has nothing for this backbone or does not fit it, but for the
@@ -179,7 +179,7 @@ def _copy(weights: Weights, model: nn.Module | PublishedBackbone) -> None:
 
 
 def _match(backbone: PublishedBackbone, weights: Weights, with_heads: bool) -> _Match:
-    """Name each published tensor as an OpenMMLab model does: the backbone's start ``backbone.``."""
+    """Rename published tensors as in an OpenMMLab model, the backbone's under ``backbone.``."""
     layout, match = backbone.published_layout(), _Match()
     body = strip_prefix(weights, 'backbone.')
     is_classifier = not body

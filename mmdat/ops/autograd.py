@@ -45,7 +45,7 @@ def compute_delta(grad_out: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:
     Args:
         grad_out: Tensor[..., value_dim].
         out: Tensor[..., value_dim].
-        dtype: Of the product and the sum.
+        dtype: Dtype of the product and the sum.
 
     Returns:
         Tensor[..., 1].
@@ -57,7 +57,7 @@ def empty_map(x: Tensor, shape: Sequence[int]) -> Tensor:
     """Allocate a map whose channels lie together in memory, as in channels-last format.
 
     Args:
-        x: Whose dtype and device the map takes.
+        x: Tensor with the map's dtype and device.
         shape: (batch, num_heads, height, width, head_dim).
 
     Returns:

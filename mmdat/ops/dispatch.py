@@ -22,8 +22,11 @@ def prefer_implementation(name: str) -> Iterator[None]:
         ValueError: If no operator has such an implementation.
 
     Example:
+        >>> from mmdat.ops import neighborhood_attention
+        >>> query, key, value = torch.rand(3, 1, 2, 9, 12, 16)
         >>> with prefer_implementation('dense'):
-        ...     features = backbone(images)  # doctest: +SKIP
+        ...     neighborhood_attention(query, key, value, torch.zeros(2, 13, 13)).shape
+        torch.Size([1, 2, 9, 12, 16])
     """
     names = 'auto', *IMPLEMENTATIONS
     if name not in names:

@@ -27,7 +27,7 @@ def _register(
     Args:
         forward_operator: Takes query, key, value and others.
         backward_operator: Takes ``num_leading`` arguments, then those of the forward operator.
-        num_leading: See there.
+        num_leading: Number of arguments before those.
         keys_per_query: Counts a query's keys, from the shapes of the forward operator's tensors.
     """
 

@@ -1,4 +1,4 @@
-"""Attention as the plain equation, which every dense implementation comes to."""
+"""Attention as the plain equation, which each dense implementation but slide attention's calls."""
 
 import torch
 from torch import Tensor

@@ -12,6 +12,8 @@ from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
 PAIRS_PER_ROW = 2
+# Predictions below it are not drawn.
+SCORE_THRESHOLD = 0.5
 # In pixels: the longer side of a picture, the space right of and below it, and that for its title.
 SIDE = 480
 MARGIN = 12
@@ -39,10 +41,7 @@ class Comparison:
 
 
 def draw_comparisons(
-    comparisons: Sequence[Comparison],
-    classes: Sequence[str],
-    palette: Palette | None = None,
-    score_threshold: float = 0.5,
+    comparisons: Sequence[Comparison], classes: Sequence[str], palette: Palette | None = None
 ) -> np.ndarray:
     """Draw pairs of pictures, ground truth left and prediction right, two pairs in a row.
 
@@ -50,7 +49,6 @@ def draw_comparisons(
         comparisons: The pairs, at least one.
         classes: Names of the classes.
         palette: An RGB color for each class, some colors if None.
-        score_threshold: Predictions below it are not drawn.
 
     Returns:
         (height, width, 3), RGB uint8.
@@ -59,12 +57,12 @@ def draw_comparisons(
     visualizer = Visualizer()
     pairs = []
     for pair in comparisons:
-        prediction = pair.prediction[pair.prediction.scores >= score_threshold]
+        prediction = pair.prediction[pair.prediction.scores >= SCORE_THRESHOLD]
         cells = [
             _draw_cell(title, _draw_picture(visualizer, pair.image, instances, classes, palette))
             for title, instances in (
                 (f'{pair.title}: truth', pair.ground_truth),
-                (f'prediction, score >= {score_threshold:g}', prediction),
+                (f'prediction, score >= {SCORE_THRESHOLD:g}', prediction),
             )
         ]
         pairs.append(np.hstack(cells))

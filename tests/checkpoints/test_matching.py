@@ -159,7 +159,9 @@ def test_buffers_are_not_loaded() -> None:
     checkpoint = classifier_checkpoint('dat_nano')
     checkpoint['model']['stages.0.attns.1.attn_mask'] = torch.zeros(64, 49, 49)
     checkpoint['model']['stages.0.attns.0.relative_position_index'] = torch.zeros(49, 49).long()
-    load_published_checkpoint(DAT('nano'), checkpoint)
+    backbone = DAT('nano')
+    load_published_checkpoint(backbone, checkpoint)
+    assert backbone_equals(backbone, checkpoint['model'])
 
 
 @pytest.mark.parametrize('name', ['dat_pp_nano_no_off', 'dat_pp_nano_local_ops_scaled'])

@@ -8,6 +8,8 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+import mmdat  # noqa: F401  patches mmengine and PyTorch
+
 
 def test_history_survives_a_safe_load(tmp_path: Path) -> None:
     path = tmp_path / 'history.pth'

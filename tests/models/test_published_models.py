@@ -34,10 +34,13 @@ NAMED = {
 @pytest.mark.parametrize(
     'name, implementation',
     [
+        # As users run them; of the nano models one for each family.
         *(
-            pytest.param(name, None, id=name, marks=pytest.mark.slow if name in SLOW else ())
+            pytest.param(
+                name, 'auto', id=f'{name}-auto', marks=pytest.mark.slow if name in SLOW else ()
+            )
             for name in FIXTURES
-            if 'nano' not in name
+            if 'nano' not in name or name in NAMED
         ),
         *(
             pytest.param(name, implementation, id=f'{name}-{implementation}')
@@ -48,11 +51,11 @@ NAMED = {
     ],
 )
 def test_outputs_and_gradients_equal_the_published_models(
-    name: str, implementation: str | None, monkeypatch: pytest.MonkeyPatch
+    name: str, implementation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if implementation:
+    if implementation != 'auto':
         monkeypatch.setitem(LOGITS_PER_TILE, 'cpu', 2**12)  # several tiles on small maps
-    with prefer_implementation(implementation or 'auto'):
+    with prefer_implementation(implementation):
         _check_outputs_and_gradients(name)
 
 

@@ -16,7 +16,7 @@ from mmdat.ops import (
 
 
 def flops(operator, *inputs: torch.Tensor, implementation: str) -> tuple[int, int]:
-    """Of the forward and of the backward pass."""
+    """Count FLOPs of the forward and the backward pass."""
     with FlopCounterMode(display=False) as forward:
         out = operator(*inputs, implementation=implementation)
     with FlopCounterMode(display=False) as backward:

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 RUN = """
 import sys
 
-ABSENT = 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain'
+ABSENT = 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'packaging'
 
 
 class Absent:

@@ -29,6 +29,9 @@ from mmdat.registry import MODELS
 from . import dat_published
 from .base import HierarchicalBackbone
 
+# The letters of ``DATSettings.blocks``, which says what they stand for.
+LETTERS = 'LSDNPXE'
+
 # fmt: off
 DAT_ARCHITECTURES = tabulate(
     'embed_dims',                   'num_heads',     'groups',      'blocks',         'window_size',
@@ -91,10 +94,11 @@ class DATSettings(StageSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unknown = set(self.blocks) - set('LSDNPXE')
+        unknown = set(self.blocks) - set(LETTERS)
         if unknown or not self.blocks:
             raise UserError(
-                f"arch field 'blocks' has {self.blocks!r}: use the letters L, S, D, N, P, X and E"
+                f"arch field 'blocks' has {self.blocks!r}: "
+                f'use the letters {", ".join(LETTERS[:-1])} and {LETTERS[-1]}'
             )
         if self.embed_dims % self.num_heads:
             raise UserError(
@@ -302,17 +306,19 @@ def _attention(letter: str, settings: DATSettings, map_side: int) -> nn.Module:
             return PyramidAttention(dims, heads, settings.reduction_ratio)
         case 'E':
             return SlideAttention(dims, heads)
-    return DeformableAttention(
-        dims,
-        heads,
-        settings.groups,
-        settings.stride,
-        settings.offset_kernel_size,
-        (map_side, map_side),
-        settings.offset_range,
-        settings.pooled_keys,
-        settings.position_bias,
-    )
+        case 'D':
+            return DeformableAttention(
+                dims,
+                heads,
+                settings.groups,
+                settings.stride,
+                settings.offset_kernel_size,
+                (map_side, map_side),
+                settings.offset_range,
+                settings.pooled_keys,
+                settings.position_bias,
+            )
+    raise AssertionError(f'no attention module for the letter {letter}')
 
 
 def _ffn(settings: DATSettings) -> nn.Module:

@@ -17,7 +17,7 @@ from mmdat.models.layers import FFN, ConvFFN
 
 from .published_options import check_lengths, check_names, make_arguments
 
-# Their names of a classifier's modules: of its norm, and of its head's by mmpretrain's.
+# The authors' name of a classifier's norm, and of each module of its head by mmpretrain's name.
 CLASSIFIER_NORM = 'cls_norm.norm'
 CLASSIFIER_HEAD = {'fc': 'cls_head'}
 
@@ -83,7 +83,7 @@ PER_STAGE_OPTIONS = frozenset(
         'use_lpus',
     }
 )
-# Those that stand as None in configs that do not use them.
+# Options that configs set to None where they do not use them.
 MAY_BE_NONE = frozenset({'sr_ratios', 'log_cpb', 'layer_scale_values'})
 # The authors' code takes these and does nothing with them.
 IGNORED_OPTIONS = frozenset(
@@ -101,7 +101,6 @@ IGNORED_OPTIONS = frozenset(
     }
 )
 OPTIONS = PER_STAGE_OPTIONS | IGNORED_OPTIONS | {'expansion', 'dim_stem', 'use_conv_patches'}
-ALL_BLOCKS = 'LSDNPXE'
 
 
 def module_names(embeddings: nn.ModuleList, stages: nn.ModuleList) -> Iterator[tuple[str, str]]:
@@ -163,7 +162,7 @@ def dat_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
             f"option 'depths' is {list(depths)}, but 'stage_spec' has "
             f'{[len(letters) for letters in blocks]} blocks: they must agree'
         )
-    values = _reader(options, blocks)
+    values, all_blocks = _reader(options, blocks), ''.join(blocks)
     arch = dict(
         embed_dims=tuple(dims),
         blocks=tuple(blocks),
@@ -181,10 +180,10 @@ def dat_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
         neighborhood_size=values('nat_ksizes', 'N', unused=1),
         reduction_ratio=values('sr_ratios', 'P', unused=1, absent=1),
         ffn_ratio=options.get('expansion', 4),
-        conv_ffn=values('use_dwc_mlps', ALL_BLOCKS, absent=False),
-        local_perception=values('use_lpus', ALL_BLOCKS, absent=False),
+        conv_ffn=values('use_dwc_mlps', all_blocks, absent=False),
+        local_perception=values('use_lpus', all_blocks, absent=False),
         layer_scale=tuple(
-            max(0.0, value) for value in values('layer_scale_values', ALL_BLOCKS, absent=0.0)
+            max(0.0, value) for value in values('layer_scale_values', all_blocks, absent=0.0)
         ),
         conv_embedding=options.get('use_conv_patches', False),
     )
@@ -192,7 +191,7 @@ def dat_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _blocks(stages: nn.ModuleList) -> Iterator[tuple[int, int, nn.Module]]:
-    """Index of the stage, index in the stage, and block."""
+    """Yield each block with the index of its stage and its index in there."""
     for s, stage in enumerate(stages):
         for b, block in enumerate(stage.get_submodule('blocks').children()):
             yield s, b, block

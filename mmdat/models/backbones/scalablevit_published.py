@@ -10,7 +10,7 @@ from mmdat.models.attentions import InteractiveWindowAttention, ScalableAttentio
 
 from .published_options import check_lengths, check_names, make_arguments
 
-# Their names of a classifier's modules: of its norm, and of its head's by mmpretrain's.
+# The authors' name of a classifier's norm, and of each module of its head by mmpretrain's name.
 CLASSIFIER_NORM = 'norm'
 CLASSIFIER_HEAD = {'layers.0.fc': 'head.0', 'layers.0.norm': 'head.1', 'layers.1.fc': 'head.3'}
 

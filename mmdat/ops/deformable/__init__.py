@@ -1,1 +1,4 @@
-"""Deformable attention: ``api`` is the door, the other modules are its implementations."""
+"""Deformable attention, whose public functions are in ``api``.
+
+The modules ``dense``, ``tiled``, ``triton`` and ``log_spaced`` compute it; ``sampling`` is shared.
+"""

@@ -45,8 +45,7 @@ MIN_TILE_WIDTH, MAX_TILE_WIDTH = 16, 64
 WIDTH_UNIT, ROWS_UNIT = 8, 2
 # Limit of what a band holds beside the logits of its tiles, as a multiple of a tile's logits.
 BAND_TILES = 4
-# Added to distances in the table, in entries. Rounding may put a query on either side of an entry,
-# and this is more than it does.
+# Margin in entries, for rounding that moves a query across an entry.
 SLACK = 1e-3
 
 
@@ -218,7 +217,7 @@ class _Axis:
 
 @dataclass(frozen=True)
 class _Strip:
-    """Columns of queries, those of a tile, and the hat functions of their table columns.
+    """The columns of a tile, with the hat functions of the table columns that they reach.
 
     Attributes:
         queries: Columns of the map.
@@ -391,7 +390,7 @@ class _Part:
 
     @staticmethod
     def put(x: Tensor, target: Tensor) -> None:
-        """Write to ``target`` what :meth:`join` would read from there as ``x``."""
+        """Inverse of :meth:`join`: write ``x`` into ``target``."""
         target = target.movedim(2, 0)
         target.copy_(x.view(target.shape))
 
@@ -456,8 +455,8 @@ class _Band:
 
         Args:
             grad_by_row: Gradient of :attr:`by_row`.
-            grad_coordinates: Tensor[groups, num_keys], of the rows where the queries look.
-            grad_table: Of the part's ``table``.
+            grad_coordinates: Tensor[groups, num_keys], gradient of the rows where the queries look.
+            grad_table: Gradient of the part's ``table``.
         """
         grad_hats = (self.windows @ grad_by_row).sum(0)
         grad_rows = (grad_hats * _slopes(self.distances)).sum((1, 2))
@@ -484,7 +483,7 @@ class _Tile:
         return self.band.part.join(x.to(compute_dtype(x))).flatten(1, 2)
 
     def put(self, x: Tensor, target: Tensor) -> None:
-        """Write to ``target`` what :meth:`take` would read from there as ``x``."""
+        """Inverse of :meth:`take`: write ``x`` into ``target``."""
         self.band.part.put(x, target[:, :, :, self.band.queries, self.strip.queries])
 
     def logits(self, query: Tensor, buffer: Tensor) -> Tensor:
@@ -507,9 +506,10 @@ class _Tile:
         """Add the gradients of the bias that follow from those of the logits.
 
         Args:
-            grad: Tensor[heads * groups, num_keys, queries], of the logits.
+            grad: Tensor[heads * groups, num_keys, queries], gradient of the logits.
             grad_by_row: Gradient of the band's ``by_row``.
-            grad_coordinates: Tensor[groups, num_keys], of the columns where the queries look.
+            grad_coordinates: Tensor[groups, num_keys], gradient of the columns where the queries
+                look.
         """
         strip = self.strip
         assert strip.hats_and_slopes is not None

@@ -282,8 +282,8 @@ class Axis(NamedTuple):
         padded_size: Entries of the padded table.
         step: Entries from a query to the next.
         origin: Entry where query 0 looks from a key at location 0.
-        factor: Entries by which a key that moves by 1 moves what the queries look at back.
-        last_coordinate: Where the queries look that look beyond the table.
+        factor: Entries by which the looked-at position moves back when the key moves by 1.
+        last_coordinate: Coordinate given to queries that look beyond the table.
     """
 
     size: int

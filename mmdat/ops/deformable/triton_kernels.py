@@ -9,8 +9,8 @@ its ``Strides``.
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
-# Added to a small float32, it rounds that to an integer, which are then the last bits of the sum:
-# at this size a float32 has no digits left for a fraction.
+# Adding this to a small float32 rounds it to an integer, which then stands in the last bits of the
+# sum: at this size a float32 has no digits left for a fraction.
 ROUNDER = tl.constexpr(1.5 * 2**23)
 ROUNDER_BITS = tl.constexpr(0x4B400000)
 

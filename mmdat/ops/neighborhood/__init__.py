@@ -1,1 +1,1 @@
-"""Neighborhood attention: ``api`` is the door, the other modules are its implementations."""
+"""Neighborhood attention: ``api`` has the public function; ``dense`` and ``tiled`` compute it."""

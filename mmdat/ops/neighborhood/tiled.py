@@ -10,6 +10,7 @@ The operators are opaque to ``torch.compile``, which would unroll their loops.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -112,9 +113,21 @@ def _(
 make_differentiable(tiled_neighborhood_attention, _backward)
 
 
+class _Run(NamedTuple):
+    """Tiles, one after the other along an axis, whose windows are equal.
+
+    Attributes:
+        tiles: The tiles.
+        inside: Tensor[span, tile], whether a key is in a query's window.
+    """
+
+    tiles: slice
+    inside: Tensor
+
+
 @dataclass(frozen=True)
 class _Axis:
-    """An axis of the map, cut into tiles that reach beyond it by as much on either side.
+    """An axis of the map, cut into tiles that overhang it equally at both ends.
 
     Attributes:
         size: Positions of the map.
@@ -162,13 +175,9 @@ class _Axis:
         offsets = keys[:, None] - torch.arange(self.tile) + self.kernel_size - 1
         return offsets.clamp(0, 2 * self.kernel_size - 2)
 
-    def windows(self) -> list[tuple[slice, Tensor]]:
-        """Find runs of tiles with equal windows.
-
-        Returns:
-            The tiles of each run, and Tensor[span, tile], whether a key is in a query's window.
-        """
-        windows: list[tuple[slice, Tensor]] = []
+    def runs(self) -> list[_Run]:
+        """Find the runs of tiles with equal windows."""
+        runs: list[_Run] = []
         for index in range(self.count):
             tile = slice(index, index + 1)
             queries = torch.arange(*self.queries(tile)).clamp(0, self.size - 1)
@@ -176,10 +185,10 @@ class _Axis:
             first = (queries - self.kernel_size // 2).clamp(0, self.size - self.kernel_size)
             behind = torch.arange(*self.keys(tile))[:, None] - first
             inside = (behind >= 0) & (behind < self.kernel_size)
-            if windows and torch.equal(windows[-1][1], inside):
-                tile = slice(windows.pop()[0].start, tile.stop)
-            windows.append((tile, inside))
-        return windows
+            if runs and torch.equal(runs[-1].inside, inside):
+                tile = slice(runs.pop().tiles.start, tile.stop)
+            runs.append(_Run(tile, inside))
+        return runs
 
 
 class _Tiles:
@@ -189,8 +198,8 @@ class _Tiles:
         scale: Factor of the products of queries and keys.
         rows: The vertical axis.
         columns: The horizontal axis.
-        row_windows: Runs of tile rows with equal windows, from :meth:`_Axis.windows`.
-        column_windows: The same for tile columns.
+        row_runs: Runs of tile rows with equal windows.
+        column_runs: The same for tile columns.
         bias: A Tensor[num_heads, keys, queries] in base 2 for each run of rows and of columns.
     """
 
@@ -200,7 +209,7 @@ class _Tiles:
         self.table_shape = table.shape
         self.scale = head_dim**-0.5
         self.rows, self.columns = _Axis(height, kernel_size), _Axis(width, kernel_size)
-        self.row_windows, self.column_windows = self.rows.windows(), self.columns.windows()
+        self.row_runs, self.column_runs = self.rows.runs(), self.columns.runs()
         # [key row, key column, query row, query column]
         offsets = (
             self.rows.offsets()[:, None, :, None] * table.shape[2]
@@ -210,8 +219,8 @@ class _Tiles:
         bias = (LOG2_E * table.to(compute_dtype(query))).flatten(1)[:, self.offsets]
         bias = bias.view(num_heads, *offsets.shape)
         self.bias = [
-            [self._mask(bias, rows, columns) for _, columns in self.column_windows]
-            for _, rows in self.row_windows
+            [self._mask(bias, rows.inside, columns.inside) for columns in self.column_runs]
+            for rows in self.row_runs
         ]
         logits_per_row = num_heads * self.columns.count * offsets.numel()
         max_rows = max(1, logits_per_tile(query.device) // logits_per_row)
@@ -228,9 +237,8 @@ class _Tiles:
         """Allocate a buffer for the logits of the largest part."""
         rows = max(map(length, self.row_slices))
         samples = max(map(length, self.sample_slices), default=0)
-        return self.bias[0][0].new_empty(
-            samples * rows * self.columns.count * self.bias[0][0].numel()
-        )
+        bias = self.bias[0][0]  # all have this shape
+        return bias.new_empty(samples * rows * self.columns.count * bias.numel())
 
     def logits(self, part: '_Part', query: Tensor, key: Tensor, buffer: Tensor) -> Tensor:
         """Compute the logits of a part in the buffer.
@@ -247,11 +255,12 @@ class _Tiles:
         logits = product_in(buffer, key, (LOG2_E * self.scale * query).mT)
         by_tile = part.unflatten(logits)
         start, stop = part.rows.start, part.rows.stop
-        for (rows, _), row_bias in zip(self.row_windows, self.bias, strict=True):
+        for row_run, row_bias in zip(self.row_runs, self.bias, strict=True):
+            run = row_run.tiles
             # Those rows of the run that the part has, counted from its first.
-            rows = slice(max(0, rows.start - start), max(0, min(rows.stop, stop) - start))
-            for (columns, _), bias in zip(self.column_windows, row_bias, strict=True):
-                by_tile[:, :, rows, columns] += bias[:, None, None]
+            rows = slice(max(0, run.start - start), max(0, min(run.stop, stop) - start))
+            for column_run, bias in zip(self.column_runs, row_bias, strict=True):
+                by_tile[:, :, rows, column_run.tiles] += bias[:, None, None]
         return logits
 
     def table_gradient(self, grad_bias: Tensor) -> Tensor:
@@ -294,7 +303,7 @@ class _Part:
         return x.movedim(4, -1).flatten(4, 5).flatten(0, 3)
 
     def put(self, x: Tensor, target: Tensor) -> None:
-        """Write to ``target`` what :meth:`take` would read as ``x``, where it is on the map."""
+        """Inverse of :meth:`take`: write ``x`` into ``target``, where it is on the map."""
         rows, columns = self.tiles.rows, self.tiles.columns
         x = self.unflatten(x).unflatten(4, (rows.tile, -1)).transpose(3, 4)
         x = x.flatten(4, 5).flatten(2, 3)

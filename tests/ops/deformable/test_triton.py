@@ -172,9 +172,9 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
             batch=2,
             groups=2,
             heads=2,
-            height=7,
-            width=9,
-            num_keys=20,
+            height=3,
+            width=5,
+            num_keys=17,
             head_dim=5,
             value_dim=3,
             reach=1.7,
@@ -223,7 +223,7 @@ def interpreted_takes_half_precision(dtype: torch.dtype) -> None:
 
 
 def interpreted_programs_share_the_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each with sums of its own."""
+    """Programs that share the queries of a key block add up to the same gradients."""
     monkeypatch.setattr(fused, 'MIN_TILES_PER_PROGRAM', 2)
     check(Case(batch=2, height=17, width=15))
 
@@ -242,8 +242,8 @@ def interpreted_takes_expanded_tensors() -> None:
 
 
 def interpreted_allocates_nothing_of_size_queries_times_keys() -> None:
-    inputs = Case(height=8, width=16, num_keys=256, table=(7, 7)).inputs(torch.bfloat16)
-    pairs = 8 * 16 * 256
+    inputs = Case(height=8, width=16, num_keys=128, table=(7, 7)).inputs(torch.bfloat16)
+    pairs = 8 * 16 * 128
     dense_largest, largest = (
         largest_allocation(lambda kernels=kernels: results(inputs, kernels))
         for kernels in (False, True)
