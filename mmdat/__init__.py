@@ -6,13 +6,14 @@ mmdet, mmsegmentation or mmpretrain is all that ``type='mmdat.DATPlusPlus'`` nee
 ``mmdat.ops`` needs torch alone, the backbones mmengine too; nothing is registered without it.
 """
 
-from .stack import check_versions, installed_version, require
+from .stack import check_installed, check_versions, installed_version
 from .version import __version__
 
-require('torch')
-check_versions('mmengine', 'mmcv')
+check_installed('torch')
 
 if installed_version('mmengine') is not None:
+    check_versions('torch', 'mmengine', 'mmcv')
+
     from . import registry  # noqa: F401  makes the scope mmdat known
     from .checkpoints.patches import patch_mmengine
 

@@ -4,7 +4,6 @@ People bring their own builds of these packages, so that installing mmdat instal
 """
 
 import importlib
-import re
 
 # Package -> versions that work, and why none later does.
 SUPPORTED: dict[str, tuple[str, str]] = {
@@ -25,12 +24,21 @@ def require(*packages: str) -> None:
     Raises:
         ImportError: With one sentence that says what is wrong and what to do.
     """
+    check_installed(*packages)
+    check_versions(*packages)
+
+
+def check_installed(*packages: str) -> None:
+    """Refuse to go on where a package is missing, whatever the versions of the others.
+
+    Raises:
+        ImportError: With one sentence that says what is wrong and what to do.
+    """
     for package in packages:
         if installed_version(package) is None:
             raise ImportError(
                 f'mmdat needs {_wanted(package)}, which is not installed: {HOW_TO_INSTALL}'
             )
-    check_versions(*packages)
 
 
 def check_versions(*packages: str) -> None:
@@ -70,14 +78,11 @@ def is_supported(version: str, supported: str) -> bool:
         >>> is_supported('2.14.0a0+git', supported)
         False
     """
-    least, limit = (_release(bound) for bound in supported.split(','))
-    return least <= _release(version) < limit
+    # Here, as mmdat.ops is to need torch alone; mmengine brings the package along.
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
 
-
-def _release(version: str) -> tuple[int, ...]:
-    """The release number in a text: (2, 11, 0) of ``2.11.0+cu130``, (2, 6) of ``>= 2.6``."""
-    # The package packaging would read more, but mmdat.ops needs torch alone.
-    return tuple(map(int, re.findall(r'\d+(?:\.\d+)*', version)[0].split('.')))
+    return SpecifierSet(supported).contains(Version(version).base_version)
 
 
 def _wanted(package: str) -> str:
