@@ -12,7 +12,6 @@ model = dict(
 train_pipeline = _base_.train_pipeline
 train_pipeline[0].update(type='mmdat.LoadImageFromFile', skip_broken=True)
 test_pipeline = _base_.test_pipeline
-test_pipeline[0].update(type='mmdat.LoadImageFromFile')
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **_base_.COCO))
 val_dataloader = test_dataloader = dict(dataset=dict(pipeline=test_pipeline, **_base_.COCO))
 val_evaluator = test_evaluator = _base_.COCO_VAL

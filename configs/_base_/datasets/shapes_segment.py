@@ -10,8 +10,8 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
-    dict(type='mmdat.LoadImageFromFile'),
-    {{_base_.LOAD_MAP}},
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
@@ -26,10 +26,10 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 tta_pipeline = [
-    dict(type='mmdat.LoadImageFromFile'),
+    dict(type='LoadImageFromFile'),
     dict(type='TestTimeAug', transforms=[
         [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-        [{{_base_.LOAD_MAP}}],
+        [dict(type='LoadAnnotations')],
         [dict(type='PackSegInputs')],
     ]),
 ]
