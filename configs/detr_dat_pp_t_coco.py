@@ -11,9 +11,8 @@ model = dict(
     neck=dict(in_channels=[512]))
 train_pipeline = _base_.train_pipeline
 train_pipeline[0].update(type='mmdat.LoadImageFromFile', skip_broken=True)
-test_pipeline = _base_.test_pipeline
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **_base_.COCO))
-val_dataloader = test_dataloader = dict(dataset=dict(pipeline=test_pipeline, **_base_.COCO))
+val_dataloader = test_dataloader = dict(dataset=_base_.COCO)
 val_evaluator = test_evaluator = _base_.COCO_VAL
 optim_wrapper = dict(constructor='mmdat.BackboneDecayConstructor')
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))

@@ -18,8 +18,7 @@ a detector's results are        | ``results.read_results``,        | ``analysis.
 reported on                     | ``results.check_same_data``      |
 a part of the config is built   | ``exceptions.explained``         | ``apis``, ``analysis``
 a data set in COCO format is    | ``coco.read_coco``,              | ``datasets.CocoDataset``
-built                           | ``coco.check_categories``,       |
-                                | ``images.check_images``          |
+built                           | ``coco.check_categories``        |
 all is built, before a step     | :func:`before_first_step`        | ``engine.CheckFitHook``
 weights go into the model       | ``model_fit.check_weights_fit``  | ``engine.CheckFitHook``,
                                 |                                  | ``analysis.speed``
@@ -32,14 +31,14 @@ through configs and wrapped data sets. What mmengine keeps private and checks ne
 ``mmengine_private``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from torch import nn
 
-from . import checkpoint, config_keys, config_tree, folders, masks, model_fit, run
+from . import checkpoint, config_keys, config_tree, folders, images, masks, model_fit, run
 
 
 def after_reading(cfg: Config) -> None:
@@ -107,16 +106,17 @@ def before_loading(content: Any, source: str, *, resume: bool) -> None:
         checkpoint.check_resumable(content, source)
 
 
-def before_first_step(model: nn.Module, datasets: Iterable[Any]) -> None:
-    """Check that the parts of a model fit each other and the data, and the data's annotations.
+def before_first_step(model: nn.Module, datasets: Mapping[str, Any]) -> None:
+    """Check that the parts of a model fit each other and the data, and the data's files.
 
     Args:
         model: The model, without wrappers.
-        datasets: Those that it will be trained and tested on, built.
+        datasets: Split -> the data set, built.
     """
     model_fit.check_channels(model)
-    for dataset in datasets:
+    for split, dataset in datasets.items():
         for _, single in config_tree.unwrap(dataset):
             model_fit.check_num_classes(model, single)
+            images.check_image_files(single, in_training=split == 'train')
             masks.check_mask_files(single)
             folders.check_labels(single)

@@ -45,7 +45,14 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             'custom_imports'
         )
     if isinstance(error, FileNotFoundError):
-        return f"file {error.filename or text} does not exist: check the config's paths"
+        # From a data loader's worker process comes its traceback as text, and no file name.
+        path = error.filename or text.rsplit('No such file or directory: ', 1)[-1].strip(" '\n")
+        return f"file {path} does not exist: check the config's paths"
+    if match := re.search(r'(?:^|AssertionError: )failed to load image: (.*)', text):
+        return (
+            f'image {match[1]} cannot be read (it does not decode): mend it, or take it out of the '
+            'data set'
+        )
     if text == 'need at least one array to concatenate':  # mmengine's, of a data set without items
         return (
             'a data set found no image in its folder: check data_prefix and, for other images '

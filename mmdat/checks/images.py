@@ -3,15 +3,55 @@
 import os
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
 
 from mmdat.errors import UserError
 
+from .config_tree import transforms
+
 # First bytes of a file -> bytes at the end of its image, which little follows as a rule.
 START_TO_END = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PN': b'IEND'}
 TAIL_BYTES = 4096
+
+
+def check_image_files(dataset: Any, in_training: bool) -> None:
+    """Refuse a data set with images that are missing or cannot be read.
+
+    Args:
+        dataset: A built data set; one that does not load image files from this machine's disk
+            passes.
+        in_training: As for :func:`check_images`.
+
+    Raises:
+        UserError: Names the first such image.
+    """
+    if not are_loaded(dataset, 'img_path', {'LoadImageFromFile'}):
+        return
+    if in_training and not dataset.ann_file:  # the images are those that were found in a folder
+        return
+    paths = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
+    check_images(paths, dataset.ann_file or 'the data set', in_training)
+
+
+def are_loaded(dataset: Any, key: str, loaders: set[str]) -> bool:
+    """Tell whether a data set loads files from this machine's disk.
+
+    Args:
+        dataset: A built data set, or anything else.
+        key: Key of its items with the path of a file, such as ``'img_path'``.
+        loaders: Names of the transforms that load such a file.
+    """
+    if not hasattr(dataset, 'get_data_info') or not len(dataset):
+        return False
+    steps = {type(step).__name__ for step in transforms(dataset.pipeline)}
+    return (
+        not steps.isdisjoint(loaders)
+        and not getattr(dataset, 'backend_args', None)
+        and '://' not in str(dataset.get_data_info(0).get(key, '://'))
+    )
 
 
 def check_images(paths: Sequence[str], source: str, in_training: bool) -> None:

@@ -7,23 +7,22 @@ from torch import nn
 
 from mmdat.errors import UserError
 
+from .images import are_loaded, is_whole
+
 
 def check_mask_files(dataset: Any) -> None:
-    """Refuse a data set of semantic segmentation in which an image has no mask file.
+    """Refuse a data set of semantic segmentation in which a mask is missing or cannot be read.
 
     Args:
-        dataset: A built data set; any other than mmsegmentation's passes.
+        dataset: A built data set; any other than mmsegmentation's passes, and one that loads none.
 
     Raises:
         UserError: Names the image and the mask.
     """
-    if not hasattr(dataset, 'get_data_info') or not len(dataset):
+    if not are_loaded(dataset, 'seg_map_path', {'LoadAnnotations', 'LoadSegmentationMap'}):
         return
-    first = dataset.get_data_info(0)
     # Data sets of mmdet name masks too, which need not be there; they have no reduce_zero_label.
-    if 'reduce_zero_label' not in first or 'seg_map_path' not in first:
-        return
-    if dataset.backend_args:  # the files are elsewhere than on this machine's disk
+    if 'reduce_zero_label' not in dataset.get_data_info(0):
         return
     for index in range(len(dataset)):
         item = dataset.get_data_info(index)
@@ -32,6 +31,11 @@ def check_mask_files(dataset: Any) -> None:
                 f'image {item["img_path"]} has no mask {item["seg_map_path"]}: '
                 'check data_prefix.seg_map_path and seg_map_suffix, or take the '
                 'image out of the data set'
+            )
+        if not is_whole(item['seg_map_path']):
+            raise UserError(
+                f'mask {item["seg_map_path"]} cannot be read (it is not whole): mend it, or take '
+                'its image out of the data set'
             )
 
 

@@ -35,10 +35,14 @@ def built_by(frame: FrameType) -> tuple[dict[str, Any], Any] | None:
     return frame.f_locals['cfg'], frame.f_locals['obj_cls']
 
 
-def built_datasets(runner: Runner) -> list[Any]:
-    """The data sets of the loops that a runner has built; its properties would build the others."""
-    loops = (runner._train_loop, runner._val_loop, runner._test_loop)
-    return [loop.dataloader.dataset for loop in loops if isinstance(loop, BaseLoop)]
+def built_datasets(runner: Runner) -> dict[str, Any]:
+    """Split -> data set of the loops that a runner has built; its properties would build others."""
+    loops = dict(train=runner._train_loop, val=runner._val_loop, test=runner._test_loop)
+    return {
+        split: loop.dataloader.dataset
+        for split, loop in loops.items()
+        if isinstance(loop, BaseLoop)
+    }
 
 
 def is_fine_tuning(runner: Runner) -> bool:

@@ -8,7 +8,6 @@ from mmdet.datasets.api_wrappers import COCO
 
 from mmdat.checks.coco import check_any_left, check_categories, read_coco
 from mmdat.checks.config_tree import transforms
-from mmdat.checks.images import check_images
 from mmdat.registry import DATASETS
 
 
@@ -42,8 +41,7 @@ class CocoDataset(MMDetCocoDataset):
 
     Raises:
         UserError: If the annotation file is missing, not in COCO format, lacks a class of
-            ``metainfo`` or leaves no image to use; if images are missing (in training, if most
-            are) or, in testing, are not whole.
+            ``metainfo`` or leaves no image to use.
     """
 
     def load_data_list(self) -> list[dict]:
@@ -58,7 +56,4 @@ class CocoDataset(MMDetCocoDataset):
     def filter_data(self) -> list[dict]:
         data_list = super().filter_data()
         check_any_left(data_list, self.ann_file, self.metainfo['classes'])
-        if self.backend_args is None:
-            paths = [data_info['img_path'] for data_info in data_list]
-            check_images(paths, self.ann_file, in_training=not self.test_mode)
         return data_list

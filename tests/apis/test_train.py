@@ -108,7 +108,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         ),
         r'optim_wrapper cannot be used: ',
     ),
-    'the validation data are built': (
+    'the files of the validation data are looked for': (
         lambda config, root: (root / 'val2017' / '1.png').unlink(),
         r'1 of the 2 images of .*val2017.json do not exist, such as .*val2017/1.png',
     ),

@@ -9,10 +9,12 @@ import mmdet.datasets  # noqa: F401  registers what the config names
 import mmseg.datasets
 import numpy as np
 import pytest
+from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmdat.checks.config_file import read_config
 from mmdat.checks.exceptions import explained
@@ -174,6 +176,28 @@ def test_a_file_that_does_not_exist_is_told() -> None:
         explained(Config()),
     ):
         Path('nowhere.json').read_text()
+
+
+@pytest.mark.parametrize('num_workers', [0, 1])
+@pytest.mark.parametrize(
+    'content, sentence',
+    [
+        (None, r"file .*a\.png does not exist: check the config's paths"),
+        (b'no image', r'image .*a\.png cannot be read \(it does not decode\): mend it, or take'),
+    ],
+)
+def test_an_image_that_does_not_load_is_told_by_worker_processes_too(
+    content: bytes | None, sentence: str, num_workers: int, tmp_path: Path
+) -> None:
+    path = tmp_path / 'a.png'
+    if content is not None:
+        path.write_bytes(content)
+    images = [dict(img_path=str(path))]
+    loader = DataLoader(
+        images, num_workers=num_workers, collate_fn=lambda items: LoadImageFromFile()(items[0])
+    )
+    with pytest.raises(UserError, match=f'^{sentence}[^\n]*$'), explained(Config()):
+        next(iter(loader))
 
 
 def test_what_is_no_mistake_of_the_user_passes() -> None:

@@ -16,17 +16,28 @@ from mmdat.checks.masks import check_mask_classes, check_mask_files
 from mmdat.errors import UserError
 
 
-def test_a_missing_mask_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_truncated_mask_is_refused(tmp_path: Path) -> None:
     for folder, suffix in (('images', 'jpg'), ('masks', 'png')):
         (tmp_path / folder).mkdir()
         for name in 'ab':
             cv2.imwrite(str(tmp_path / folder / f'{name}.{suffix}'), np.zeros((2, 2), np.uint8))
     prefix = dict(img_path='images', seg_map_path='masks')
-    dataset = BaseSegDataset(data_root=str(tmp_path), data_prefix=prefix)
+    load = dict(type='mmseg.LoadAnnotations')
+    dataset = BaseSegDataset(data_root=str(tmp_path), data_prefix=prefix, pipeline=[load])
     check_mask_files(dataset)
-    (tmp_path / 'masks' / 'b.png').unlink()
+    mask = tmp_path / 'masks' / 'b.png'
+    mask.write_bytes(mask.read_bytes()[:-12])
+    with pytest.raises(UserError, match=r'mask .*b.png cannot be read .*: mend it, or take its im'):
+        check_mask_files(dataset)
+    mask.unlink()
     with pytest.raises(UserError, match=r'image .*b.jpg has no mask .*b.png: check data_prefix.s'):
         check_mask_files(dataset)
+
+
+def test_masks_that_are_not_loaded_need_not_be_there(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / 'a.jpg'), np.zeros((2, 2), np.uint8))
+    prefix = dict(img_path='', seg_map_path='masks')
+    check_mask_files(BaseSegDataset(data_root=str(tmp_path), data_prefix=prefix))
 
 
 def batch(*values: int) -> dict:

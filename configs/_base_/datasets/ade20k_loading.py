@@ -1,8 +1,10 @@
 # How images and masks of ADE20K are read, tested, and tested at several scales. The folder comes
 # from the environment variable ADE20K_ROOT.
 ADE20K = dict(data_root='{{$ADE20K_ROOT:data/ade/ADEChallengeData2016}}')
-LOAD_MAP = dict(type='mmdat.LoadSegmentationMap')
-LOAD_TO_TRAIN = [dict(type='mmdat.LoadImageFromFile', skip_broken=True), LOAD_MAP]
+LOAD_TO_TRAIN = [
+    dict(type='mmdat.LoadImageFromFile', skip_broken=True),
+    dict(type='mmdat.LoadSegmentationMap'),
+]
 TEST_PIPELINE = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),

@@ -3,8 +3,7 @@ _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 data_root = '{{$IMAGENET_ROOT:data/imagenet}}'
 train_pipeline = _base_.train_pipeline
 train_pipeline[0].update(type='mmdat.LoadImageFromFile', skip_broken=True)
-test_pipeline = _base_.test_pipeline
 train_dataloader = dict(
     batch_size=128, dataset=dict(data_root=data_root, pipeline=train_pipeline))
-val_dataloader = dict(batch_size=128, dataset=dict(data_root=data_root, pipeline=test_pipeline))
+val_dataloader = dict(batch_size=128, dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader

@@ -4,8 +4,7 @@ _base_ = './ade20k.py'
 data_root = '{{$SHAPES_SEGMENT_ROOT:data/shapes_segment}}'
 
 train_pipeline = [
-    dict(type='mmdat.LoadImageFromFile', skip_broken=True),
-    {{_base_.LOAD_MAP}},
+    *_base_.LOAD_TO_TRAIN,
     dict(type='RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PackSegInputs'),
 ]
