@@ -55,7 +55,7 @@ train_pipeline = [
 train_dataloader = dict(
     num_workers=0, persistent_workers=False, dataset=dict(pipeline=train_pipeline, **data))
 test_pipeline = [
-    dict(type='mmdat.LoadImageFromFile'),
+    dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(64, 64), keep_ratio=True),
     dict(type='PackDetInputs', meta_keys={{{{_base_.META_KEYS}}}}),
 ]
