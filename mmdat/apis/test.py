@@ -1,6 +1,9 @@
 """Evaluate a checkpoint on the test data of a config."""
 
+import os
 from typing import Any
+
+from mmengine.config import Config
 
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
@@ -28,7 +31,8 @@ def test(
         checkpoint: Path of a checkpoint that fits the config's model.
         work_dir: Where the log goes, ``work_dirs/<config's name>`` if None.
         out: A ``.pkl`` file to write the predictions to.
-        show_dir: A folder for pictures of the predictions, below that of the log.
+        show_dir: A folder for pictures of the predictions, below ``work_dir``. They have the names
+            and subfolders of the images.
         tta: Merge the predictions for augmented copies of each image (test-time augmentation).
         cfg_options: Values to put into the config, by dotted key.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
@@ -47,7 +51,7 @@ def test(
     cfg.pop('runner_type', None)
     cfg.pop('strategy', None)
     if show_dir is not None:
-        toolbox_of(cfg).draw(cfg, show_dir)
+        _draw_predictions(cfg, os.path.join(cfg.work_dir, show_dir))
     if tta:
         cfg.model = dict(cfg.tta_model, module=cfg.model)
         for _, dataset in config_tree.datasets(cfg, 'test'):
@@ -57,3 +61,16 @@ def test(
         if out is not None:
             runner.test_evaluator.metrics.append(toolbox_of(cfg).metric(out_file_path=out))
         return runner.test()
+
+
+def _draw_predictions(cfg: Config, out_dir: str) -> None:
+    """Add the hook that draws what is predicted."""
+    hook = dict(
+        type='mmdat.DrawPredictionsHook',
+        out_dir=out_dir,
+        visualizer=cfg.get('visualizer') or dict(type=toolbox_of(cfg).visualizer),
+    )
+    threshold = config_tree.value_at(cfg, 'default_hooks.visualization.score_thr')
+    if threshold is not None:
+        hook['pred_score_thr'] = threshold
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or ()), hook]

@@ -1,5 +1,6 @@
 """What mmdat adds to mmengine's runner."""
 
+from .drawing import DrawPredictionsHook
 from .hooks import CheckFitHook, CountBrokenImagesHook
 from .optimizer import BackboneDecayConstructor
 from .sharding import FSDPStrategy, wrap_stages
@@ -8,6 +9,7 @@ __all__ = [
     'BackboneDecayConstructor',
     'CheckFitHook',
     'CountBrokenImagesHook',
+    'DrawPredictionsHook',
     'FSDPStrategy',
     'wrap_stages',
 ]

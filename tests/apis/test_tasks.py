@@ -135,7 +135,8 @@ def test_train_resume_and_test_run_through(
     assert metric in metrics
     results = pickle.loads(out.read_bytes())
     assert len(results) == zoo.NUM_IMAGES and 'seg_logits' not in results[0]
-    assert len(list(work_dir.glob('pictures/**/*.png'))) == zoo.NUM_IMAGES
+    assert len(list(work_dir.glob('pictures/*.jpg'))) == zoo.NUM_IMAGES
+    assert f'Pictures: {work_dir}/pictures\n' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('task', TASKS)
@@ -208,4 +209,4 @@ def test_a_config_that_says_nothing_of_pictures_draws_them(data: Path, tmp_path:
         show_dir='pictures',
         checkpoint=checkpoint_in(trained('segment', data)),
     )
-    assert len(list(tmp_path.glob('pictures/**/*.png'))) == zoo.NUM_IMAGES
+    assert len(list(tmp_path.glob('pictures/*.jpg'))) == zoo.NUM_IMAGES

@@ -1,0 +1,71 @@
+"""Pictures of what a model predicts in a test, in one place for all toolboxes."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from mmengine import fileio
+from mmengine.hooks import Hook
+from mmengine.registry import VISUALIZERS
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+
+from mmdat.checks import config_tree
+from mmdat.registry import HOOKS
+
+# Pictures of images in other formats are PNGs.
+KEPT_SUFFIXES = ('.jpg', '.jpeg', '.png')
+
+
+@HOOKS.register_module()
+class DrawPredictionsHook(Hook):
+    """Draw each prediction of a test, beside the truth where the toolbox does so.
+
+    The pictures have the names and subfolders of the images, below the folder that all images of
+    the test share.
+
+    Args:
+        out_dir: Folder for the pictures.
+        visualizer: Config of a toolbox's visualizer.
+        options: What its method that draws takes besides, such as ``pred_score_thr``.
+    """
+
+    def __init__(self, out_dir: str, visualizer: dict[str, Any], **options: Any) -> None:
+        self.out_dir = Path(out_dir)
+        self.visualizer = VISUALIZERS.build(dict(visualizer, vis_backends=None, name=out_dir))
+        self.options = options
+
+    def before_test(self, runner: Runner) -> None:
+        dataset = runner.test_dataloader.dataset
+        self.visualizer.dataset_meta = dataset.metainfo
+        folders = {
+            os.path.dirname(os.path.abspath(single.get_data_info(index)['img_path']))
+            for _, single in config_tree.unwrap(dataset)
+            for index in range(len(single))
+        }
+        self.shared_folder = os.path.commonpath(folders)
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[BaseDataElement] | None = None,
+    ) -> None:
+        draw = getattr(self.visualizer, 'visualize_cls', self.visualizer.add_datasample)
+        for sample in outputs or ():
+            content = np.frombuffer(fileio.get(sample.img_path), np.uint8)
+            image = cv2.cvtColor(cv2.imdecode(content, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            out_file = str(self._out_file(sample.img_path))
+            draw(name=out_file, image=image, data_sample=sample, out_file=out_file, **self.options)
+
+    def after_test(self, runner: Runner) -> None:
+        runner.logger.info(f'Pictures: {self.out_dir.resolve()}')
+
+    def _out_file(self, path: str) -> Path:
+        inside = os.path.relpath(os.path.abspath(path), self.shared_folder)
+        kept = inside.lower().endswith(KEPT_SUFFIXES)
+        return self.out_dir / (inside if kept else f'{inside}.png')
