@@ -33,7 +33,8 @@ def test_images_of_one_name_give_pictures_of_their_own(split: bool, tmp_path: Pa
         str(tmp_path / 'pictures'), dict(type='mmpretrain.UniversalVisualizer')
     )
     hook.before_test(runner)
-    samples = [DataSample(metainfo=info) for info in map(dataset.get_data_info, range(4))]
+    paths = [dataset.get_data_info(index)['img_path'] for index in range(4)]
+    samples = [DataSample(metainfo=dict(img_path=path)) for path in paths]
     for sample in samples:
         sample.set_pred_score(torch.tensor([0.2, 0.8])).set_pred_label(torch.tensor([1]))
     hook.after_test_iter(runner, 0, outputs=samples)
