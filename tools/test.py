@@ -15,9 +15,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path of the checkpoint')
     parser.add_argument('--out', metavar='PKL', help='file for the predictions')
-    parser.add_argument(
-        '--show-dir', help='folder for pictures, in the work dir'
-    )
+    parser.add_argument('--show-dir', help='folder for pictures, in the work dir')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     return parse_run_args(parser)
 

@@ -9,6 +9,7 @@ from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks import config_tree
 from mmdat.checks.exceptions import explained
+from mmdat.checks.masks import ANNOTATION_LOADERS
 
 from .runner import build_runner, read_run_config
 from .toolboxes import toolbox_of
@@ -25,6 +26,8 @@ def test(
     launcher: str = 'none',
 ) -> dict[str, float]:
     """Evaluate a checkpoint on the test data of a config.
+
+    With ``test_evaluator.format_only`` no annotations are read, which then need not be there.
 
     Args:
         config: Path of the config.
@@ -56,6 +59,9 @@ def test(
         cfg.model = dict(cfg.tta_model, module=cfg.model)
         for _, dataset in config_tree.datasets(cfg, 'test'):
             dataset.pipeline = cfg.tta_pipeline
+    if _writes_predictions_only(cfg):
+        for _, dataset in config_tree.datasets(cfg, 'test'):
+            dataset.pipeline = _without_annotations(dataset.pipeline)
     with explained(cfg):
         runner = build_runner(cfg)
         if out is not None:
@@ -74,3 +80,22 @@ def _draw_predictions(cfg: Config, out_dir: str) -> None:
     if threshold is not None:
         hook['pred_score_thr'] = threshold
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or ()), hook]
+
+
+def _writes_predictions_only(cfg: Config) -> bool:
+    """Tell whether all metrics of a test write files, for which they need no annotations."""
+    metrics = cfg.test_evaluator
+    metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+    return all(metric.get('format_only', False) for metric in metrics)
+
+
+def _without_annotations(pipeline: list) -> list:
+    """Leave the transforms that load annotations out of a pipeline, also out of nested ones."""
+    steps: list = []
+    for step in pipeline:
+        if isinstance(step, list):
+            steps += [_without_annotations(step)] if _without_annotations(step) else []
+        elif step['type'].split('.')[-1] not in ANNOTATION_LOADERS:
+            inner = step.get('transforms')
+            steps.append(dict(step, transforms=_without_annotations(inner)) if inner else step)
+    return steps

@@ -66,7 +66,7 @@ def read_coco(path: str, needed: Collection[str] = ()) -> dict[str, Any]:
 
 
 def check_categories(content: Mapping[str, Any], path: str, classes: Collection[str]) -> None:
-    """Refuse annotations without a needed class, or without any object of those classes.
+    """Refuse annotations without a needed class, or with objects of other classes alone.
 
     Args:
         content: What :func:`read_coco` returned.
@@ -86,7 +86,7 @@ def check_categories(content: Mapping[str, Any], path: str, classes: Collection[
     wanted = {number for name, number in numbers.items() if not classes or name in classes}
     # Images to be tested only, such as COCO's test-dev, have no annotations.
     annotations = content.get('annotations')
-    if annotations is not None and not any(item['category_id'] in wanted for item in annotations):
+    if annotations and not any(item['category_id'] in wanted for item in annotations):
         raise _nothing_to_use(path, classes)
 
 

@@ -9,6 +9,9 @@ from mmdat.errors import UserError
 
 from .images import are_loaded, is_whole
 
+# Names of the transforms that load masks, or whatever else an image is annotated with.
+ANNOTATION_LOADERS = {'LoadAnnotations', 'LoadSegmentationMap'}
+
 
 def check_mask_files(dataset: Any) -> None:
     """Refuse a data set of semantic segmentation in which a mask is missing or cannot be read.
@@ -19,7 +22,7 @@ def check_mask_files(dataset: Any) -> None:
     Raises:
         UserError: Names the image and the mask.
     """
-    if not are_loaded(dataset, 'seg_map_path', {'LoadAnnotations', 'LoadSegmentationMap'}):
+    if not are_loaded(dataset, 'seg_map_path', ANNOTATION_LOADERS):
         return
     # Data sets of mmdet name masks too, which need not be there; they have no reduce_zero_label.
     if 'reduce_zero_label' not in dataset.get_data_info(0):

@@ -169,6 +169,32 @@ def test_segments_are_tested_on_slides_and_with_augmentation(data: Path, tmp_pat
     assert 'mIoU' in slides and slides.keys() == augmented.keys()
 
 
+@pytest.mark.parametrize('tta', [False, True])
+def test_segments_of_images_without_masks_are_written(
+    tta: bool, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / 'images').mkdir()
+    for name in ('a.jpg', 'b.jpg'):
+        shutil.copy(data / 'ade20k/images/validation/0.jpg', tmp_path / 'images' / name)
+    small = {f'tta_pipeline.1.transforms.0.{index}.scale': (128, 128) for index in range(6)}
+    options = {
+        'test_dataloader.dataset.data_root': str(tmp_path),
+        'test_dataloader.dataset.data_prefix.img_path': 'images',
+        'test_evaluator.format_only': True,
+        'test_evaluator.output_dir': str(tmp_path / 'out'),
+        **small,
+    }
+    evaluate(
+        **arguments('segment', tmp_path / 'work', **options),
+        checkpoint=checkpoint_in(trained('segment', data)),
+        show_dir='pictures',
+        tta=tta,
+    )
+    for name in ('a', 'b'):
+        assert cv2.imread(str(tmp_path / 'out' / f'{name}.png')).shape == (128, 128, 3)
+        assert (tmp_path / 'work' / 'pictures' / f'{name}.jpg').exists()
+
+
 def test_a_class_too_many_in_a_mask_ends_training(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,29 @@ def test_a_checkpoint_is_tested_and_its_predictions_kept(trained: Any, tmp_path:
     assert augmented.keys() == metrics.keys()
 
 
+@pytest.mark.parametrize('forget', [dict.clear, lambda content: content['annotations'].clear()])
+def test_detections_in_images_without_annotations_are_written(
+    forget: Callable[[dict], object], trained: Any, tmp_path: Path
+) -> None:
+    content = json.loads(
+        trained.config.with_name('coco').joinpath('annotations/instances_val2017.json').read_text()
+    )
+    kept = {key: content[key] for key in ('images', 'categories')}
+    forget(content)
+    annotations = tmp_path / 'images.json'
+    annotations.write_text(json.dumps(content | kept))
+    options = {
+        'test_dataloader.dataset.ann_file': str(annotations),
+        'test_evaluator.ann_file': str(annotations),
+        'test_evaluator.format_only': True,
+        'test_evaluator.outfile_prefix': str(tmp_path / 'found'),
+        'model.test_cfg.rcnn.score_thr': 0.0,
+    }
+    evaluate(str(trained.config), str(trained.checkpoint), str(tmp_path), cfg_options=options)
+    found = json.loads((tmp_path / 'found.segm.json').read_text())
+    assert {detection['image_id'] for detection in found} == {0, 1}
+
+
 def test_broken_training_images_are_skipped_and_counted_in_wrapped_data_too(
     config: Path, coco_root: Path, tmp_path: Path
 ) -> None:
