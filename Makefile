@@ -12,7 +12,6 @@ DEMO_DATA_classify := $${SHAPES_CLASSIFY_ROOT:-data/shapes_classify}
 DEMO := $(DEMO_$(TASK))
 DEMO_CONFIG := configs/$(DEMO).py
 DEMO_RUN := work_dirs/$(DEMO)
-DEMO_OUT_detect := --out $(DEMO_RUN)/results.pkl
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -25,10 +24,8 @@ setup: ## build .venv from uv.lock; nothing to do when it is current
 demo: demo-task setup ## draw data, train and test a small Mask R-CNN with DAT++, show its predictions (or TASK=segment, classify)
 	$(PYTHON) tools/make_shapes.py "$(DEMO_DATA_$(TASK))" --task $(TASK)
 	$(PYTHON) tools/train.py $(DEMO_CONFIG)
-	$(PYTHON) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_RUN)/last_checkpoint)" $(DEMO_OUT_$(TASK))
-ifeq ($(TASK),detect)
+	$(PYTHON) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_RUN)/last_checkpoint)" --out $(DEMO_RUN)/results.pkl
 	$(PYTHON) tools/analysis_tools/report.py $(DEMO_CONFIG) $(DEMO_RUN)/results.pkl
-endif
 
 demo-task:
 	@test -n '$(DEMO)' || { echo 'make demo: TASK=$(TASK) is none: give detect, segment or classify.' >&2; exit 1; }

@@ -10,11 +10,12 @@ a checkpoint was read           | :func:`before_loading`           | ``apis.trai
                                 |                                  | ``apis.test``,
                                 |                                  | ``analysis.speed``
 a tool's flags were read        | ``run.check_least``,             | ``apis.cli``,
-                                | ``run.check_shape``,             | ``analysis``
+                                | ``run.check_part``,              | ``analysis``
+                                | ``run.check_shape``,             |
                                 | ``run.check_device``,            |
                                 | ``run.check_display``,           |
                                 | ``run.check_cfg_option``         |
-a detector's results are        | ``results.read_results``,        | ``analysis.report``
+the results of a test are       | ``results.read_results``,        | ``analysis.report``
 reported on                     | ``results.check_same_data``      |
 a part of the config is built   | ``exceptions.explained``         | ``apis``, ``analysis``
 a data set in COCO format is    | ``coco.read_coco``,              | ``datasets.CocoDataset``

@@ -1,4 +1,4 @@
-"""Read a detector's results, and check that they belong to a data set."""
+"""Read the results of a test, and check that they belong to a data set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +9,25 @@ from mmengine.dataset import BaseDataset
 
 from mmdat.errors import UserError
 
+# Default scope -> who writes the results, and keys of each sample and of parts in it.
+CONTENT: dict[str, tuple[str, dict[str, set[str]]]] = {
+    'mmdet': ('a detector', {'pred_instances': {'bboxes', 'scores', 'labels'}}),
+    'mmseg': ('a segmentor with masks', {'pred_sem_seg': {'data'}, 'gt_sem_seg': {'data'}}),
+    'mmpretrain': ('a classifier', {}),
+}
+KEYS = {
+    'mmdet': {'img_id', 'ori_shape'},
+    'mmseg': {'img_path', 'ori_shape'},
+    'mmpretrain': {'img_path', 'pred_label', 'pred_score', 'gt_label'},
+}
 
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """Read the pickle of detections that MMDetection's ``DumpDetResults`` writes.
+
+def read_results(path: Path, scope: str) -> list[dict[str, Any]]:
+    """Read the pickle of results that ``tools/test.py --out`` writes.
+
+    Args:
+        path: Path of the pickle.
+        scope: Default scope of the config that was tested.
 
     Raises:
         UserError: The file is missing or holds something else.
@@ -28,20 +44,21 @@ def read_results(path: Path) -> list[dict[str, Any]]:
             f'{path} is not a pickle of results ({error}): give the file that '
             '`tools/test.py --out` wrote'
         ) from error
+    writer, parts = CONTENT[scope]
     is_results = (
         isinstance(predictions, list)
         and predictions
         and all(
             isinstance(sample, dict)
-            and {'img_id', 'ori_shape', 'pred_instances'} <= sample.keys()
-            and {'bboxes', 'scores', 'labels'} <= set(sample['pred_instances'].keys())
+            and KEYS[scope] | parts.keys() <= sample.keys()
+            and all(keys <= set(sample[part].keys()) for part, keys in parts.items())
             for sample in predictions
         )
     )
     if not is_results:
         raise UserError(
-            f'{path} holds no detections: give the file that `tools/test.py --out` '
-            'wrote for a detector'
+            f'{path} holds no results of {writer}: give the file that `tools/test.py --out` '
+            'wrote with this config'
         )
     return predictions
 
@@ -53,35 +70,47 @@ def check_same_data(
 
     Args:
         predictions: What :func:`read_results` returned.
-        dataset: A built data set in COCO format.
+        dataset: A built data set.
         source: The file with the results, for the sentence.
 
     Raises:
         UserError: Says how many images are the same, or which class there is not.
     """
-    expected = {
-        info['img_id']: (info['height'], info['width'])
-        for info in map(dataset.get_data_info, range(len(dataset)))
-    }
-    given = {sample['img_id']: tuple(sample['ori_shape'][:2]) for sample in predictions}
+    infos = map(dataset.get_data_info, range(len(dataset)))
+    expected: dict[Any, Any]
+    if 'img_id' in predictions[0]:
+        expected = {info['img_id']: (info['height'], info['width']) for info in infos}
+        given = {sample['img_id']: tuple(sample['ori_shape'][:2]) for sample in predictions}
+    else:
+        expected = {info['img_path']: None for info in infos}
+        given = {sample['img_path']: None for sample in predictions}
     if given != expected:
-        same = sum(expected.get(image) == shape for image, shape in given.items())
+        same = len(given.items() & expected.items())
         raise UserError(
-            f'{source} belongs to another data set than {dataset.ann_file}: {same} of its '
+            f'{source} belongs to another data set than {_name(dataset)}: {same} of its '
             f'{len(given)} images are among the {len(expected)} there; run `tools/test.py --out` '
             'with this config'
         )
     num_classes = len(dataset.metainfo['classes'])
-    highest = max(
-        (
-            int(sample['pred_instances']['labels'].max())
-            for sample in predictions
-            if len(sample['pred_instances']['labels'])
-        ),
-        default=0,
-    )
+    highest = max(map(_highest_class, predictions))
     if highest >= num_classes:
         raise UserError(
-            f'{source} predicts class number {highest}, but {dataset.ann_file} has '
+            f'{source} predicts class number {highest}, but {_name(dataset)} has '
             f'only {num_classes} classes: run `tools/test.py --out` with this config'
         )
+
+
+def _highest_class(sample: dict[str, Any]) -> int:
+    """The highest number of a class in a prediction, -1 if there is none."""
+    if 'pred_instances' in sample:
+        labels = sample['pred_instances']['labels']
+    else:
+        labels = (
+            sample['pred_sem_seg']['data'] if 'pred_sem_seg' in sample else sample['pred_label']
+        )
+    return int(labels.max()) if len(labels) else -1
+
+
+def _name(dataset: BaseDataset) -> str:
+    """What a sentence calls a data set: its file or, where it has none, its folder."""
+    return dataset.ann_file or next(iter(dataset.data_prefix.values()))

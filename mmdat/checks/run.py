@@ -94,6 +94,16 @@ def check_least(option: str, value: int, least: int) -> None:
         raise UserError(f'{option} must be at least {least}, got {value}')
 
 
+def check_part(option: str, value: float) -> None:
+    """Refuse a number that is not in [0, 1].
+
+    Raises:
+        UserError: Names the option.
+    """
+    if not 0 <= value <= 1:
+        raise UserError(f'{option} must be from 0 to 1, got {value:g}')
+
+
 def check_shape(shape: Sequence[int]) -> None:
     """Refuse what is no shape of an image: one or two positive numbers."""
     if len(shape) not in (1, 2) or min(shape) < 1:

@@ -8,16 +8,23 @@ import numpy as np
 import torch
 from mmdet.structures.mask import bitmap_to_polygon
 from mmdet.visualization.palette import get_palette
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from mmengine.visualization import Visualizer
+from mmseg.structures import SegDataSample
+from mmseg.visualization import SegLocalVisualizer
 
 PAIRS_PER_ROW = 2
-# Predictions below it are not drawn.
+# Predictions below it are not drawn, unless another is given.
 SCORE_THRESHOLD = 0.5
+# Opacity of segments.
+ALPHA = 0.6
 # In pixels: the longer side of a picture, the space right of and below it, and that for its title.
 SIDE = 480
 MARGIN = 12
 TITLE_HEIGHT = 36
+# Colors of titles.
+GRAY = (30, 30, 30)
+RED = (200, 0, 0)
 
 Palette = Sequence[tuple[int, int, int]]
 
@@ -41,7 +48,10 @@ class Comparison:
 
 
 def draw_comparisons(
-    comparisons: Sequence[Comparison], classes: Sequence[str], palette: Palette | None = None
+    comparisons: Sequence[Comparison],
+    classes: Sequence[str],
+    palette: Palette | None = None,
+    score_thr: float = SCORE_THRESHOLD,
 ) -> np.ndarray:
     """Draw pairs of pictures, ground truth left and prediction right, two pairs in a row.
 
@@ -49,6 +59,7 @@ def draw_comparisons(
         comparisons: The pairs, at least one.
         classes: Names of the classes.
         palette: An RGB color for each class, some colors if None.
+        score_thr: Least score of what is drawn.
 
     Returns:
         (height, width, 3), RGB uint8.
@@ -57,29 +68,91 @@ def draw_comparisons(
     visualizer = Visualizer()
     pairs = []
     for pair in comparisons:
-        prediction = pair.prediction[pair.prediction.scores >= SCORE_THRESHOLD]
+        prediction = pair.prediction[pair.prediction.scores >= score_thr]
         cells = [
             _draw_cell(title, _draw_picture(visualizer, pair.image, instances, classes, palette))
             for title, instances in (
                 (f'{pair.title}: truth', pair.ground_truth),
-                (f'prediction, score >= {SCORE_THRESHOLD:g}', prediction),
+                (f'prediction, score >= {score_thr:g}', prediction),
             )
         ]
         pairs.append(np.hstack(cells))
-    columns = min(PAIRS_PER_ROW, len(pairs))
-    pairs += [np.full_like(pairs[0], 255)] * (-len(pairs) % columns)
-    rows = [np.hstack(pairs[first : first + columns]) for first in range(0, len(pairs), columns)]
+    return _arrange(pairs, PAIRS_PER_ROW)
+
+
+def draw_segments(
+    comparisons: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
+    classes: Sequence[str],
+    palette: Palette | None = None,
+) -> np.ndarray:
+    """Draw pairs of segmented pictures, ground truth left and prediction right.
+
+    Args:
+        comparisons: Of each pair, at least one, a title, the image (height, width, 3), RGB uint8,
+            and the true and the predicted class of each pixel (height, width).
+        classes: Names of the classes.
+        palette: An RGB color for each class, some colors if None.
+
+    Returns:
+        (height, width, 3), RGB uint8.
+    """
+    visualizer = SegLocalVisualizer(alpha=ALPHA)
+    visualizer.dataset_meta = dict(
+        classes=classes, palette=palette or get_palette('random', len(classes))
+    )
+    pairs = []
+    for title, image, truth, prediction in comparisons:
+        image = _enlarge(image)
+        cells = []
+        for name, segments in ((f'{title}: truth', truth), ('prediction', prediction)):
+            size = image.shape[1::-1]
+            resized = cv2.resize(segments.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
+            sample = SegDataSample(pred_sem_seg=PixelData(data=torch.from_numpy(resized[None])))
+            visualizer.add_datasample(name, image, sample, draw_gt=False)
+            cells.append(_draw_cell(name, visualizer.get_image()))
+        pairs.append(np.hstack(cells))
+    return _arrange(pairs, PAIRS_PER_ROW)
+
+
+def draw_titled(pictures: Sequence[tuple[str, np.ndarray, bool]]) -> np.ndarray:
+    """Draw pictures below their titles, four in a row.
+
+    Args:
+        pictures: Of each, at least one, its title, the image (height, width, 3), RGB uint8, and
+            whether the title is right; a wrong one is red.
+
+    Returns:
+        (height, width, 3), RGB uint8.
+    """
+    cells = [
+        _draw_cell(title, _enlarge(image), GRAY if right else RED)
+        for title, image, right in pictures
+    ]
+    return _arrange(cells, 2 * PAIRS_PER_ROW)
+
+
+def _arrange(cells: list[np.ndarray], columns: int) -> np.ndarray:
+    """Arrange pictures of one size in rows; the last is filled up with white."""
+    columns = min(columns, len(cells))
+    cells = cells + [np.full_like(cells[0], 255)] * (-len(cells) % columns)
+    rows = [np.hstack(cells[first : first + columns]) for first in range(0, len(cells), columns)]
     return np.vstack(rows)
 
 
-def _draw_cell(title: str, picture: np.ndarray) -> np.ndarray:
+def _enlarge(image: np.ndarray) -> np.ndarray:
+    """Resize an image to the size of the pictures."""
+    scale = SIDE / max(image.shape[:2])
+    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def _draw_cell(title: str, picture: np.ndarray, color: tuple[int, int, int] = GRAY) -> np.ndarray:
     """Place a picture below its title on white."""
     cell = np.full((SIDE + TITLE_HEIGHT + MARGIN, SIDE + MARGIN, 3), 255, dtype=np.uint8)
     height, width = picture.shape[:2]
     cell[TITLE_HEIGHT : TITLE_HEIGHT + height, :width] = picture
     baseline = (2, TITLE_HEIGHT - 12)
-    gray = (30, 30, 30)
-    cv2.putText(cell, title, baseline, cv2.FONT_HERSHEY_SIMPLEX, 0.65, gray, 1, cv2.LINE_AA)
+    cv2.putText(cell, title, baseline, cv2.FONT_HERSHEY_SIMPLEX, 0.65, color, 1, cv2.LINE_AA)
     return cell
 
 
@@ -92,8 +165,9 @@ def _draw_picture(
 ) -> np.ndarray:
     """Draw masks, boxes, names and scores on an image, enlarged so that they can be read."""
     scale = SIDE / max(image.shape[:2])
-    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
-    visualizer.set_image(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC))
+    image = _enlarge(image)
+    height, width = image.shape[:2]
+    visualizer.set_image(image)
     if len(instances) == 0:
         return visualizer.get_image()
     colors = [tuple(palette[label]) for label in instances.labels.tolist()]

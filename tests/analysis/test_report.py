@@ -1,4 +1,4 @@
-"""Reports on a detector's test."""
+"""Reports on a test of a detector, a segmentor and a classifier."""
 
 import copy
 import json
@@ -13,9 +13,12 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
+from mmseg.evaluation import IoUMetric
 from pycocotools import mask as mask_api
 
-from mmdat.analysis.report import ALL_CLASSES, Report, average_precision, print_report, write_report
+from mmdat.analysis.detections import average_precision
+from mmdat.analysis.report import Report, print_report, write_report
+from mmdat.analysis.tables import ALL_CLASSES
 from mmdat.datasets import ShapesDataset, ShapesParameters, write_shapes_coco
 from mmdat.datasets.shapes.drawing import METAINFO
 from mmdat.errors import UserError
@@ -37,7 +40,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
         ann_file='annotations/instances_val.json',
         test_mode=True,
     )
-    return Config(dict(test_dataloader=dict(dataset=dataset)))
+    return Config(dict(default_scope='mmdet', test_dataloader=dict(dataset=dataset)))
 
 
 @pytest.fixture(scope='module')
@@ -132,7 +135,7 @@ def test_a_detector_without_masks_or_findings_is_reported_on_too(
         instances = sample['pred_instances']
         del instances['masks']
         instances.update({name: value[:0] for name, value in instances.items()})
-    measured = report_on(perfect, config, tmp_path, num_images=1).average_precisions
+    measured = report_on(perfect, config, tmp_path, num_images=1).tables
     assert list(measured) == ['bbox']
     assert measured['bbox'][ALL_CLASSES]['AP'] == 0
 
@@ -145,7 +148,7 @@ def test_pictures_and_tables_are_written_and_their_paths_printed_last(
     assert truth[60:500].std() > 10
     # Equal but for the scores that are written beside the names.
     assert np.mean(np.abs(truth[60:500] - prediction[60:500].astype(int)) > 40) < 0.1
-    assert json.loads(report.figures.read_text()) == report.average_precisions
+    assert json.loads(report.figures.read_text()) == report.tables
     table = report.table.read_text()
     assert '| all classes | 100.0 | 100.0 | 100.0 |' in table
     assert all(f'| {name} | 100.0 |' in table for name in METAINFO['classes'])
@@ -176,7 +179,7 @@ def test_a_file_that_is_no_pickle_is_refused(
 def test_a_pickle_of_something_else_is_refused(
     config: Config, tmp_path: Path, results: object
 ) -> None:
-    with pytest.raises(UserError, match=r'results\.pkl holds no detections'):
+    with pytest.raises(UserError, match=r'results\.pkl holds no results of a detector: give'):
         report_on(results, config, tmp_path)
 
 
@@ -200,6 +203,13 @@ def test_a_number_of_pictures_below_one_is_refused(
 ) -> None:
     with pytest.raises(UserError, match='--num-images must be at least 1, got 0'):
         report_on(perfect, config, tmp_path, num_images=0)
+
+
+def test_a_threshold_that_no_score_can_have_is_refused(
+    config: Config, perfect: Results, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match='--score-thr must be from 0 to 1, got 1.5'):
+        report_on(perfect, config, tmp_path, score_thr=1.5)
 
 
 def test_wrong_config_or_folder_is_told_in_a_sentence(
@@ -236,3 +246,101 @@ def test_a_config_without_test_data_to_build_is_refused(
     (tmp_path / 'some.py').write_text(f"default_scope = 'mmdet'\nmodel = dict(type='X')\n{text}")
     with pytest.raises(UserError, match=sentence):
         write_report(tmp_path / 'some.py', tmp_path / 'results.pkl')
+
+
+CLASSES = ('ground', 'disk', 'unseen')
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[str]:
+    """Three images, in folders for segmentation and, by their name, of classification."""
+    for folder in ('ground', 'disk'):
+        (tmp_path / 'images' / folder).mkdir(parents=True)
+    paths = [tmp_path / 'images' / name for name in ('disk/0.jpg', 'disk/1.jpg', 'ground/2.jpg')]
+    for path in paths:
+        cv2.imwrite(str(path), np.full((40, 60, 3), 90, np.uint8))
+    return list(map(str, paths))
+
+
+def segmented(paths: list[str]) -> Results:
+    """Segments of which some are right; the class of some pixels is ignored."""
+    rng = np.random.default_rng(0)
+    results = []
+    for path in paths:
+        truth = torch.from_numpy(rng.integers(2, size=(1, 40, 60)))
+        found = torch.where(torch.from_numpy(rng.random((1, 40, 60))) < 0.2, 1 - truth, truth)
+        truth[:, :5] = 255
+        results.append(
+            dict(
+                img_path=path,
+                ori_shape=(40, 60),
+                pred_sem_seg=dict(data=found),
+                gt_sem_seg=dict(data=truth),
+            )
+        )
+    return results
+
+
+def config_for(scope: str, root: Path) -> Config:
+    kind = dict(mmseg='BaseSegDataset', mmpretrain='CustomDataset')[scope]
+    dataset = dict(type=kind, data_root=str(root), metainfo=dict(classes=CLASSES))
+    dataset['data_prefix'] = dict(img_path='images') if scope == 'mmseg' else 'images'
+    return Config(dict(default_scope=scope, test_dataloader=dict(dataset=dataset)))
+
+
+def test_a_segmentor_is_reported_on(images: list[str], tmp_path: Path) -> None:
+    results = segmented(images)
+    report = report_on(results, config_for('mmseg', tmp_path), tmp_path, num_images=3)
+    rows = report.tables['iou']
+    metric = IoUMetric()
+    metric.dataset_meta = dict(classes=CLASSES)
+    metric.process({}, results)
+    expected = metric.evaluate(3)
+    assert 100 * rows[ALL_CLASSES]['IoU'] == pytest.approx(expected['mIoU'], abs=0.01)
+    assert 100 * rows[ALL_CLASSES]['accuracy'] == pytest.approx(expected['mAcc'], abs=0.01)
+    assert rows['unseen'] == dict(IoU=None, accuracy=None, pixels=0.0)
+    assert json.loads((tmp_path / 'iou.json').read_text()) == report.tables
+    assert '| disk | ' in (tmp_path / 'iou.md').read_text()
+    truth, prediction, *_ = np.split(cv2.imread(str(report.pictures)), 4, axis=1)
+    assert truth[40:300].std() > 10 and (truth[40:300] != prediction[40:300]).any()
+
+
+def test_a_classifier_is_reported_on(images: list[str], tmp_path: Path) -> None:
+    (tmp_path / 'val.txt').write_text('disk/0.jpg 1\ndisk/1.jpg 1\nground/2.jpg 0\n')
+    config = config_for('mmpretrain', tmp_path)
+    config.test_dataloader.dataset.ann_file = str(tmp_path / 'val.txt')
+    results = [
+        dict(
+            img_path=path,
+            gt_label=torch.tensor([truth]),
+            pred_label=torch.tensor([found]),
+            pred_score=torch.eye(3)[found],
+        )
+        for path, truth, found in zip(images, (1, 1, 0), (1, 0, 0), strict=True)
+    ]
+    report = report_on(results, config, tmp_path, num_images=3)
+    rows = report.tables['accuracy']
+    assert rows[ALL_CLASSES] == dict(accuracy=pytest.approx(2 / 3), precision=2 / 3, images=1.0)
+    assert rows['ground'] == dict(accuracy=1.0, precision=0.5, images=1 / 3)
+    assert rows['disk'] == dict(accuracy=0.5, precision=1.0, images=2 / 3)
+    assert rows['unseen'] == dict(accuracy=None, precision=None, images=0.0)
+    assert '| disk | 50.0 | 100.0 | 66.7 |' in (tmp_path / 'accuracy.md').read_text()
+    red = cv2.imread(str(report.pictures)).astype(int)
+    red = (red[..., 2] - red[..., 1] > 100).any(axis=0)
+    assert np.split(red[: 3 * (len(red) // 3)], 3)[1].any(), 'the wrong one is red'
+    assert not red[: len(red) // 3].any()
+
+
+@pytest.mark.parametrize(
+    'scope, writer', [('mmseg', 'a segmentor'), ('mmpretrain', 'a classifier')]
+)
+def test_results_of_another_task_are_refused(
+    scope: str, writer: str, perfect: Results, images: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f'results.pkl holds no results of {writer}'):
+        report_on(perfect, config_for(scope, tmp_path), tmp_path)
+
+
+def test_segments_of_other_images_are_refused(images: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'another data set than .*images: 2 of its 2 images are'):
+        report_on(segmented(images[:2]), config_for('mmseg', tmp_path), tmp_path)

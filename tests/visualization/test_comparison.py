@@ -8,7 +8,7 @@ import torch
 from mmengine.structures import InstanceData
 
 from mmdat.visualization import Comparison, draw_comparisons
-from mmdat.visualization.comparison import MARGIN, SIDE, TITLE_HEIGHT
+from mmdat.visualization.comparison import MARGIN, SCORE_THRESHOLD, SIDE, TITLE_HEIGHT
 
 CLASSES = ('circle', 'square')
 GRAY = 200
@@ -31,9 +31,9 @@ def comparison(
     return Comparison('1.jpg', image, ground_truth, prediction)
 
 
-def pictures(pair: Comparison) -> tuple[np.ndarray, np.ndarray]:
+def pictures(pair: Comparison, score_thr: float = SCORE_THRESHOLD) -> tuple[np.ndarray, np.ndarray]:
     """The ground truth and the prediction as they are drawn, without titles and margins."""
-    drawn = draw_comparisons([pair], CLASSES)
+    drawn = draw_comparisons([pair], CLASSES, score_thr=score_thr)
     middle = drawn.shape[1] // 2
     height, width = (round(side * SIDE / max(pair.image.shape)) for side in pair.image.shape[:2])
     rows = slice(TITLE_HEIGHT, TITLE_HEIGHT + height)
@@ -55,6 +55,8 @@ def test_predictions_below_the_threshold_are_not_drawn() -> None:
     _, clear = pictures(comparison(score=0.6))
     assert (faint == GRAY).all()
     assert np.ptp(clear) > 100
+    _, lower = pictures(comparison(score=0.4), score_thr=0.3)
+    assert np.ptp(lower) > 100
 
 
 @pytest.mark.parametrize('count, rows, columns', [(1, 1, 1), (2, 1, 2), (3, 2, 2), (5, 3, 2)])

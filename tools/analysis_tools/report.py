@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw predictions beside the truth and tabulate AP from the results of tools/test.py --out."""
+"""Draw predictions beside the truth and tabulate how good they are, from tools/test.py --out."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ import sys
 try:
     from mmdat.analysis.report import print_report, write_report
     from mmdat.apis import command_line
+    from mmdat.visualization.comparison import SCORE_THRESHOLD
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 
@@ -17,8 +18,12 @@ def main() -> None:
     parser.add_argument('results', help='pickle that tools/test.py --out wrote')
     parser.add_argument('--out-dir', help='folder of the report (that of the results)')
     parser.add_argument('--num-images', type=int, default=8, help='number of pictures')
+    parser.add_argument(
+        '--score-thr', type=float, default=SCORE_THRESHOLD, help='least score of what is drawn'
+    )
     args = parser.parse_args()
-    print_report(write_report(args.config, args.results, args.out_dir, args.num_images))
+    report = write_report(args.config, args.results, args.out_dir, args.num_images, args.score_thr)
+    print_report(report)
 
 
 if __name__ == '__main__':

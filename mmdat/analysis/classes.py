@@ -1,0 +1,69 @@
+"""Accuracy of a classifier, and pictures with predicted and true class."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mmcv
+import numpy as np
+from mmengine.dataset import BaseDataset
+
+from mmdat.visualization.comparison import draw_titled
+
+from .tables import ALL_CLASSES, Tables
+
+
+def class_accuracy(predictions: Sequence[dict[str, Any]], dataset: BaseDataset) -> Tables:
+    """Part of the images of each class that get it (recall), and are right that get it (precision).
+
+    Args:
+        predictions: As tests of mmpretrain write them.
+        dataset: What was tested on.
+    """
+    truth, found = (
+        np.array([int(sample[key]) for sample in predictions]) for key in ('gt_label', 'pred_label')
+    )
+    right = truth == found
+    rows = {ALL_CLASSES: _row(right, right, np.ones_like(right))}
+    for index, name in enumerate(dataset.metainfo['classes']):
+        rows[name] = _row(right[truth == index], right[found == index], truth == index)
+    return dict(accuracy=rows)
+
+
+def _row(right_of_true: Any, right_of_found: Any, images: Any) -> dict[str, float | None]:
+    return dict(
+        accuracy=float(right_of_true.mean()) if len(right_of_true) else None,
+        precision=float(right_of_found.mean()) if len(right_of_found) else None,
+        images=float(images.mean()),
+    )
+
+
+def draw_classified(
+    predictions: Sequence[dict[str, Any]],
+    dataset: BaseDataset,
+    indices: Sequence[int],
+    score_thr: float,
+) -> np.ndarray:
+    """Draw images with the predicted class and its score and, where it is wrong, the true class.
+
+    Args:
+        predictions: As tests of mmpretrain write them.
+        dataset: What was tested on.
+        indices: The images.
+        score_thr: Least score of a class that is named.
+
+    Returns:
+        (height, width, 3), RGB uint8.
+    """
+    # Of the names that ImageNet gives a class, the first.
+    names = [name.split(',')[0] for name in dataset.metainfo['classes']]
+    by_path = {sample['img_path']: sample for sample in predictions}
+    cells = []
+    for path in (dataset.get_data_info(index)['img_path'] for index in indices):
+        sample = by_path[path]
+        found, truth = int(sample['pred_label']), int(sample['gt_label'])
+        score = float(sample['pred_score'].max())
+        title = f'{names[found]} {score:.2f}' if score >= score_thr else f'? {score:.2f}'
+        if found != truth:
+            title += f' (is {names[truth]})'
+        cells.append((title, mmcv.imread(path, channel_order='rgb'), found == truth))
+    return draw_titled(cells)

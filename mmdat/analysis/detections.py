@@ -1,0 +1,157 @@
+"""Average precision (AP) of detections, and pictures of them beside the truth."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import numpy as np
+import torch
+from mmdet.datasets.transforms import LoadAnnotations
+from mmengine.dataset import BaseDataset
+from mmengine.structures import InstanceData
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mmdat.visualization import Comparison, draw_comparisons
+
+from .tables import ALL_CLASSES, Tables
+
+# Column of the table -> IoU threshold, or None for the mean over all, and range of areas, as COCO's
+# protocol names it.
+COLUMNS = {
+    'AP': (None, 'all'),
+    'AP50': (0.5, 'all'),
+    'AP75': (0.75, 'all'),
+    'AP small': (None, 'small'),
+    'AP medium': (None, 'medium'),
+    'AP large': (None, 'large'),
+}
+
+
+def average_precision(predictions: Sequence[dict[str, Any]], dataset: BaseDataset) -> Tables:
+    """Box AP and, where masks were predicted, mask AP by COCO's protocol, overall and per class.
+
+    Returns:
+        By ``'bbox'`` and ``'segm'``.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
+        ground_truth = COCO(dataset.ann_file)
+        metrics = ['bbox'] + ['segm'] * ('masks' in predictions[0]['pred_instances'])
+        return {
+            metric: _average_precision(predictions, dataset, ground_truth, metric)
+            for metric in metrics
+        }
+
+
+def _average_precision(
+    predictions: Sequence[dict[str, Any]], dataset: BaseDataset, ground_truth: COCO, metric: str
+) -> dict[str, dict[str, float | None]]:
+    detections = [
+        detection
+        for sample in predictions
+        for detection in _coco_detections(sample, dataset.cat_ids, metric)
+    ]
+    found = ground_truth.loadRes(detections) if detections else COCO()
+    evaluation = COCOeval(ground_truth, found, metric)
+    evaluation.params.catIds = dataset.cat_ids
+    evaluation.params.imgIds = [sample['img_id'] for sample in predictions]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    # [IoU threshold, recall, class, area range], at the largest number of detections
+    precisions = evaluation.eval['precision'][..., -1]
+    classes = dict.fromkeys([ALL_CLASSES], slice(None)) | {
+        name: [index] for index, name in enumerate(dataset.metainfo['classes'])
+    }
+
+    def mean_precision(
+        chosen: slice | list[int], threshold: float | None, area: str
+    ) -> float | None:
+        part = precisions[:, :, chosen, evaluation.params.areaRngLbl.index(area)]
+        if threshold is not None:
+            part = part[np.isclose(evaluation.params.iouThrs, threshold)]
+        part = part[part > -1]  # -1 where there is nothing to find
+        return float(part.mean()) if part.size else None
+
+    return {
+        name: {column: mean_precision(chosen, *condition) for column, condition in COLUMNS.items()}
+        for name, chosen in classes.items()
+    }
+
+
+def _coco_detections(
+    sample: dict[str, Any], category_ids: Sequence[int], metric: str
+) -> list[dict[str, Any]]:
+    instances = sample['pred_instances']
+    scores = instances['scores']
+    if metric == 'segm':
+        scores = instances.get('mask_scores', scores)
+        shapes = [dict(segmentation=rle) for rle in instances['masks']]
+    else:
+        boxes = instances['bboxes'].clone()
+        boxes[:, 2:] -= boxes[:, :2]
+        shapes = [dict(bbox=box) for box in boxes.tolist()]
+    return [
+        dict(image_id=sample['img_id'], category_id=category_ids[label], score=score, **shape)
+        for label, score, shape in zip(
+            instances['labels'].tolist(), scores.tolist(), shapes, strict=True
+        )
+    ]
+
+
+def draw_detections(
+    predictions: Sequence[dict[str, Any]],
+    dataset: BaseDataset,
+    indices: Sequence[int],
+    score_thr: float,
+) -> np.ndarray:
+    """Draw the detections of images beside the truth.
+
+    Args:
+        predictions: As tests of mmdet write them.
+        dataset: What was tested on.
+        indices: The images.
+        score_thr: Least score of what is drawn.
+
+    Returns:
+        (height, width, 3), RGB uint8.
+    """
+    by_image = {sample['img_id']: sample['pred_instances'] for sample in predictions}
+    comparisons = []
+    for info in map(dataset.get_data_info, indices):
+        comparisons.append(
+            Comparison(
+                title=Path(info['img_path']).name,
+                image=mmcv.imread(info['img_path'], channel_order='rgb'),
+                ground_truth=_ground_truth(info),
+                prediction=_prediction(by_image[info['img_id']]),
+            )
+        )
+    return draw_comparisons(
+        comparisons, dataset.metainfo['classes'], dataset.metainfo.get('palette'), score_thr
+    )
+
+
+def _ground_truth(info: dict[str, Any]) -> InstanceData:
+    with_mask = all('mask' in item for item in info['instances'])
+    load = LoadAnnotations(with_mask=with_mask, box_type=None)
+    loaded = load(dict(info, ori_shape=(info['height'], info['width'])))
+    instances = InstanceData(
+        bboxes=torch.from_numpy(loaded['gt_bboxes']),
+        labels=torch.from_numpy(loaded['gt_bboxes_labels']),
+    )
+    if with_mask:
+        instances.masks = loaded['gt_masks'].masks.astype(bool)
+    return instances[~loaded['gt_ignore_flags']]
+
+
+def _prediction(detections: dict[str, Any]) -> InstanceData:
+    instances = InstanceData(
+        bboxes=detections['bboxes'], labels=detections['labels'], scores=detections['scores']
+    )
+    if detections.get('masks'):
+        instances.masks = mask_api.decode(detections['masks']).transpose(2, 0, 1).astype(bool)
+    return instances

@@ -1,0 +1,72 @@
+"""Intersection over union (IoU) of predicted segments, and pictures of them beside the truth."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmseg.evaluation import IoUMetric
+
+from mmdat.visualization.comparison import draw_segments
+
+from .tables import ALL_CLASSES, Tables
+
+
+def segment_overlap(predictions: Sequence[dict[str, Any]], dataset: BaseDataset) -> Tables:
+    """IoU, accuracy and part of the pixels of each class; of all classes the means.
+
+    Args:
+        predictions: As tests of mmseg write them, with the truth.
+        dataset: What was tested on.
+    """
+    classes = dataset.metainfo['classes']
+    areas = [
+        IoUMetric.intersect_and_union(  # (shared, union, predicted, true) pixels, each (classes,)
+            sample['pred_sem_seg']['data'].squeeze(),
+            sample['gt_sem_seg']['data'].squeeze(),
+            len(classes),
+            dataset.ignore_index,
+        )
+        for sample in predictions
+    ]
+    shared, union, _, truth = (np.sum(part, 0) for part in zip(*areas, strict=True))
+    with np.errstate(invalid='ignore'):  # of classes that are nowhere
+        columns = dict(IoU=shared / union, accuracy=shared / truth)
+    rows = {ALL_CLASSES: {name: _part(np.nanmean(values)) for name, values in columns.items()}}
+    rows[ALL_CLASSES]['pixels'] = 1.0
+    for index, name in enumerate(classes):
+        rows[name] = {column: _part(values[index]) for column, values in columns.items()}
+        rows[name]['pixels'] = _part(truth[index] / truth.sum())
+    return dict(iou=rows)
+
+
+def _part(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def draw_predicted_segments(
+    predictions: Sequence[dict[str, Any]],
+    dataset: BaseDataset,
+    indices: Sequence[int],
+    score_thr: float,
+) -> np.ndarray:
+    """Draw the predicted segments of images beside the truth.
+
+    Args:
+        predictions: As tests of mmseg write them, with the truth.
+        dataset: What was tested on.
+        indices: The images.
+        score_thr: Without meaning here: each pixel has a class.
+
+    Returns:
+        (height, width, 3), RGB uint8.
+    """
+    by_path = {sample['img_path']: sample for sample in predictions}
+    comparisons = []
+    for path in (dataset.get_data_info(index)['img_path'] for index in indices):
+        maps = (by_path[path][key]['data'].squeeze() for key in ('gt_sem_seg', 'pred_sem_seg'))
+        image = mmcv.imread(path, channel_order='rgb')
+        comparisons.append((Path(path).name, image, *(part.numpy() for part in maps)))
+    return draw_segments(comparisons, dataset.metainfo['classes'], dataset.metainfo.get('palette'))
