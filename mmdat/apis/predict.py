@@ -22,8 +22,10 @@ from mmdat.datasets.inputs import Input, count_frames, find_inputs, read_frames
 from mmdat.errors import UserError
 
 from .prediction_files import PredictionFiles
-from .predictor import Prediction, Predictor
+from .predictor import Predictor
+from .results import Prediction
 
+LEAST_SLICE = 32  # in pixels: the coarsest stride of the backbones
 MOST_NAMED = 8  # inputs that could not be read
 
 
@@ -192,10 +194,13 @@ def _build(
 ) -> Predictor:
     check_least('--batch-size', batch_size, 1)
     check_share('--score-thr', score_thr)
+    check_share('--overlap', overlap, below_one=True)
+    if slice_size is not None:
+        check_least('--slice', slice_size, LEAST_SLICE)
     check_device(device)
     cfg = config if isinstance(config, Config) else read_config(config, cfg_options)
     checks.after_reading(cfg)
-    return Predictor(cfg, checkpoint, device, score_thr)
+    return Predictor(cfg, checkpoint, device, score_thr, batch_size, slice_size, overlap)
 
 
 def _run(

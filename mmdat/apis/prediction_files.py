@@ -15,7 +15,8 @@ from pycocotools import mask as mask_api
 from mmdat.errors import UserError, reason
 from mmdat.visualization.predictions import Color, draw_classes_of_pixels, draw_instances, draw_text
 
-from .predictor import Instances, Prediction, Predictor
+from .predictor import Predictor
+from .results import Instances, Prediction
 
 TOP = 5  # classes of a classifier that are told
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png')

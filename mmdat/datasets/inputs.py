@@ -76,9 +76,10 @@ def find_inputs(
     Raises:
         UserError: If there is nothing, or nothing in a folder or for a pattern.
     """
+    left_out = None if leave_out is None else os.path.abspath(leave_out)
     found: dict[str, str] = {}  # path -> folder that its name begins below
     for argument in arguments:
-        matches = list(_find(os.fspath(argument), leave_out and os.path.abspath(leave_out)))
+        matches = list(_find(os.fspath(argument), left_out))
         if not matches:
             raise UserError(f'there is no image or video in {argument}: {WHAT_TO_GIVE}')
         for path, root in matches:
