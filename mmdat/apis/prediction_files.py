@@ -45,7 +45,8 @@ class PredictionFiles:
         pictures: Whether to draw pictures.
 
     Attributes:
-        paths: What has been written.
+        num_images: Number of predictions that were written.
+        paths: What has been written, at the end.
 
     Raises:
         UserError: If a file cannot be written.
@@ -56,7 +57,7 @@ class PredictionFiles:
         self.paths: list[Path] = []
         self._predictor = predictor
         self._pictures = pictures
-        self._images = 0
+        self.num_images = 0
         self._json = self.folder / 'predictions.json'
         self._separator = '[\n'
         self._video: _VideoFile | None = None
@@ -72,18 +73,19 @@ class PredictionFiles:
         # What was predicted before Ctrl-C is complete in itself.
         complete = kind is None or issubclass(kind, KeyboardInterrupt)
         self._end_video(complete)
-        with _explained(self._json), self._file:
-            self._file.write('[]\n' if self._separator == '[\n' else '\n]\n')
-        if not complete:
-            _partial(self._json).unlink()
-            return
-        _partial(self._json).replace(self._json)
+        with _explained(self._json):
+            with self._file:
+                self._file.write('[]\n' if self._separator == '[\n' else '\n]\n')
+            if not complete:
+                _partial(self._json).unlink()
+                return
+            _partial(self._json).replace(self._json)
         folders = {self.folder / path.relative_to(self.folder).parts[0] for path in self._targets}
         self.paths += [self._json, *sorted(folders)]
 
     def write(self, prediction: Prediction) -> None:
         """Write the entries, the mask and the picture of a prediction."""
-        self._images += 1
+        self.num_images += 1
         for entry in self._entries(prediction):
             line = self._separator + json.dumps(entry, ensure_ascii=False)
             self._separator = ',\n'
@@ -93,7 +95,7 @@ class PredictionFiles:
             self._write_picture(prediction)
 
     def _entries(self, prediction: Prediction) -> Iterator[dict[str, Any]]:
-        common: dict[str, Any] = dict(image_id=self._images, file_name=prediction.name)
+        common: dict[str, Any] = dict(image_id=self.num_images, file_name=prediction.name)
         if prediction.frame is not None:
             common['frame'] = prediction.frame
         if prediction.instances is not None:

@@ -15,8 +15,11 @@ from mmengine.structures import BaseDataElement
 from pycocotools import mask as mask_api
 from torch import Tensor
 
+from mmdat import checks
+from mmdat.checks.config_file import read_config
 from mmdat.checks.exceptions import explained
 from mmdat.checks.model_fit import head_classes
+from mmdat.checks.run import check_device, check_least, check_share
 from mmdat.errors import UserError
 
 from .metainfo import category_ids, dataset_of, metainfo_of, pipeline_of
@@ -27,45 +30,59 @@ from .toolboxes import toolbox_of
 
 # Classes whose scores are brought to an image's size at a time; all of them could fill the memory.
 CLASSES_AT_ONCE = 8
+LEAST_SLICE = 32  # in pixels: the coarsest stride of the backbones
 
 
 class Predictor:
     """The model of a config, with the weights of a checkpoint, ready to predict.
 
     Args:
-        cfg: The config. Its data sets need not be there.
+        config: Path of a config, or the config. Its data sets need not be there.
         checkpoint: Path or URL of a checkpoint of the config's model.
-        device: Such as ``'cpu'`` or ``'cuda:0'``.
-        score_thr: Detections below it are left out.
+        score_thr: Objects with a lower score are left out.
         batch_size: Images that run through the model together.
-        slice_size: Side in pixels of tiles to predict one by one, where an image is larger.
+        device: Such as ``'cpu'`` or ``'cuda:0'``.
+        slice_size: Side in pixels of tiles to predict one by one, where an image is larger; None
+            for no tiles.
         overlap: Share of a tile that the next one has too.
+        cfg_options: Values to put into the config, by dotted key.
 
     Attributes:
+        batch_size: As given.
         toolbox: Name of the model's toolbox: ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``.
         classes: Names of the classes.
         palette: An RGB color for each class.
         category_ids: The number of each class in a detector's data.
 
     Raises:
-        UserError: If the model cannot be built, or the checkpoint is of another one.
+        UserError: For a mistake in what was given.
     """
 
     def __init__(
         self,
-        cfg: Config,
+        config: str | Config,
         checkpoint: str,
-        device: str = 'cpu',
+        *,
         score_thr: float = 0.3,
         batch_size: int = 1,
+        device: str = 'cpu',
         slice_size: int | None = None,
         overlap: float = 0.2,
+        cfg_options: dict[str, Any] | None = None,
     ) -> None:
+        check_share('--score-thr', score_thr)
+        check_least('--batch-size', batch_size, 1)
+        check_device(device)
+        check_share('--overlap', overlap, below_one=True)
+        if slice_size is not None:
+            check_least('--slice', slice_size, LEAST_SLICE)
+        cfg = config if isinstance(config, Config) else read_config(config, cfg_options)
+        checks.after_reading(cfg)
         self.toolbox = toolbox_of(cfg).name
-        if slice_size and self.toolbox == 'mmpretrain':
+        if slice_size is not None and self.toolbox == 'mmpretrain':
             raise UserError('--slice is not for classifiers: leave it out')
         self._score_thr = score_thr
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._slice_size = slice_size
         self._overlap = overlap
         with DefaultScope.overwrite_default_scope(self.toolbox), explained(cfg):
@@ -73,7 +90,8 @@ class Predictor:
             meta = load_weights(self._model, checkpoint)
             self._pipeline = Compose(pipeline_of(cfg))
             dataset = dataset_of(cfg)
-            metainfo = {**metainfo_of(dataset), **(meta.get('dataset_meta') or {})}
+            metainfo = metainfo_of(dataset)
+        metainfo.update({key: x for key, x in (meta.get('dataset_meta') or {}).items() if x})
         self._model.to(device)
         num_classes = max((number for _, number in head_classes(self._model)), default=0)
         names = tuple(metainfo.get('classes') or ())
@@ -137,7 +155,7 @@ class Predictor:
                 much memory; :meth:`_class_map` takes those of the network's input as well.
         """
         images = iter(images)
-        while batch := list(itertools.islice(images, self._batch_size)):
+        while batch := list(itertools.islice(images, self.batch_size)):
             with DefaultScope.overwrite_default_scope(self.toolbox), torch.no_grad():
                 items = [
                     self._pipeline(dict(img=image, img_path=None, img_id=0)) for image in batch

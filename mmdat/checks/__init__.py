@@ -10,7 +10,7 @@ a checkpoint was read           | :func:`before_loading`           | ``apis.trai
                                 |                                  | ``apis.test``,
                                 |                                  | ``apis.model``
 a tool's flags were read        | ``run.check_least``,             | ``apis.cli``,
-                                | ``run.check_share``,             | ``apis.predict``,
+                                | ``run.check_share``,             | ``apis.predictor``,
                                 | ``run.check_shape``,             | ``analysis``
                                 | ``run.check_device``,            |
                                 | ``run.check_display``,           |

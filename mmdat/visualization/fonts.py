@@ -2,13 +2,13 @@
 
 import functools
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from matplotlib.font_manager import FontEntry, fontManager
+from matplotlib.font_manager import findfont, findSystemFonts
 from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
-# The one that comes with matplotlib, for Latin, Greek, Cyrillic, Arabic and others.
+# It comes with matplotlib, for Latin, Greek, Cyrillic, Arabic and others.
 DEFAULT = 'DejaVu Sans'
 
 
@@ -20,36 +20,45 @@ def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
         text: The text.
         size: Height in pixels.
     """
-    return ImageFont.truetype(_best_file(frozenset(text)), size)
+    return ImageFont.truetype(_best_file(_drawn(text)), size)
 
 
 def missing_characters(texts: Iterable[str]) -> str:
-    """The characters of texts that are in no font for them, sorted."""
+    """The characters of texts that the fonts for them lack, sorted."""
     missing = {
         char
-        for text in texts
-        for char in _characters(text) - _characters_in(_best_file(frozenset(text)))
+        for characters in map(_drawn, texts)
+        for char in characters - _characters_in(_best_file(characters))
     }
     return ''.join(sorted(missing))
 
 
 @functools.cache
 def _best_file(characters: frozenset[str]) -> str:
-    wanted = _characters(characters)
-    files = [entry.fname for entry in sorted(fontManager.ttflist, key=_order)]
-    return min(files, key=lambda file: len(wanted - _characters_in(file)))  # the first of equals
+    """The first font file with all characters, or that with most of them."""
+    best, fewest = '', len(characters) + 1
+    for file in _files():
+        lacking = len(characters - _characters_in(file))
+        if lacking < fewest:
+            best, fewest = file, lacking
+        if lacking == 0:
+            break
+    return best
 
 
-def _order(entry: FontEntry) -> tuple[bool, bool, str]:
-    upright = entry.style == 'normal' and entry.weight in (400, 'normal', 'regular', 'book')
-    return entry.name != DEFAULT, not upright, entry.fname
+def _files() -> Iterator[str]:
+    yield findfont(DEFAULT)
+    # The machine's as they are now; matplotlib's own list may be older than a font.
+    yield from sorted(findSystemFonts())
 
 
 @functools.cache
 def _characters_in(file: str) -> frozenset[str]:
-    return frozenset(map(chr, FT2Font(file).get_charmap()))
+    """Characters that a font draws in any size: none if it has pictures of them, as for emoji."""
+    font = FT2Font(file)
+    return frozenset(map(chr, font.get_charmap())) if font.scalable else frozenset()
 
 
-def _characters(text: Iterable[str]) -> frozenset[str]:
+def _drawn(text: str) -> frozenset[str]:
     """Characters of a text that are drawn: no spaces, no control characters."""
     return frozenset(char for char in text if unicodedata.category(char)[0] not in 'ZC')
