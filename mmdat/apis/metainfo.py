@@ -37,7 +37,8 @@ def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
 
 def metainfo_of(dataset: dict[str, Any]) -> dict[str, Any]:
     """Names and colors of a data set's classes, which need not be there."""
-    kind = DATASETS.get(dataset.get('type', ''))
+    with DATASETS.switch_scope_and_registry(None) as registry:  # of the scope of the config
+        kind = registry.get(dataset.get('type', ''))
     return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
 
 

@@ -11,8 +11,6 @@ from .fonts import font_for
 Color = tuple[int, ...]
 
 OPACITY = 0.45
-# A class of pixels is named where it has at least this share of the image.
-NAMED_SHARE = 0.004
 
 
 def draw_instances(
@@ -52,7 +50,7 @@ def draw_instances(
 def draw_classes_of_pixels(
     image: np.ndarray, class_map: np.ndarray, classes: Sequence[str], palette: Sequence[Color]
 ) -> np.ndarray:
-    """Color each pixel by its class, and write the classes' names where they have most pixels.
+    """Color each pixel by its class, and write the classes' names where there is room.
 
     Args:
         image: (height, width, 3), RGB uint8.
@@ -66,13 +64,13 @@ def draw_classes_of_pixels(
     picture = cv2.addWeighted(
         image, 1 - OPACITY, np.array(palette, np.uint8)[class_map], OPACITY, 0
     )
-    shares = np.bincount(class_map.ravel()) / class_map.size
-    found = np.flatnonzero(shares >= NAMED_SHARE).tolist()
+    places = {index: _innermost(class_map == index) for index in np.unique(class_map).tolist()}
+    named = [index for index, (_, room) in places.items() if room >= _text_size(image)]
     return _draw_texts(
         picture,
-        [_innermost(class_map == index) for index in found],
-        [classes[index] for index in found],
-        [palette[index] for index in found],
+        [places[index][0] for index in named],
+        [classes[index] for index in named],
+        [palette[index] for index in named],
         centered=True,
     )
 
@@ -86,13 +84,17 @@ def _line_width(image: np.ndarray) -> int:
     return max(1, round(max(image.shape[:2]) / 500))
 
 
-def _innermost(mask: np.ndarray) -> tuple[int, int]:
-    """The pixel (x, y) of a mask that is farthest from its edge and the image's."""
+def _text_size(image: np.ndarray) -> int:
+    return max(10, round(min(image.shape[:2]) / 36))
+
+
+def _innermost(mask: np.ndarray) -> tuple[tuple[int, int], float]:
+    """The pixel (x, y) of a mask that is farthest from its edge and the image's, and how far."""
     distances = cv2.distanceTransform(
         cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 3
     )
-    y, x = np.unravel_index(distances.argmax(), distances.shape)
-    return int(x) - 1, int(y) - 1
+    _, farthest, _, (x, y) = cv2.minMaxLoc(distances)
+    return (x - 1, y - 1), farthest
 
 
 def _draw_texts(
@@ -105,7 +107,7 @@ def _draw_texts(
     """Write texts on boxes of a color, above, or centered on, their anchors (x, y)."""
     picture = Image.fromarray(image)
     canvas = ImageDraw.Draw(picture)
-    size = max(10, round(min(image.shape[:2]) / 36))
+    size = _text_size(image)
     pad = size // 6
     for (x, y), text, color in zip(anchors, texts, colors, strict=True):
         font = font_for(text, size)
