@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks.exceptions import explained
 from mmdat.checks.results import check_same_data, read_results
-from mmdat.checks.run import check_least, check_part, check_parts, check_writable
+from mmdat.checks.run import check_least, check_parts, check_share, check_writable
 from mmdat.visualization.comparison import SCORE_THRESHOLD
 
 from .browse import evenly_spaced
@@ -98,7 +98,7 @@ def write_report(
     """
     results = Path(results)
     check_least('--num-images', num_images, 1)
-    check_part('--score-thr', score_thr)
+    check_share('--score-thr', score_thr)
     cfg = config if isinstance(config, Config) else load_config(config)
     scope = toolbox_of(cfg).name
     predictions = read_results(results, scope)

@@ -5,7 +5,8 @@ from mmdat.stack import require
 require('mmengine', 'mmcv', 'mmdet')
 
 from .cli import command_line, parse_run_args  # noqa: E402  after the check
+from .predict import predict, write_predictions  # noqa: E402
 from .test import test  # noqa: E402
 from .train import train  # noqa: E402
 
-__all__ = ['command_line', 'parse_run_args', 'test', 'train']
+__all__ = ['command_line', 'parse_run_args', 'predict', 'test', 'train', 'write_predictions']

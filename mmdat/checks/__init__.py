@@ -8,10 +8,10 @@ before training, before testing | :func:`before_training`,         | ``apis.trai
                                 | :func:`before_testing`           | ``apis.test``
 a checkpoint was read           | :func:`before_loading`           | ``apis.train``,
                                 |                                  | ``apis.test``,
-                                |                                  | ``analysis.speed``
+                                |                                  | ``apis.model``
 a tool's flags were read        | ``run.check_least``,             | ``apis.cli``,
-                                | ``run.check_part``,              | ``analysis``
-                                | ``run.check_shape``,             |
+                                | ``run.check_share``,             | ``apis.predictor``,
+                                | ``run.check_shape``,             | ``analysis``
                                 | ``run.check_device``,            |
                                 | ``run.check_display``,           |
                                 | ``run.check_cfg_option``         |
@@ -22,7 +22,7 @@ a data set in COCO format is    | ``coco.read_coco``,              | ``datasets.
 built                           | ``coco.check_categories``        |
 all is built, before a step     | :func:`before_first_step`        | ``engine.CheckFitHook``
 weights go into the model       | ``model_fit.check_weights_fit``  | ``engine.CheckFitHook``,
-                                |                                  | ``analysis.speed``
+                                |                                  | ``apis.model``
 training begins                 | ``checkpoint.warn_if_finished``  | ``engine.CheckFitHook``
 a training step                 | ``masks.check_mask_classes``     | ``engine.CheckFitHook``
 

@@ -34,7 +34,7 @@ def check_num_classes(model: nn.Module, dataset: Any) -> None:
         UserError: Names the head and the classes.
     """
     classes = getattr(dataset, 'metainfo', {}).get('classes', ())
-    for name, num_classes in _head_classes(model):
+    for name, num_classes in head_classes(model):
         if classes and num_classes != len(classes):
             raise UserError(
                 f'model.{name}.num_classes is {num_classes}, but the data set has '
@@ -108,7 +108,7 @@ def _readers(model: nn.Module, channels: list[int]) -> Iterator[tuple[str, Any, 
             yield name, head_channels, channels[index]
 
 
-def _head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
+def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
     """Yield name and ``num_classes`` of the heads that tell the data's classes apart."""
     for name, module in model.named_modules():
         num_classes = getattr(module, 'num_classes', None)

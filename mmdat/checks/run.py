@@ -94,14 +94,20 @@ def check_least(option: str, value: int, least: int) -> None:
         raise UserError(f'{option} must be at least {least}, got {value}')
 
 
-def check_part(option: str, value: float) -> None:
-    """Refuse a number that is not in [0, 1].
+def check_share(option: str, value: float, *, below_one: bool = False) -> None:
+    """Refuse a number that is not from 0 to 1.
+
+    Args:
+        option: Name of the option, for the sentence.
+        value: The number.
+        below_one: Whether 1 is refused too.
 
     Raises:
         UserError: Names the option.
     """
-    if not 0 <= value <= 1:
-        raise UserError(f'{option} must be from 0 to 1, got {value:g}')
+    if not 0 <= value <= 1 or (below_one and value == 1):
+        limit = 'and below 1' if below_one else 'and at most 1'
+        raise UserError(f'{option} must be at least 0 {limit}, got {value}')
 
 
 def check_shape(shape: Sequence[int]) -> None:

@@ -1,0 +1,56 @@
+"""What a config says of its test data, which need not be there."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from mmdat.checks import config_tree
+
+COCO_CATEGORY_IDS = sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
+
+
+def dataset_of(cfg: Config) -> dict[str, Any]:
+    """The first data set that the config tests on, or else trains on."""
+    found = (
+        dataset
+        for split in ('test', 'val', 'train')
+        for _, dataset in config_tree.datasets(cfg, split)
+    )
+    return next(found, {})
+
+
+def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
+    """The transforms of a test, with an image in memory in place of its file and annotations."""
+    steps = dataset_of(cfg).get('pipeline') or []
+    names = [str(step['type']).split('.')[-1] for step in steps]
+    to_float32 = any(step.get('to_float32', False) for step in steps)
+    return [
+        dict(type='mmdet.LoadImageFromNDArray', to_float32=to_float32),
+        *(step for step, name in zip(steps, names, strict=True) if not name.startswith('Load')),
+    ]
+
+
+def metainfo_of(dataset: dict[str, Any]) -> dict[str, Any]:
+    """Names and colors of a data set's classes, which need not be there."""
+    with DATASETS.switch_scope_and_registry(None) as registry:  # of the scope of the config
+        kind = registry.get(dataset.get('type', ''))
+    return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+
+
+def category_ids(dataset: dict[str, Any], classes: tuple[str, ...]) -> list[int]:
+    """Numbers of the classes in a detector's data: those of its annotations, if they are there.
+
+    Otherwise COCO's own for COCO's classes, which have gaps, or else 1 for the first class.
+    """
+    path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        numbers = {item['name']: item['id'] for item in json.loads(path.read_text())['categories']}
+        return [numbers[name] for name in classes]
+    if classes == CocoDataset.METAINFO['classes']:
+        return COCO_CATEGORY_IDS
+    return [label + 1 for label in range(len(classes))]

@@ -1,0 +1,201 @@
+"""Predict images, folders, videos and cameras with a trained model."""
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mmdat.checks.run import check_writable
+from mmdat.datasets.inputs import Input, count_frames, find_inputs, read_frames
+from mmdat.errors import UserError
+from mmdat.visualization.fonts import missing_characters
+
+from .prediction_files import PredictionFiles
+from .predictor import Predictor
+from .results import Prediction
+
+COLUMNS = (
+    BarColumn(),
+    MofNCompleteColumn(),
+    TextColumn('{task.fields[rate]} images/s'),
+    TimeRemainingColumn(),
+)
+MOST_NAMED = 8  # inputs that could not be read
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What :func:`write_predictions` did.
+
+    Attributes:
+        images: Number of images and frames that were predicted.
+        seconds: From the first image's reading to the last file.
+        unreadable: Path of each input that could not be read, with the reason.
+        paths: What was written: ``predictions.json``, ``pictures``, ``masks``.
+    """
+
+    images: int
+    seconds: float
+    unreadable: dict[str, str]
+    paths: list[Path]
+
+    @property
+    def images_per_second(self) -> float:
+        """Images a second, with reading and writing."""
+        return self.images / max(self.seconds, 1e-9)
+
+
+def predict(
+    config: str | Config,
+    checkpoint: str,
+    inputs: str | os.PathLike | Iterable[str | os.PathLike],
+    **options: Any,
+) -> Iterator[Prediction]:
+    """Predict images and videos, and yield the results as they come.
+
+    An input that cannot be read is logged and left out.
+
+    Args:
+        config: Path of a config, or the config. Its data sets need not be there.
+        checkpoint: Path or URL of a checkpoint of the config's model.
+        inputs: Images, folders, patterns, videos, numbers of cameras or URLs.
+        options: As for :class:`mmdat.apis.predictor.Predictor`: ``score_thr=0.3``,
+            ``batch_size=1``, ``device='cpu'``, ``slice_size=None``, ``overlap=0.2``,
+            ``cfg_options=None``.
+
+    Raises:
+        UserError: For a mistake in what was given, before the first image is read.
+    """
+    found = find_inputs(_listed(inputs))
+    predictor = Predictor(config, checkpoint, **options)
+
+    def on_unreadable(path: str, why: str) -> None:
+        _warn(f'{path} cannot be read: {why}')
+
+    return _run(predictor, found, on_unreadable, _warn)
+
+
+def write_predictions(
+    config: str | Config,
+    checkpoint: str,
+    inputs: str | os.PathLike | Iterable[str | os.PathLike],
+    out_dir: str | Path = 'predictions',
+    *,
+    pictures: bool = True,
+    **options: Any,
+) -> Summary:
+    """Predict images and videos into a folder, with a progress bar.
+
+    Writes ``predictions.json``, ``pictures/`` and, from a segmentor, ``masks/``, as
+    :class:`mmdat.apis.prediction_files.PredictionFiles` says. Ctrl-C ends it with what has been
+    predicted by then.
+
+    Args:
+        config: As for :func:`predict`.
+        checkpoint: As for :func:`predict`.
+        inputs: As for :func:`predict`. ``out_dir`` is left out of folders that are searched.
+        out_dir: Folder to write into.
+        pictures: Whether to draw pictures.
+        options: As for :func:`predict`.
+
+    Raises:
+        UserError: For a mistake in what was given, before the first image is read.
+    """
+    check_writable('--out-dir', out_dir)
+    found = find_inputs(_listed(inputs), leave_out=out_dir)
+    predictor = Predictor(config, checkpoint, **options)
+    files = PredictionFiles(out_dir, predictor, pictures)
+    unreadable: dict[str, str] = {}
+    start = time.monotonic()
+    console = Console(stderr=True, soft_wrap=True)
+
+    def summary() -> Summary:
+        return Summary(files.num_images, time.monotonic() - start, unreadable, files.paths)
+
+    def on_unreadable(path: str, why: str) -> None:
+        unreadable[path] = why
+        progress.advance(task)
+        console.print(f'{path} cannot be read: {why}', style='red')
+
+    if pictures and (characters := missing_characters(predictor.classes)):
+        console.print(
+            f'no font here has the characters {characters} of class names: install one, such as '
+            'fonts-noto-cjk for Chinese, Japanese and Korean, fonts-noto-core for others'
+        )
+    try:
+        with Progress(*COLUMNS, console=console) as progress, files:
+            task = progress.add_task('', total=count_frames(found), rate='')
+            for prediction in _run(predictor, found, on_unreadable, console.print):
+                files.write(prediction)
+                progress.update(task, advance=1, rate=f'{summary().images_per_second:.1f}')
+    except KeyboardInterrupt:
+        _print_files(summary())
+        raise
+    return summary()
+
+
+def print_summary(summary: Summary) -> None:
+    """Print what was predicted and where it is.
+
+    Raises:
+        UserError: If an input could not be read.
+    """
+    _print_files(summary)
+    if summary.unreadable:
+        names = ', '.join(list(summary.unreadable)[:MOST_NAMED])
+        more = len(summary.unreadable) - MOST_NAMED
+        raise UserError(
+            f'inputs that could not be read and were skipped: {len(summary.unreadable)} ({names}'
+            + (f' and {more} more)' if more > 0 else ')')
+        )
+
+
+def _print_files(summary: Summary) -> None:
+    print(f'Predicted: {summary.images} images, {summary.images_per_second:.1f} a second')
+    for path in summary.paths:
+        print(f'{path.stem.capitalize()}: {path.resolve()}')
+
+
+def _listed(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> Iterable[str | os.PathLike]:
+    return [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
+
+
+def _run(
+    predictor: Predictor,
+    inputs: Sequence[Input],
+    on_unreadable: Callable[[str, str], None],
+    notify: Callable[[str], None],
+) -> Iterator[Prediction]:
+    """Predict inputs batch by batch; what there is to notify of is told once."""
+    told: set[str] = set()
+
+    def notify_once(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            notify(text)
+
+    frames = read_frames(inputs, on_unreadable, notify_once)
+    while batch := list(itertools.islice(frames, predictor.batch_size)):
+        outputs = predictor([frame.image for frame in batch])
+        for frame, output in zip(batch, outputs, strict=True):
+            yield Prediction(
+                frame.name,
+                frame.number,
+                frame.rate,
+                frame.image[..., ::-1],
+                predictor.classes,
+                **output,
+            )
+
+
+def _warn(text: str) -> None:
+    print_log(text, 'current', logging.WARNING)

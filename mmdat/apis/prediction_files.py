@@ -1,0 +1,254 @@
+"""Predictions as files: COCO's results, pictures, and masks of classes."""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from pycocotools import mask as mask_api
+
+from mmdat.errors import UserError, reason
+from mmdat.visualization.predictions import Color, draw_classes_of_pixels, draw_instances, draw_text
+
+from .predictor import Predictor
+from .results import Instances, Prediction
+
+TOP = 5  # classes of a classifier that are told
+PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png')
+
+
+class PredictionFiles:
+    """Files in a folder that hold predictions; a context, at whose end they are complete.
+
+    ``predictions.json`` is a list in COCO's format for results, with a dict for each object that a
+    detector found: ``image_id`` (position of the image among all, from 1), ``category_id`` (the
+    class's number in the data that the model is for), ``bbox`` (x, y, width, height in pixels),
+    ``score`` and, of masks, ``segmentation`` (run-length encoding); besides ``file_name`` (path
+    below the folder that all inputs share), ``category_name`` and, in a video, ``frame`` (from 0).
+    Of a segmentor it has a dict for each image, with ``mask`` (path of its file) and ``classes``,
+    each with its ``share`` of the pixels; of a classifier ``classes`` are the five with the highest
+    ``score``. For these two ``category_id`` is the model's class, from 0.
+
+    ``pictures/`` has the images with what was found in them, ``masks/`` PNG files of the images'
+    sizes whose pixels are classes, from 0, with the classes' colors as palette.
+
+    A file appears when it is complete. No two are of the same name.
+
+    Args:
+        folder: Folder to write into, made if it is not there.
+        predictor: Tells the classes, their colors and numbers.
+        pictures: Whether to draw pictures.
+
+    Attributes:
+        num_images: Number of predictions that were written.
+        paths: What has been written, at the end.
+
+    Raises:
+        UserError: If a file cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, predictor: Predictor, pictures: bool = True) -> None:
+        self.folder = Path(folder)
+        self.paths: list[Path] = []
+        self._predictor = predictor
+        self._pictures = pictures
+        self.num_images = 0
+        self._json = self.folder / 'predictions.json'
+        self._separator = '[\n'
+        self._video: _VideoFile | None = None
+        self._targets: dict[Path, str] = {}  # file -> name of the input that it is of
+
+    def __enter__(self) -> 'PredictionFiles':
+        with _explained(self._json):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = _partial(self._json).open('w', encoding='utf-8')
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What was predicted before Ctrl-C is complete in itself.
+        complete = kind is None or issubclass(kind, KeyboardInterrupt)
+        self._end_video(complete)
+        with _explained(self._json):
+            with self._file:
+                self._file.write('[]\n' if self._separator == '[\n' else '\n]\n')
+            if not complete:
+                _partial(self._json).unlink()
+                return
+            _partial(self._json).replace(self._json)
+        folders = {self.folder / path.relative_to(self.folder).parts[0] for path in self._targets}
+        self.paths += [self._json, *sorted(folders)]
+
+    def write(self, prediction: Prediction) -> None:
+        """Write the entries, the mask and the picture of a prediction."""
+        self.num_images += 1
+        for entry in self._entries(prediction):
+            line = self._separator + json.dumps(entry, ensure_ascii=False)
+            self._separator = ',\n'
+            with _explained(self._json):
+                self._file.write(line)
+        if self._pictures:
+            self._write_picture(prediction)
+
+    def _entries(self, prediction: Prediction) -> Iterator[dict[str, Any]]:
+        common: dict[str, Any] = dict(image_id=self.num_images, file_name=prediction.name)
+        if prediction.frame is not None:
+            common['frame'] = prediction.frame
+        if prediction.instances is not None:
+            for instance in self._instances(prediction.instances):
+                yield {**common, **instance}
+        elif prediction.class_map is not None:
+            mask = self._write_mask(prediction, prediction.class_map)
+            shares = np.bincount(prediction.class_map.ravel()) / prediction.class_map.size
+            classes = self._classes(shares, 'share', int(np.count_nonzero(shares)))
+            yield dict(common, mask=mask.relative_to(self.folder).as_posix(), classes=classes)
+        elif prediction.class_scores is not None:
+            yield dict(common, classes=self._classes(prediction.class_scores, 'score', TOP))
+
+    def _instances(self, instances: Instances) -> Iterator[dict[str, Any]]:
+        for index, label in enumerate(instances.labels.tolist()):
+            x1, y1, x2, y2 = instances.boxes[index].tolist()
+            entry = dict(
+                category_id=self._predictor.category_ids[label],
+                category_name=self._predictor.classes[label],
+                bbox=[round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+                score=float(instances.scores[index]),
+            )
+            if instances.masks is not None:
+                rle = instances.masks[index]
+                entry['segmentation'] = dict(rle, counts=rle['counts'].decode())
+            yield entry
+
+    def _classes(self, values: np.ndarray, key: str, most: int) -> list[dict[str, Any]]:
+        """The classes with the highest values, the highest first."""
+        return [
+            {
+                'category_id': index,
+                'category_name': self._predictor.classes[index],
+                key: float(values[index]),
+            }
+            for index in np.argsort(-values, kind='stable')[:most].tolist()
+        ]
+
+    def _write_mask(self, prediction: Prediction, class_map: np.ndarray) -> Path:
+        mask = Image.fromarray(class_map)
+        if class_map.dtype == np.uint8:
+            mask.putpalette(np.array(self._predictor.palette, np.uint8).tobytes())
+        buffer = io.BytesIO()
+        mask.save(buffer, 'PNG')
+        if prediction.frame is None:
+            path = self._path('masks', prediction.name, '.png')
+        else:
+            path = self._path('masks', f'{prediction.name}/{prediction.frame:06}', '.png')
+        _write_whole(path, buffer.getvalue())
+        return path
+
+    def _write_picture(self, prediction: Prediction) -> None:
+        picture = draw_prediction(prediction, self._predictor.palette)[..., ::-1]
+        if prediction.frame is None:
+            self._end_video(complete=True)
+            suffix = PurePath(prediction.name).suffix.lower()
+            suffix = suffix if suffix in PICTURE_SUFFIXES else '.png'
+            path = self._path('pictures', prediction.name, suffix)
+            _write_whole(path, cv2.imencode(suffix, picture)[1].tobytes())
+            return
+        path = self._path('pictures', prediction.name, '.mp4')
+        if self._video is None or self._video.path != path:
+            self._end_video(complete=True)
+            self._video = _VideoFile(path, prediction.rate or 25, picture.shape[:2])
+        self._video.write(picture)
+
+    def _end_video(self, complete: bool) -> None:
+        if self._video is not None:
+            self._video.close(complete)
+        self._video = None
+
+    def _path(self, kind: str, name: str, suffix: str) -> Path:
+        """Path of an input's file: its name with another suffix, or with one more if that is taken.
+
+        Of ``a.tif`` and ``a.gif`` the one is drawn as ``a.png``, the other as ``a.gif.png``.
+        """
+        folder = self.folder / kind
+        own = PurePath(name).suffix.lower() == suffix
+        path = folder / name if own else (folder / name).with_suffix(suffix)
+        tail = suffix
+        while self._targets.setdefault(path, name) != name:
+            path, tail = folder / f'{name}{tail}', f'{tail}{suffix}'
+        return path
+
+
+def draw_prediction(prediction: Prediction, palette: Sequence[Color]) -> np.ndarray:
+    """Draw what was predicted on its image; (height, width, 3), RGB uint8.
+
+    Args:
+        prediction: The prediction.
+        palette: RGB, of each class.
+    """
+    if prediction.class_map is not None:
+        return draw_classes_of_pixels(
+            prediction.image, prediction.class_map, prediction.classes, palette
+        )
+    if prediction.class_scores is not None:
+        best = np.argsort(-prediction.class_scores, kind='stable')[:TOP]
+        lines = [f'{prediction.class_scores[i]:.2f} {prediction.classes[i]}' for i in best]
+        return draw_text(prediction.image, '\n'.join(lines))
+    instances = prediction.instances
+    assert instances is not None
+    labels = instances.labels.tolist()
+    return draw_instances(
+        prediction.image,
+        instances.boxes,
+        [
+            f'{prediction.classes[label]} {score:.2f}'
+            for label, score in zip(labels, instances.scores.tolist(), strict=True)
+        ],
+        [palette[label] for label in labels],
+        [mask_api.decode(mask).astype(bool) for mask in instances.masks or ()],
+    )
+
+
+class _VideoFile:
+    """A video that appears when it is closed."""
+
+    def __init__(self, path: Path, rate: float, shape: tuple[int, int]) -> None:
+        self.path = path
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        codec = cv2.VideoWriter.fourcc(*'mp4v')
+        self._writer = cv2.VideoWriter(str(_partial(path)), codec, rate, shape[::-1])
+        if not self._writer.isOpened():
+            raise UserError(f'{path} cannot be written: OpenCV does not write such a video')
+
+    def write(self, picture: np.ndarray) -> None:
+        self._writer.write(picture)
+
+    def close(self, complete: bool) -> None:
+        self._writer.release()
+        if complete:
+            _partial(self.path).replace(self.path)
+        else:
+            _partial(self.path).unlink(missing_ok=True)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file that appears when it is complete."""
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _partial(path).write_bytes(data)
+        _partial(path).replace(path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f'.partial.{path.name}')
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f'{path} cannot be written: {reason(error)}') from error

@@ -1,0 +1,218 @@
+"""A trained model that predicts images in memory, whatever its toolbox."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmcv.transforms import Compose
+from mmdet.visualization.palette import get_palette
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.structures import BaseDataElement
+from pycocotools import mask as mask_api
+from torch import Tensor
+
+from mmdat import checks
+from mmdat.checks.config_file import read_config
+from mmdat.checks.exceptions import explained
+from mmdat.checks.model_fit import head_classes
+from mmdat.checks.run import check_device, check_least, check_share
+from mmdat.errors import UserError
+
+from .metainfo import category_ids, dataset_of, metainfo_of, pipeline_of
+from .model import build_model, load_weights
+from .results import Instances
+from .slicing import Tile, average_logits, merge_instances, tiles
+from .toolboxes import toolbox_of
+
+# Classes whose scores are brought to an image's size at a time; all of them could fill the memory.
+CLASSES_AT_ONCE = 8
+LEAST_SLICE = 32  # in pixels: the coarsest stride of the backbones
+
+
+class Predictor:
+    """The model of a config, with the weights of a checkpoint, ready to predict.
+
+    Args:
+        config: Path of a config, or the config. Its data sets need not be there.
+        checkpoint: Path or URL of a checkpoint of the config's model.
+        score_thr: Objects with a lower score are left out.
+        batch_size: Images that run through the model together.
+        device: Such as ``'cpu'`` or ``'cuda:0'``.
+        slice_size: Side in pixels of tiles to predict one by one, where an image is larger; None
+            for no tiles.
+        overlap: Share of a tile that the next one has too.
+        cfg_options: Values to put into the config, by dotted key.
+
+    Attributes:
+        batch_size: As given.
+        toolbox: Name of the model's toolbox: ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``.
+        classes: Names of the classes.
+        palette: An RGB color for each class.
+        category_ids: The number of each class in a detector's data.
+
+    Raises:
+        UserError: For a mistake in what was given.
+    """
+
+    def __init__(
+        self,
+        config: str | Config,
+        checkpoint: str,
+        *,
+        score_thr: float = 0.3,
+        batch_size: int = 1,
+        device: str = 'cpu',
+        slice_size: int | None = None,
+        overlap: float = 0.2,
+        cfg_options: dict[str, Any] | None = None,
+    ) -> None:
+        check_share('--score-thr', score_thr)
+        check_least('--batch-size', batch_size, 1)
+        check_device(device)
+        check_share('--overlap', overlap, below_one=True)
+        if slice_size is not None:
+            check_least('--slice', slice_size, LEAST_SLICE)
+        cfg = config if isinstance(config, Config) else read_config(config, cfg_options)
+        checks.after_reading(cfg)
+        self.toolbox = toolbox_of(cfg).name
+        if slice_size is not None and self.toolbox == 'mmpretrain':
+            raise UserError('--slice is not for classifiers: leave it out')
+        self._score_thr = score_thr
+        self.batch_size = batch_size
+        self._slice_size = slice_size
+        self._overlap = overlap
+        with DefaultScope.overwrite_default_scope(self.toolbox), explained(cfg):
+            self._model = build_model(cfg).eval()
+            meta = load_weights(self._model, checkpoint)
+            self._pipeline = Compose(pipeline_of(cfg))
+            dataset = dataset_of(cfg)
+            metainfo = metainfo_of(dataset)
+        metainfo.update({key: x for key, x in (meta.get('dataset_meta') or {}).items() if x})
+        self._model.to(device)
+        num_classes = max((number for _, number in head_classes(self._model)), default=0)
+        names = tuple(metainfo.get('classes') or ())
+        self.classes = names + tuple(f'class {i}' for i in range(len(names), num_classes))
+        palette = metainfo.get('palette')
+        if not isinstance(palette, (list, tuple)) or len(palette) < len(self.classes):
+            palette = get_palette('random', len(self.classes))
+        self.palette = [tuple(map(int, color)) for color in palette]
+        self.category_ids = category_ids(dataset, self.classes)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """Predict images.
+
+        Args:
+            images: Each (height, width, 3), BGR uint8.
+
+        Returns:
+            For each image the attribute of a prediction that is of the model's task, by its name.
+        """
+        outputs: list[dict[str, Any]] = [{}] * len(images)
+        whole = []
+        for index, image in enumerate(images):
+            if self._slice_size and max(image.shape[:2]) > self._slice_size:
+                outputs[index] = self._predict_tiles(image)
+            else:
+                whole.append(index)
+        samples = self._run([images[index] for index in whole])
+        for index, sample in zip(whole, samples, strict=True):
+            outputs[index] = self._output(sample, images[index].shape[:2])
+        return outputs
+
+    def _output(self, sample: BaseDataElement, shape: tuple[int, int]) -> dict[str, Any]:
+        if self.toolbox == 'mmpretrain':
+            return dict(class_scores=sample.pred_score.cpu().numpy())
+        if self.toolbox == 'mmdet':
+            return dict(instances=_instances(sample.pred_instances, self._score_thr))
+        return dict(class_map=self._class_map(sample.seg_logits.data, shape))
+
+    def _predict_tiles(self, image: np.ndarray) -> dict[str, Any]:
+        """Predict tiles of an image; for objects that are larger than a tile also the whole."""
+        assert self._slice_size is not None
+        shape = image.shape[:2]
+        places = tiles(shape, self._slice_size, self._overlap)
+        if self.toolbox == 'mmdet':
+            places.append(Tile(0, 0, shape[1], shape[0]))
+        parts = self._run((place.crop(image) for place in places), in_tiles=True)
+        if self.toolbox == 'mmdet':
+            instances = [_instances(part.pred_instances, self._score_thr) for part in parts]
+            return dict(instances=merge_instances(instances, places, shape))
+        bands = average_logits((part.seg_logits.data for part in parts), places, shape)
+        return dict(class_map=np.vstack([self._class_map(band, band.shape[1:]) for band in bands]))
+
+    def _run(
+        self, images: Iterable[np.ndarray], in_tiles: bool = False
+    ) -> Iterator[BaseDataElement]:
+        """Run images through the model, batch by batch, and yield what the toolbox makes of them.
+
+        Args:
+            images: The images.
+            in_tiles: Whether a segmentor's logits are to be in the size of the image. That takes
+                much memory; :meth:`_class_map` takes those of the network's input as well.
+        """
+        images = iter(images)
+        while batch := list(itertools.islice(images, self.batch_size)):
+            with DefaultScope.overwrite_default_scope(self.toolbox), torch.no_grad():
+                items = [
+                    self._pipeline(dict(img=image, img_path=None, img_id=0)) for image in batch
+                ]
+                samples: list[BaseDataElement] = [None] * len(items)
+                for indices in self._equal(items):
+                    chosen = [items[index] for index in indices]
+                    if self.toolbox == 'mmseg' and not in_tiles:
+                        for item in chosen:
+                            sample = item['data_samples']
+                            sample.set_metainfo(dict(ori_shape=sample.metainfo['img_shape']))
+                    results = self._model.test_step(
+                        {key: [item[key] for item in chosen] for key in ('inputs', 'data_samples')}
+                    )
+                    for index, result in zip(indices, results, strict=True):
+                        samples[index] = result
+            yield from samples
+
+    def _equal(self, items: Sequence[dict[str, Any]]) -> Iterable[list[int]]:
+        """Indices of images that run together: mmdet pads them, the others want equal shapes."""
+        if self.toolbox == 'mmdet':
+            return [list(range(len(items)))]
+        batches: dict[Any, list[int]] = {}
+        for index, item in enumerate(items):
+            batches.setdefault(item['inputs'].shape, []).append(index)
+        return batches.values()
+
+    def _class_map(self, logits: Tensor, shape: Sequence[int]) -> np.ndarray:
+        """Class of each pixel of an image, from Tensor[num_classes, h, w], as mmseg resizes it."""
+        dtype = np.uint8 if len(self.classes) <= 256 else np.uint16
+        best: Tensor | None = None
+        for first in range(0, len(logits), CLASSES_AT_ONCE):
+            part = logits[None, first : first + CLASSES_AT_ONCE]
+            part = F.interpolate(
+                part, tuple(shape), mode='bilinear', align_corners=self._model.align_corners
+            )
+            if len(logits) == 1:  # the probability of the second of two classes
+                return (part[0, 0] > self._model.decode_head.threshold).cpu().numpy().astype(dtype)
+            scores, classes = part[0].max(0)
+            classes = (classes + first).to(torch.int32)
+            if best is None:
+                best, winners = scores, classes
+            else:
+                winners = torch.where(scores > best, classes, winners)
+                best = torch.maximum(scores, best)
+        return winners.cpu().numpy().astype(dtype)
+
+
+def _instances(predicted: Any, score_thr: float) -> Instances:
+    predicted = predicted[predicted.scores >= score_thr]
+    predicted = predicted[predicted.scores.argsort(descending=True)].cpu()
+    masks = None
+    if 'masks' in predicted:
+        masks = [mask_api.encode(np.asfortranarray(mask, np.uint8)) for mask in predicted.masks]
+    return Instances(
+        predicted.bboxes.float().numpy(),
+        predicted.scores.float().numpy(),
+        predicted.labels.numpy(),
+        masks,
+    )

@@ -1,0 +1,178 @@
+"""Large images in overlapping tiles, and how the predictions for tiles are merged."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pycocotools import mask as mask_api
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from .results import Instances, Mask
+
+# Two tiles see the same object where what both can see of it overlaps so much (IoU).
+SAME = 0.5
+# An object ends at the edge of a tile if it is nearer than this share of the tile, in pixels.
+NEAR_EDGE = 0.01
+
+
+class Tile(NamedTuple):
+    """A part of an image, in pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def crop(self, image: np.ndarray) -> np.ndarray:
+        """The part of an image."""
+        return image[self.top : self.bottom, self.left : self.right]
+
+
+def tiles(shape: Sequence[int], size: int, overlap: float) -> list[Tile]:
+    """Tiles that cover an image, row by row, as mmsegmentation's slide mode has them.
+
+    Args:
+        shape: Height and width of the image.
+        size: Side of the tiles; of those at the end of a shorter side that side.
+        overlap: Share of a tile that the next has too; the last tile may have more.
+
+    Example:
+        >>> [tile[:2] for tile in tiles((100, 250), 100, 0.2)]
+        [(0, 0), (80, 0), (150, 0)]
+    """
+    stride = max(1, round(size * (1 - overlap)))
+    tops, lefts = (
+        sorted({min(start, max(length - size, 0)) for start in range(0, length, stride)})
+        for length in shape
+    )
+    return [
+        Tile(left, top, min(left + size, shape[1]), min(top + size, shape[0]))
+        for top in tops
+        for left in lefts
+    ]
+
+
+def merge_instances(
+    parts: Sequence[Instances], places: Sequence[Tile], shape: tuple[int, int]
+) -> Instances:
+    """Merge the objects that were found in tiles of an image.
+
+    Objects of one class in two tiles are the same if the tiles agree on what both can see. One that
+    a tile has whole is taken from there, the one of highest score; of one that is cut by the edges
+    of all its tiles the parts are joined.
+
+    Args:
+        parts: The objects in each tile, in the tile's pixels.
+        places: The tiles; one may be the whole image.
+        shape: Height and width of the image.
+    """
+    windows = np.repeat(np.array(places, np.float32), [len(part.boxes) for part in parts], axis=0)
+    origins = np.tile(windows[:, :2], 2)
+    boxes = np.concatenate([part.boxes for part in parts]) + origins
+    scores = np.concatenate([part.scores for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    has_masks = all(part.masks is not None for part in parts)
+    masks = [mask for part in parts for mask in part.masks or ()]
+
+    is_whole = ~_are_cut(boxes, windows, shape)
+    kept: list[tuple[float, int, np.ndarray, Mask | None]] = []
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels == label)
+        _, objects = connected_components(_are_same(boxes[of_class], windows[of_class]))
+        for index in range(objects.max() + 1):
+            members = of_class[objects == index]
+            if is_whole[members].any():
+                members = members[is_whole[members]]
+                members = members[scores[members].argmax()][None]
+            box = np.hstack([boxes[members, :2].min(0), boxes[members, 2:].max(0)])
+            mask = None
+            if has_masks:
+                mask = _join([(masks[i], windows[i].astype(int)) for i in members], shape)
+            kept.append((float(scores[members].max()), int(label), box, mask))
+    kept.sort(key=lambda item: -item[0])
+    return Instances(
+        np.array([box for _, _, box, _ in kept], np.float32).reshape(-1, 4),
+        np.array([score for score, *_ in kept], np.float32),
+        np.array([label for _, label, *_ in kept], np.int64),
+        [mask for *_, mask in kept if mask is not None] if has_masks else None,
+    )
+
+
+def average_logits(
+    parts: Iterable[Tensor], places: Sequence[Tile], shape: tuple[int, int]
+) -> Iterator[Tensor]:
+    """Average the logits of overlapping tiles; yield them from top to bottom, in bands of rows.
+
+    A band is as high as tiles of one row are before those of the next begin, so that memory grows
+    with the image's width alone.
+
+    Args:
+        parts: For each tile Tensor[num_classes, height, width].
+        places: The tiles, row by row.
+        shape: Height and width of the image.
+
+    Yields:
+        Tensor[num_classes, rows, width].
+    """
+    logits = iter(parts)
+    rows = [list(row) for _, row in itertools.groupby(places, key=lambda tile: tile.top)]
+    ends = [*(row[0].top for row in rows[1:]), shape[0]]
+    above: Tensor | None = None
+    for row, end in zip(rows, ends, strict=True):
+        top, bottom = row[0].top, row[0].bottom
+        sums: Tensor | None = None
+        for tile in row:
+            part = next(logits)
+            if sums is None:
+                # The last channel counts the tiles.
+                sums = part.new_zeros(len(part) + 1, bottom - top, shape[1])
+            sums[:-1, :, tile.left : tile.right] += part
+            sums[-1, :, tile.left : tile.right] += 1
+        assert sums is not None  # a row has a tile
+        if above is not None:
+            sums[:, : above.shape[1]] += above
+        done, above = sums[:, : end - top], sums[:, end - top :]
+        yield done[:-1] / done[-1]
+
+
+def _are_cut(boxes: np.ndarray, windows: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Whether boxes (n, 4) end where their tiles (n, 4) do, but not the image; (n,) bool."""
+    sides = windows[:, 2:] - windows[:, :2]
+    height, width = shape
+    at_edge = np.abs(boxes - windows) <= NEAR_EDGE * np.tile(sides, 2)
+    return (at_edge & (windows != (0, 0, width, height))).any(1)
+
+
+def _are_same(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Whether what two tiles both can see of two objects is the same; (n, n) bool.
+
+    Args:
+        boxes: (n, 4), the objects.
+        windows: (n, 4), the tile of each.
+    """
+    both = _intersect(windows[:, None], windows)
+    first, second = _intersect(boxes[:, None], both), _intersect(boxes, both)
+    common = _areas(_intersect(first, second))
+    agree = common > SAME * (_areas(first) + _areas(second) - common)
+    return agree & (windows[:, None] != windows).any(-1)
+
+
+def _intersect(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.concatenate(
+        [np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])],
+        axis=-1,
+    )
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[..., 2:] - boxes[..., :2]).clip(0).prod(-1)
+
+
+def _join(parts: Iterable[tuple[Mask, np.ndarray]], shape: tuple[int, int]) -> Mask:
+    """Join masks of tiles, each with its tile, into one of the image."""
+    whole = np.zeros(shape, np.uint8, order='F')
+    for mask, (left, top, right, bottom) in parts:
+        whole[top:bottom, left:right] |= mask_api.decode(mask)
+    return mask_api.encode(whole)

@@ -1,0 +1,72 @@
+"""Reading images of any kind, as a model of 8-bit color images takes them."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from mmengine import fileio
+from PIL import Image, ImageOps
+
+SCALED = 'images of more than 8 bits are scaled from their smallest and largest value to 0 and 255'
+# An image in color, turned as its EXIF data says, of as many bits as the file has.
+FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+
+
+class UnreadableError(Exception):
+    """An input that cannot be read; the text says why."""
+
+
+def read_image(path: str, notify: Callable[[str], None] = print) -> np.ndarray:
+    """Read an image: upright, in its own size, in color.
+
+    Gray becomes color and transparency is left out, as in training; of several images in a file
+    the first is read. What has more than 8 bits is scaled from its smallest and largest value.
+
+    Args:
+        path: A file or URL.
+        notify: Is told what was done to the image that one might not expect.
+
+    Returns:
+        (height, width, 3), BGR uint8.
+
+    Raises:
+        UnreadableError: If there is no image that can be read.
+    """
+    try:
+        with fileio.get_local_path(path) as file:
+            image = _decode(str(file))
+            pages = cv2.imcount(str(file))
+    except (OSError, ValueError, SyntaxError, MemoryError, cv2.error) as error:  # as PIL raises
+        raise UnreadableError(getattr(error, 'strerror', None) or 'it does not decode') from error
+    if pages > 1:
+        notify(f'{path} holds {pages} images: the first is taken')
+    if image.dtype == np.uint8:
+        return image
+    notify(SCALED)
+    return cv2.normalize(np.nan_to_num(image), None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+
+
+def _decode(file: str) -> np.ndarray:
+    """Decode an image as the toolboxes do, with OpenCV, or with PIL what OpenCV does not know."""
+    data = np.fromfile(file, np.uint8)
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        image = cv2.imdecode(data, FLAGS) if data.size else None
+    except cv2.error:  # of more pixels than OpenCV reads
+        image = None
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    return _decode_with_pil(file) if image is None else image
+
+
+def _decode_with_pil(file: str) -> np.ndarray:
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    if image.mode.startswith(('I', 'F')):  # one channel of more than 8 bits
+        return cv2.cvtColor(np.asarray(image, np.float32), cv2.COLOR_GRAY2BGR)
+    return cv2.cvtColor(np.asarray(image.convert('RGB')), cv2.COLOR_RGB2BGR)

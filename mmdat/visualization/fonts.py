@@ -1,0 +1,64 @@
+"""Fonts that have the characters of class names in any script."""
+
+import functools
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+from matplotlib.font_manager import findfont, findSystemFonts
+from matplotlib.ft2font import FT2Font
+from PIL import ImageFont
+
+# It comes with matplotlib, for Latin, Greek, Cyrillic, Arabic and others.
+DEFAULT = 'DejaVu Sans'
+
+
+@functools.cache
+def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """A font that has the characters of a text, or as many as any font here.
+
+    Args:
+        text: The text.
+        size: Height in pixels.
+    """
+    return ImageFont.truetype(_best_file(_drawn(text)), size)
+
+
+def missing_characters(texts: Iterable[str]) -> str:
+    """The characters of texts that the fonts for them lack, sorted."""
+    missing = {
+        char
+        for characters in map(_drawn, texts)
+        for char in characters - _characters_in(_best_file(characters))
+    }
+    return ''.join(sorted(missing))
+
+
+@functools.cache
+def _best_file(characters: frozenset[str]) -> str:
+    """The first font file with all characters, or that with most of them."""
+    best, fewest = '', len(characters) + 1
+    for file in _files():
+        lacking = len(characters - _characters_in(file))
+        if lacking < fewest:
+            best, fewest = file, lacking
+        if lacking == 0:
+            break
+    return best
+
+
+def _files() -> Iterator[str]:
+    yield findfont(DEFAULT)
+    # The machine's as they are now; matplotlib's own list may be older than a font.
+    yield from sorted(findSystemFonts())
+
+
+@functools.cache
+def _characters_in(file: str) -> frozenset[str]:
+    """Characters that a font draws in any size: none if it has pictures of them, as for emoji."""
+    font = FT2Font(file)
+    return frozenset(map(chr, font.get_charmap())) if font.scalable else frozenset()
+
+
+def _drawn(text: str) -> frozenset[str]:
+    """Characters of a text that are drawn: no spaces, no control characters."""
+    return frozenset(char for char in text if unicodedata.category(char)[0] not in 'ZC')

@@ -1,0 +1,351 @@
+"""Images, folders and videos are predicted by each head, and written without loss."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from helpers import nano
+from PIL import Image
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+
+from mmdat.apis import predict, write_predictions
+from mmdat.apis.metainfo import category_ids
+from mmdat.apis.predictor import Predictor
+from mmdat.errors import UserError
+
+CLASSIFIER, DETECTOR, SEGMENTOR = (
+    'dat_t_in1k',
+    'mask_rcnn_scalablevit_s_coco',
+    'semantic_fpn_scalablevit_s_ade20k',
+)
+Model = tuple[str, str]
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    """Config and checkpoint of a nano model with random weights, by name; no data lies on disk."""
+    folder = tmp_path_factory.mktemp('models')
+    written: dict[str, Model] = {}
+
+    def write(name: str) -> Model:
+        if name not in written:
+            written[name] = nano.write_nano(name, folder)
+        return written[name]
+
+    return write
+
+
+def draw(path: Path, seed: int = 0, shape: tuple[int, int] = (48, 64)) -> Path:
+    """Write a random image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    cv2.imwrite(str(path), rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
+    return path
+
+
+def entries(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / 'predictions.json').read_text())
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file())
+
+
+@pytest.mark.parametrize('name', nano.HEADS)
+def test_each_head_predicts_a_batch_of_images_of_two_sizes(
+    name: str, model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    shapes = [(48, 64), (64, 48), (48, 64)]
+    paths = [draw(tmp_path / f'{i}.png', i, shape) for i, shape in enumerate(shapes)]
+    results = list(predict(*model(name), paths, score_thr=0.0, batch_size=3))
+    assert [result.name for result in results] == ['0.png', '1.png', '2.png']
+    for result, path, shape in zip(results, paths, shapes, strict=True):
+        np.testing.assert_array_equal(result.image, cv2.imread(str(path))[..., ::-1])
+        if name in nano.CLASSIFIERS:
+            assert result.class_scores.shape == (1000,)
+            assert result.class_scores.sum() == pytest.approx(1, abs=1e-4)
+        elif name in nano.SEGMENTORS:
+            assert result.class_map.shape == shape and result.class_map.dtype == np.uint8
+        else:
+            assert len(result.instances.boxes) == len(result.instances.labels) > 0
+            assert (np.diff(result.instances.scores) <= 0).all()
+            assert (result.instances.boxes <= [*shape[::-1]] * 2).all()
+            if 'mask' in name:
+                masks = mask_api.decode(result.instances.masks)
+                assert masks.shape == (*shape, len(result.instances.boxes))
+
+
+@pytest.mark.parametrize('name', [DETECTOR, SEGMENTOR, 'mask2former_dat_pp_t_ade20k'])
+def test_a_model_predicts_tiles(name: str, model: Callable[[str], Model], tmp_path: Path) -> None:
+    path = draw(tmp_path / 'x.png', shape=(70, 100))
+    (result,) = predict(*model(name), path, slice_size=64, score_thr=0.0, batch_size=2)
+    (whole,) = predict(*model(name), path, slice_size=100, score_thr=0.0)
+    if name == DETECTOR:
+        assert len(result.instances.boxes) > len(whole.instances.boxes)
+        assert mask_api.decode(result.instances.masks).shape[:2] == (70, 100)
+    else:
+        assert result.class_map.shape == whole.class_map.shape == (70, 100)
+        if name == SEGMENTOR:  # the other sees one class everywhere
+            assert (result.class_map != whole.class_map).any()
+
+
+def test_segments_are_those_of_the_toolbox(model: Callable[[str], Model], tmp_path: Path) -> None:
+    from mmseg.apis import inference_model, init_model
+
+    path = draw(tmp_path / 'x.png', shape=(75, 100))
+    segmentor = init_model(*model(SEGMENTOR), device='cpu')
+    expected = inference_model(segmentor, str(path)).pred_sem_seg.data[0].numpy()
+    (result,) = predict(*model(SEGMENTOR), path)
+    assert (result.class_map == expected).mean() > 0.999  # but for ties
+    assert len(np.unique(expected)) > 1
+
+
+def test_detections_are_written_in_cocos_format(
+    model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    draw(tmp_path / 'in' / 'a' / '1.jpg')
+    draw(tmp_path / 'in' / 'b' / '1.jpg', 1)
+    config, checkpoint = model(DETECTOR)
+    out = tmp_path / 'out'
+    options = dict(score_thr=0.0)
+    summary = write_predictions(config, checkpoint, tmp_path / 'in', out, **options)
+    assert summary.images == 2 and summary.unreadable == {}
+    assert files(out) == ['pictures/a/1.jpg', 'pictures/b/1.jpg', 'predictions.json']
+    assert summary.paths == [out / 'predictions.json', out / 'pictures']
+
+    results = list(predict(config, checkpoint, tmp_path / 'in', **options))
+    written = entries(out)
+    assert len(written) == sum(len(result.instances.boxes) for result in results)
+    coco = [category['id'] for category in COCO_CATEGORIES]
+    for image_id, result in enumerate(results, 1):
+        of_image = [entry for entry in written if entry['image_id'] == image_id]
+        for index, entry in enumerate(of_image):
+            x, y, width, height = entry['bbox']
+            label = int(result.instances.labels[index])
+            np.testing.assert_allclose(
+                [x, y, x + width, y + height], result.instances.boxes[index], atol=0.02
+            )
+            assert entry['file_name'] == result.name
+            assert entry['category_name'] == result.classes[label]
+            assert entry['category_id'] == coco[label]
+            assert entry['score'] == pytest.approx(float(result.instances.scores[index]))
+            mask = mask_api.decode(entry['segmentation'])
+            np.testing.assert_array_equal(mask, mask_api.decode(result.instances.masks[index]))
+    # COCO's own tools take it.
+    truth = COCO()
+    truth.dataset = dict(
+        images=[dict(id=1), dict(id=2)], annotations=[], categories=COCO_CATEGORIES
+    )
+    truth.createIndex()
+    assert len(truth.loadRes(written).anns) == len(written)
+
+
+# The numbers of COCO's 80 classes, with gaps.
+COCO_CATEGORIES = [
+    dict(id=number)
+    for number in range(1, 91)
+    if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+]
+
+
+def test_categories_have_the_numbers_of_the_data(tmp_path: Path) -> None:
+    content = dict(categories=[dict(id=9, name='disk'), dict(id=5, name='box')])
+    (tmp_path / 'x.json').write_text(json.dumps(content))
+    dataset = dict(data_root=str(tmp_path), ann_file='x.json')
+    assert category_ids(dataset, ('box', 'disk')) == [5, 9]
+    assert category_ids(dataset, ('box', 'ring')) == [1, 2]
+    assert category_ids({}, ('box', 'disk')) == [1, 2]
+
+
+def test_the_threshold_holds_for_results_entries_and_pictures(
+    model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    path = draw(tmp_path / 'x.png')
+    config, checkpoint = model(DETECTOR)
+    (everything,) = predict(config, checkpoint, path, score_thr=0.0)
+    threshold = float(np.median(everything.instances.scores))
+    (result,) = predict(config, checkpoint, path, score_thr=threshold)
+    assert 0 < len(result.instances.scores) < len(everything.instances.scores)
+    assert result.instances.scores.min() >= threshold
+    write_predictions(config, checkpoint, path, tmp_path / 'out', score_thr=1.0)
+    assert entries(tmp_path / 'out') == []
+    np.testing.assert_array_equal(
+        cv2.imread(str(tmp_path / 'out/pictures/x.png')), cv2.imread(str(path))
+    )
+
+
+def test_masks_have_the_classes_in_the_size_of_the_images(
+    model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    draw(tmp_path / 'in' / 'x.jpg', shape=(50, 90))
+    draw(tmp_path / 'in' / 'x.png', shape=(30, 40))
+    draw(tmp_path / 'in' / 'x.bmp', shape=(30, 40))
+    config, checkpoint = model(SEGMENTOR)
+    out = tmp_path / 'out'
+    write_predictions(config, checkpoint, tmp_path / 'in', out)
+    assert files(out) == [
+        *('masks/x.jpg.png', 'masks/x.png', 'masks/x.png.png'),
+        *('pictures/x.jpg', 'pictures/x.png', 'pictures/x.png.png', 'predictions.json'),
+    ]
+    written = {entry['file_name']: entry for entry in entries(out)}
+    for result in predict(config, checkpoint, tmp_path / 'in'):
+        entry = written[result.name]
+        mask = Image.open(out / entry['mask'])
+        np.testing.assert_array_equal(np.asarray(mask), result.class_map)
+        color = mask.getpalette()[3 * int(result.class_map[0, 0]) :][:3]
+        assert mask.mode == 'P' and color == list(mask.convert('RGB').getpixel((0, 0)))
+        shares = [item['share'] for item in entry['classes']]
+        assert sum(shares) == pytest.approx(1) and shares == sorted(shares, reverse=True)
+        for item in entry['classes']:
+            share = (result.class_map == item['category_id']).mean()
+            assert item['share'] == pytest.approx(share)
+            assert item['category_name'] == result.classes[item['category_id']]
+
+
+def test_more_classes_than_a_byte_holds_are_written_with_two(
+    model: Callable[[str], Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_map = np.arange(300, dtype=np.uint16).reshape(15, 20)
+    monkeypatch.setattr(Predictor, '__call__', lambda *_: [dict(class_map=class_map)])
+    draw(tmp_path / 'x.png', shape=(15, 20))
+    config, checkpoint = model(CLASSIFIER)  # with names for 1000 classes
+    write_predictions(config, checkpoint, tmp_path / 'x.png', tmp_path / 'out', pictures=False)
+    mask = cv2.imread(str(tmp_path / 'out/masks/x.png'), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(mask, class_map)
+
+
+def test_five_classes_are_told_of_an_image(model: Callable[[str], Model], tmp_path: Path) -> None:
+    path = draw(tmp_path / 'x.png')
+    config, checkpoint = model(CLASSIFIER)
+    write_predictions(config, checkpoint, path, tmp_path / 'out', pictures=False)
+    (result,) = predict(config, checkpoint, path)
+    (entry,) = entries(tmp_path / 'out')
+    best = np.argsort(-result.class_scores)[:5].tolist()
+    assert [item['category_id'] for item in entry['classes']] == best
+    assert [item['category_name'] for item in entry['classes']] == [result.classes[i] for i in best]
+    assert result.classes[0] == 'tench, Tinca tinca'
+    assert files(tmp_path / 'out') == ['predictions.json']
+
+
+def write_video(path: Path, shape: tuple[int, int] = (48, 64), rate: float = 12.5) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), rate, shape[::-1])
+    for index in range(5):
+        writer.write(np.full((*shape, 3), 40 * index, np.uint8))
+    writer.release()
+
+
+def test_a_video_gives_a_video(model: Callable[[str], Model], tmp_path: Path) -> None:
+    write_video(tmp_path / 'in.avi')
+    draw(tmp_path / 'in.png')
+    config, checkpoint = model(SEGMENTOR)
+    out = tmp_path / 'out'
+    inputs = [tmp_path / 'in.avi', tmp_path / 'in.png']
+    summary = write_predictions(config, checkpoint, inputs, out, batch_size=4)
+    assert summary.images == 6
+    masks = [f'masks/in.avi/00000{index}.png' for index in range(5)]
+    assert files(out) == [
+        *masks,
+        'masks/in.png',
+        'pictures/in.mp4',
+        'pictures/in.png',
+        'predictions.json',
+    ]
+    written = entries(out)
+    assert [entry.get('frame') for entry in written] == [0, 1, 2, 3, 4, None]
+    assert [entry['mask'] for entry in written[:5]] == masks
+    video = cv2.VideoCapture(str(out / 'pictures/in.mp4'))
+    assert video.get(cv2.CAP_PROP_FPS) == 12.5
+    frames = [video.read()[1] for _ in range(5)]
+    assert frames[4].shape == (48, 64, 3) and not video.read()[0]
+    assert frames[4].mean() > frames[0].mean() + 40
+
+
+def test_what_cannot_be_read_is_left_out_and_told(
+    model: Callable[[str], Model], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(3):
+        draw(tmp_path / 'in' / f'{index}.png', index)
+    broken = tmp_path / 'in' / '1.png'
+    broken.write_text('no image')
+    for seed in (0, 1):
+        image = np.random.default_rng(seed).integers(0, 4096, (48, 64)).astype(np.uint16)
+        cv2.imwrite(str(tmp_path / 'in' / f'deep{seed}.png'), image)
+    config, checkpoint = model(CLASSIFIER)
+    summary = write_predictions(config, checkpoint, tmp_path / 'in', tmp_path / 'out')
+    assert summary.unreadable == {str(broken): 'it does not decode'} and summary.images == 4
+    assert len(entries(tmp_path / 'out')) == 4
+    told = ''.join(capsys.readouterr().err.split('\n'))
+    assert f'{broken} cannot be read: it does not decode' in told
+    assert told.count('images of more than 8 bits are scaled') == 1
+    assert len(list(predict(config, checkpoint, tmp_path / 'in'))) == 4
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, RuntimeError])
+def test_files_are_whole_or_not_there(
+    error: type[BaseException],
+    model: Callable[[str], Model],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_video(tmp_path / 'in.mp4')
+    calls = iter(range(3))
+    original = Predictor.__call__
+
+    def stop(self: Predictor, images: list[np.ndarray]) -> Any:
+        if next(calls) == 2:
+            raise error
+        return original(self, images)
+
+    monkeypatch.setattr(Predictor, '__call__', stop)
+    config, checkpoint = model(CLASSIFIER)
+    out = tmp_path / 'out'
+    with pytest.raises(error):
+        write_predictions(config, checkpoint, tmp_path / 'in.mp4', out)
+    if error is RuntimeError:
+        assert files(out) == []
+        return
+    assert files(out) == ['pictures/in.mp4', 'predictions.json']
+    assert [entry['frame'] for entry in entries(out)] == [0, 1]
+    assert cv2.VideoCapture(str(out / 'pictures/in.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == 2
+    assert f'Predictions: {out}/predictions.json' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'options, sentence',
+    [
+        (dict(score_thr=1.5), '--score-thr must be at least 0 and at most 1, got 1.5'),
+        (dict(batch_size=0), '--batch-size must be at least 1, got 0'),
+        (dict(slice_size=8), '--slice must be at least 32, got 8'),
+        (dict(overlap=1.0), '--overlap must be at least 0 and below 1, got 1.0'),
+        (dict(device='cuda:7'), '--device cuda:7 is not here'),
+        (dict(slice_size=64), '--slice is not for classifiers'),
+        (dict(cfg_options={'modle.head': 1}), "unknown key 'modle.head'"),
+    ],
+)
+def test_a_bad_option_is_a_sentence(
+    options: dict[str, Any], sentence: str, model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as error:
+        predict(*model(CLASSIFIER), draw(tmp_path / 'x.png'), **options)
+    assert sentence in str(error.value)
+
+
+def test_a_checkpoint_of_another_model_is_a_sentence(
+    model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    config, _ = model(CLASSIFIER)
+    _, checkpoint = model(DETECTOR)
+    with pytest.raises(UserError, match="is of another model than the config's: it lacks"):
+        predict(config, checkpoint, draw(tmp_path / 'x.png'))
+
+
+def test_a_file_in_place_of_the_output_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / 'out').touch()
+    with pytest.raises(UserError, match=r'--out-dir .*out cannot be written to'):
+        write_predictions('x.py', 'x.pth', draw(tmp_path / 'x.png'), tmp_path / 'out')

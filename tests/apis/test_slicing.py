@@ -1,0 +1,131 @@
+"""Tiles of large images, and how what is found in them is merged."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmseg.models.segmentors import EncoderDecoder
+from pycocotools import mask as mask_api
+
+from mmdat.apis.results import Instances
+from mmdat.apis.slicing import Tile, average_logits, merge_instances, tiles
+
+
+def detect(image: np.ndarray) -> Instances:
+    """Find each connected region; the class is its color. A detector that makes no mistakes."""
+    found = []
+    for color in sorted(set(np.unique(image)) - {0}):
+        _, regions, stats, _ = cv2.connectedComponentsWithStats((image == color).astype(np.uint8))
+        for index, (x, y, width, height, area) in enumerate(stats[1:], 1):
+            mask = mask_api.encode(np.asfortranarray(regions == index, np.uint8))
+            found.append(((x, y, x + width, y + height), 0.5 + area / 1e5, color, mask))
+    boxes, scores, labels, masks = zip(*found, strict=True) if found else ((),) * 4
+    return Instances(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(scores, np.float32),
+        np.array(labels, np.int64),
+        list(masks),
+    )
+
+
+def as_set(instances: Instances) -> set[tuple]:
+    """Class, box and pixels of each object."""
+    assert instances.masks is not None
+    return {
+        (int(label), *box.tolist(), mask_api.decode(mask).tobytes())
+        for label, box, mask in zip(instances.labels, instances.boxes, instances.masks, strict=True)
+    }
+
+
+def draw(objects: list[tuple[int, int, int, int, int]]) -> np.ndarray:
+    image = np.zeros((300, 500), np.uint8)
+    for left, top, right, bottom, color in objects:
+        image[top:bottom, left:right] = color
+    return image
+
+
+OBJECTS = {
+    'inside one tile': [(10, 10, 40, 30, 1)],
+    'inside the overlap of two': [(84, 20, 96, 40, 1)],
+    'over the edge, smaller than the overlap': [(70, 10, 88, 30, 1)],
+    'over the edge, larger than the overlap': [(50, 10, 130, 50, 1)],
+    'over a corner of four tiles': [(50, 60, 140, 130, 2)],
+    'larger than a tile': [(20, 10, 310, 60, 1)],
+    'larger than two tiles both ways': [(20, 20, 390, 270, 3)],
+    'side by side': [(60, 10, 90, 60, 1), (92, 10, 120, 60, 1)],
+    'of two classes in one place': [(60, 10, 95, 60, 1), (95, 10, 130, 60, 2)],
+    'one in the other': [(10, 10, 190, 90, 1), (70, 40, 95, 60, 2)],
+}
+
+
+@pytest.mark.parametrize('name', OBJECTS)
+@pytest.mark.parametrize('with_whole', [True, False])
+def test_an_object_in_several_tiles_is_found_once(name: str, with_whole: bool) -> None:
+    image = draw(OBJECTS[name])
+    places = tiles(image.shape, 100, 0.2)
+    if with_whole:
+        places.append(Tile(0, 0, 500, 300))
+    merged = merge_instances([detect(place.crop(image)) for place in places], places, image.shape)
+    assert as_set(merged) == as_set(detect(image))
+    assert (np.diff(merged.scores) <= 0).all()
+
+
+def test_what_the_whole_image_shows_is_not_lost() -> None:
+    # A large object that is seen as such in the whole image alone.
+    place = Tile(0, 0, 500, 300)
+    large = detect(draw([(20, 20, 390, 270, 1)]))
+    nothing = detect(np.zeros((100, 100), np.uint8))
+    places = tiles((300, 500), 100, 0.2)
+    merged = merge_instances([nothing] * len(places) + [large], [*places, place], (300, 500))
+    assert as_set(merged) == as_set(large)
+
+
+def test_nothing_found_is_nothing_merged() -> None:
+    nothing = detect(np.zeros((100, 100), np.uint8))
+    places = tiles((100, 180), 100, 0.2)
+    merged = merge_instances([nothing] * 2, places, (100, 180))
+    assert merged.boxes.shape == (0, 4) and merged.masks == []
+
+
+class Smooth(EncoderDecoder):
+    """A segmentor whose logits depend on where a pixel is in what it is shown."""
+
+    def __init__(self, size: int, overlap: float) -> None:
+        torch.nn.Module.__init__(self)
+        stride = round(size * (1 - overlap))
+        self.test_cfg = ConfigDict(mode='slide', crop_size=(size, size), stride=(stride, stride))
+        self.out_channels = 3
+
+    def encode_decode(self, inputs: torch.Tensor, batch_img_metas: object) -> torch.Tensor:
+        ramp = (
+            torch.linspace(0, 1, inputs.shape[-1]) + torch.linspace(0, 1, inputs.shape[-2])[:, None]
+        )
+        return inputs * torch.stack([ramp, 1 - ramp, ramp**2])
+
+
+@pytest.mark.parametrize('shape', [(100, 100), (60, 170), (230, 90), (211, 333)])
+@pytest.mark.parametrize('size, overlap', [(100, 0.2), (64, 0.0), (64, 0.75)])
+def test_segments_are_averaged_as_in_mmsegs_slide_mode(
+    shape: tuple[int, int], size: int, overlap: float
+) -> None:
+    image = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0))
+    model = Smooth(size, overlap)
+    expected = model.slide_inference(image, [{}])[0]
+    places = tiles(shape, size, overlap)
+    parts = (
+        model.encode_decode(image[..., top:bottom, left:right], [])[0]
+        for left, top, right, bottom in places
+    )
+    found = torch.cat(list(average_logits(parts, places, shape)), dim=1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_tiles_cover_an_image_with_the_overlap() -> None:
+    places = tiles((210, 330), 100, 0.25)
+    assert {tile.top for tile in places} == {0, 75, 110}
+    assert {tile.left for tile in places} == {0, 75, 150, 225, 230}
+    covered = np.zeros((210, 330), bool)
+    for tile in places:
+        tile.crop(covered)[:] = True
+    assert covered.all()

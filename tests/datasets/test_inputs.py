@@ -1,0 +1,170 @@
+"""What is found where images and videos are named, and how it is read."""
+
+import functools
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mmdat.datasets.inputs import Input, count_frames, find_inputs, read_frames
+from mmdat.errors import UserError
+
+FILES = ['a/1.jpg', 'a/2.JPG', 'a/deep/1.png', 'b/1.jpg', 'a/clip.mp4', 'a/notes.txt']
+HIDDEN = ['a/.3.jpg', 'a/.cache/4.jpg']
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with empty files of those names."""
+    for name in FILES + HIDDEN:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    'arguments, names',
+    [
+        (['a'], ['1.jpg', '2.JPG', 'clip.mp4', 'deep/1.png']),
+        (['a/1.jpg'], ['1.jpg']),
+        (['a/1.jpg', 'b/1.jpg'], ['a/1.jpg', 'b/1.jpg']),
+        (['a/deep', 'b'], ['a/deep/1.png', 'b/1.jpg']),
+        (['a/1.jpg', './a/../a/1.jpg', 'a/1.*'], ['1.jpg']),
+        (['a/*'], ['1.jpg', '2.JPG', 'clip.mp4', 'deep/1.png']),
+        (['**/1.*'], ['a/1.jpg', 'a/deep/1.png', 'b/1.jpg']),
+        (['a/notes.txt'], ['notes.txt']),  # named, so that reading it says what is wrong
+        (['a/missing.jpg', 'b'], ['a/missing.jpg', 'b/1.jpg']),
+        (['0', 'b/1.jpg'], ['camera_0', '1.jpg']),
+        (
+            ['http://x.org/p/1.jpg?id=1', 'http://x.org/p/1.jpg?id=2'],
+            ['x.org/p/1.jpg', 'x.org/p/1_2.jpg'],
+        ),
+    ],
+)
+def test_inputs_are_found_and_named(arguments: list[str], names: list[str], folder: Path) -> None:
+    assert [item.name for item in find_inputs(arguments)] == names
+
+
+def test_a_file_named_like_a_pattern_is_a_file(folder: Path) -> None:
+    (folder / '[1].jpg').touch()
+    assert [item.name for item in find_inputs(['[1].jpg'])] == ['[1].jpg']
+
+
+def test_the_output_is_not_searched(folder: Path) -> None:
+    names = [item.name for item in find_inputs(['.', '**/*.*'], leave_out='a/deep')]
+    assert names == ['a/1.jpg', 'a/2.JPG', 'a/clip.mp4', 'b/1.jpg']
+
+
+@pytest.mark.parametrize(
+    'argument, sentence',
+    [
+        ('c', 'there is no image or video in c: give images, '),
+        ('*.bmp', 'there is no image or video in *.bmp: give images, '),
+        ('x.jpg', 'there is no {}/x.jpg: give images, '),
+    ],
+)
+def test_nothing_to_find_is_a_sentence(argument: str, sentence: str, folder: Path) -> None:
+    (folder / 'c').mkdir()
+    with pytest.raises(UserError) as error:
+        find_inputs([argument])
+    assert str(error.value).startswith(sentence.format(folder))
+
+
+def write_video(path: Path, number: int = 5, rate: float = 12.5) -> None:
+    """Write a video of 32 x 48 whose frames become brighter."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), rate, (48, 32))
+    for index in range(number):
+        writer.write(np.full((32, 48, 3), 40 * index, np.uint8))
+    writer.release()
+
+
+def read(arguments: list[str]) -> tuple[list[tuple], dict[str, str]]:
+    """Name, number, rate and brightness of each frame, and why others were not read."""
+    unreadable: dict[str, str] = {}
+    frames = [
+        (frame.name, frame.number, frame.rate, round(float(frame.image.mean()), -1))
+        for frame in read_frames(find_inputs(arguments), unreadable.__setitem__)
+    ]
+    return frames, unreadable
+
+
+def test_a_video_is_read_frame_by_frame_and_what_is_broken_is_told(tmp_path: Path) -> None:
+    write_video(tmp_path / 'clip.mp4')
+    cv2.imwrite(str(tmp_path / 'gray.png'), np.full((8, 8), 200, np.uint8))
+    (tmp_path / 'broken.mp4').write_text('no video')
+    (tmp_path / 'broken.jpg').write_text('no image')
+    frames, unreadable = read([str(tmp_path)])
+    assert frames == [
+        *(('clip.mp4', index, 12.5, 40 * index) for index in range(5)),
+        ('gray.png', None, None, 200),
+    ]
+    assert unreadable == {
+        str(tmp_path / 'broken.jpg'): 'it does not decode',
+        str(tmp_path / 'broken.mp4'): 'no frame of a video can be read',
+    }
+
+
+def test_frames_are_counted_where_that_can_be(tmp_path: Path) -> None:
+    write_video(tmp_path / 'clip.mp4')
+    cv2.imwrite(str(tmp_path / 'gray.png'), np.zeros((8, 8), np.uint8))
+    inputs = find_inputs([tmp_path])
+    assert count_frames(inputs) == 6
+    assert count_frames([*inputs, Input('camera_0', '0')]) is None
+
+
+def test_a_camera_is_opened_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+
+    class Camera:
+        def __init__(self, source: object) -> None:
+            opened.append(source)
+            self.left = 3
+
+        def get(self, _: int) -> float:
+            return 0.0  # as of a camera that tells no rate
+
+        def read(self) -> tuple[bool, np.ndarray]:
+            self.left -= 1
+            return self.left >= 0, np.zeros((4, 4, 3), np.uint8)
+
+        def release(self) -> None:
+            opened.append('released')
+
+    monkeypatch.setattr(cv2, 'VideoCapture', Camera)
+    frames, _ = read(['7'])
+    assert frames == [('camera_7', index, 25.0, 0) for index in range(3)]
+    assert opened == [7, 'released']
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """Address of a server of the files in ``tmp_path``."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = functools.partial(Handler, directory=str(tmp_path))
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{http.server_port}'
+        http.shutdown()
+
+
+def test_images_and_videos_are_read_from_the_web(tmp_path: Path, server: str) -> None:
+    write_video(tmp_path / 'clip.mp4', number=2)
+    cv2.imwrite(str(tmp_path / 'gray.png'), np.full((8, 8), 200, np.uint8))
+    names = ('gray.png?size=8', 'clip.mp4', 'missing.jpg')
+    frames, unreadable = read([f'{server}/{name}' for name in names])
+    host = server.removeprefix('http://')
+    assert frames == [
+        (f'{host}/gray.png', None, None, 200),
+        (f'{host}/clip.mp4', 0, 12.5, 0),
+        (f'{host}/clip.mp4', 1, 12.5, 40),
+    ]
+    assert list(unreadable) == [f'{server}/missing.jpg']
