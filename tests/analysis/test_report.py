@@ -208,7 +208,7 @@ def test_a_number_of_pictures_below_one_is_refused(
 def test_a_threshold_that_no_score_can_have_is_refused(
     config: Config, perfect: Results, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match='--score-thr must be from 0 to 1, got 1.5'):
+    with pytest.raises(UserError, match='--score-thr must be at least 0 and at most 1, got 1.5'):
         report_on(perfect, config, tmp_path, score_thr=1.5)
 
 
