@@ -5,6 +5,8 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmdet.models', 'mmdat'], allow_failed_imports=False)
 model = dict(
+    # Padded images would be predicted in one size for all, not in that of a slide.
+    data_preprocessor=dict(test_cfg=None),
     backbone=dict(_delete_=True, type='mmdat.DATPlusPlus', arch='tiny', drop_path_rate=0.3),
     decode_head=dict(in_channels=[64, 128, 256, 512]))
 train_pipeline = [*_base_.LOAD_TO_TRAIN, *_base_.train_pipeline[2:]]

@@ -78,6 +78,7 @@ def check_same_data(
     """
     infos = map(dataset.get_data_info, range(len(dataset)))
     expected: dict[Any, Any]
+    given: dict[Any, Any]
     if 'img_id' in predictions[0]:
         expected = {info['img_id']: (info['height'], info['width']) for info in infos}
         given = {sample['img_id']: tuple(sample['ori_shape'][:2]) for sample in predictions}

@@ -16,6 +16,8 @@ from mmengine.structures import BaseDataElement
 from mmdat.checks import config_tree
 from mmdat.registry import HOOKS
 
+# In pixels: the least side of a picture that a class is written on.
+LEGIBLE = 256
 # Pictures of images in other formats are PNGs.
 KEPT_SUFFIXES = ('.jpg', '.jpeg', '.png')
 
@@ -55,10 +57,14 @@ class DrawPredictionsHook(Hook):
         data_batch: Any = None,
         outputs: Sequence[BaseDataElement] | None = None,
     ) -> None:
-        draw = getattr(self.visualizer, 'visualize_cls', self.visualizer.add_datasample)
+        write_class = getattr(self.visualizer, 'visualize_cls', None)
+        draw = write_class or self.visualizer.add_datasample
         for sample in outputs or ():
             content = np.frombuffer(fileio.get(sample.img_path), np.uint8)
             image = cv2.cvtColor(cv2.imdecode(content, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            scale = LEGIBLE / min(image.shape[:2])
+            if write_class and scale > 1:
+                image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
             out_file = str(self._out_file(sample.img_path))
             draw(name=out_file, image=image, data_sample=sample, out_file=out_file, **self.options)
 

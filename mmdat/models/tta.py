@@ -1,5 +1,7 @@
 """Test-time augmentation of instance segmentation; importing this module needs mmdet."""
 
+from typing import Any
+
 import torch
 from mmcv.ops import batched_nms
 from mmdet.models.test_time_augs import DetTTAModel
@@ -22,6 +24,19 @@ class InstanceTTAModel(DetTTAModel):
         tta_cfg: ``nms``, mmcv's config for non-maximum suppression, and ``max_per_img``.
         module: Config of the model.
     """
+
+    def test_step(self, data: dict[str, Any]) -> list[DetDataSample]:
+        # Told of flips, cascade heads of mmdet would flip the masks of each stage, and fail.
+        for copies in data['data_samples']:
+            for sample in copies:
+                sample.set_metainfo(dict(is_flipped=sample.flip, flip=False))
+        return super().test_step(data)
+
+    def merge_preds(self, data_samples_list: list[list[DetDataSample]]) -> list[DetDataSample]:
+        for copies in data_samples_list:
+            for sample in copies:
+                sample.set_metainfo(dict(flip=sample.get('is_flipped', sample.flip)))
+        return super().merge_preds(data_samples_list)
 
     def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
         predictions = [sample.pred_instances for sample in data_samples]

@@ -45,4 +45,6 @@ def test_images_of_one_name_give_pictures_of_their_own(split: bool, tmp_path: Pa
         'b/1.jpg',
         'b/1.tif.png',
     ]
-    assert all(cv2.imread(str(path)).any() for path in found), 'a class is written on each'
+    for path in found:
+        picture = cv2.imread(str(path))
+        assert picture.shape == (256, 384, 3) and picture.any(), 'a class is written on each'
