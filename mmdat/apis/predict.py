@@ -116,7 +116,7 @@ def write_predictions(
     files = PredictionFiles(out_dir, predictor, pictures)
     unreadable: dict[str, str] = {}
     start = time.monotonic()
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
     def summary() -> Summary:
         return Summary(files.num_images, time.monotonic() - start, unreadable, files.paths)

@@ -85,7 +85,8 @@ def _line_width(image: np.ndarray) -> int:
 
 
 def _text_size(image: np.ndarray) -> int:
-    return max(10, round(min(image.shape[:2]) / 36))
+    """Height of texts in pixels, which grows more slowly than the image."""
+    return max(10, round(0.62 * min(image.shape[:2]) ** 0.5))
 
 
 def _innermost(mask: np.ndarray) -> tuple[tuple[int, int], float]:

@@ -270,19 +270,19 @@ def test_what_cannot_be_read_is_left_out_and_told(
 ) -> None:
     for index in range(3):
         draw(tmp_path / 'in' / f'{index}.png', index)
-    broken = tmp_path / 'in' / '1.png'
+    broken = tmp_path / 'in' / '[red].png'  # which is no color of the message
     broken.write_text('no image')
     for seed in (0, 1):
         image = np.random.default_rng(seed).integers(0, 4096, (48, 64)).astype(np.uint16)
         cv2.imwrite(str(tmp_path / 'in' / f'deep{seed}.png'), image)
     config, checkpoint = model(CLASSIFIER)
     summary = write_predictions(config, checkpoint, tmp_path / 'in', tmp_path / 'out')
-    assert summary.unreadable == {str(broken): 'it does not decode'} and summary.images == 4
-    assert len(entries(tmp_path / 'out')) == 4
+    assert summary.unreadable == {str(broken): 'it does not decode'} and summary.images == 5
+    assert len(entries(tmp_path / 'out')) == 5
     told = ''.join(capsys.readouterr().err.split('\n'))
     assert f'{broken} cannot be read: it does not decode' in told
     assert told.count('images of more than 8 bits are scaled') == 1
-    assert len(list(predict(config, checkpoint, tmp_path / 'in'))) == 4
+    assert len(list(predict(config, checkpoint, tmp_path / 'in'))) == 5
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, RuntimeError])

@@ -14,7 +14,7 @@ def test_the_tool_predicts_and_tells_what_it_could_not_read(tmp_path: Path) -> N
     cv2.imwrite(str(tmp_path / 'x.png'), np.zeros((48, 64, 3), np.uint8))
     (tmp_path / 'broken.png').touch()
     flags = ['--out-dir', 'out', '--batch-size', 2, '--no-pictures']
-    options = ['--cfg-options', 'model.test_cfg=None']
+    options = ['--cfg-options', 'log_level=ERROR']
     done = run_script('predict.py', config, checkpoint, '*.png', *flags, *options, cwd=tmp_path)
     assert done.returncode == 1
     assert 'Predicted: 1 images' in done.stdout
