@@ -74,8 +74,14 @@ def check_same_data(
         source: The file with the results, for the sentence.
 
     Raises:
-        UserError: Says how many images are the same, or which class there is not.
+        UserError: The data set is a wrapper; or says how many images are the same, or which class
+            there is not.
     """
+    if not hasattr(dataset, 'ann_file'):
+        raise UserError(
+            f'test_dataloader.dataset is a {type(dataset).__name__}: give a config with the data '
+            'set that it wraps, and its results'
+        )
     infos = map(dataset.get_data_info, range(len(dataset)))
     expected: dict[Any, Any]
     given: dict[Any, Any]

@@ -205,6 +205,13 @@ def test_a_number_of_pictures_below_one_is_refused(
         report_on(perfect, config, tmp_path, num_images=0)
 
 
+def test_a_wrapped_data_set_is_refused(config: Config, perfect: Results, tmp_path: Path) -> None:
+    both = dict(type='ConcatDataset', datasets=[config.test_dataloader.dataset] * 2)
+    wrapped = Config(dict(default_scope='mmdet', test_dataloader=dict(dataset=both)))
+    with pytest.raises(UserError, match='dataset is a ConcatDataset: give a config with the data'):
+        report_on(perfect, wrapped, tmp_path)
+
+
 def test_a_threshold_that_no_score_can_have_is_refused(
     config: Config, perfect: Results, tmp_path: Path
 ) -> None:
