@@ -9,6 +9,9 @@ DEMO_classify := dat_pp_nano_shapes
 DEMO_DATA_detect := $${SHAPES_ROOT:-data/shapes}
 DEMO_DATA_segment := $${SHAPES_SEGMENT_ROOT:-data/shapes_segment}
 DEMO_DATA_classify := $${SHAPES_CLASSIFY_ROOT:-data/shapes_classify}
+DEMO_HELD_OUT_detect := val
+DEMO_HELD_OUT_segment := images/validation
+DEMO_HELD_OUT_classify := val
 DEMO := $(DEMO_$(TASK))
 DEMO_CONFIG := configs/$(DEMO).py
 DEMO_RUN := work_dirs/$(DEMO)
@@ -26,6 +29,8 @@ demo: demo-task setup ## draw data, train and test a small Mask R-CNN with DAT++
 	$(PYTHON) tools/train.py $(DEMO_CONFIG)
 	$(PYTHON) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_RUN)/last_checkpoint)" --out $(DEMO_RUN)/results.pkl
 	$(PYTHON) tools/analysis_tools/report.py $(DEMO_CONFIG) $(DEMO_RUN)/results.pkl
+	$(PYTHON) tools/predict.py $(DEMO_CONFIG) "$$(cat $(DEMO_RUN)/last_checkpoint)" \
+		"$(DEMO_DATA_$(TASK))/$(DEMO_HELD_OUT_$(TASK))" --out-dir $(DEMO_RUN)/predictions
 
 demo-task:
 	@test -n '$(DEMO)' || { echo 'make demo: TASK=$(TASK) is none: give detect, segment or classify.' >&2; exit 1; }
