@@ -4,10 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmdat.ops.tracing import ceil_div, fresh_size, is_exporting
+
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Pad a map with zeros on the right and bottom until ``divisor`` divides its sides."""
     height, width = x.shape[2:]
+    if is_exporting():
+        rows, columns = (divisor * fresh_size(ceil_div(side, divisor)) for side in (height, width))
+        return F.pad(x, (0, columns - width, 0, rows - height))
     if height % divisor == 0 and width % divisor == 0:
         return x
     return F.pad(x, (0, -width % divisor, 0, -height % divisor))
