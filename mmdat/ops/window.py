@@ -115,7 +115,7 @@ def _to_windows(x: Tensor, padded_sizes: list[int], window_size: int, shift: int
     height, width = x.shape[2:4]
     if is_exporting():
         for dim, padded_size in zip((2, 3), padded_sizes, strict=True):
-            positions = (torch.arange(padded_size, device=x.device) + shift) % padded_size
+            positions = _wrap(torch.arange(padded_size, device=x.device) + shift, padded_size)
             x = x.index_select(dim, positions.clamp(max=x.shape[dim] - 1))
     else:
         x = F.pad(x, (0, 0, 0, padded_sizes[1] - width, 0, padded_sizes[0] - height))
@@ -132,7 +132,7 @@ def _from_windows(x: Tensor, sizes: list[int], window_size: int, shift: int) -> 
     if is_exporting():
         for dim, size in zip((2, 3), sizes, strict=True):
             positions = torch.arange(size, device=x.device) - shift
-            x = x.index_select(dim, positions % x.shape[dim])
+            x = x.index_select(dim, _wrap(positions, x.shape[dim]))
         return x
     if shift:
         x = x.roll((shift, shift), (2, 3))
@@ -184,7 +184,13 @@ def _padding_bias(
 
 def _padded_positions(size: int, padded_size: int, shift: int, device: torch.device) -> Tensor:
     """Tensor[padded size]: whether a position of the padded and rolled axis is padding."""
-    return (torch.arange(padded_size, device=device) + shift) % padded_size >= size
+    return _wrap(torch.arange(padded_size, device=device) + shift, padded_size) >= size
+
+
+def _wrap(positions: Tensor, size: int) -> Tensor:
+    """Positions modulo the size of their axis, of which they are less than one away."""
+    positions = torch.where(positions < 0, positions + size, positions)
+    return torch.where(positions >= size, positions - size, positions)
 
 
 def _partition(x: Tensor, window_size: int) -> Tensor:
