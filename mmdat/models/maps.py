@@ -18,6 +18,14 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     return F.pad(x, (0, -width % divisor, 0, -height % divisor))
 
 
+def mean_pool(x: Tensor, stride: int) -> Tensor:
+    """Average a map over cells; the last of an axis averages only the positions inside the map."""
+    if not is_exporting():
+        return F.avg_pool2d(x, stride, ceil_mode=True)
+    inside = pad_to_multiple(torch.ones_like(x[:1, :1]), stride)
+    return F.avg_pool2d(pad_to_multiple(x, stride), stride) / F.avg_pool2d(inside, stride)
+
+
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """Part the channels: (B, C, H, W) -> (B, h, H, W, d), or (B, C, N) -> (B, h, N, d)."""
     return x.unflatten(1, (num_heads, -1)).movedim(2, -1)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmdat.errors import UserError, suggest
 from mmdat.models.layers import LayerNorm2d, depthwise_conv
-from mmdat.models.maps import merge_heads, resize_bias_tables, split_heads
+from mmdat.models.maps import mean_pool, merge_heads, resize_bias_tables, split_heads
 from mmdat.ops import (
     deformable_attention,
     global_attention,
@@ -115,7 +115,7 @@ class DeformableAttention(nn.Module):
         query = self.query(x)
         if self.pooled_keys:
             # The last cell of an axis averages only the positions inside the map.
-            locations, sampled = None, F.avg_pool2d(x, self.stride, ceil_mode=True)
+            locations, sampled = None, mean_pool(x, self.stride)
         else:
             locations = self.sampling_locations(query)  # (B, g, Hk, Wk, 2)
             sampled = sample_at(x, locations)

@@ -27,10 +27,12 @@ def relative_position_bias(
     """
     batch, groups = sampling_locations.shape[:2]
     dtype = compute_dtype(table)
-    displacement = (query_points[:, None] - sampling_locations[:, :, None]) / 2
+    # Halved and in grid_sample's order, (x, y), before they become as many as the pairs.
+    queries, keys = (points.flip(-1) / 2 for points in (query_points, sampling_locations))
+    displacement = queries[:, None] - keys[:, :, None]
     bias = F.grid_sample(
         table.to(dtype).unflatten(0, (groups, -1)).repeat(batch, 1, 1, 1),
-        displacement.to(dtype).flatten(0, 1).flip(-1),
+        displacement.to(dtype).flatten(0, 1),
         align_corners=True,
     )
     return bias.unflatten(0, (batch, groups)).flatten(1, 2)
