@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmdat.errors import UserError, suggest
 from mmdat.models.layers import LayerNorm2d, depthwise_conv
-from mmdat.models.maps import mean_pool, merge_heads, resize_bias_tables, split_heads
+from mmdat.models.maps import mean_pool, merge_heads, resample_axis, resize_bias_tables, split_heads
 from mmdat.ops import (
     deformable_attention,
     global_attention,
@@ -14,7 +14,7 @@ from mmdat.ops import (
     reference_points,
     sample_at,
 )
-from mmdat.ops.tracing import is_exporting
+from mmdat.ops.tracing import fresh_sizes, is_exporting
 
 # Ways in which logits or outputs depend on the positions of queries and keys:
 # none       they do not
@@ -153,6 +153,7 @@ class DeformableAttention(nn.Module):
             self.padding,
             groups=query.shape[1],
         )
+        offsets = fresh_sizes(offsets, 2, 3)
         offsets = offsets.unflatten(1, (self.groups, -1)).flatten(0, 1)
         for layer in pointwise:
             offsets = layer(offsets)
@@ -200,7 +201,9 @@ class DeformableAttention(nn.Module):
         if self.position_bias == 'fixed':
             bias: Tensor = self.position_bias_table
             pairs = query.shape[2] * query.shape[3], key.shape[2]
-            if is_exporting() or bias.shape[1:] != pairs:
+            if is_exporting():
+                bias = resample_axis(resample_axis(bias, 1, pairs[0]), 2, pairs[1])
+            elif bias.shape[1:] != pairs:
                 bias = F.interpolate(bias[None], pairs, mode='bilinear', align_corners=True)[0]
             return global_attention(query, key, value, bias)
         return deformable_attention(query, key, value)
