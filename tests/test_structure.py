@@ -12,7 +12,7 @@ LAYERS = [
     'checkpoints',
     'models',
     'checks',
-    'datasets engine visualization',
+    'datasets deployment engine visualization',
     'apis',
     'analysis',
 ]

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,12 +48,8 @@ def compare(model: nn.Module, path: Path, smallest: int) -> list[Comparison]:
         height, width = (max(side, smallest) for side in sides)
         images = 255 * torch.rand(batch, 3, height, width, generator=generator)
 
-        def run_model(images: torch.Tensor = images) -> Outputs:
-            with torch.no_grad():
-                return [output.numpy() for output in model(images)]
-
-        expected, model_seconds = _timed(run_model)
-        found, file_seconds = _timed(lambda images=images: run(images.numpy()))
+        expected, model_seconds = _timed(partial(_run_model, model), images)
+        found, file_seconds = _timed(run, images.numpy())
         comparisons.append(
             Comparison(
                 (batch, height, width),
@@ -90,9 +87,14 @@ def largest_difference(expected: Outputs, found: Outputs) -> float:
     return float(np.max(differences))  # not a number if there is one
 
 
-def _timed(run: Callable[[], Outputs]) -> tuple[Outputs, float]:
+def _run_model(model: nn.Module, images: torch.Tensor) -> Outputs:
+    with torch.no_grad():
+        return [output.numpy() for output in model(images)]
+
+
+def _timed(run: Callable[[Any], Outputs], images: Any) -> tuple[Outputs, float]:
     """What the second of two runs returns, and its seconds."""
-    run()
+    run(images)
     start = time.perf_counter()
-    outputs = run()
+    outputs = run(images)
     return outputs, time.perf_counter() - start

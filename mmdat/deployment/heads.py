@@ -4,6 +4,7 @@ import copy
 from typing import NamedTuple
 
 import torch.nn.functional as F
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmdat.ops.tracing import crop
@@ -41,7 +42,7 @@ class ExportableClassifier(nn.Module):
         model: The classifier; it is copied.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseModel) -> None:
         super().__init__()
         self.preprocess = Preprocess(model.data_preprocessor)
         self.model = _prepared(model)
@@ -58,7 +59,7 @@ class ExportableSegmentor(nn.Module):
         model: The segmentor; it is copied.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseModel) -> None:
         super().__init__()
         self.preprocess = Preprocess(model.data_preprocessor)
         self.model = _prepared(model)
@@ -78,7 +79,7 @@ class ExportableSegmentor(nn.Module):
         return Segments(logits, classes[:, 0].long())
 
 
-def _prepared(model: nn.Module) -> nn.Module:
+def _prepared(model: BaseModel) -> BaseModel:
     model = copy.deepcopy(model).eval().requires_grad_(False)
     replace_layers(model)
     return model

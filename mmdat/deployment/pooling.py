@@ -1,5 +1,7 @@
 """Layers of the toolboxes that ``torch.export`` cannot trace for any size, and their stand-ins."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,13 +58,11 @@ class Upsampling(nn.Module):
 def replace_layers(module: nn.Module) -> None:
     """Put the stand-ins into a model, in place."""
     for name, child in module.named_children():
+        layer: Any = child
         if isinstance(child, nn.AdaptiveAvgPool2d):
-            size = child.output_size
-            pair = (size, size) if isinstance(size, int) else (size[0], size[1])
-            setattr(module, name, BinPooling(pair))
-        elif type(child).__name__ == 'Upsample' and hasattr(child, 'align_corners'):
-            factor = child.scale_factor
-            if child.mode == 'bilinear' and not child.size and factor == int(factor):
-                setattr(module, name, Upsampling(int(factor), child.align_corners))
+            size = layer.output_size
+            setattr(module, name, BinPooling(size if isinstance(size, tuple) else (size, size)))
+        elif type(child).__name__ == 'Upsample' and layer.mode == 'bilinear':
+            setattr(module, name, Upsampling(int(layer.scale_factor), layer.align_corners))
         else:
             replace_layers(child)

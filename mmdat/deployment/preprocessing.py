@@ -1,6 +1,7 @@
 """What the toolboxes' data preprocessors do to images, as a module that a graph can hold."""
 
 import torch
+from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
@@ -21,7 +22,7 @@ class Preprocess(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, preprocessor: nn.Module) -> None:
+    def __init__(self, preprocessor: BaseDataPreprocessor) -> None:
         super().__init__()
         test_cfg = getattr(preprocessor, 'test_cfg', None) or {}
         if test_cfg.get('size'):
