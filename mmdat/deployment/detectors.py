@@ -1,0 +1,376 @@
+"""Detectors of mmdet as one graph from pixels to boxes, for torch.export and ONNX.
+
+mmdet's own post-processing goes image by image and returns as many boxes as it finds. Here the same
+layers and numbers serve a batch at once, with a fixed count of boxes.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmdet.models import (
+    CascadeRCNN,
+    CascadeRoIHead,
+    FasterRCNN,
+    FCNMaskHead,
+    MaskRCNN,
+    RetinaHead,
+    RetinaNet,
+    RPNHead,
+    SingleRoIExtractor,
+    SingleStageDetector,
+    StandardRoIHead,
+    TwoStageDetector,
+)
+from mmdet.models.roi_heads.bbox_heads import (
+    ConvFCBBoxHead,
+    Shared2FCBBoxHead,
+    Shared4Conv1FCBBoxHead,
+)
+from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from mmdat.deployment.boxes import MISSING, decode, gather_rows, suppress
+from mmdat.errors import UserError, enumerate_names
+
+Size = tuple[int, int]
+BOX_HEADS = (ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead)
+DETECTORS = (RetinaNet, SingleStageDetector, FasterRCNN, MaskRCNN, CascadeRCNN, TwoStageDetector)
+
+
+class Boxes(NamedTuple):
+    """Boxes of a batch, best first; those that are missing are zeros.
+
+    Attributes:
+        boxes: (batch, n, 4), x1, y1, x2, y2 in pixels of the input.
+        scores: (batch, n), from 0 to 1, or -1 where there is no box.
+        labels: (batch, n), int64, or -1 where there is no box.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+class Detections(NamedTuple):
+    """Boxes with their masks, see :class:`Boxes`.
+
+    Attributes:
+        masks: (batch, n, m, m), the probability that a pixel of the box belongs to the object, on a
+            grid over the box; :func:`mmdat.deployment.masks.paste_masks` puts it into the image.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+
+
+def exportable_detector(model: nn.Module) -> nn.Module:
+    """A module that computes what a detector predicts, with outputs of fixed counts.
+
+    It shares the detector's layers, and takes images, float32 (batch, 3, height, width), RGB from 0
+    to 255, all of one size. It returns :class:`Boxes` or, if the detector has masks,
+    :class:`Detections`.
+
+    Raises:
+        UserError: If a part of the detector computes what this module would not.
+    """
+    _check_type('detector', model, DETECTORS)
+    if hasattr(model, 'roi_head'):
+        return TwoStage(model).eval()
+    return OneStage(model).eval()
+
+
+class Detector(nn.Module):
+    """What detectors share: pixels in, features of backbone and neck out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.preprocess = Preprocess(model.data_preprocessor)
+        self.model = model
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps of the neck, fine to coarse."""
+        return self.model.extract_feat(self.preprocess(images))
+
+
+class OneStage(Detector):
+    """RetinaNet: boxes straight from anchors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        _check_type('bbox_head', model.bbox_head, (RetinaHead,))
+        self.bbox_head = DenseHead(model.bbox_head)
+
+    def forward(self, images: Tensor) -> Boxes:
+        """Detect objects in images, see :func:`exportable_detector`."""
+        size = (images.shape[2], images.shape[3])
+        boxes, scores, labels, _ = self.bbox_head(self.features(images), size)
+        return _keep(boxes, scores, labels, self.bbox_head.cfg, labels)
+
+
+class TwoStage(Detector):
+    """Faster, Mask and Cascade R-CNN: proposals from anchors, then boxes, then masks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        _check_type('rpn_head', model.rpn_head, (RPNHead,))
+        _check_type('roi_head', model.roi_head, (StandardRoIHead, CascadeRoIHead))
+        if model.roi_head.with_shared_head:
+            raise UserError("cannot export a roi_head with a 'shared_head'; leave it out")
+        self.rpn_head = DenseHead(model.rpn_head)
+        self.box_stages = BoxStages(model.roi_head)
+        self.mask_stages = MaskStages(model.roi_head) if model.roi_head.with_mask else None
+
+    def forward(self, images: Tensor) -> Boxes | Detections:
+        """Detect objects in images, see :func:`exportable_detector`."""
+        size = (images.shape[2], images.shape[3])
+        features = self.features(images)
+        boxes, scores, labels, levels = self.rpn_head(features, size)
+        proposals = _keep(boxes, scores, labels, self.rpn_head.cfg, levels)
+        found = self.box_stages(features, proposals, size)
+        if self.mask_stages is None:
+            return found
+        return Detections(*found, self.mask_stages(features, found))
+
+
+class DenseHead(nn.Module):
+    """The best boxes of each level of a head that regresses from anchors."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        _check_type('anchor_generator', head.prior_generator, (AnchorGenerator,))
+        _check_coder(head.bbox_coder)
+        _check_loss(head.loss_cls)
+        _check_test_cfg(head.test_cfg, 'nms_pre')
+        self.head = head
+        self.cfg = head.test_cfg
+
+    def forward(
+        self, features: tuple[Tensor, ...], size: Size
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Boxes (batch, n, 4), and their scores, labels and levels (batch, n), before NMS."""
+        levels = [
+            self._select(i, scores, deltas)
+            for i, (scores, deltas) in enumerate(zip(*self.head(features), strict=True))
+        ]
+        anchors, deltas, scores, labels, level = (
+            torch.cat(parts, dim=1) for parts in zip(*levels, strict=True)
+        )
+        boxes = decode(self.head.bbox_coder, anchors, deltas, size)
+        smallest = self.cfg.get('min_bbox_size', -1)
+        if smallest >= 0:
+            wide_and_high = (boxes[..., 2:] - boxes[..., :2] > smallest).all(dim=-1)
+            scores = scores.where(wide_and_high, MISSING)
+        return boxes, scores, labels, level
+
+    def _select(self, level: int, logits: Tensor, deltas: Tensor) -> tuple[Tensor, ...]:
+        """Anchors and deltas (batch, n, 4), scores, labels and levels of a level's best classes."""
+        batch, _, height, width = logits.shape
+        logits = logits.permute(0, 2, 3, 1).reshape(batch, -1, self.head.cls_out_channels)
+        if self.head.use_sigmoid_cls:
+            scores = logits.sigmoid()
+        else:
+            scores = logits.softmax(dim=-1)[..., :-1]
+        anchors, classes = scores.shape[1:]
+        scores = scores.where(scores > self.cfg.get('score_thr', 0), MISSING).flatten(1)
+        # A coarse level can have fewer scores than are taken.
+        scores, index = F.pad(scores, (0, self.cfg.nms_pre), value=MISSING).topk(self.cfg.nms_pre)
+        labels = index % classes
+        index = (index // classes).clamp(max=anchors - 1)
+        deltas = deltas.permute(0, 2, 3, 1).reshape(batch, -1, 4)
+        boxes = self.head.prior_generator.sparse_priors(
+            index.flatten(), (height, width), level, device=deltas.device
+        )
+        return (
+            boxes.view(batch, -1, 4),
+            gather_rows(deltas, index),
+            scores,
+            labels,
+            torch.full_like(labels, level),
+        )
+
+
+class BoxStages(nn.Module):
+    """Box heads on proposals: one, or one after the other on what the last refined."""
+
+    def __init__(self, roi_head: nn.Module) -> None:
+        super().__init__()
+        self.heads = _stages(roi_head.bbox_head)
+        self.extractors = nn.ModuleList(
+            RoIFeatures(extractor) for extractor in _stages(roi_head.bbox_roi_extractor)
+        )
+        for head in self.heads:
+            _check_type('bbox_head', head, BOX_HEADS)
+            _check_coder(head.bbox_coder)
+            _check_loss(head.loss_cls)
+            if not (head.with_cls and head.with_reg):
+                raise UserError("cannot export a bbox_head without 'with_cls' and 'with_reg'")
+        _check_test_cfg(roi_head.test_cfg)
+        self.cfg = roi_head.test_cfg
+
+    def forward(self, features: tuple[Tensor, ...], proposals: Boxes, size: Size) -> Boxes:
+        """Boxes of objects, after non-maximum suppression."""
+        boxes = proposals.boxes
+        batch, number = proposals.scores.shape
+        logits = []
+        for i, (head, extract) in enumerate(zip(self.heads, self.extractors, strict=True)):
+            if i:
+                boxes = self._refine(self.heads[i - 1], boxes, logits[-1], deltas, size)
+            scores, deltas = head(extract(features, boxes))
+            logits.append(scores.view(batch, number, -1))
+            deltas = deltas.view(batch, number, -1)
+        scores = (sum(logits) / len(logits)).softmax(dim=-1)[..., :-1]
+        classes = scores.shape[-1]
+        scores = scores.where(scores > self.cfg.score_thr, MISSING)
+        scores = scores.where(proposals.scores[..., None] > MISSING, MISSING).flatten(1)
+        boxes = decode(self.heads[-1].bbox_coder, boxes, deltas, size)
+        boxes = boxes.view(batch, number, -1, 4).expand(-1, -1, classes, -1).flatten(1, 2)
+        labels = torch.arange(classes, device=boxes.device).repeat(number).expand(batch, -1)
+        return _keep(boxes, scores, labels, self.cfg, labels)
+
+    @staticmethod
+    def _refine(head: nn.Module, boxes: Tensor, logits: Tensor, deltas: Tensor, size: Size) -> Tensor:
+        """Boxes as a stage regressed them, for its best class."""
+        if not head.reg_class_agnostic:
+            label = logits[..., :-1].argmax(dim=-1)
+            deltas = deltas.unflatten(-1, (-1, 4))
+            index = label[..., None, None].expand(-1, -1, 1, 4)
+            deltas = deltas.gather(2, index).squeeze(2)
+        return decode(head.bbox_coder, boxes, deltas, size)
+
+
+class MaskStages(nn.Module):
+    """Masks of boxes, averaged over the stages of a cascade."""
+
+    def __init__(self, roi_head: nn.Module) -> None:
+        super().__init__()
+        self.heads = _stages(roi_head.mask_head)
+        extractors = roi_head.mask_roi_extractor
+        self.extractors = nn.ModuleList(RoIFeatures(extractor) for extractor in _stages(extractors))
+        for head in self.heads:
+            _check_type('mask_head', head, (FCNMaskHead,))
+
+    def forward(self, features: tuple[Tensor, ...], found: Boxes) -> Tensor:
+        """Probabilities (batch, n, m, m) on a grid over each box."""
+        masks = [
+            head(extract(features, found.boxes)).sigmoid()
+            for head, extract in zip(self.heads, self.extractors, strict=True)
+        ]
+        mean = sum(masks) / len(masks)
+        if not self.heads[-1].class_agnostic:
+            height, width = mean.shape[2:]
+            index = found.labels.clamp(min=0).view(-1, 1, 1, 1).expand(-1, 1, height, width)
+            mean = mean.gather(1, index)
+        return mean.view(*found.labels.shape, *mean.shape[2:])
+
+
+class RoIFeatures(nn.Module):
+    """Features of boxes, each from the level of the pyramid that suits its size."""
+
+    def __init__(self, extractor: nn.Module) -> None:
+        super().__init__()
+        _check_type('roi_extractor', extractor, (SingleRoIExtractor,))
+        for layer in extractor.roi_layers:
+            if layer.pool_mode != 'avg':
+                raise UserError(
+                    f'cannot export RoIAlign with pool_mode={layer.pool_mode!r}; "avg" is covered'
+                )
+        self.extractor = extractor
+
+    def forward(self, features: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
+        """Features (batch * n, channels, m, m) of boxes (batch, n, 4)."""
+        batch, number, _ = boxes.shape
+        images = torch.arange(batch, device=boxes.device).to(boxes)
+        rois = torch.cat([images[:, None, None].expand(-1, number, 1), boxes], dim=-1).flatten(0, 1)
+        layers = self.extractor.roi_layers
+        levels = self.extractor.map_roi_levels(rois, len(layers))[:, None]
+        pooled = None
+        for level, (feature, layer) in enumerate(zip(features, layers, strict=False)):
+            here = levels == level
+            # A box of another level shrinks to nothing: all counts stay fixed, at next to no cost.
+            values = roi_align(
+                feature,
+                torch.cat([rois[:, :1], rois[:, 1:].where(here, 0.0)], dim=1),
+                layer.output_size,
+                layer.spatial_scale,
+                layer.sampling_ratio,
+                layer.aligned,
+            )
+            pooled = values if pooled is None else values.where(here[..., None, None], pooled)
+        assert pooled is not None
+        return pooled
+
+
+class Preprocess(nn.Module):
+    """Normalization and padding as a data preprocessor does them, from RGB."""
+
+    def __init__(self, preprocessor: nn.Module) -> None:
+        super().__init__()
+        self.divisor = preprocessor.pad_size_divisor
+        self.value = preprocessor.pad_value
+        self.flip = not preprocessor._channel_conversion
+        self.register_buffer('mean', preprocessor.mean)
+        self.register_buffer('std', preprocessor.std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images that the backbone takes."""
+        if self.flip:
+            images = images.flip(1)
+        images = (images - self.mean) / self.std
+        height, width = images.shape[2:]
+        padding = (0, -width % self.divisor, 0, -height % self.divisor)
+        return F.pad(images, padding, value=self.value)
+
+
+def _keep(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Any, groups: Tensor) -> Boxes:
+    """The boxes that non-maximum suppression in groups leaves."""
+    scores, index = suppress(boxes, scores, groups, cfg.nms.iou_threshold, cfg.max_per_img)
+    there = scores > MISSING
+    return Boxes(
+        gather_rows(boxes, index).where(there[..., None], 0.0),
+        scores,
+        labels.gather(1, index).where(there, -1),
+    )
+
+
+def _stages(modules: nn.Module) -> nn.ModuleList:
+    """The heads or extractors of each stage, one if there is no cascade."""
+    return modules if isinstance(modules, nn.ModuleList) else nn.ModuleList([modules])
+
+
+def _check_type(part: str, module: Any, known: Iterable[type]) -> None:
+    """Refuse a part of another type, since subclasses compute other things."""
+    if type(module) not in known:
+        raise UserError(
+            f'cannot export the {part} {type(module).__name__!r} end to end; covered are '
+            f'{enumerate_names(sorted(kind.__name__ for kind in known))}'
+        )
+
+
+def _check_coder(coder: Any) -> None:
+    _check_type('bbox_coder', coder, (DeltaXYWHBBoxCoder,))
+    if coder.add_ctr_clamp or not coder.clip_border:
+        raise UserError(
+            "cannot export a bbox_coder with 'add_ctr_clamp', or without 'clip_border'; change it"
+        )
+
+
+def _check_loss(loss: Any) -> None:
+    if getattr(loss, 'custom_cls_channels', False):
+        raise UserError(f'cannot export scores as {type(loss).__name__!r} computes them')
+
+
+def _check_test_cfg(cfg: Any, *counts: str) -> None:
+    kind = cfg.nms.get('type', 'nms')
+    if kind != 'nms' or set(cfg.nms) - {'type', 'iou_threshold'}:
+        raise UserError(
+            f"cannot export test_cfg with nms={dict(cfg.nms)}; covered is type='nms' with "
+            "'iou_threshold'"
+        )
+    for name in (*counts, 'max_per_img'):
+        if cfg.get(name, -1) <= 0:
+            raise UserError(f'cannot export test_cfg without a positive {name!r}; set it')
