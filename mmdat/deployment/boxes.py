@@ -58,7 +58,7 @@ def suppress(
     # One suppression for all: groups lie side by side, images below each other. mmdet shifts
     # both axes by the group, so that large label times size rounds y as well.
     cells = torch.stack([groups, images, groups, images], dim=-1)
-    apart = (boxes + cells * (boxes.amax() + 1)).flatten(0, 1)
+    apart = (boxes + cells * (boxes.max() + 1)).flatten(0, 1)
     flat = scores.flatten()
     candidates = (flat > MISSING).nonzero().squeeze(1)
     kept = candidates[nms(apart[candidates], flat[candidates], iou_threshold)]

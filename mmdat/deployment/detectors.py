@@ -5,7 +5,7 @@ layers and numbers serve a batch at once, with a fixed count of boxes.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -169,25 +169,30 @@ class DenseHead(nn.Module):
 
     def _select(self, level: int, logits: Tensor, deltas: Tensor) -> tuple[Tensor, ...]:
         """Anchors and deltas (batch, n, 4), scores, labels and levels of a level's best classes."""
-        batch, _, height, width = logits.shape
-        logits = logits.permute(0, 2, 3, 1).reshape(batch, -1, self.head.cls_out_channels)
-        if self.head.use_sigmoid_cls:
-            scores = logits.sigmoid()
-        else:
-            scores = logits.softmax(dim=-1)[..., :-1]
-        anchors, classes = scores.shape[1:]
-        scores = scores.where(scores > self.cfg.get('score_thr', 0), MISSING).flatten(1)
+        width = torch.scalar_tensor(logits.shape[3], dtype=torch.int64, device=logits.device)
+        best = logits.permute(0, 2, 3, 1)
+        if not self.head.use_sigmoid_cls:
+            classes = best.unflatten(-1, (-1, self.head.cls_out_channels))
+            best = classes.softmax(dim=-1)[..., :-1]
         # A coarse level can have fewer scores than are taken.
-        scores, index = F.pad(scores, (0, self.cfg.nms_pre), value=MISSING).topk(self.cfg.nms_pre)
-        labels = index % classes
-        index = (index // classes).clamp(max=anchors - 1)
-        deltas = deltas.permute(0, 2, 3, 1).reshape(batch, -1, 4)
-        boxes = self.head.prior_generator.sparse_priors(
-            index.flatten(), (height, width), level, device=deltas.device
+        padded = F.pad(best.flatten(1), (0, self.cfg.nms_pre), value=-torch.inf)
+        scores, index = padded.topk(self.cfg.nms_pre)
+        if self.head.use_sigmoid_cls:
+            scores = scores.sigmoid()
+        scores = scores.where(scores > self.cfg.get('score_thr', 0), MISSING)
+        index = index.where(scores > MISSING, 0)
+        index, labels = index // self.head.num_classes, index % self.head.num_classes
+        generator = self.head.prior_generator
+        bases = generator.base_anchors[level].to(deltas)
+        cells, kinds = index // len(bases), index % len(bases)
+        x, y = cells % width, cells // width
+        corners = torch.stack([x, y, x, y], dim=-1) * torch.tensor(
+            generator.strides[level] * 2, device=deltas.device
         )
+        entries = index[..., None] * 4 + torch.arange(4, device=deltas.device)
         return (
-            boxes.view(batch, -1, 4),
-            gather_rows(deltas, index),
+            bases[kinds] + corners,
+            deltas.permute(0, 2, 3, 1).flatten(1).gather(1, entries.flatten(1)).view(entries.shape),
             scores,
             labels,
             torch.full_like(labels, level),
@@ -322,8 +327,23 @@ class Preprocess(nn.Module):
             images = images.flip(1)
         images = (images - self.mean) / self.std
         height, width = images.shape[2:]
-        padding = (0, -width % self.divisor, 0, -height % self.divisor)
+        rows, columns = self._tiles(height), self._tiles(width)
+        padding = (0, columns * self.divisor - width, 0, rows * self.divisor - height)
+        for count in padding:
+            torch._check(count >= 0)
         return F.pad(images, padding, value=self.value)
+
+    def _tiles(self, length: int) -> int:
+        """How many times the divisor goes into a padded length, as a number of its own.
+
+        torch.export would otherwise carry the rounding through all sizes of all layers, and compare
+        each of these sizes with 1, which small images do not pass.
+        """
+        count = (length + self.divisor - 1) // self.divisor
+        if torch.compiler.is_exporting():
+            count = cast(int, torch.scalar_tensor(count, dtype=torch.int64).item())
+            torch._check(count >= 1)
+        return count
 
 
 def _keep(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Any, groups: Tensor) -> Boxes:
