@@ -4,14 +4,21 @@ mmdet's own post-processing goes image by image and returns as many boxes as it 
 layers and numbers serve a batch at once, with a fixed count of boxes.
 """
 
+import copy
 from collections.abc import Iterable
 from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from mmdet.models import (
+    DETR,
+    DINO,
+    FPN,
     CascadeRCNN,
     CascadeRoIHead,
+    DetectionTransformer,
+    DETRHead,
+    DINOHead,
     FasterRCNN,
     FCNMaskHead,
     MaskRCNN,
@@ -33,11 +40,12 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from mmdat.deployment.boxes import MISSING, decode, gather_rows, suppress
+from mmdat.deployment.queries import QueryBoxes
 from mmdat.errors import UserError, enumerate_names
 
 Size = tuple[int, int]
 BOX_HEADS = (ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead)
-DETECTORS = (RetinaNet, SingleStageDetector, FasterRCNN, MaskRCNN, CascadeRCNN, TwoStageDetector)
+DETECTORS = (DETR, DINO, RetinaNet, SingleStageDetector, FasterRCNN, MaskRCNN, CascadeRCNN, TwoStageDetector)
 
 
 class Boxes(NamedTuple):
@@ -79,6 +87,8 @@ def exportable_detector(model: nn.Module) -> nn.Module:
         UserError: If a part of the detector computes what this module would not.
     """
     _check_type('detector', model, DETECTORS)
+    if isinstance(model, DetectionTransformer):
+        return Queries(model).eval()
     if hasattr(model, 'roi_head'):
         return TwoStage(model).eval()
     return OneStage(model).eval()
@@ -90,11 +100,21 @@ class Detector(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.preprocess = Preprocess(model.data_preprocessor)
-        self.model = model
+        self.backbone = model.backbone
+        self.neck = copy.copy(model.neck)
+        self.pooled_levels = 0
+        if type(self.neck) is FPN and not self.neck.add_extra_convs:
+            # torch.export cannot pool a map whose size it does not know to be odd or even.
+            used = self.neck.backbone_end_level - self.neck.start_level
+            self.pooled_levels = self.neck.num_outs - used
+            self.neck.num_outs = used
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of the neck, fine to coarse."""
-        return self.model.extract_feat(self.preprocess(images))
+        maps = list(self.neck(self.backbone(self.preprocess(images))))
+        for _ in range(self.pooled_levels):
+            maps.append(maps[-1][:, :, ::2, ::2])
+        return tuple(maps)
 
 
 class OneStage(Detector):
@@ -110,6 +130,24 @@ class OneStage(Detector):
         size = (images.shape[2], images.shape[3])
         boxes, scores, labels, _ = self.bbox_head(self.features(images), size)
         return _keep(boxes, scores, labels, self.bbox_head.cfg, labels)
+
+
+class Queries(Detector):
+    """DETR and DINO: boxes from learned queries."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        _check_type('bbox_head', model.bbox_head, (DETRHead, DINOHead))
+        if self.preprocess.divisor != 1:
+            raise UserError(
+                f"cannot export {type(model).__name__!r} with pad_size_divisor="
+                f'{self.preprocess.divisor}, since padding needs a mask; set it to 1'
+            )
+        self.queries = QueryBoxes(model)
+
+    def forward(self, images: Tensor) -> Boxes:
+        """Detect objects in images, see :func:`exportable_detector`."""
+        return Boxes(*self.queries(self.features(images), (images.shape[2], images.shape[3])))
 
 
 class TwoStage(Detector):
