@@ -53,9 +53,11 @@ def compare_detections(
     """
     largest = [0.0] * len(reference)
     matched = 0
-    for expected, found in zip(zip(*reference, strict=True), zip(*other, strict=True), strict=True):
-        expected = [values[expected[1] >= 0] for values in expected]
-        found = [values[found[1] >= 0] for values in found]
+    for image in range(len(reference[1])):
+        expected, found = (
+            [values[image][outputs[1][image] >= 0] for values in outputs]
+            for outputs in (reference, other)
+        )
         distances = np.abs(expected[0][:, None] - found[0]).max(axis=-1)
         distances[expected[2][:, None] != found[2]] = np.inf
         for i, nearest in enumerate(distances):  # a view: boxes that are taken drop out

@@ -45,7 +45,16 @@ from mmdat.errors import UserError, enumerate_names
 
 Size = tuple[int, int]
 BOX_HEADS = (ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead)
-DETECTORS = (DETR, DINO, RetinaNet, SingleStageDetector, FasterRCNN, MaskRCNN, CascadeRCNN, TwoStageDetector)
+DETECTORS = (
+    DETR,
+    DINO,
+    RetinaNet,
+    SingleStageDetector,
+    FasterRCNN,
+    MaskRCNN,
+    CascadeRCNN,
+    TwoStageDetector,
+)
 
 
 class Boxes(NamedTuple):
@@ -76,7 +85,7 @@ class Detections(NamedTuple):
     masks: Tensor
 
 
-def exportable_detector(model: nn.Module) -> nn.Module:
+def exportable_detector(model: Any) -> nn.Module:
     """A module that computes what a detector predicts, with outputs of fixed counts.
 
     It shares the detector's layers, and takes images, float32 (batch, 3, height, width), RGB from 0
@@ -97,7 +106,7 @@ def exportable_detector(model: nn.Module) -> nn.Module:
 class Detector(nn.Module):
     """What detectors share: pixels in, features of backbone and neck out."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.preprocess = Preprocess(model.data_preprocessor)
         self.backbone = model.backbone
@@ -120,7 +129,7 @@ class Detector(nn.Module):
 class OneStage(Detector):
     """RetinaNet: boxes straight from anchors."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__(model)
         _check_type('bbox_head', model.bbox_head, (RetinaHead,))
         self.bbox_head = DenseHead(model.bbox_head)
@@ -135,12 +144,12 @@ class OneStage(Detector):
 class Queries(Detector):
     """DETR and DINO: boxes from learned queries."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__(model)
         _check_type('bbox_head', model.bbox_head, (DETRHead, DINOHead))
         if self.preprocess.divisor != 1:
             raise UserError(
-                f"cannot export {type(model).__name__!r} with pad_size_divisor="
+                f'cannot export {type(model).__name__!r} with pad_size_divisor='
                 f'{self.preprocess.divisor}, since padding needs a mask; set it to 1'
             )
         self.queries = QueryBoxes(model)
@@ -153,7 +162,7 @@ class Queries(Detector):
 class TwoStage(Detector):
     """Faster, Mask and Cascade R-CNN: proposals from anchors, then boxes, then masks."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__(model)
         _check_type('rpn_head', model.rpn_head, (RPNHead,))
         _check_type('roi_head', model.roi_head, (StandardRoIHead, CascadeRoIHead))
@@ -172,13 +181,14 @@ class TwoStage(Detector):
         found = self.box_stages(features, proposals, size)
         if self.mask_stages is None:
             return found
-        return Detections(*found, self.mask_stages(features, found))
+        masks = self.mask_stages(features, found)
+        return Detections(found.boxes, found.scores, found.labels, masks)
 
 
 class DenseHead(nn.Module):
     """The best boxes of each level of a head that regresses from anchors."""
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: Any) -> None:
         super().__init__()
         _check_type('anchor_generator', head.prior_generator, (AnchorGenerator,))
         _check_coder(head.bbox_coder)
@@ -240,7 +250,7 @@ class DenseHead(nn.Module):
 class BoxStages(nn.Module):
     """Box heads on proposals: one, or one after the other on what the last refined."""
 
-    def __init__(self, roi_head: nn.Module) -> None:
+    def __init__(self, roi_head: Any) -> None:
         super().__init__()
         self.heads = _stages(roi_head.bbox_head)
         self.extractors = nn.ModuleList(
@@ -259,14 +269,15 @@ class BoxStages(nn.Module):
         """Boxes of objects, after non-maximum suppression."""
         boxes = proposals.boxes
         batch, number = proposals.scores.shape
-        logits = []
+        logits: list[Tensor] = []
+        deltas: Any = None
         for i, (head, extract) in enumerate(zip(self.heads, self.extractors, strict=True)):
             if i:
                 boxes = self._refine(self.heads[i - 1], boxes, logits[-1], deltas, size)
             scores, deltas = head(extract(features, boxes))
             logits.append(scores.view(batch, number, -1))
             deltas = deltas.view(batch, number, -1)
-        scores = (sum(logits) / len(logits)).softmax(dim=-1)[..., :-1]
+        scores = (sum(logits[1:], logits[0]) / len(logits)).softmax(dim=-1)[..., :-1]
         classes = scores.shape[-1]
         scores = scores.where(scores > self.cfg.score_thr, MISSING)
         scores = scores.where(proposals.scores[..., None] > MISSING, MISSING).flatten(1)
@@ -276,7 +287,7 @@ class BoxStages(nn.Module):
         return _keep(boxes, scores, labels, self.cfg, labels)
 
     @staticmethod
-    def _refine(head: nn.Module, boxes: Tensor, logits: Tensor, deltas: Tensor, size: Size) -> Tensor:
+    def _refine(head: Any, boxes: Tensor, logits: Tensor, deltas: Tensor, size: Size) -> Tensor:
         """Boxes as a stage regressed them, for its best class."""
         if not head.reg_class_agnostic:
             label = logits[..., :-1].argmax(dim=-1)
@@ -289,7 +300,7 @@ class BoxStages(nn.Module):
 class MaskStages(nn.Module):
     """Masks of boxes, averaged over the stages of a cascade."""
 
-    def __init__(self, roi_head: nn.Module) -> None:
+    def __init__(self, roi_head: Any) -> None:
         super().__init__()
         self.heads = _stages(roi_head.mask_head)
         extractors = roi_head.mask_roi_extractor
@@ -314,7 +325,7 @@ class MaskStages(nn.Module):
 class RoIFeatures(nn.Module):
     """Features of boxes, each from the level of the pyramid that suits its size."""
 
-    def __init__(self, extractor: nn.Module) -> None:
+    def __init__(self, extractor: Any) -> None:
         super().__init__()
         _check_type('roi_extractor', extractor, (SingleRoIExtractor,))
         for layer in extractor.roi_layers:
@@ -351,10 +362,13 @@ class RoIFeatures(nn.Module):
 class Preprocess(nn.Module):
     """Normalization and padding as a data preprocessor does them, from RGB."""
 
-    def __init__(self, preprocessor: nn.Module) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocessor: Any) -> None:
         super().__init__()
-        self.divisor = preprocessor.pad_size_divisor
-        self.value = preprocessor.pad_value
+        self.divisor: int = preprocessor.pad_size_divisor
+        self.value: float = preprocessor.pad_value
         self.flip = not preprocessor._channel_conversion
         self.register_buffer('mean', preprocessor.mean)
         self.register_buffer('std', preprocessor.std)
@@ -364,6 +378,8 @@ class Preprocess(nn.Module):
         if self.flip:
             images = images.flip(1)
         images = (images - self.mean) / self.std
+        if self.divisor == 1:
+            return images
         height, width = images.shape[2:]
         rows, columns = self._tiles(height), self._tiles(width)
         padding = (0, columns * self.divisor - width, 0, rows * self.divisor - height)
@@ -395,7 +411,7 @@ def _keep(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Any, groups: Tenso
     )
 
 
-def _stages(modules: nn.Module) -> nn.ModuleList:
+def _stages(modules: Any) -> Any:
     """The heads or extractors of each stage, one if there is no cascade."""
     return modules if isinstance(modules, nn.ModuleList) else nn.ModuleList([modules])
 

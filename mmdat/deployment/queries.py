@@ -23,7 +23,7 @@ WHOLE = SimpleNamespace(batch_input_shape=(1, 1), img_shape=(1, 1))
 class QueryBoxes(nn.Module):
     """The transformer and the head of DETR or DINO, from features to boxes."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.most = model.test_cfg.get('max_per_img', model.num_queries)
         outside = dict.fromkeys(map(id, (model.backbone, model.neck)), nn.Identity())
@@ -68,7 +68,7 @@ class QueryBoxes(nn.Module):
 class DeformableAttention(nn.Module):
     """Multi-scale deformable attention that takes the sizes of the levels as numbers."""
 
-    def __init__(self, attention: MultiScaleDeformableAttention) -> None:
+    def __init__(self, attention: Any) -> None:
         super().__init__()
         self.attention = attention
 
@@ -102,10 +102,8 @@ class DeformableAttention(nn.Module):
         weights = weights.softmax(dim=-1).unflatten(-1, points[1:])
         centers = reference_points[:, :, None, :, None]
         if reference_points.shape[-1] == 2:
-            widths = torch.stack(
-                [torch.stack([query.new_full((), w), query.new_full((), h)]) for h, w in spatial_shapes]
-            )
-            offsets = offsets / widths[:, None]
+            sizes = [query.new_full((), length) for h, w in spatial_shapes for length in (w, h)]
+            offsets = offsets / torch.stack(sizes).view(-1, 1, 2)
         else:
             offsets = offsets / own.num_points * centers[..., 2:] * 0.5
         attended = multi_scale_deformable_attn_pytorch(
