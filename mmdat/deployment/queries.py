@@ -56,13 +56,34 @@ class QueryBoxes(nn.Module):
     def _decode(self, features: Sequence[Tensor]) -> dict[str, Any]:
         """What the head takes: the states of all decoder layers, and their reference boxes."""
         model = self.model
-        for_encoder, for_decoder = model.pre_transformer(features, [WHOLE])
         if isinstance(model, DINO):
-            # As numbers, since a graph cannot split a tensor by the values of another.
-            sizes = [tuple(feature.shape[2:]) for feature in features]
-            for_encoder['spatial_shapes'] = for_decoder['spatial_shapes'] = sizes
+            for_encoder, for_decoder = self._flatten(features)
+        else:
+            for_encoder, for_decoder = model.pre_transformer(features, [WHOLE])
         queries, for_head = model.pre_decoder(**model.forward_encoder(**for_encoder))
         return for_head | model.forward_decoder(**(for_decoder | queries))
+
+    def _flatten(self, features: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What encoder and decoder of DINO take, with the sizes of the levels as numbers.
+
+        mmdet has them in a tensor, by whose values a graph cannot split another.
+        """
+        model = self.model
+        positions = [
+            model.positional_encoding(None, input=feature) + embedding[:, None, None]
+            for feature, embedding in zip(features, model.level_embed, strict=True)
+        ]
+        levels = dict(
+            spatial_shapes=[tuple(feature.shape[2:]) for feature in features],
+            level_start_index=None,
+            valid_ratios=features[0].new_ones(features[0].shape[0], len(features), 2),
+        )
+        cells, positions = (
+            torch.cat([x.flatten(2).mT for x in maps], dim=1) for maps in (features, positions)
+        )
+        return dict(feat=cells, feat_mask=None, feat_pos=positions, **levels), dict(
+            memory_mask=None, **levels
+        )
 
 
 class DeformableAttention(nn.Module):
