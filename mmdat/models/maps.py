@@ -4,13 +4,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmdat.ops.tracing import ceil_div, fresh_size, is_exporting
+
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Pad a map with zeros on the right and bottom until ``divisor`` divides its sides."""
     height, width = x.shape[2:]
+    if is_exporting():
+        rows, columns = (divisor * fresh_size(ceil_div(side, divisor)) for side in (height, width))
+        return F.pad(x, (0, columns - width, 0, rows - height))
     if height % divisor == 0 and width % divisor == 0:
         return x
     return F.pad(x, (0, -width % divisor, 0, -height % divisor))
+
+
+def mean_pool(x: Tensor, stride: int) -> Tensor:
+    """Average a map over cells; the last of an axis averages only the positions inside the map."""
+    if not is_exporting():
+        return F.avg_pool2d(x, stride, ceil_mode=True)
+    inside = pad_to_multiple(torch.ones_like(x[:1, :1]), stride)
+    return F.avg_pool2d(pad_to_multiple(x, stride), stride) / F.avg_pool2d(inside, stride)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
