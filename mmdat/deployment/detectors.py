@@ -5,15 +5,15 @@ layers and numbers serve a batch at once, with a fixed count of boxes.
 """
 
 import copy
+from collections import namedtuple
 from collections.abc import Iterable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from mmdet.models import (
     DETR,
     DINO,
-    FPN,
     CascadeRCNN,
     CascadeRoIHead,
     DetectionTransformer,
@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from mmdat.deployment.boxes import MISSING, decode, gather_rows, suppress
+from mmdat.deployment.preprocessing import Preprocess
 from mmdat.deployment.queries import QueryBoxes
 from mmdat.errors import UserError, enumerate_names
 
@@ -103,6 +104,22 @@ def exportable_detector(model: Any) -> nn.Module:
     return OneStage(model).eval()
 
 
+class ExportableFeatures(nn.Module):
+    """The backbone and neck of a detector that does not export end to end.
+
+    It shares their layers, and takes images as an exported detector does.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.detector = Detector(model).eval()
+
+    def forward(self, images: Tensor) -> Any:
+        """Maps (batch, channels, height, width) named ``feature0``, ..., fine to coarse."""
+        maps = self.detector.features(images)
+        return namedtuple('Features', [f'feature{i}' for i in range(len(maps))])(*maps)
+
+
 class Detector(nn.Module):
     """What detectors share: pixels in, features of backbone and neck out."""
 
@@ -110,13 +127,14 @@ class Detector(nn.Module):
         super().__init__()
         self.preprocess = Preprocess(model.data_preprocessor)
         self.backbone = model.backbone
-        self.neck = copy.copy(model.neck)
+        neck: Any = copy.copy(model.neck) if model.with_neck else nn.Identity()
+        self.neck = neck
         self.pooled_levels = 0
-        if type(self.neck) is FPN and not self.neck.add_extra_convs:
+        if type(neck).__name__ == 'FPN' and not neck.add_extra_convs:
             # torch.export cannot pool a map whose size it does not know to be odd or even.
-            used = self.neck.backbone_end_level - self.neck.start_level
-            self.pooled_levels = self.neck.num_outs - used
-            self.neck.num_outs = used
+            used = neck.backbone_end_level - neck.start_level
+            self.pooled_levels = neck.num_outs - used
+            neck.num_outs = used
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of the neck, fine to coarse."""
@@ -357,47 +375,6 @@ class RoIFeatures(nn.Module):
             pooled = values if pooled is None else values.where(here[..., None, None], pooled)
         assert pooled is not None
         return pooled
-
-
-class Preprocess(nn.Module):
-    """Normalization and padding as a data preprocessor does them, from RGB."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, preprocessor: Any) -> None:
-        super().__init__()
-        self.divisor: int = preprocessor.pad_size_divisor
-        self.value: float = preprocessor.pad_value
-        self.flip = not preprocessor._channel_conversion
-        self.register_buffer('mean', preprocessor.mean)
-        self.register_buffer('std', preprocessor.std)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images that the backbone takes."""
-        if self.flip:
-            images = images.flip(1)
-        images = (images - self.mean) / self.std
-        if self.divisor == 1:
-            return images
-        height, width = images.shape[2:]
-        rows, columns = self._tiles(height), self._tiles(width)
-        padding = (0, columns * self.divisor - width, 0, rows * self.divisor - height)
-        for count in padding:
-            torch._check(count >= 0)
-        return F.pad(images, padding, value=self.value)
-
-    def _tiles(self, length: int) -> int:
-        """How many times the divisor goes into a padded length, as a number of its own.
-
-        torch.export would otherwise carry the rounding through all sizes of all layers, and compare
-        each of these sizes with 1, which small images do not pass.
-        """
-        count = (length + self.divisor - 1) // self.divisor
-        if torch.compiler.is_exporting():
-            count = cast(int, torch.scalar_tensor(count, dtype=torch.int64).item())
-            torch._check(count >= 1)
-        return count
 
 
 def _keep(boxes: Tensor, scores: Tensor, labels: Tensor, cfg: Any, groups: Tensor) -> Boxes:

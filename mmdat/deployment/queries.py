@@ -78,10 +78,10 @@ class QueryBoxes(nn.Module):
             level_start_index=None,
             valid_ratios=features[0].new_ones(features[0].shape[0], len(features), 2),
         )
-        cells, positions = (
+        cells, feat_pos = (
             torch.cat([x.flatten(2).mT for x in maps], dim=1) for maps in (features, positions)
         )
-        return dict(feat=cells, feat_mask=None, feat_pos=positions, **levels), dict(
+        return dict(feat=cells, feat_mask=None, feat_pos=feat_pos, **levels), dict(
             memory_mask=None, **levels
         )
 
