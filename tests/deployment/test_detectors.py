@@ -12,12 +12,14 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
+from torch.export import Dim
 
+from mmdat.deployment.boxes import suppress
 from mmdat.deployment.checking import load as load_file
 from mmdat.deployment.compare import compare_detections
-from mmdat.deployment.detectors import ExportableFeatures, exportable_detector
+from mmdat.deployment.detectors import ExportableFeatures, RoIFeatures, exportable_detector
 from mmdat.deployment.masks import paste_masks
-from mmdat.deployment.writing import trace, write
+from mmdat.deployment.writing import OPSET, trace, write
 from mmdat.errors import UserError
 
 DETECTORS = ['retinanet', 'mask_rcnn', 'cascade_mask_rcnn', 'detr', 'dino']
@@ -25,29 +27,12 @@ SHAPES = [(2, 3, 97, 141), (1, 3, 64, 32)]
 WIDTH = 8
 
 
-def build(name: str, levels: int | None = None) -> nn.Module:
-    """A detector with few channels and random weights, whose scores and boxes vary.
-
-    Args:
-        name: The start of a config's name.
-        levels: Of its pyramid, if not as many as in the config.
-    """
+def build(name: str) -> nn.Module:
+    """A detector with few channels and random weights, whose scores and boxes vary."""
     cfg = load(f'{name}_dat_pp_t_coco').model
     cfg.backbone = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)
     narrow = _narrow_transformer if name in ('detr', 'dino') else _narrow_pyramid
     narrow(cfg)
-    if levels:
-        cfg.backbone.update(
-            num_stages=levels,
-            strides=(1, 2, 2, 2)[:levels],
-            dilations=(1,) * levels,
-            out_indices=range(levels),
-        )
-        cfg.neck.update(in_channels=cfg.neck.in_channels[:levels], num_outs=levels)
-        generator = cfg.rpn_head.anchor_generator
-        generator.strides = generator.strides[:levels]
-        for extractor in (cfg.roi_head.bbox_roi_extractor, cfg.roi_head.mask_roi_extractor):
-            extractor.featmap_strides = extractor.featmap_strides[:levels]
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = MODELS.build(cfg).eval()
@@ -166,8 +151,52 @@ def export_and_compare(model: nn.Module, path: Path) -> None:
         assert agreement.mask_difference < 1e-3
 
 
-def test_small_mask_rcnn_in_onnx_finds_the_same(tmp_path: Path) -> None:
-    export_and_compare(build('mask_rcnn', levels=2), tmp_path / 'model.onnx')
+class Parts(nn.Module):
+    """What of a detector becomes other operators in ONNX: suppression of boxes, and RoIAlign."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = RoIFeatures(build('mask_rcnn').roi_head.bbox_roi_extractor)
+
+    def forward(self, boxes: Tensor, scores: Tensor, labels: Tensor, maps: Tensor) -> list[Tensor]:
+        """Scores and indices of the boxes that are kept, and features of all boxes."""
+        scores, index = suppress(boxes, scores, labels, iou_threshold=0.5, most=40)
+        return [scores, index, self.pool((maps, maps[:, :, ::2, ::2]), boxes)]
+
+
+def test_boxes_and_features_in_onnx_are_the_same(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip('onnxruntime')
+    generator = torch.Generator().manual_seed(0)
+
+    def inputs(batch: int) -> tuple[Tensor, ...]:
+        corners = torch.rand(batch, 40, 2, generator=generator) * 100
+        sides = torch.rand(batch, 40, 2, generator=generator) * 200
+        scores = torch.rand(batch, 40, generator=generator)
+        labels = torch.randint(3, (batch, 40), generator=generator)
+        maps = torch.rand(batch, 2, 40 * batch, 50, generator=generator)
+        boxes = torch.cat([corners, corners + sides], dim=-1)
+        return boxes, scores.where(scores > 0.2, -1.0), labels, maps
+
+    parts, batch = Parts().eval(), Dim('batch', min=1)
+    dynamic = ({0: batch}, {0: batch}, {0: batch}, {0: batch, 2: Dim('height', min=4)})
+    with torch.no_grad():
+        program = torch.export.export(parts, inputs(2), dynamic_shapes=dynamic)
+        file = torch.onnx.export(
+            program, input_names=list('bslm'), opset_version=OPSET, verbose=False
+        )
+    file.save(tmp_path / 'parts.onnx')
+    session = onnxruntime.InferenceSession(tmp_path / 'parts.onnx')
+    for count in (1, 3):
+        arguments = inputs(count)
+        feeds = dict(zip('bslm', (argument.numpy() for argument in arguments), strict=True))
+        scores, index, pooled = session.run(None, feeds)
+        expected = parts(*arguments)
+        assert 0 < (scores >= 0).sum() < scores.size
+        np.testing.assert_array_equal(scores, expected[0])
+        np.testing.assert_array_equal(index[scores >= 0], expected[1].numpy()[scores >= 0])
+        np.testing.assert_allclose(pooled, expected[2], atol=1e-4)
+    feeds['s'] = np.full_like(feeds['s'], -1)  # no box at all
+    assert (session.run(None, feeds)[0] == -1).all()
 
 
 @pytest.mark.slow
