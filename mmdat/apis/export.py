@@ -3,10 +3,10 @@
 import importlib.util
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +18,7 @@ from mmdat.checks.config_file import read_config
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_writable
 from mmdat.deployment.checking import TOLERANCE, Comparison, compare
+from mmdat.deployment.detectors import ExportableFeatures, exportable_detector
 from mmdat.deployment.heads import ExportableClassifier, ExportableSegmentor
 from mmdat.deployment.writing import OPSET, Traced, trace, write
 from mmdat.errors import UserError, enumerate_names
@@ -28,10 +29,6 @@ from .toolboxes import toolbox_of
 
 FORMATS = ('.onnx', '.pt2')
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
-# Toolbox -> what makes a module of a model, from images to a named tuple.
-EXPORTABLE: dict[str, Callable[[nn.Module], nn.Module]] = dict(
-    mmpretrain=ExportableClassifier, mmseg=ExportableSegmentor
-)
 
 
 def export(
@@ -67,7 +64,7 @@ def export(
         with explained(cfg):
             model = build_model(cfg).eval()
             load_weights(model, checkpoint)
-        exportable = EXPORTABLE[toolbox](model)
+        exportable = _exportable(model, toolbox)
         smallest = getattr(model.backbone, 'smallest_image', 32)
         traced = trace(exportable, smallest)
         meta = dict(
@@ -104,6 +101,19 @@ def _check_file(path: Path) -> None:
                 f'ONNX needs {enumerate_names(missing)}: install them with '
                 "pip install 'mmdat[export]'"
             )
+
+
+def _exportable(model: BaseModel, toolbox: str) -> nn.Module:
+    """The module from images to a named tuple, of all of a model or of what can be exported."""
+    if toolbox == 'mmpretrain':
+        return ExportableClassifier(model)
+    if toolbox == 'mmseg':
+        return ExportableSegmentor(model)
+    try:
+        return exportable_detector(model)
+    except UserError as error:
+        print(f'{error}: this file has the backbone and neck alone')
+        return ExportableFeatures(model)
 
 
 def _classes(checkpoint: str) -> list[str]:

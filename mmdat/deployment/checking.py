@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .compare import compare_detections
+
 # (batch, height, width)
 SIZES = ((1, 224, 288), (2, 193, 257), (1, 127, 95))
 TOLERANCE = 1e-4
@@ -50,12 +52,10 @@ def compare(model: nn.Module, path: Path, smallest: int) -> list[Comparison]:
 
         expected, model_seconds = _timed(partial(_run_model, model), images)
         found, file_seconds = _timed(run, images.numpy())
+        measure = difference_of_objects if hasattr(expected, 'boxes') else largest_difference
         comparisons.append(
             Comparison(
-                (batch, height, width),
-                largest_difference(expected, found),
-                model_seconds,
-                file_seconds,
+                (batch, height, width), measure(expected, found), model_seconds, file_seconds
             )
         )
     return comparisons
@@ -87,9 +87,19 @@ def largest_difference(expected: Outputs, found: Outputs) -> float:
     return float(np.max(differences))  # not a number if there is one
 
 
+def difference_of_objects(expected: Outputs, found: Outputs) -> float:
+    """Like :func:`largest_difference`, of matched objects; infinite if not all have a match."""
+    agreement = compare_detections(expected, found)
+    if not agreement.same:
+        return np.inf
+    boxes = agreement.box_difference / max(1.0, float(np.abs(expected[0]).max()))
+    return max(boxes, agreement.score_difference, agreement.mask_difference)
+
+
 def _run_model(model: nn.Module, images: torch.Tensor) -> Outputs:
     with torch.no_grad():
-        return [output.numpy() for output in model(images)]
+        outputs = model(images)
+    return type(outputs)(*(output.numpy() for output in outputs))
 
 
 def _timed(run: Callable[[Any], Outputs], images: Any) -> tuple[Outputs, float]:
