@@ -93,7 +93,7 @@ def _check_file(path: Path) -> None:
         raise UserError(f'{path} must end in .onnx, or in .pt2 for torch.export')
     if path.is_dir():
         raise UserError(f'{path} is a folder: give a file')
-    check_writable('the folder of', path)
+    check_writable('folder', path.absolute().parent)
     if path.suffix == '.onnx':
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         if missing:

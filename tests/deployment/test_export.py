@@ -123,6 +123,7 @@ def test_the_tool_writes_a_file_that_it_checks(
 ) -> None:
     config, checkpoint = write_model(tmp_path, CONFIGS[task])
     out = tmp_path / 'model.onnx'
+    out.touch()  # an older one is replaced
     arguments = ['export.py', *map(str, (config, checkpoint, out)), '--check']
     monkeypatch.setattr(sys, 'argv', arguments)
     runpy.run_path(str(TOOLS / 'deployment' / 'export.py'), run_name='__main__')
