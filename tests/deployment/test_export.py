@@ -14,8 +14,8 @@ from helpers.variants import VARIANTS, build
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from mmdat.apis.model import build_model
 from mmdat.apis.export import export
+from mmdat.apis.model import build_model
 from mmdat.checks.config_file import read_config
 from mmdat.deployment.checking import TOLERANCE, compare, load
 from mmdat.deployment.pooling import BinPooling
