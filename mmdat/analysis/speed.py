@@ -18,7 +18,7 @@ from mmdat import checks
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks.exceptions import explained
-from mmdat.checks.model_fit import check_weights_fit
+from mmdat.checks.model_fit import check_weights_fit, unbuilt_stages
 from mmdat.checks.run import check_device, check_least, check_parts
 
 from .measure import PeakMemory, Times, describe, machine_and_versions, time_once
@@ -138,7 +138,9 @@ def print_speed(speed: Speed) -> None:
 def _load_weights(model: BaseModel, checkpoint: str) -> None:
     content = read_checkpoint(checkpoint)
     checks.before_loading(content, checkpoint, resume=False)
-    check_weights_fit(content, model.state_dict(), checkpoint, backbone_only=False)
+    check_weights_fit(
+        content, model.state_dict(), checkpoint, backbone_only=False, unneeded=unbuilt_stages(model)
+    )
     weights = content.get('state_dict', content)
     # Not strict, as older checkpoints lack batch norm's counter.
     model.load_state_dict(

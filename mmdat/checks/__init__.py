@@ -115,6 +115,7 @@ def before_first_step(model: nn.Module, datasets: Iterable[Any]) -> None:
         datasets: Those that it will be trained and tested on, built.
     """
     model_fit.check_channels(model)
+    model_fit.check_image_channels(model)
     for dataset in datasets:
         for _, single in config_tree.unwrap(dataset):
             model_fit.check_num_classes(model, single)

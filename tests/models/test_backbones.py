@@ -24,8 +24,8 @@ every_family = pytest.mark.parametrize('name', NANO)
 SIZES = [(1, 1), (1, 75), (33, 2), (61, 90)]
 
 
-def image(*size: int, batch: int = 1) -> Tensor:
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0))
+def image(*size: int, batch: int = 1, channels: int = 3) -> Tensor:
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(0))
 
 
 def loss(outputs: tuple[Tensor, ...]) -> Tensor:
@@ -242,6 +242,45 @@ def test_out_indices_choose_outputs_and_norms(name: str) -> None:
 
 
 @every_family
+def test_stages_after_the_last_output_are_neither_built_nor_run(name: str) -> None:
+    whole = build(name, drop_path_rate=0.6)
+    model = build(name, drop_path_rate=0.6, out_indices=(1, 0), frozen_stages=2)
+    model.load_state_dict(whole.state_dict())
+    assert len(model.embeddings) == len(model.stages) == len(model.norms) == 2
+    x = image(40, 56)
+    assert difference(model.eval()(x), whole.eval()(x)[:2]) == 0
+    rates, all_rates = (
+        [block.drop_path.drop_prob for stage in backbone.stages for block in stage.blocks]
+        for backbone in (model, whole)
+    )
+    assert rates == all_rates[: len(rates)]
+    with pytest.raises(UserError, match='frozen_stages must be from -1 to 2, got 3'):
+        build(name, out_indices=(0, 1), frozen_stages=3)
+    incomplete = {key: x for key, x in whole.state_dict().items() if not key.startswith('stages.1')}
+    with pytest.raises(RuntimeError, match='Missing key'):
+        model.load_state_dict(incomplete)
+
+
+@every_variant
+def test_a_backbone_tells_the_channels_and_strides_of_its_maps(name: str) -> None:
+    model = build(name)
+    outputs = model(image(64, 96))
+    assert list(model.out_channels) == [y.shape[1] for y in outputs]
+    assert list(model.out_strides) == [64 // y.shape[2] for y in outputs]
+    last = build(name, out_indices=(1,))
+    assert (last.out_channels, last.out_strides) == (model.out_channels[1:2], (8,))
+
+
+@every_family
+def test_images_may_have_other_channels_than_three(name: str) -> None:
+    model = build(name, in_channels=5)
+    grads = gradients(model, model(image(40, 56, channels=5)))
+    assert grads['embeddings.0.0.weight'].abs().amax((0, 2, 3)).min() > 0
+    with pytest.raises(UserError, match='images of 3 channels .* of in_channels 5: make them'):
+        model(image(40, 56))
+
+
+@every_family
 def test_a_stage_gives_the_map_before_its_norm(name: str) -> None:
     model = build(name)
     maps = []
@@ -373,6 +412,9 @@ def test_slide_attention_starts_with_unit_shifts_that_stay() -> None:
             dict(arch='nano', out_indices=(4,)),
             'out_indices must be stages from 0 to 3',
         ),
+        (DATPlusPlus, dict(arch='nano', in_channels=0), 'in_channels must be the number'),
+        (DATPlusPlus, dict(arch='nano', in_channels=True), 'in_channels must be the number'),
+        (ScalableViT, dict(arch='nano', in_channels='3'), 'in_channels must be the number'),
         (DATPlusPlus, dict(arch='nano', frozen_stages=5), 'frozen_stages must be from -1 to 4'),
         (DATPlusPlus, dict(arch='nano', frozen_stages=True), 'frozen_stages must be from -1 to 4'),
         (DATPlusPlus, dict(arch='nano', drop_path_rate=1.0), 'drop_path_rate must be'),
