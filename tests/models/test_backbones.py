@@ -167,12 +167,46 @@ def test_torch_compile_takes_the_whole_graph(name: str) -> None:
 @pytest.mark.parametrize('training', [False, True])
 def test_inductor_compiles_what_eager_computes(name: str, training: bool) -> None:
     model = build(name).train(training)
-    x = image(40, 56)
     torch._dynamo.reset()
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        outputs = torch.compile(model, fullgraph=True)(x)
-    assert difference(outputs, model(x)) < 1e-4
+    compiled = torch.compile(model, fullgraph=True)
+    for size in ((40, 56), (97, 130)):
+        x = image(*size)
+        with warnings.catch_warnings(), torch.set_grad_enabled(training):
+            warnings.simplefilter('ignore')
+            outputs, expected = compiled(x), model(x)
+        assert difference(outputs, expected) < 1e-4
+        if training:
+            grads = gradients(model, expected)
+            for key, grad in gradients(model, outputs).items():
+                assert (grad - grads[key]).abs().max() <= 1e-3 * grads[key].abs().max() + 1e-7, key
+
+
+@pytest.mark.parametrize(
+    'family, arch',
+    [
+        (DATPlusPlus, dict(blocks='N')),
+        # Reasoning about a size takes PyTorch a while in each.
+        pytest.param(DATPlusPlus, dict(blocks='D', stride=4), marks=pytest.mark.slow),
+        pytest.param(DAT, dict(blocks='LS'), marks=pytest.mark.slow),
+        pytest.param(ScalableViT, dict(depth=2, reduction_ratio=4), marks=pytest.mark.slow),
+    ],
+)
+def test_a_graph_for_any_size_serves_a_second_one(family: type, arch: dict[str, Any]) -> None:
+    model = family(dict(arch, embed_dims=(16,), num_heads=1), pretrain_img_size=64).eval()
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
+    # Of about the same size: PyTorch has another convolution for small maps, and compiles anew.
+    for size in ((104, 116), (97, 130)):
+        x = image(*size)
+        with torch.no_grad():
+            assert difference(compiled(x), model(x)) < 1e-5
+    assert len(graphs) == 1
 
 
 @every_traced_variant
