@@ -12,13 +12,13 @@ LAYERS = [
     'checkpoints',
     'models',
     'checks',
-    'datasets engine visualization',
+    'datasets deployment engine visualization',
     'apis',
     'analysis',
 ]
 SHARED = {'errors', 'registry', 'stack', 'version'}
 # What the implementations of the operators share, and whose imports are no other implementation.
-SHARED_BY_OPERATORS = {'autograd', 'dispatch', 'reference', 'sampling', 'tiling'}
+SHARED_BY_OPERATORS = {'autograd', 'dispatch', 'reference', 'sampling', 'tiling', 'tracing'}
 OPERATORS = sorted((ROOT / 'mmdat' / 'ops').rglob('*.py'))
 
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmdat.ops.flops  # noqa: F401  so that mmdat's operators are counted
+from mmdat.apis.building import build_model
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks.exceptions import explained
 from mmdat.ops import prefer_implementation
 
-from .model import build_model, image_shape, refuse_shape
+from .model import image_shape, refuse_shape
 from .synthetic import synthetic_batch
 
 # Masks of an image that are counted for Cascade Mask R-CNN. The papers counted 100, as MMDetection

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.model import BaseModel, revert_sync_batchnorm
 
 from mmdat import checks
 from mmdat.apis.toolboxes import toolbox_of
@@ -14,7 +13,6 @@ from mmdat.checks import config_tree
 from mmdat.checks.config_file import read_config
 from mmdat.checks.run import check_shape
 from mmdat.errors import UserError, reason
-from mmdat.registry import MODELS
 
 
 def load_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
@@ -65,14 +63,6 @@ def _size_after_pipeline(cfg: Config) -> tuple[int, int] | None:
             width, height = (size, size) if isinstance(size, int) else size
             return height, width
     return None
-
-
-def build_model(cfg: Config) -> BaseModel:
-    """Build the model of a config on the CPU, with random weights and without a process group."""
-    model = cfg.model.copy()
-    if cfg.get('data_preprocessor'):  # where mmpretrain's configs have it
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return revert_sync_batchnorm(MODELS.build(model))
 
 
 @contextmanager

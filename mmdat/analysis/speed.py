@@ -14,15 +14,13 @@ from mmengine.registry import DefaultScope
 from rich.console import Console
 from rich.table import Table
 
-from mmdat import checks
+from mmdat.apis.building import build_model, load_weights
 from mmdat.apis.toolboxes import toolbox_of
-from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks.exceptions import explained
-from mmdat.checks.model_fit import check_weights_fit, unbuilt_stages
 from mmdat.checks.run import check_device, check_least, check_parts
 
 from .measure import PeakMemory, Times, describe, machine_and_versions, time_once
-from .model import build_model, image_shape, refuse_shape
+from .model import image_shape, refuse_shape
 from .synthetic import synthetic_batch
 
 
@@ -103,7 +101,7 @@ def measure_speed(
             torch.manual_seed(0)
             model = build_model(cfg)
             if checkpoint is not None:
-                _load_weights(model, checkpoint)
+                load_weights(model, checkpoint)
             model.to(on)
             run = _training_step(model, cfg, amp) if train else _inference(model, on, amp)
         batch = synthetic_batch(cfg, batch_size, shape)
@@ -133,19 +131,6 @@ def print_speed(speed: Speed) -> None:
     )
     Console().print(table)
     print(speed.measured_on)
-
-
-def _load_weights(model: BaseModel, checkpoint: str) -> None:
-    content = read_checkpoint(checkpoint)
-    checks.before_loading(content, checkpoint, resume=False)
-    check_weights_fit(
-        content, model.state_dict(), checkpoint, backbone_only=False, unneeded=unbuilt_stages(model)
-    )
-    weights = content.get('state_dict', content)
-    # Not strict, as older checkpoints lack batch norm's counter.
-    model.load_state_dict(
-        {name.removeprefix('module.'): value for name, value in weights.items()}, strict=False
-    )
 
 
 def _inference(model: BaseModel, device: torch.device, amp: bool) -> Callable[[Any], object]:

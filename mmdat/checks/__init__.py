@@ -8,7 +8,7 @@ before training, before testing | :func:`before_training`,         | ``apis.trai
                                 | :func:`before_testing`           | ``apis.test``
 a checkpoint was read           | :func:`before_loading`           | ``apis.train``,
                                 |                                  | ``apis.test``,
-                                |                                  | ``analysis.speed``
+                                |                                  | ``apis.building``
 a tool's flags were read        | ``run.check_least``,             | ``apis.cli``,
                                 | ``run.check_shape``,             | ``analysis``
                                 | ``run.check_device``,            |
@@ -22,7 +22,7 @@ built                           | ``coco.check_categories``,       |
                                 | ``images.check_images``          |
 all is built, before a step     | :func:`before_first_step`        | ``engine.CheckFitHook``
 weights go into the model       | ``model_fit.check_weights_fit``  | ``engine.CheckFitHook``,
-                                |                                  | ``analysis.speed``
+                                |                                  | ``apis.building``
 training begins                 | ``checkpoint.warn_if_finished``  | ``engine.CheckFitHook``
 a training step                 | ``masks.check_mask_classes``     | ``engine.CheckFitHook``
 

@@ -4,13 +4,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmdat.ops.tracing import ceil_div, fresh_size, is_exporting
+
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Pad a map with zeros on the right and bottom until ``divisor`` divides its sides."""
     height, width = x.shape[2:]
+    if is_exporting():
+        rows, columns = (divisor * fresh_size(ceil_div(side, divisor)) for side in (height, width))
+        return F.pad(x, (0, columns - width, 0, rows - height))
     if height % divisor == 0 and width % divisor == 0:
         return x
     return F.pad(x, (0, -width % divisor, 0, -height % divisor))
+
+
+def mean_pool(x: Tensor, stride: int) -> Tensor:
+    """Average a map over cells; the last of an axis averages only the positions inside the map."""
+    if not is_exporting():
+        return F.avg_pool2d(x, stride, ceil_mode=True)
+    inside = pad_to_multiple(x.new_ones(1, 1, *x.shape[2:]), stride)
+    return F.avg_pool2d(pad_to_multiple(x, stride), stride) / F.avg_pool2d(inside, stride)
+
+
+def resample_axis(x: Tensor, dim: int, size: int) -> Tensor:
+    """Interpolate linearly along a dimension, with the first and last positions kept.
+
+    It is ``F.interpolate`` with ``align_corners``, which an export refuses for any size.
+    """
+    last = x.shape[dim] - 1
+    positions = torch.arange(size, device=x.device) * (last / torch.sym_max(1, size - 1))
+    low = positions.floor().clamp(max=last)
+    low_values, high_values = (
+        x.index_select(dim, index.clamp(max=last).long()) for index in (low, low + 1)
+    )
+    weight = (positions - low).to(x.dtype).view(-1, *[1] * (x.ndim - dim - 1))
+    return low_values + weight * (high_values - low_values)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

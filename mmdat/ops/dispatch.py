@@ -3,8 +3,10 @@
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 
+from .tracing import is_exporting
+
 # Union over all operators; each supports a subset.
-IMPLEMENTATIONS = 'dense', 'tiled', 'fused'
+IMPLEMENTATIONS = 'dense', 'tiled', 'fused', 'traced'
 
 # What 'auto' stands for inside prefer_implementation. A global variable rather than a context
 # variable, because torch.compile recompiles when a global changes.
@@ -75,6 +77,8 @@ def choose_implementation(
         )
     if requested != 'auto':
         return requested
+    if is_exporting() and 'traced' in implementations:
+        return 'traced'
     if _preferred is None or _preferred not in implementations or _preferred in unsupported:
         return default
     return _preferred

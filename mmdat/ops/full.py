@@ -8,6 +8,7 @@ from torch import Tensor
 from .dispatch import choose_implementation
 from .reference import dense_attention
 from .tiling import attend_in_row_blocks
+from .tracing import is_exporting
 
 
 def global_attention(
@@ -32,7 +33,8 @@ def global_attention(
         implementation: ``'dense'``, the equation as written, in memory that grows with queries
             times keys; ``'tiled'``, the same over blocks of rows, which the backward pass
             recomputes; ``'fused'``, PyTorch's ``scaled_dot_product_attention``, in memory that
-            grows with queries plus keys unless there is a bias; ``'auto'``, fused.
+            grows with queries plus keys unless there is a bias; ``'auto'``, fused, or dense in an
+            export.
 
     Returns:
         Tensor[batch, num_heads, height, width, value_dim] in the dtype of ``value``.
@@ -50,7 +52,10 @@ def global_attention(
     """
     _check_shapes(query, key, value, bias)
     chosen = choose_implementation(
-        'global_attention', implementation, 'fused', ('dense', 'tiled', 'fused')
+        'global_attention',
+        implementation,
+        'dense' if is_exporting() else 'fused',
+        ('dense', 'tiled', 'fused'),
     )
     if scale is None:
         scale = query.shape[-1] ** -0.5

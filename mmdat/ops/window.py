@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .dispatch import choose_implementation
 from .reference import compute_dtype, dense_attention
+from .tracing import ceil_div, fresh_size, is_exporting
 
 # Added to the logits of positions that only the shift brought together, as published.
 REGION_PENALTY = -100.0
@@ -42,7 +43,7 @@ def window_attention(
         shift: Positions to roll by, 0 to w.
         implementation: ``'dense'``, the equation as written; ``'fused'``, PyTorch's
             ``scaled_dot_product_attention``, which keeps no logits if there is no bias table;
-            ``'auto'``, fused without a table.
+            ``'auto'``, fused without a table, but dense in an export.
 
     Returns:
         Tensor[batch, num_heads, height, width, head_dim] in the dtype of ``value``.
@@ -63,18 +64,19 @@ def window_attention(
     chosen = choose_implementation(
         'window_attention',
         implementation,
-        'fused' if table is None else 'dense',
+        'fused' if table is None and not is_exporting() else 'dense',
         ('dense', 'fused'),
     )
     height, width, head_dim = query.shape[2:]
     scale = head_dim**-0.5
-    bias = _bias(table, height, width, window_size, shift, query)
-    query, key, value = (_to_windows(x, window_size, shift) for x in (query, key, value))
+    padded = [window_size * fresh_size(ceil_div(size, window_size)) for size in (height, width)]
+    bias = _bias(table, [height, width], padded, window_size, shift, query)
+    query, key, value = (_to_windows(x, padded, window_size, shift) for x in (query, key, value))
     if chosen == 'dense':
         out = dense_attention(query, key, value, bias, scale)
     else:
         out = _fused(query, key, value, bias, scale)
-    return _from_windows(out, window_size, shift)[:, :, :height, :width]
+    return _from_windows(out, [height, width], window_size, shift)
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -88,36 +90,53 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
 
 
 def _bias(
-    table: Tensor | None, height: int, width: int, window_size: int, shift: int, query: Tensor
+    table: Tensor | None,
+    sizes: list[int],
+    padded_sizes: list[int],
+    window_size: int,
+    shift: int,
+    query: Tensor,
 ) -> Tensor | None:
     """What is added to logits of (B, window rows, window columns, h, w * w, w * w)."""
     bias = None
     if table is not None:
         bias = _window_bias(table, window_size).to(compute_dtype(query))
     if shift:
-        penalty = _region_penalty(height, width, window_size, shift, query.device)
+        penalty = _region_penalty(padded_sizes, window_size, shift, query.device)
         bias = penalty if bias is None else bias + penalty
-    if height % window_size or width % window_size:
-        padding = _padding_bias(height, width, window_size, shift, query.device)
+    if is_exporting() or sizes != padded_sizes:
+        padding = _padding_bias(sizes, padded_sizes, window_size, shift, query.device)
         bias = padding if bias is None else bias + padding
     return bias
 
 
-def _to_windows(x: Tensor, window_size: int, shift: int) -> Tensor:
+def _to_windows(x: Tensor, padded_sizes: list[int], window_size: int, shift: int) -> Tensor:
     """(B, h, H, W, d) -> (B, window rows, window columns, h, w * w, d), padded, then rolled."""
     height, width = x.shape[2:4]
-    x = F.pad(x, (0, 0, 0, -width % window_size, 0, -height % window_size))
-    if shift:
-        x = x.roll((-shift, -shift), (2, 3))
+    if is_exporting():
+        for dim, padded_size in zip((2, 3), padded_sizes, strict=True):
+            positions = _wrap(torch.arange(padded_size, device=x.device) + shift, padded_size)
+            x = x.index_select(dim, positions.clamp(max=x.shape[dim] - 1))
+    else:
+        x = F.pad(x, (0, 0, 0, padded_sizes[1] - width, 0, padded_sizes[0] - height))
+        if shift:
+            x = x.roll((-shift, -shift), (2, 3))
     x = x.unflatten(3, (-1, window_size)).unflatten(2, (-1, window_size))
     return x.permute(0, 2, 4, 1, 3, 5, 6).flatten(4, 5)
 
 
-def _from_windows(x: Tensor, window_size: int, shift: int) -> Tensor:
-    """(B, window rows, window columns, h, w * w, d) -> (B, h, padded H, padded W, d)."""
+def _from_windows(x: Tensor, sizes: list[int], window_size: int, shift: int) -> Tensor:
+    """(B, window rows, window columns, h, w * w, d) -> (B, h, H, W, d)."""
     x = x.unflatten(4, (window_size, window_size)).permute(0, 3, 1, 4, 2, 5, 6)
     x = x.flatten(4, 5).flatten(2, 3)
-    return x.roll((shift, shift), (2, 3)) if shift else x
+    if is_exporting():
+        for dim, size in zip((2, 3), sizes, strict=True):
+            positions = torch.arange(size, device=x.device) - shift
+            x = x.index_select(dim, _wrap(positions, x.shape[dim]))
+        return x
+    if shift:
+        x = x.roll((shift, shift), (2, 3))
+    return x[:, :, : sizes[0], : sizes[1]]
 
 
 def _window_bias(table: Tensor, window_size: int) -> Tensor:
@@ -129,44 +148,49 @@ def _window_bias(table: Tensor, window_size: int) -> Tensor:
 
 
 def _region_penalty(
-    height: int, width: int, window_size: int, shift: int, device: torch.device
+    padded_sizes: list[int], window_size: int, shift: int, device: torch.device
 ) -> Tensor:
     """Tensor[window rows, window columns, 1, w * w, w * w]: the penalty between rolled regions."""
     row_regions, column_regions = (
-        _regions(size, window_size, shift, device) for size in (height, width)
+        _regions(size, window_size, shift, device) for size in padded_sizes
     )
     region = _partition(3 * row_regions[:, None] + column_regions, window_size)
     apart = region[:, :, None, :, None] != region[:, :, None, None, :]
     return apart * REGION_PENALTY
 
 
-def _regions(size: int, window_size: int, shift: int, device: torch.device) -> Tensor:
+def _regions(padded_size: int, window_size: int, shift: int, device: torch.device) -> Tensor:
     """Tensor[padded size]: which of the rolled axis's three regions a position lies in.
 
     0 is before the last window, 1 and 2 are its parts before and behind the place where the end of
     the axis meets its start.
     """
-    padded_size = size + -size % window_size
     position = torch.arange(padded_size, device=device)
     return (position >= padded_size - window_size).long() + (position >= padded_size - shift).long()
 
 
 def _padding_bias(
-    height: int, width: int, window_size: int, shift: int, device: torch.device
+    sizes: list[int], padded_sizes: list[int], window_size: int, shift: int, device: torch.device
 ) -> Tensor:
     """Tensor[window rows, window columns, 1, 1, w * w]: minus infinity where a key is padding."""
     padded_rows, padded_columns = (
-        _padded_positions(size, window_size, shift, device) for size in (height, width)
+        _padded_positions(size, padded_size, shift, device)
+        for size, padded_size in zip(sizes, padded_sizes, strict=True)
     )
     padded = _partition(padded_rows[:, None] | padded_columns, window_size)
     padded = padded[:, :, None, None, :]
     return torch.zeros_like(padded, dtype=torch.float32).masked_fill(padded, -torch.inf)
 
 
-def _padded_positions(size: int, window_size: int, shift: int, device: torch.device) -> Tensor:
+def _padded_positions(size: int, padded_size: int, shift: int, device: torch.device) -> Tensor:
     """Tensor[padded size]: whether a position of the padded and rolled axis is padding."""
-    padded_size = size + -size % window_size
-    return (torch.arange(padded_size, device=device) + shift) % padded_size >= size
+    return _wrap(torch.arange(padded_size, device=device) + shift, padded_size) >= size
+
+
+def _wrap(positions: Tensor, size: int) -> Tensor:
+    """Positions modulo the size of their axis, of which they are less than one away."""
+    positions = torch.where(positions < 0, positions + size, positions)
+    return torch.where(positions >= size, positions - size, positions)
 
 
 def _partition(x: Tensor, window_size: int) -> Tensor:

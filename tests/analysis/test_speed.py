@@ -11,8 +11,9 @@ from mmengine.model import BaseModel
 
 from mmdat.analysis import speed
 from mmdat.analysis.measure import Times
-from mmdat.analysis.model import build_model, load_config
+from mmdat.analysis.model import load_config
 from mmdat.analysis.speed import Speed, measure_speed, print_speed
+from mmdat.apis.building import build_model
 from mmdat.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

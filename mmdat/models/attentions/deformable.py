@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmdat.errors import UserError, suggest
 from mmdat.models.layers import LayerNorm2d, depthwise_conv
-from mmdat.models.maps import merge_heads, resize_bias_tables, split_heads
+from mmdat.models.maps import mean_pool, merge_heads, resample_axis, resize_bias_tables, split_heads
 from mmdat.ops import (
     deformable_attention,
     global_attention,
@@ -14,6 +14,7 @@ from mmdat.ops import (
     reference_points,
     sample_at,
 )
+from mmdat.ops.tracing import fresh_sizes, is_exporting
 
 # Ways in which logits or outputs depend on the positions of queries and keys:
 # none       they do not
@@ -114,7 +115,7 @@ class DeformableAttention(nn.Module):
         query = self.query(x)
         if self.pooled_keys:
             # The last cell of an axis averages only the positions inside the map.
-            locations, sampled = None, F.avg_pool2d(x, self.stride, ceil_mode=True)
+            locations, sampled = None, mean_pool(x, self.stride)
         else:
             locations = self.sampling_locations(query)  # (B, g, Hk, Wk, 2)
             sampled = sample_at(x, locations)
@@ -138,8 +139,8 @@ class DeformableAttention(nn.Module):
             Tensor[batch, groups, key_height, key_width, 2] in float32 or better.
         """
         # A convolution without padding needs a map of its kernel's size to leave a key.
-        missing = [max(0, self.kernel_size - side) for side in query.shape[2:]]
-        if self.padding == 0 and any(missing):
+        missing = [torch.sym_max(0, self.kernel_size - side) for side in query.shape[2:]]
+        if self.padding == 0 and (is_exporting() or any(missing)):
             query = F.pad(query, (0, missing[1], 0, missing[0]))
         depthwise, *pointwise = self.offsets
         assert isinstance(depthwise, nn.Conv2d) and depthwise.bias is not None
@@ -152,6 +153,7 @@ class DeformableAttention(nn.Module):
             self.padding,
             groups=query.shape[1],
         )
+        offsets = fresh_sizes(offsets, 2, 3)
         offsets = offsets.unflatten(1, (self.groups, -1)).flatten(0, 1)
         for layer in pointwise:
             offsets = layer(offsets)
@@ -162,7 +164,11 @@ class DeformableAttention(nn.Module):
         points = reference_points(*grid, device=query.device, dtype=offsets.dtype)
         if self.offset_range is None:
             return (points + offsets).clamp(-1, 1)
-        step = offsets.new_tensor([1 / max(1, side - 1) for side in grid])
+        steps = [1 / torch.sym_max(1, side - 1) for side in grid]
+        if is_exporting():
+            step = torch.stack([offsets.new_full((), size) for size in steps])
+        else:
+            step = offsets.new_tensor(steps)
         return points + offsets.tanh() * self.offset_range * step
 
     def resize_bias_table(self, table: Tensor) -> Tensor:
@@ -195,7 +201,9 @@ class DeformableAttention(nn.Module):
         if self.position_bias == 'fixed':
             bias: Tensor = self.position_bias_table
             pairs = query.shape[2] * query.shape[3], key.shape[2]
-            if bias.shape[1:] != pairs:
+            if is_exporting():
+                bias = resample_axis(resample_axis(bias, 1, pairs[0]), 2, pairs[1])
+            elif bias.shape[1:] != pairs:
                 bias = F.interpolate(bias[None], pairs, mode='bilinear', align_corners=True)[0]
             return global_attention(query, key, value, bias)
         return deformable_attention(query, key, value)

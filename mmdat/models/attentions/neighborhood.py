@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mmdat.models.layers import PointwiseLinear
 from mmdat.models.maps import merge_heads, split_heads
 from mmdat.ops import neighborhood_attention
+from mmdat.ops.tracing import crop, fresh_size
 
 
 class NeighborhoodAttention(nn.Module):
@@ -33,7 +34,11 @@ class NeighborhoodAttention(nn.Module):
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
         height, width = x.shape[2:]
         # A map smaller than the window grows to it; the new positions are queries and keys too.
-        x = F.pad(x, (0, max(0, self.kernel_size - width), 0, max(0, self.kernel_size - height)))
+        rows, columns = (
+            fresh_size(torch.sym_max(side, self.kernel_size), least=self.kernel_size)
+            for side in (height, width)
+        )
+        x = F.pad(x, (0, columns - width, 0, rows - height))
         query, key, value = (split_heads(y, self.num_heads) for y in self.qkv(x).chunk(3, dim=1))
         out = neighborhood_attention(query, key, value, self.relative_position_bias_table)
-        return self.project(merge_heads(out)[..., :height, :width])
+        return self.project(crop(crop(merge_heads(out), 2, height), 3, width))

@@ -17,6 +17,7 @@ from mmdat.errors import UserError, suggest
 from mmdat.models.arch import fits, stage_settings
 from mmdat.models.initialization import init_projections
 from mmdat.models.layers import LayerNorm2d
+from mmdat.ops.tracing import fresh_sizes
 
 # The types by which an init_cfg of mmengine asks for a checkpoint.
 PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
@@ -125,9 +126,10 @@ class HierarchicalBackbone(BaseModule):
                 f'an image of {x.shape[2]} x {x.shape[3]} pixels leaves a stage of '
                 f'{type(self).__name__} empty: give at least {smallest} x {smallest}'
             )
+        x = fresh_sizes(fresh_sizes(x, 0), 2, 3, least=smallest)
         outputs = []
         for index, (embedding, stage) in enumerate(zip(self.embeddings, self.stages, strict=True)):
-            x = stage(embedding(x))
+            x = stage(fresh_sizes(embedding(x), 2, 3))
             if index in self.out_indices:
                 # mmcv's RoIAlign on CPU takes its input for contiguous, whatever its strides, and
                 # so reads garbage from the channels-last maps that the norm returns.

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..dispatch import choose_implementation
 from ..full import global_attention
+from ..tracing import is_exporting
 from .dense import dense_deformable_attention
 from .log_spaced import log_spaced_attention
 from .tiled import tiled_deformable_attention
@@ -70,7 +71,7 @@ def deformable_attention(
     chosen = choose_implementation(
         'deformable_attention',
         implementation,
-        _fastest(query, key, fused=reason is None),
+        'dense' if is_exporting() else _fastest(query, key, fused=reason is None),
         ('dense', 'tiled', 'fused'),
         {'fused': reason} if reason else {},
     )

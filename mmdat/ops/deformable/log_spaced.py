@@ -37,7 +37,7 @@ def log_spaced_attention(
 
     # The hidden layer holds hidden_dims values for each pair and group, more than the logits.
     hidden_dims = hidden_weight.shape[0]
-    keys_per_query = max(1, num_keys * hidden_dims * groups // num_heads)
+    keys_per_query = torch.sym_max(1, num_keys * hidden_dims * groups // num_heads)
     return attend_in_row_blocks(attend, query, keys_per_query)
 
 

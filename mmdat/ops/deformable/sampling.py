@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..reference import compute_dtype
+from ..tracing import is_exporting
 
 
 def relative_position_bias(
@@ -26,10 +27,12 @@ def relative_position_bias(
     """
     batch, groups = sampling_locations.shape[:2]
     dtype = compute_dtype(table)
-    displacement = (query_points[:, None] - sampling_locations[:, :, None]) / 2
+    # Halved and in grid_sample's order, (x, y), before they become as many as the pairs.
+    queries, keys = (points.flip(-1) / 2 for points in (query_points, sampling_locations))
+    displacement = queries[:, None] - keys[:, :, None]
     bias = F.grid_sample(
         table.to(dtype).unflatten(0, (groups, -1)).repeat(batch, 1, 1, 1),
-        displacement.to(dtype).flatten(0, 1).flip(-1),
+        displacement.to(dtype).flatten(0, 1),
         align_corners=True,
     )
     return bias.unflatten(0, (batch, groups)).flatten(1, 2)
@@ -107,6 +110,10 @@ def axis_points(
     Returns:
         Tensor[size].
     """
+    if is_exporting():
+        points = torch.arange(size, device=device, dtype=dtype) + shift
+        points = points / torch.sym_max(1, size - 1) * 2 - 1
+        return points * torch.sym_min(1, size - 1)
     if size == 1:
         return torch.zeros(1, device=device, dtype=dtype)
     return (torch.arange(size, device=device, dtype=dtype) + shift) / (size - 1) * 2 - 1

@@ -5,6 +5,7 @@ from torch import Tensor
 from ..dispatch import choose_implementation
 from .dense import dense_neighborhood_attention
 from .tiled import tiled_neighborhood_attention
+from .traced import traced_neighborhood_attention
 
 
 def neighborhood_attention(
@@ -30,7 +31,8 @@ def neighborhood_attention(
             that lies (dy, dx) from its query at [:, dy + k - 1, dx + k - 1]. k is odd.
         implementation: ``'dense'``, the equation as written, with each query's own copy of its
             keys; ``'tiled'``, square tiles of queries that share their keys and that the backward
-            pass recomputes; ``'auto'``, tiled.
+            pass recomputes; ``'traced'``, all those tiles at once, which needs no Python loop and
+            so holds for any size when exported; ``'auto'``, tiled, or traced in an export.
 
     Returns:
         Tensor[batch, num_heads, height, width, head_dim] in the dtype of ``value``.
@@ -50,10 +52,12 @@ def neighborhood_attention(
     table = relative_position_bias_table
     _check_shapes(query, key, value, table)
     chosen = choose_implementation(
-        'neighborhood_attention', implementation, 'tiled', ('dense', 'tiled')
+        'neighborhood_attention', implementation, 'tiled', ('dense', 'tiled', 'traced')
     )
     if chosen == 'dense':
         return dense_neighborhood_attention(query, key, value, table)
+    if chosen == 'traced':
+        return traced_neighborhood_attention(query, key, value, table)
     out, _ = tiled_neighborhood_attention(query, key, value, table)
     return out
 
@@ -72,7 +76,7 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor, table: Tensor) -> N
             'relative_position_bias_table must be (num_heads, 2 * k - 1, 2 * k - 1) '
             f'with {query.shape[1]} heads and odd k, got {tuple(table.shape)}'
         )
-    if min(query.shape[2:4]) < kernel_size:
+    if query.shape[2] < kernel_size or query.shape[3] < kernel_size:
         raise ValueError(
             f'the map must be at least {kernel_size} x {kernel_size}, the window, '
             f'got {query.shape[2]} x {query.shape[3]}: pad it first'

@@ -1,0 +1,144 @@
+"""Write a trained model to a file that runs without mmdat: ONNX, or PyTorch's own format."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from mmdat import checks
+from mmdat.checkpoints.reading import read_checkpoint
+from mmdat.checks.config_file import read_config
+from mmdat.checks.exceptions import explained
+from mmdat.checks.run import check_writable
+from mmdat.deployment.checking import TOLERANCE, Comparison, compare
+from mmdat.deployment.detectors import ExportableFeatures, exportable_detector
+from mmdat.deployment.heads import ExportableClassifier, ExportableSegmentor
+from mmdat.deployment.writing import OPSET, Traced, trace, write
+from mmdat.errors import UserError, enumerate_names
+from mmdat.version import __version__
+
+from .building import build_model, load_weights
+from .toolboxes import toolbox_of
+
+FORMATS = ('.onnx', '.pt2')
+PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
+
+
+def export(
+    config: str,
+    checkpoint: str,
+    out: str,
+    check: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+) -> list[Comparison]:
+    """Write the model of a config to a file that takes images of any number and size.
+
+    The file's input ``images`` is float32 (batch, 3, height, width), RGB, 0 to 255.
+
+    Args:
+        config: Path of the config.
+        checkpoint: Path of a checkpoint that fits the config's model.
+        out: The file to write; its name ends in ``.onnx`` or ``.pt2``.
+        check: Run the file and the model on images of three sizes, and compare.
+        cfg_options: Values to put into the config, by dotted key.
+
+    Returns:
+        A comparison for each size if ``check``, else none.
+
+    Raises:
+        UserError: For a mistake in what was given, or if the file computes something else.
+    """
+    path = Path(out)
+    _check_file(path)
+    cfg = read_config(config, cfg_options)
+    checks.after_reading(cfg)
+    toolbox = toolbox_of(cfg).name
+    with DefaultScope.overwrite_default_scope(toolbox):
+        with explained(cfg):
+            model = build_model(cfg).eval()
+            load_weights(model, checkpoint)
+        exportable = _exportable(model, toolbox)
+        smallest = getattr(model.backbone, 'smallest_image', 32)
+        traced = trace(exportable, smallest)
+        meta = dict(
+            config=Path(config).name,
+            mmdat_version=__version__,
+            classes=json.dumps(_classes(checkpoint), ensure_ascii=False),
+        )
+        write(traced, path, meta)
+        print(_describe(path, traced))
+        if toolbox == 'mmseg' and model.test_cfg.get('mode') == 'slide':
+            print('test_cfg has sliding windows: the file takes each window, or the whole image')
+        comparisons = compare(exportable, path, smallest) if check else []
+    if check:
+        _print(comparisons)
+        worst = max(
+            (comparison.difference for comparison in comparisons),
+            key=lambda difference: (math.isnan(difference), difference),
+        )
+        if not worst <= TOLERANCE:
+            raise UserError(f'{out} differs from the model by {worst:.1e}, more than {TOLERANCE}')
+    return comparisons
+
+
+def _check_file(path: Path) -> None:
+    if path.suffix not in FORMATS:
+        raise UserError(f'{path} must end in .onnx, or in .pt2 for torch.export')
+    if path.is_dir():
+        raise UserError(f'{path} is a folder: give a file')
+    check_writable('folder', path.absolute().parent)
+    if path.suffix == '.onnx':
+        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise UserError(
+                f'ONNX needs {enumerate_names(missing)}: install them with '
+                "pip install 'mmdat[export]'"
+            )
+
+
+def _exportable(model: BaseModel, toolbox: str) -> nn.Module:
+    """The module from images to a named tuple, of all of a model or of what can be exported."""
+    if toolbox == 'mmpretrain':
+        return ExportableClassifier(model)
+    if toolbox == 'mmseg':
+        return ExportableSegmentor(model)
+    try:
+        return exportable_detector(model)
+    except UserError as error:
+        print(f'{error}: this file has the backbone and neck alone')
+        return ExportableFeatures(model)
+
+
+def _classes(checkpoint: str) -> list[str]:
+    """The names of the classes, as the checkpoint has them."""
+    content = read_checkpoint(checkpoint)
+    meta = content.get('meta') or {}
+    dataset = meta.get('dataset_meta') or {}
+    return list(dataset.get('classes') or dataset.get('CLASSES') or [])
+
+
+def _describe(path: Path, traced: Traced) -> str:
+    """One line on a written file."""
+    opset = f', opset {OPSET}' if path.suffix == '.onnx' else ''
+    size = path.stat().st_size / 1e6
+    outputs = ', '.join(traced.outputs)
+    return f'{path}: {size:.1f} MB{opset}, images (batch, 3, height, width) -> {outputs}'
+
+
+def _print(comparisons: list[Comparison]) -> None:
+    table = Table('images', 'largest difference', 'PyTorch (s)', 'file (s)')
+    for comparison in comparisons:
+        table.add_row(
+            ' x '.join(map(str, comparison.size)),
+            f'{comparison.difference:.1e}',
+            f'{comparison.model_seconds:.3f}',
+            f'{comparison.file_seconds:.3f}',
+        )
+    Console().print(table)

@@ -1,0 +1,112 @@
+"""Whether an exported file computes what the model does."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .compare import compare_detections
+
+# (batch, height, width)
+SIZES = ((1, 224, 288), (2, 193, 257), (1, 127, 95))
+TOLERANCE = 1e-4
+
+Outputs = Sequence[np.ndarray]
+
+
+class Comparison(NamedTuple):
+    """What a file and the model made of the same images.
+
+    Attributes:
+        size: (batch, height, width) of the images.
+        difference: Largest difference of an output, relative to its largest value.
+        model_seconds: Time of the model in PyTorch.
+        file_seconds: Time of the file.
+    """
+
+    size: tuple[int, int, int]
+    difference: float
+    model_seconds: float
+    file_seconds: float
+
+
+def compare(model: nn.Module, path: Path, smallest: int) -> list[Comparison]:
+    """Run a model and its exported file on images of several sizes.
+
+    Args:
+        model: Takes Tensor[batch, 3, height, width] and returns a named tuple.
+        path: The file, ``.onnx`` or ``.pt2``.
+        smallest: Smallest height and width that the file is for.
+    """
+    run = load(path)
+    generator = torch.Generator().manual_seed(0)
+    comparisons = []
+    for batch, *sides in SIZES:
+        height, width = (max(side, smallest, 16) for side in sides)
+        # Squares of one color, in which a detector finds something.
+        squares = torch.rand(batch, 3, height // 16, width // 16, generator=generator)
+        images = F.interpolate(255 * squares, (height, width), mode='nearest')
+        expected, model_seconds = _timed(partial(_run_model, model), images)
+        found, file_seconds = _timed(run, images.numpy())
+        measure = difference_of_objects if hasattr(expected, 'boxes') else largest_difference
+        comparisons.append(
+            Comparison(
+                (batch, height, width), measure(expected, found), model_seconds, file_seconds
+            )
+        )
+    return comparisons
+
+
+def load(path: Path) -> Callable[[np.ndarray], Outputs]:
+    """A function from images to outputs that runs a file on the CPU, by ONNX Runtime or PyTorch."""
+    if path.suffix == '.pt2':
+        program = torch.export.load(path).module()
+        return lambda images: [output.numpy() for output in program(torch.from_numpy(images))]
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    return lambda images: session.run(None, {'images': images})
+
+
+def largest_difference(expected: Outputs, found: Outputs) -> float:
+    """The largest difference of floating-point outputs, relative to the largest value of each."""
+    differences = [
+        np.abs(ours - theirs).max() / max(np.abs(ours).max(), np.finfo(ours.dtype).tiny)
+        if ours.shape == theirs.shape
+        else np.inf
+        for ours, theirs in zip(expected, found, strict=True)
+        if ours.dtype.kind == 'f'
+    ]
+    return float(np.max(differences))  # not a number if there is one
+
+
+def difference_of_objects(expected: Outputs, found: Outputs) -> float:
+    """Like :func:`largest_difference`, of matched objects; infinite if not all have a match."""
+    agreement = compare_detections(expected, found)
+    if not agreement.same:
+        return np.inf
+    boxes = agreement.box_difference / max(1.0, float(np.abs(expected[0]).max()))
+    return max(boxes, agreement.score_difference, agreement.mask_difference)
+
+
+def _run_model(model: nn.Module, images: torch.Tensor) -> Outputs:
+    with torch.no_grad():
+        outputs = model(images)
+    return type(outputs)(*(output.numpy() for output in outputs))
+
+
+def _timed(run: Callable[[Any], Outputs], images: Any) -> tuple[Outputs, float]:
+    """What the second of two runs returns, and its seconds."""
+    run(images)
+    start = time.perf_counter()
+    outputs = run(images)
+    return outputs, time.perf_counter() - start

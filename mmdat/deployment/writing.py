@@ -1,0 +1,115 @@
+"""Traced models in files: ONNX, or PyTorch's own format."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+OPSET = 20
+# Sizes that a map may have are called so in the file, in this order.
+DYNAMIC = ('batch', 'height', 'width')
+# A file in protobuf's format holds so many bytes; beyond, the weights lie in one beside it.
+LARGEST_FILE = 2**31 - 2**20
+
+
+class Traced(NamedTuple):
+    """A model as a graph that holds for images of any size.
+
+    Attributes:
+        program: The graph.
+        outputs: Names of its outputs.
+    """
+
+    program: ExportedProgram
+    outputs: tuple[str, ...]
+
+
+def trace(model: nn.Module, smallest: int) -> Traced:
+    """Trace a model that takes images and returns a named tuple.
+
+    Args:
+        model: Takes Tensor[batch, 3, height, width].
+        smallest: Smallest height and width that the graph is for.
+    """
+    side = max(64, smallest + 1)
+    images = torch.rand(2, 3, side, side + 32) * 255
+    dynamic = {0: Dim('batch', min=1)}
+    dynamic |= {i: Dim(name, min=smallest) for i, name in ((2, 'height'), (3, 'width'))}
+    with torch.no_grad(), quiet():
+        outputs = model(images)._fields
+        program = torch.export.export(model, (images,), dynamic_shapes=(dynamic,), strict=False)
+    return Traced(program, outputs)
+
+
+def write(traced: Traced, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a traced model, whole or not at all, in the format that the name ends in.
+
+    Args:
+        traced: The model.
+        path: Ends in ``.onnx`` or ``.pt2``.
+        metadata: Texts to store in it, by name.
+    """
+    partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
+    try:
+        with quiet():
+            if path.suffix == '.onnx':
+                _write_onnx(traced, partial, metadata)
+            else:
+                extra = {'metadata.json': json.dumps(dict(metadata))}
+                torch.export.save(traced.program, partial, extra_files=extra)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_onnx(traced: Traced, path: Path, metadata: Mapping[str, str]) -> None:
+    program = torch.onnx.export(
+        traced.program,
+        input_names=['images'],
+        output_names=list(traced.outputs),
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model
+    model.metadata_props.update(metadata)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        _name_sizes(value)
+    program.save(path, external_data=False)
+
+
+def _name_sizes(value: Any) -> None:
+    """Call the sizes of an input or output that are not fixed batch, height and width."""
+    import onnx_ir
+
+    names = iter(DYNAMIC)
+    value.shape = onnx_ir.Shape(
+        [size if isinstance(size, int) else next(names) for size in value.shape]
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what exporters print, log and warn of from the user."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(disabled)

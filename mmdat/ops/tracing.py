@@ -1,0 +1,56 @@
+"""What code asks that ``torch.export`` traces for images of any size.
+
+Such code must not branch on a size, and cannot afford nested expressions of sizes either:
+``torch.export`` reasons about each, for hours. A fresh size is a symbol of its own.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+# Whether torch.export traces the code; PyTorch 2.6 does not say.
+is_exporting: Callable[[], bool] = getattr(torch.compiler, 'is_exporting', lambda: False)
+
+# The fresh sizes of each export, by the expressions that they stand for.
+_fresh: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+
+
+def fresh_size(size: int, least: int = 1) -> int:
+    """The same size; in an export, as a symbol of which nothing is known but its least value.
+
+    Equal expressions share a symbol, so that blocks that follow each other have equal shapes, which
+    ``torch.export`` works out once.
+    """
+    if not is_exporting() or not isinstance(size, torch.SymInt):
+        return size
+    known = _fresh.setdefault(size.node.shape_env, {})
+    if size.node.expr in known:
+        return known[size.node.expr]
+    fresh: Any = torch.scalar_tensor(size, dtype=torch.int64).item()
+    torch._check(fresh >= least)
+    known[size.node.expr] = known[fresh.node.expr] = fresh
+    return fresh
+
+
+def fresh_sizes(x: Tensor, *dims: int, least: int = 1) -> Tensor:
+    """The same tensor; in an export, with fresh sizes along some dimensions."""
+    if not is_exporting():
+        return x
+    for dim in dims:
+        x = crop(x, dim, fresh_size(x.shape[dim], least))
+    return x
+
+
+def crop(x: Tensor, dim: int, size: int) -> Tensor:
+    """The first positions along a dimension; in an export, without an expression of sizes."""
+    if not is_exporting():
+        return x.narrow(dim, 0, size)
+    return x.index_select(dim, torch.arange(size, device=x.device))
+
+
+def ceil_div(size: int, unit: int) -> int:
+    """How many units cover a size."""
+    return (size + unit - 1) // unit
