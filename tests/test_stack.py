@@ -158,3 +158,10 @@ print(json.dumps(dict(
     assert 'there is no checkpoint' in got['loads'][0]
     assert 'is not in that model zoo' in got['loads'][1]
     assert 'cannot be downloaded' in got['loads'][2]
+
+
+def test_a_backbone_extracts_features_with_mmengine_alone() -> None:
+    page = (Path(__file__).parents[1] / 'docs' / 'feature_extractor.md').read_text()
+    snippet = page.split('```python\n')[1].split('```')[0].replace("'tiny'", "'nano'")
+    printed = run(snippet, without=OPENMMLAB[1:]).splitlines()[-1]
+    assert printed == '{8: (1, 256, 60, 80), 16: (1, 256, 30, 40), 32: (1, 256, 15, 20)}'

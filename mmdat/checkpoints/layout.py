@@ -9,6 +9,8 @@ from torch import Tensor
 # Both in the authors' checkpoints and in our backbones, the norm of a stage's output is
 # norms.<stage>.
 OUTPUT_NORMS = 'norms.'
+# Our name of the weight of a backbone's first convolution.
+STEM = 'embeddings.0.0.weight'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,12 @@ class PublishedLayout:
 @runtime_checkable
 class PublishedBackbone(Protocol):
     """A backbone that checkpoints of its authors can fill."""
+
+    in_channels: int
+
+    @property
+    def unbuilt_stages(self) -> tuple[str, ...]:
+        """What names of stages that it does not build begin with, ours and the authors'."""
 
     def published_layout(self) -> PublishedLayout:
         """Where the tensors of the authors' checkpoints belong."""

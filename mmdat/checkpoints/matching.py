@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmdat.errors import UserError
 
-from .layout import OUTPUT_NORMS, PublishedBackbone, ResizesBiasTable, published_names
+from .layout import OUTPUT_NORMS, STEM, PublishedBackbone, ResizesBiasTable, published_names
 from .reading import Weights, describe, read_weights, strip_prefix
 
 # Buffers that the authors compute from sizes; other buffers are known by their integer dtype.
@@ -77,7 +77,10 @@ def load_pretrained(
             f'{checkpoint} has no parameter of {type(backbone).__name__}'
             f'{f" under {prefix!r}" if prefix else ""}: is it of another model?'
         )
+    body = _drop_unbuilt_stages(body, backbone, checkpoint)
     match = _Match(filled={name: body[name] for name in sorted(ours & set(body))})
+    if STEM in match.filled:
+        match.filled[STEM] = adapt_stem(match.filled[STEM], backbone.in_channels, checkpoint)
     match.filled = _resize_tables(backbone, match.filled)
     # Outputs may differ between the checkpoint's task and this one, and their norms with them.
     match.unmapped = sorted(name for name in set(body) - ours if not name.startswith(OUTPUT_NORMS))
@@ -104,9 +107,43 @@ def convert_published_checkpoint(
     Raises:
         UserError: If the file cannot be read or does not fit the backbone; it lists what.
     """
-    match = _match(backbone, read_weights(checkpoint), with_heads=True)
-    match.check(describe(checkpoint), backbone)
+    source = describe(checkpoint)
+    match = _match(backbone, read_weights(checkpoint), source, with_heads=True)
+    match.check(source, backbone)
     return match.filled
+
+
+def adapt_stem(stem: Tensor, in_channels: int, source: str) -> Tensor:
+    """Make a first convolution for RGB one for another number of channels, as timm does.
+
+    For one channel the kernels are summed over the channels. For more they are repeated in turn and
+    scaled, so that the sum over equal channels stays. A log line says so.
+
+    Args:
+        stem: Tensor[out_channels, channels, height, width]; it is returned if it does not have 3
+            channels or if those are wanted.
+        in_channels: The channels that are wanted.
+        source: What a log line calls the checkpoint.
+
+    Returns:
+        Tensor[out_channels, in_channels, height, width].
+
+    Example:
+        >>> stem = torch.tensor([1.0, 2.0, 6.0]).view(1, 3, 1, 1)
+        >>> [adapt_stem(stem, channels, 'x.pth').flatten().tolist() for channels in (1, 4)]
+        [[9.0], [0.75, 1.5, 4.5, 0.75]]
+    """
+    if in_channels == 3 or getattr(stem, 'shape', ())[1:2] != (3,):
+        return stem
+    if in_channels == 1:
+        change, adapted = 'summed over them', stem.sum(1, keepdim=True)
+    else:
+        change = f'repeated for {in_channels} and scaled by 3 / {in_channels}'
+        adapted = stem[:, torch.arange(in_channels) % 3] * (3 / in_channels)
+    print_log(
+        f'{source} has a first convolution for 3 channels, which is {change}', logger='current'
+    )
+    return adapted
 
 
 @dataclass
@@ -154,13 +191,13 @@ def _fill(model: nn.Module | PublishedBackbone, weights: Weights, source: str) -
         )
     own = model.state_dict()
     if model is backbone:
-        match = _match(backbone, weights, with_heads=False)
+        match = _match(backbone, weights, source, with_heads=False)
         match.filled = strip_prefix(match.filled, 'backbone.')
     else:
         is_published_classifier = not strip_prefix(weights, 'backbone.')
         is_classifier = getattr(model, 'head', None) is not None
         with_heads = is_classifier or not is_published_classifier
-        match = _match(backbone, weights, with_heads)
+        match = _match(backbone, weights, source, with_heads)
         if with_heads:
             heads = {name for name in own if not name.startswith('backbone.')}
             given = {name for name in match.filled if not name.startswith('backbone.')}
@@ -178,7 +215,7 @@ def _copy(weights: Weights, model: nn.Module | PublishedBackbone) -> None:
             own[name].copy_(tensor)
 
 
-def _match(backbone: PublishedBackbone, weights: Weights, with_heads: bool) -> _Match:
+def _match(backbone: PublishedBackbone, weights: Weights, source: str, with_heads: bool) -> _Match:
     """Rename published tensors as in an OpenMMLab model, the backbone's under ``backbone.``."""
     layout, match = backbone.published_layout(), _Match()
     body = strip_prefix(weights, 'backbone.')
@@ -195,7 +232,7 @@ def _match(backbone: PublishedBackbone, weights: Weights, with_heads: bool) -> _
         heads = {theirs: ours for ours, theirs in layout.classifier.items()}
     else:
         ignored |= layout.absent_norms
-    for key, tensor in (body or weights).items():
+    for key, tensor in _drop_unbuilt_stages(body or weights, backbone, source).items():
         if key in ignored or _is_buffer(key, tensor, modules):
             continue
         if key in places:
@@ -208,6 +245,9 @@ def _match(backbone: PublishedBackbone, weights: Weights, with_heads: bool) -> _
         match.filled |= {
             key: tensor for key, tensor in weights.items() if not key.startswith('backbone.')
         }
+    stem = f'backbone.{STEM}'
+    if stem in match.filled:
+        match.filled[stem] = adapt_stem(match.filled[stem], backbone.in_channels, source)
     own = {f'backbone.{name}': tensor for name, tensor in backbone.state_dict().items()}
     resized = _resize_tables(backbone, strip_prefix(match.filled, 'backbone.'))
     match.filled |= {f'backbone.{name}': tensor for name, tensor in resized.items()}
@@ -223,6 +263,18 @@ def _match(backbone: PublishedBackbone, weights: Weights, with_heads: bool) -> _
         )
     match.unfilled += sorted(wanted - set(match.filled))
     return match
+
+
+def _drop_unbuilt_stages(weights: Weights, backbone: PublishedBackbone, source: str) -> Weights:
+    """Leave out a checkpoint's stages that the backbone does not build, and say so."""
+    kept = {
+        name: tensor
+        for name, tensor in weights.items()
+        if not name.startswith(backbone.unbuilt_stages)
+    }
+    if len(kept) < len(weights):
+        print_log(f'{source} has stages that out_indices leaves out', logger='current')
+    return kept
 
 
 def _is_buffer(key: str, tensor: Tensor, modules: Collection[str]) -> bool:

@@ -115,6 +115,7 @@ def before_first_step(model: nn.Module, datasets: Mapping[str, Any]) -> None:
         datasets: Split -> the data set, built.
     """
     model_fit.check_channels(model)
+    model_fit.check_image_channels(model)
     for split, dataset in datasets.items():
         for _, single in config_tree.unwrap(dataset):
             model_fit.check_num_classes(model, single)

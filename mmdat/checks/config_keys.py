@@ -74,12 +74,15 @@ NESTED_KEYS = {
         'dcn_offset_lr_mult',
         'dwconv_decay_mult',
         'flat_decay_mult',
+        'layer_decay_rate',
         'norm_decay_mult',
     },
     'randomness': parameters(Runner.set_randomness),
 }
-# Constructors of optimizers that read paramwise_cfg as NESTED_KEYS has it; None is mmengine's.
-PARAMWISE_CONSTRUCTORS = ('DefaultOptimWrapperConstructor', 'mmdat.BackboneDecayConstructor', None)
+# Constructors of optimizers that read paramwise_cfg as NESTED_KEYS has it, but for
+# layer_decay_rate, which ours alone reads.
+DEFAULT_CONSTRUCTORS = ('DefaultOptimWrapperConstructor', None)
+PARAMWISE_CONSTRUCTORS = (*DEFAULT_CONSTRUCTORS, 'mmdat.BackboneDecayConstructor')
 # Keys of mmsegmentation's metric, which takes any other in silence.
 IOU_METRIC_KEYS = {
     'type',
@@ -117,6 +120,13 @@ def check_keys(cfg: Config) -> None:
         for key in given.keys() - valid:
             if not key.startswith('_'):  # _scope_ and its like are mmengine's
                 raise UserError(f"unknown key '{path}.{key}': {suggest(key, valid)}")
+    paramwise_cfg = value_at(cfg, 'optim_wrapper.paramwise_cfg') or {}
+    constructor = value_at(cfg, 'optim_wrapper.constructor')
+    if 'layer_decay_rate' in paramwise_cfg and constructor in DEFAULT_CONSTRUCTORS:
+        raise UserError(
+            'optim_wrapper.paramwise_cfg.layer_decay_rate needs optim_wrapper.constructor='
+            "'mmdat.BackboneDecayConstructor'"
+        )
     hooks = cfg.get('default_hooks') or {}
     for name, hook in hooks.items():
         if isinstance(hook, Mapping) and 'type' not in hook:

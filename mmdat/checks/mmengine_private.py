@@ -50,6 +50,11 @@ def is_fine_tuning(runner: Runner) -> bool:
     return isinstance(runner._train_loop, BaseLoop) and not runner._resume
 
 
+def is_resuming(runner: Runner) -> bool:
+    """Whether a runner goes on with a training that stopped."""
+    return runner._resume
+
+
 def source_of_weights(runner: Runner) -> str:
     """The checkpoint that a runner loads, as a sentence names it."""
     return runner._load_from or 'the checkpoint'

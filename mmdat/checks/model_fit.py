@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmdat.errors import UserError
 from mmdat.models.backbones.base import HierarchicalBackbone
@@ -18,13 +18,41 @@ def check_channels(model: nn.Module) -> None:
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, HierarchicalBackbone):
         return
-    channels = [backbone.settings[stage].embed_dims for stage in sorted(backbone.out_indices)]
-    for name, expected, given in _readers(model, channels):
+    for name, expected, given in _readers(model, list(backbone.out_channels)):
         if expected != given:
             raise UserError(
                 f'model.{name}.in_channels is {expected}, but model.backbone returns maps '
                 f'of {given} channels: give the {name} those'
             )
+
+
+def check_image_channels(model: nn.Module) -> None:
+    """Refuse a data preprocessor that normalizes other channels than a backbone of mmdat takes.
+
+    Its mean and standard deviation would make as many channels as they have of one channel.
+
+    Raises:
+        UserError: Names both numbers of channels.
+    """
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, HierarchicalBackbone):
+        return
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    for name in ('mean', 'std'):
+        values = getattr(preprocessor, name, None)
+        if isinstance(values, Tensor) and values.numel() != backbone.in_channels:
+            raise UserError(
+                f'data_preprocessor.{name} has {values.numel()} values, but model.backbone has '
+                f'in_channels {backbone.in_channels}: give a value for each channel'
+            )
+
+
+def unbuilt_stages(model: nn.Module) -> tuple[str, ...]:
+    """What the names of weights begin with whose stages a model's backbone does not build."""
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, HierarchicalBackbone):
+        return ()
+    return tuple(f'backbone.{name}' for name in backbone.unbuilt_stages)
 
 
 def check_num_classes(model: nn.Module, dataset: Any) -> None:
@@ -45,7 +73,11 @@ def check_num_classes(model: nn.Module, dataset: Any) -> None:
 
 
 def check_weights_fit(
-    content: Mapping[str, Any], weights: Mapping[str, Any], source: str, backbone_only: bool
+    content: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    source: str,
+    backbone_only: bool,
+    unneeded: tuple[str, ...] = (),
 ) -> None:
     """Refuse a checkpoint of another model.
 
@@ -55,6 +87,7 @@ def check_weights_fit(
         source: The checkpoint's path, for the sentence.
         backbone_only: Whether it must fill the backbone alone, as heads may be for other classes;
             else it must fill the model exactly.
+        unneeded: What names of weights begin with that it may have in addition.
 
     Raises:
         UserError: Names the first weights that differ.
@@ -70,7 +103,11 @@ def check_weights_fit(
         for name in expected.keys() & loaded.keys()
         if getattr(loaded[name], 'shape', None) != expected[name].shape
     ]
-    additional = [name for name in loaded.keys() - expected.keys() if _is_compared(name)]
+    additional = [
+        name
+        for name in loaded.keys() - expected.keys()
+        if _is_compared(name) and not name.startswith(unneeded)
+    ]
     problems = [_describe('lacks', lacking), _describe('has other shapes for', reshaped)]
     if not backbone_only:
         problems.append(_describe('has in addition', additional))

@@ -9,7 +9,10 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmdat import checks
+from mmdat.checkpoints.layout import STEM
+from mmdat.checkpoints.matching import adapt_stem
 from mmdat.checks import config_tree, mmengine_private
+from mmdat.models.backbones.base import HierarchicalBackbone
 from mmdat.registry import HOOKS
 
 from .sharding import whole_weights
@@ -20,7 +23,8 @@ class CheckFitHook(Hook):
     """Refuse a neck, heads or a checkpoint that do not fit the backbone, the data or the model.
 
     A checkpoint that is tested or resumed must fill the model exactly; one that training starts
-    from must fill the backbone, since heads may be for other classes.
+    from must fill the backbone, since heads may be for other classes. Its first convolution for RGB
+    is changed to one for the backbone's ``in_channels``.
 
     Raises:
         UserError: Before the first iteration; names what does not fit.
@@ -31,11 +35,19 @@ class CheckFitHook(Hook):
         checks.before_first_step(_unwrap(runner.model), datasets)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        model = _unwrap(runner.model)
+        source = mmengine_private.source_of_weights(runner)
+        is_fine_tuning = mmengine_private.is_fine_tuning(runner)
+        is_resuming = mmengine_private.is_resuming(runner)
+        if is_fine_tuning:
+            _adapt_stem(model, checkpoint, source)
         checks.model_fit.check_weights_fit(
             checkpoint,
             _weights(runner.model),
-            mmengine_private.source_of_weights(runner),
-            backbone_only=mmengine_private.is_fine_tuning(runner),
+            source,
+            backbone_only=is_fine_tuning,
+            # An optimizer's state that was saved with more stages does not fit.
+            unneeded=() if is_resuming else checks.model_fit.unbuilt_stages(model),
         )
 
     def before_train(self, runner: Runner) -> None:
@@ -67,6 +79,17 @@ def _unwrap(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.get_submodule('module')
     return model
+
+
+def _adapt_stem(model: nn.Module, checkpoint: dict[str, Any], source: str) -> None:
+    """Make the first convolution in a checkpoint fit the channels that the backbone reads."""
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, HierarchicalBackbone):
+        return
+    weights = checkpoint.get('state_dict', checkpoint)
+    for name in weights:
+        if name.removeprefix('module.') == f'backbone.{STEM}':
+            weights[name] = adapt_stem(weights[name], backbone.in_channels, source)
 
 
 def _weights(model: nn.Module) -> dict[str, Any]:

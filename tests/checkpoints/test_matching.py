@@ -16,7 +16,7 @@ from helpers.published import (
 )
 from torch import Tensor, nn
 
-from mmdat.checkpoints import load_published_checkpoint, published_names
+from mmdat.checkpoints import load_published_checkpoint, matching, published_names
 from mmdat.errors import UserError
 from mmdat.models import DAT, DATPlusPlus, ScalableViT
 
@@ -290,3 +290,87 @@ def test_init_cfg_refuses_a_checkpoint_of_another_model(tmp_path: Path) -> None:
         DATPlusPlus(
             dict(embed_dims=(8,), blocks='L', num_heads=1), init_cfg=init_cfg
         ).init_weights()
+
+
+def ordinary(checkpoint: dict[str, Any], family: type) -> dict[str, Any]:
+    """A published checkpoint as an OpenMMLab one of the backbone."""
+    backbone = family('nano')
+    load_published_checkpoint(backbone, checkpoint)
+    return dict(
+        state_dict={f'backbone.{name}': tensor for name, tensor in backbone.state_dict().items()}
+    )
+
+
+def initialize(backbone: nn.Module, checkpoint: dict[str, Any], path: Path) -> list[str]:
+    """Initialize a backbone from a file of that content; return what is logged."""
+    torch.save(checkpoint, path)
+    backbone.init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, 'print_log', lambda line, logger: lines.append(line))
+        backbone.init_weights()
+    return lines[1:]  # without the one that names the file
+
+
+@every_family
+@pytest.mark.parametrize('is_published', [True, False])
+@pytest.mark.parametrize(
+    'channels, change', [(1, 'summed over them'), (5, 'repeated for 5 and scaled by 3 / 5')]
+)
+def test_a_pretrained_stem_is_made_to_fit_other_channels(
+    name: str, is_published: bool, channels: int, change: str, tmp_path: Path
+) -> None:
+    family, checkpoint = CLASSIFIERS[name], classifier_checkpoint(name)
+    whole = ordinary(checkpoint, family)['state_dict']
+    given = checkpoint if is_published else dict(state_dict=whole)
+    backbone = family('nano', in_channels=channels)
+    (line,) = initialize(backbone, given, tmp_path / 'rgb.pth')
+    assert line.endswith(f'rgb.pth has a first convolution for 3 channels, which is {change}')
+    stem = whole['backbone.embeddings.0.0.weight']
+    # A gray image gives what it gave in three equal channels.
+    gray = torch.randn(1, 1, 32, 32)
+    assert torch.allclose(
+        F.conv2d(gray.expand(-1, channels, -1, -1), backbone.embeddings[0][0].weight),
+        F.conv2d(gray.expand(-1, channels, -1, -1), stem[:, [0, 1, 2, 0, 1]] * 3 / 5)
+        if channels == 5
+        else F.conv2d(gray.expand(-1, 3, -1, -1), stem),
+        atol=1e-5,
+    )
+
+    again = family('nano', in_channels=channels)
+    own = dict(state_dict=backbone.state_dict())
+    assert initialize(again, own, tmp_path / 'own.pth') == []
+    assert torch.equal(again.embeddings[0][0].weight, backbone.embeddings[0][0].weight)
+    other = family('nano', in_channels=4)
+    with pytest.raises(UserError, match=r'shapes differ: embeddings.0.0.weight \(.*\)'):
+        initialize(other, own, tmp_path / 'own.pth')
+
+
+@every_family
+@pytest.mark.parametrize('is_published', [True, False])
+def test_stages_that_are_not_built_may_be_in_a_checkpoint(
+    name: str, is_published: bool, tmp_path: Path
+) -> None:
+    family, checkpoint = CLASSIFIERS[name], classifier_checkpoint(name)
+    whole = ordinary(checkpoint, family)['state_dict']
+    given = checkpoint['model'] if is_published else whole
+    backbone = family('nano', out_indices=(0, 1))
+    (line,) = initialize(backbone, given, tmp_path / 'whole.pth')
+    assert line.endswith('whole.pth has stages that out_indices leaves out')
+    for key, tensor in backbone.state_dict().items():
+        assert torch.equal(tensor, whole[f'backbone.{key}']), key
+
+    prefix = '' if is_published else 'backbone.'
+    for changed in (
+        {key: tensor for key, tensor in given.items() if not key.startswith(f'{prefix}stages.1.')},
+        given | {f'{prefix}stages.4.surplus': torch.zeros(1)},
+    ):
+        with pytest.raises(UserError, match=r'leaves parameters unfilled|map nowhere'):
+            initialize(family('nano', out_indices=(0, 1)), changed, tmp_path / 'whole.pth')
+
+
+@pytest.mark.parametrize('build', [mask_rcnn, upernet])
+def test_a_dense_checkpoint_fills_a_backbone_of_fewer_stages(build: Any) -> None:
+    backbone, checkpoint = DATPlusPlus('nano', out_indices=(1,)), dense_checkpoint(build())
+    load_published_checkpoint(backbone, checkpoint)
+    assert backbone_equals(backbone, checkpoint['state_dict'], 'backbone.')

@@ -80,6 +80,10 @@ def test_variables_of_a_base_pass(variables: str, tmp_path: Path) -> None:
             r"'optim_wrapper.paramwise_cfg.custom_key': did you mean 'custom_keys'",
         ),
         (
+            'optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=0.9))',
+            "layer_decay_rate needs optim_wrapper.constructor='mmdat.BackboneDecayConstructor'",
+        ),
+        (
             'optim_wrapper = dict(clip_grad=dict(max_nrm=1))',
             r"'optim_wrapper.clip_grad.max_nrm': did you mean 'max_norm'",
         ),

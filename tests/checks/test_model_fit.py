@@ -8,7 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from mmdat.checks.model_fit import check_channels, check_num_classes, check_weights_fit
+from mmdat.checks.model_fit import (
+    check_channels,
+    check_image_channels,
+    check_num_classes,
+    check_weights_fit,
+)
 from mmdat.errors import UserError
 from mmdat.models import DATPlusPlus
 from mmdat.registry import MODELS
@@ -87,6 +92,26 @@ def test_parts_for_other_channels_are_refused(
     check_channels(model(**right))
     with pytest.raises(UserError, match=sentence):
         check_channels(model(**wrong))
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['mmdet.DetDataPreprocessor', 'mmseg.SegDataPreProcessor', 'mmpretrain.ClsDataPreprocessor'],
+)
+def test_a_preprocessor_for_other_channels_is_refused(name: str) -> None:
+    whole = model()
+    for mean, std in (([0.0], [1.0]), ([0.0] * 3, [1.0] * 3)):
+        whole.data_preprocessor = MODELS.build(dict(type=name, mean=mean, std=std))
+        whole.backbone.in_channels = len(mean)
+        check_image_channels(whole)
+        whole.backbone.in_channels = 4 - len(mean)
+        with pytest.raises(
+            UserError,
+            match=f'mean has {len(mean)} values, but .* in_channels {4 - len(mean)}: give a value',
+        ):
+            check_image_channels(whole)
+    whole.data_preprocessor = MODELS.build(dict(type=name))
+    check_image_channels(whole)
 
 
 def test_heads_for_other_classes_are_refused() -> None:

@@ -24,8 +24,8 @@ every_family = pytest.mark.parametrize('name', NANO)
 SIZES = [(1, 1), (1, 75), (33, 2), (61, 90)]
 
 
-def image(*size: int, batch: int = 1) -> Tensor:
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0))
+def image(*size: int, batch: int = 1, channels: int = 3) -> Tensor:
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(0))
 
 
 def loss(outputs: tuple[Tensor, ...]) -> Tensor:
@@ -167,12 +167,46 @@ def test_torch_compile_takes_the_whole_graph(name: str) -> None:
 @pytest.mark.parametrize('training', [False, True])
 def test_inductor_compiles_what_eager_computes(name: str, training: bool) -> None:
     model = build(name).train(training)
-    x = image(40, 56)
     torch._dynamo.reset()
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        outputs = torch.compile(model, fullgraph=True)(x)
-    assert difference(outputs, model(x)) < 1e-4
+    compiled = torch.compile(model, fullgraph=True)
+    for size in ((40, 56), (97, 130)):
+        x = image(*size)
+        with warnings.catch_warnings(), torch.set_grad_enabled(training):
+            warnings.simplefilter('ignore')
+            outputs, expected = compiled(x), model(x)
+        assert difference(outputs, expected) < 1e-4
+        if training:
+            grads = gradients(model, expected)
+            for key, grad in gradients(model, outputs).items():
+                assert (grad - grads[key]).abs().max() <= 1e-3 * grads[key].abs().max() + 1e-7, key
+
+
+@pytest.mark.parametrize(
+    'family, arch',
+    [
+        (DATPlusPlus, dict(blocks='N')),
+        # Reasoning about a size takes PyTorch a while in each.
+        pytest.param(DATPlusPlus, dict(blocks='D', stride=4), marks=pytest.mark.slow),
+        pytest.param(DAT, dict(blocks='LS'), marks=pytest.mark.slow),
+        pytest.param(ScalableViT, dict(depth=2, reduction_ratio=4), marks=pytest.mark.slow),
+    ],
+)
+def test_a_graph_for_any_size_serves_a_second_one(family: type, arch: dict[str, Any]) -> None:
+    model = family(dict(arch, embed_dims=(16,), num_heads=1), pretrain_img_size=64).eval()
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
+    # Of about the same size: PyTorch has another convolution for small maps, and compiles anew.
+    for size in ((104, 116), (97, 130)):
+        x = image(*size)
+        with torch.no_grad():
+            assert difference(compiled(x), model(x)) < 1e-5
+    assert len(graphs) == 1
 
 
 @every_traced_variant
@@ -239,6 +273,45 @@ def test_out_indices_choose_outputs_and_norms(name: str) -> None:
     x = image(40, 56)
     assert difference(model(x), whole(x)[1::2]) == 0
     assert set(model.norms) == {'1', '3'}
+
+
+@every_family
+def test_stages_after_the_last_output_are_neither_built_nor_run(name: str) -> None:
+    whole = build(name, drop_path_rate=0.6)
+    model = build(name, drop_path_rate=0.6, out_indices=(1, 0), frozen_stages=2)
+    model.load_state_dict(whole.state_dict())
+    assert len(model.embeddings) == len(model.stages) == len(model.norms) == 2
+    x = image(40, 56)
+    assert difference(model.eval()(x), whole.eval()(x)[:2]) == 0
+    rates, all_rates = (
+        [block.drop_path.drop_prob for stage in backbone.stages for block in stage.blocks]
+        for backbone in (model, whole)
+    )
+    assert rates == all_rates[: len(rates)]
+    with pytest.raises(UserError, match='frozen_stages must be from -1 to 2, got 3'):
+        build(name, out_indices=(0, 1), frozen_stages=3)
+    incomplete = {key: x for key, x in whole.state_dict().items() if not key.startswith('stages.1')}
+    with pytest.raises(RuntimeError, match='Missing key'):
+        model.load_state_dict(incomplete)
+
+
+@every_variant
+def test_a_backbone_tells_the_channels_and_strides_of_its_maps(name: str) -> None:
+    model = build(name)
+    outputs = model(image(64, 96))
+    assert list(model.out_channels) == [y.shape[1] for y in outputs]
+    assert list(model.out_strides) == [64 // y.shape[2] for y in outputs]
+    last = build(name, out_indices=(1,))
+    assert (last.out_channels, last.out_strides) == (model.out_channels[1:2], (8,))
+
+
+@every_family
+def test_images_may_have_other_channels_than_three(name: str) -> None:
+    model = build(name, in_channels=5)
+    grads = gradients(model, model(image(40, 56, channels=5)))
+    assert grads['embeddings.0.0.weight'].abs().amax((0, 2, 3)).min() > 0
+    with pytest.raises(UserError, match='images of 3 channels .* of in_channels 5: make them'):
+        model(image(40, 56))
 
 
 @every_family
@@ -373,6 +446,9 @@ def test_slide_attention_starts_with_unit_shifts_that_stay() -> None:
             dict(arch='nano', out_indices=(4,)),
             'out_indices must be stages from 0 to 3',
         ),
+        (DATPlusPlus, dict(arch='nano', in_channels=0), 'in_channels must be the number'),
+        (DATPlusPlus, dict(arch='nano', in_channels=True), 'in_channels must be the number'),
+        (ScalableViT, dict(arch='nano', in_channels='3'), 'in_channels must be the number'),
         (DATPlusPlus, dict(arch='nano', frozen_stages=5), 'frozen_stages must be from -1 to 4'),
         (DATPlusPlus, dict(arch='nano', frozen_stages=True), 'frozen_stages must be from -1 to 4'),
         (DATPlusPlus, dict(arch='nano', drop_path_rate=1.0), 'drop_path_rate must be'),

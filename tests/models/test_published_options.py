@@ -4,7 +4,7 @@ import pytest
 from helpers import golden
 
 from mmdat.errors import UserError
-from mmdat.models import DAT
+from mmdat.models import DAT, ScalableViT
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,10 @@ def test_published_options_may_lack_what_no_block_needs() -> None:
     del options['strides']
     with pytest.raises(UserError, match="option 'strides' is missing"):
         DAT.from_published(**options)
+
+
+def test_published_options_may_say_how_many_channels_the_images_have() -> None:
+    options = golden.load('scalablevit_nano')['options']
+    assert ScalableViT.from_published(**options | dict(in_chans=4)).in_channels == 4
+    assert ScalableViT.from_published(**options | dict(in_chans=4), in_channels=1).in_channels == 1
+    assert DAT.from_published(**golden.load('dat_nano')['options'], in_channels=2).in_channels == 2

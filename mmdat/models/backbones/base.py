@@ -1,5 +1,8 @@
 """What all backbones share: stages of falling resolution, their outputs, freezing and loading."""
 
+import itertools
+import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -68,6 +71,7 @@ class HierarchicalBackbone(BaseModule):
         frozen_stages: int,
         with_cp: bool,
         pretrain_img_size: int,
+        in_channels: int,
         init_cfg: dict | list[dict] | None,
     ) -> None:
         super().__init__(init_cfg)
@@ -75,16 +79,19 @@ class HierarchicalBackbone(BaseModule):
         if out_indices is None:
             out_indices = range(len(self.settings))
         self._check_arguments(
-            out_indices, drop_path_rate, frozen_stages, with_cp, pretrain_img_size
+            out_indices, drop_path_rate, frozen_stages, with_cp, pretrain_img_size, in_channels
         )
-        self.out_indices = tuple(out_indices)
+        self.out_indices = tuple(sorted({*out_indices}))
         self.frozen_stages = frozen_stages
         self.pretrain_img_size = pretrain_img_size
+        self.in_channels = in_channels
 
+        built = self.settings[: self.out_indices[-1] + 1]
         self.embeddings = nn.ModuleList()
-        for stage, settings in enumerate(self.settings):
-            previous_dims = self.settings[stage - 1].embed_dims if stage else 3
+        for stage, settings in enumerate(built):
+            previous_dims = built[stage - 1].embed_dims if stage else in_channels
             self.embeddings.append(self._build_embedding(stage, previous_dims, settings))
+        # Over all stages, so that a block's rate does not depend on which outputs are wanted.
         depth = sum(settings.depth for settings in self.settings)
         rates = (drop_path_rate * index / max(1, depth - 1) for index in range(depth))
         self.stages = nn.ModuleList()
@@ -94,7 +101,7 @@ class HierarchicalBackbone(BaseModule):
                 f'pretrain_img_size must be at least {self.smallest_image}, got {pretrain_img_size}'
             )
         side = pretrain_img_size
-        for embedding, settings in zip(self.embeddings, self.settings, strict=True):
+        for embedding, settings in zip(self.embeddings, built, strict=True):
             side = _output_side(embedding, side)
             self.stages.append(Stage(list(self._build_blocks(settings, side, rates)), with_cp))
         self.norms = nn.ModuleDict(
@@ -107,7 +114,12 @@ class HierarchicalBackbone(BaseModule):
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Tensor[batch, 3, height, width] -> a Tensor[batch, embed_dims, ...] for each output."""
+        """Tensor[batch, in_channels, height, width] -> a Tensor[batch, channels, ...] an output."""
+        if x.shape[1] != self.in_channels:
+            raise UserError(
+                f'images of {x.shape[1]} channels came to a {type(self).__name__} of in_channels '
+                f'{self.in_channels}: make them agree'
+            )
         smallest = self.smallest_image
         if x.shape[2] < smallest or x.shape[3] < smallest:
             raise UserError(
@@ -124,17 +136,75 @@ class HierarchicalBackbone(BaseModule):
                 outputs.append(self.norms[str(index)](x).contiguous())
         return tuple(outputs)
 
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of each map that is returned."""
+        return tuple(self.settings[stage].embed_dims for stage in self.out_indices)
+
+    @property
+    def out_strides(self) -> tuple[int, ...]:
+        """Pixels of the image between neighboring positions of each map that is returned."""
+        strides = (
+            math.prod(conv.stride[0] for conv in _convolutions(embedding))
+            for embedding in self.embeddings
+        )
+        reached = tuple(itertools.accumulate(strides, operator.mul))
+        return tuple(reached[stage] for stage in self.out_indices)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """The layer of a parameter, for a learning rate that decays from layer to layer.
+
+        The first embedding is layer 0. Each block is a layer, with the embedding before it if there
+        is one. Norms of outputs, and what is not of the backbone, are the last layer.
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: What the names of the backbone's parameters begin with there.
+
+        Returns:
+            The layer, and the number of layers.
+
+        Example:
+            >>> from mmdat.models import DATPlusPlus
+            >>> backbone = DATPlusPlus('nano')  # of 2 blocks in each of 4 stages
+            >>> backbone.get_layer_depth('backbone.stages.1.blocks.0.norm1.weight', 'backbone.')
+            (3, 10)
+        """
+        depths = [settings.depth for settings in self.settings[: len(self.stages)]]
+        num_layers = sum(depths) + 2
+        part, stage, *rest = param_name.removeprefix(prefix).split('.')
+        if not param_name.startswith(prefix) or part not in ('embeddings', 'stages'):
+            return num_layers - 1, num_layers
+        if (part, stage) == ('embeddings', '0'):
+            return 0, num_layers
+        block = int(rest[1]) if part == 'stages' else 0
+        return 1 + sum(depths[: int(stage)]) + block, num_layers
+
+    @property
+    def unbuilt_stages(self) -> tuple[str, ...]:
+        """What names of stages that are not built begin with, ours and the authors'."""
+        return tuple(
+            f'{name}.'
+            for stage in range(len(self.stages), len(self.settings))
+            for name in (
+                f'embeddings.{stage}',
+                f'stages.{stage}',
+                f'{OUTPUT_NORMS}{stage}',
+                *self._published_parts(stage),
+            )
+        )
+
     def published_layout(self) -> PublishedLayout:
         """Where the tensors of the authors' checkpoints belong in a model on this backbone."""
         norms = {
             f'{OUTPUT_NORMS}{stage}': f'{OUTPUT_NORMS}{stage}.norm'
-            for stage in range(len(self.stages))
+            for stage in range(len(self.settings))
         }
         modules = {**norms, **dict(self._published_modules())}
         parameters = [name for name, _ in self.named_parameters()]
         absent = [theirs for ours, theirs in norms.items() if f'{ours}.weight' not in parameters]
         classifier = {
-            f'backbone.{OUTPUT_NORMS}{len(self.stages) - 1}': self.PUBLISHED_NORM,
+            f'backbone.{OUTPUT_NORMS}{len(self.settings) - 1}': self.PUBLISHED_NORM,
             **{f'head.{ours}': theirs for ours, theirs in self.PUBLISHED_HEAD.items()},
         }
         leaves = ('weight', 'bias')
@@ -148,6 +218,15 @@ class HierarchicalBackbone(BaseModule):
             unused=frozenset(self._published_unused()),
             absent_norms=frozenset(f'{norm}.{leaf}' for norm in absent for leaf in leaves),
         )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Weights of stages that are not built are not surplus, even where loading is strict.
+        unbuilt = tuple(prefix + name for name in self.unbuilt_stages)
+        for name in [name for name in state_dict if name.startswith(unbuilt)]:
+            del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def train(self, mode: bool = True) -> 'HierarchicalBackbone':
         """Set the training mode; frozen stages stay in evaluation mode."""
@@ -193,6 +272,10 @@ class HierarchicalBackbone(BaseModule):
         """Our name and the authors' for each module or single parameter, but the output norms."""
         raise NotImplementedError
 
+    def _published_parts(self, stage: int) -> tuple[str, ...]:
+        """The authors' names of the parts of a stage, but for ``stages.<stage>`` and its norm."""
+        raise NotImplementedError
+
     def _published_unused(self) -> Iterator[str]:
         """The authors' names of parameters that no computation of the backbone uses."""
         return iter(())
@@ -225,6 +308,7 @@ class HierarchicalBackbone(BaseModule):
         frozen_stages: Any,
         with_cp: Any,
         pretrain_img_size: Any,
+        in_channels: Any,
     ) -> None:
         stages = len(self.settings)
         if (
@@ -235,14 +319,19 @@ class HierarchicalBackbone(BaseModule):
             raise UserError(
                 f'out_indices must be stages from 0 to {stages - 1}, got {out_indices!r}'
             )
-        if not fits(frozen_stages, int) or not -1 <= frozen_stages <= stages:
-            raise UserError(f'frozen_stages must be from -1 to {stages}, got {frozen_stages!r}')
+        built = max(out_indices) + 1
+        if not fits(frozen_stages, int) or not -1 <= frozen_stages <= built:
+            raise UserError(f'frozen_stages must be from -1 to {built}, got {frozen_stages!r}')
         if not fits(with_cp, bool):
             raise UserError(f'with_cp must be True or False, got {with_cp!r}')
         if not fits(pretrain_img_size, int) or pretrain_img_size < 1:
             raise UserError(
                 'pretrain_img_size must be the side of the images in pixels, got '
                 f'{pretrain_img_size!r}'
+            )
+        if not fits(in_channels, int) or in_channels < 1:
+            raise UserError(
+                f"in_channels must be the number of the images' channels, got {in_channels!r}"
             )
         if not fits(drop_path_rate, float) or not 0 <= drop_path_rate < 1:
             raise UserError(

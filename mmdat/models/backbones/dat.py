@@ -191,17 +191,19 @@ class DAT(HierarchicalBackbone):
             ``num_heads`` must be there. A field is a sequence with a value for each stage, or one
             for all.
         out_indices: Stages whose maps are returned, in the order of the stages, each behind a norm
-            of its own; all if None.
-        drop_path_rate: Stochastic depth rate of the last block; the first has 0, those between
-            rise linearly.
+            of its own; all if None. Stages after the last of them are not built.
+        drop_path_rate: Stochastic depth rate of the last block of ``arch``, built or not; the first
+            has 0, those between rise linearly.
         frozen_stages: Number of stages, with their embeddings and output norms, that are not
-            trained; 0 freezes the first embedding alone, -1 nothing.
+            trained, at most those that are built; 0 freezes the first embedding alone, -1 nothing.
         with_cp: Recompute the activations of each block in the backward pass to save memory.
         pretrain_img_size: Side in pixels of the square images that the bias tables cover.
+        in_channels: Channels of the images. A pretrained first convolution for 3 is summed over
+            them for 1, and repeated and scaled for another number.
         init_cfg: mmengine's initialization config; ``Pretrained`` takes the authors' checkpoints
             and ordinary ones alike.
 
-    Input: Tensor[batch, 3, height, width] of at least 32 x 32. Output: a tuple of
+    Input: Tensor[batch, in_channels, height, width] of at least 32 x 32. Output: a tuple of
     Tensor[batch, embed_dims[i], height / stride_i, width / stride_i], rounded down, with strides
     4, 8, 16, 32.
 
@@ -229,10 +231,18 @@ class DAT(HierarchicalBackbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         pretrain_img_size: int = 224,
+        in_channels: int = 3,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(
-            arch, out_indices, drop_path_rate, frozen_stages, with_cp, pretrain_img_size, init_cfg
+            arch,
+            out_indices,
+            drop_path_rate,
+            frozen_stages,
+            with_cp,
+            pretrain_img_size,
+            in_channels,
+            init_cfg,
         )
 
     @classmethod
@@ -289,6 +299,9 @@ class DAT(HierarchicalBackbone):
 
     def _published_modules(self) -> Iterator[tuple[str, str]]:
         return dat_published.module_names(self.embeddings, self.stages)
+
+    def _published_parts(self, stage: int) -> tuple[str, ...]:
+        return dat_published.part_names(stage)
 
     def _published_unused(self) -> Iterator[str]:
         return dat_published.unused_names(self.stages)

@@ -30,7 +30,7 @@ class DATPlusPlus(DAT):
     Arguments and errors are those of :class:`DAT`; it differs in the named architectures and in the
     fields that a custom one may leave out.
 
-    Input: Tensor[batch, 3, height, width] of any size. Output: a tuple of
+    Input: Tensor[batch, in_channels, height, width] of any size. Output: a tuple of
     Tensor[batch, embed_dims[i], height / stride_i, width / stride_i], rounded up, with strides
     4, 8, 16, 32.
 

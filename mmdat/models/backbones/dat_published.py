@@ -126,6 +126,11 @@ def module_names(embeddings: nn.ModuleList, stages: nn.ModuleList) -> Iterator[t
             yield f'{ours}.attention.{part}', f'{theirs}.attns.{b}.{published}'
 
 
+def part_names(stage: int) -> tuple[str, ...]:
+    """Their names of the parts of a stage after the first, beside ``stages.<stage>``."""
+    return (f'down_projs.{stage - 1}',)
+
+
 def unused_names(stages: nn.ModuleList) -> Iterator[str]:
     """Their names of the parameters that no computation of these stages uses."""
     for s, b, block in _blocks(stages):

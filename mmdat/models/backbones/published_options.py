@@ -6,7 +6,9 @@ from typing import Any
 from mmdat.errors import UserError, suggest
 
 # Arguments of our backbones that may stand beside the authors' options.
-ARGUMENTS = frozenset({'out_indices', 'drop_path_rate', 'frozen_stages', 'with_cp', 'init_cfg'})
+ARGUMENTS = frozenset(
+    {'out_indices', 'drop_path_rate', 'frozen_stages', 'with_cp', 'in_channels', 'init_cfg'}
+)
 # Options for the classifier alone, and switches of dropout that our backbones do not have.
 COMMON_OPTIONS = frozenset({'img_size', 'patch_size', 'num_classes', 'drop_rate', 'attn_drop_rate'})
 

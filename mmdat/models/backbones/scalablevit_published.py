@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import nn
 
-from mmdat.errors import UserError
 from mmdat.models.attentions import InteractiveWindowAttention, ScalableAttention
 
 from .published_options import check_lengths, check_names, make_arguments
@@ -51,6 +50,11 @@ def module_names(stages: nn.ModuleList) -> Iterator[tuple[str, str]]:
                 yield f'{ours}.attention.{part}', f'{theirs}.attn.{published}'
 
 
+def part_names(stage: int) -> tuple[str, ...]:
+    """Their names of the parts of a stage, beside ``stages.<stage>``."""
+    return f'patch_embeds.{stage}', f'pos_block.{stage}'
+
+
 def scalablevit_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of ``ScalableViT`` for options of its authors' configs.
 
@@ -58,8 +62,6 @@ def scalablevit_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
         UserError: If an option is unknown, missing or of no use here.
     """
     check_names(options, OPTIONS, ('embed_dims', 'num_heads', 'depths', 'sr_ratios', 'c_ratios'))
-    if options.get('in_chans', 3) != 3:
-        raise UserError(f"option 'in_chans' must be 3, got {options['in_chans']}")
     check_lengths(options, PER_STAGE_OPTIONS, 'embed_dims')
     arch = dict(
         embed_dims=tuple(options['embed_dims']),
@@ -71,4 +73,4 @@ def scalablevit_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
         ffn_ratio=options.get('mlp_ratios', 4),
         qkv_bias=options.get('qkv_bias', True),
     )
-    return make_arguments(arch, options)
+    return dict(in_channels=options.get('in_chans', 3)) | make_arguments(arch, options)

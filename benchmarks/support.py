@@ -1,0 +1,192 @@
+#!/usr/bin/env python
+"""Try what runs, compiles and exports on this machine, for each family, device and dtype.
+
+A nano backbone of each family, and DAT++ with each implementation of its attention, is run on two
+sizes of images, where it can be. Compiled it must be one graph and compute what it computes
+otherwise, gradients included. The table is printed and written as JSON and Markdown.
+"""
+
+import argparse
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from reporting import RESULTS, write_results
+from rich.progress import track
+from torch import Tensor, nn
+
+from mmdat.analysis.measure import describe, machine_and_versions
+from mmdat.models import DAT, DATPlusPlus, ScalableViT
+from mmdat.ops import prefer_implementation
+
+SIZES = ((64, 96), (96, 130))
+# Largest difference over the largest value that two orders of computing may have.
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+# Family, and the implementation of attention that it shall use where it can.
+BACKBONES = (
+    (DAT, 'auto'),
+    (DATPlusPlus, 'auto'),
+    (DATPlusPlus, 'dense'),
+    (DATPlusPlus, 'tiled'),
+    (ScalableViT, 'auto'),
+)
+
+
+def forward(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Run a backbone in evaluation; return its maps."""
+    model.eval()
+    with torch.no_grad():
+        return list(model(images))
+
+
+def training_step(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Run a backbone and its backward pass; return its maps and the gradients."""
+    model.train()
+    model.zero_grad()
+    maps = list(model(images))
+    torch.autograd.backward([y.float().square().mean() for y in maps])
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return [y.detach() for y in maps] + gradients
+
+
+def run(step: Callable, model: nn.Module, images: list[Tensor]) -> None:
+    """Refuse results that are not finite."""
+    for batch in images:
+        if not all(result.isfinite().all() for result in step(model, batch)):
+            raise ArithmeticError('results are not finite')
+
+
+def compile_whole(step: Callable, model: nn.Module, images: list[Tensor]) -> None:
+    """Refuse a graph in parts, and one that does not compute what the model does."""
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True)
+    for batch in images:
+        compare(step(compiled, batch), step(model, batch))
+
+
+def export(model: nn.Module, images: list[Tensor]) -> torch.export.ExportedProgram:
+    """Export for any batch and size, and run it on each image."""
+    auto = torch.export.Dim.AUTO
+    shapes = ({0: auto, 2: auto, 3: auto},)
+    program = torch.export.export(
+        model.eval(), (images[0].repeat(2, 1, 1, 1),), dynamic_shapes=shapes
+    )
+    for batch in images:
+        compare(forward(program.module(), batch), forward(model, batch))
+    return program
+
+
+def export_onnx(model: nn.Module, images: list[Tensor]) -> None:
+    """Export as ONNX, and run it with ONNX Runtime."""
+    import onnxruntime
+
+    program = torch.onnx.export(export(model, images), dynamo=True, verbose=False)
+    assert program is not None
+    session = onnxruntime.InferenceSession(
+        program.model_proto.SerializeToString(), providers=['CPUExecutionProvider']
+    )
+    name = session.get_inputs()[0].name
+    for batch in images:
+        maps = session.run(None, {name: batch.cpu().numpy()})
+        compare([torch.from_numpy(y) for y in maps], forward(model, batch))
+
+
+def compare(results: list[Tensor], expected: list[Tensor]) -> None:
+    """Refuse results that differ."""
+    for ours, theirs in zip(results, expected, strict=True):
+        difference = (ours.to(theirs) - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)
+        if not difference <= TOLERANCES[theirs.dtype]:
+            raise ArithmeticError(f'results differ by {difference:.1e} of the largest')
+
+
+CHECKS: dict[str, Callable[[nn.Module, list[Tensor]], Any]] = {
+    'evaluation': partial(run, forward),
+    'training': partial(run, training_step),
+    'compiled evaluation': partial(compile_whole, forward),
+    'compiled training': partial(compile_whole, training_step),
+    'torch.export': export,
+    'ONNX': export_onnx,
+}
+
+
+def reason_against(check: str, model: nn.Module, images: list[Tensor]) -> str:
+    """Run a check; return nothing, or the first line of what went wrong."""
+    try:
+        CHECKS[check](model, images)
+    except Exception as error:  # whatever PyTorch's compilers raise is a result here
+        lines = str(error).strip().splitlines() or ['']
+        return f'{type(error).__name__}: {lines[0]}'[:200]
+    return ''
+
+
+def try_backbone(
+    family: type[nn.Module], implementation: str, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Run all checks on a backbone; return a row of the table."""
+    torch.manual_seed(0)
+    model = family('nano', pretrain_img_size=64).to(device, dtype)
+    images = [torch.randn(1, 3, *size, device=device, dtype=dtype) for size in SIZES]
+    with prefer_implementation(implementation):
+        reasons = {check: reason_against(check, model, images) for check in CHECKS}
+    return dict(
+        backbone=family.__name__,
+        implementation=implementation,
+        device=device.type,
+        dtype=str(dtype).removeprefix('torch.'),
+        reasons=reasons,
+    )
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Lay the results out as a table, with what went wrong below it."""
+    lines = [
+        describe(results),
+        '',
+        'Nano backbones, whole, on images of '
+        + ' and '.join(f'{height} x {width}' for height, width in results['sizes'])
+        + '. Compiled means in one graph; exported, for any size.',
+        '',
+        f'| backbone | attention | device | dtype | {" | ".join(CHECKS)} |',
+        '|---' * (4 + len(CHECKS)) + '|',
+    ]
+    notes: list[str] = []
+    for row in results['rows']:
+        cells = [row[key] for key in ('backbone', 'implementation', 'device', 'dtype')]
+        for check in CHECKS:
+            why = row['reasons'][check]
+            if why and why not in notes:
+                notes.append(why)
+            cells.append(f'no ({notes.index(why) + 1})' if why else 'yes')
+        lines.append(f'| {" | ".join(cells)} |')
+    if notes:
+        lines += ['', *(f'{number}. `{note}`' for number, note in enumerate(notes, start=1))]
+    return '\n'.join(lines) + '\n'
+
+
+def main() -> None:
+    """Try, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--out', type=Path, default=RESULTS, help='folder for JSON and Markdown')
+    args = parser.parse_args()
+    devices = [torch.device('cpu')]
+    if torch.cuda.is_available():
+        devices.append(torch.device('cuda'))
+    for package in ('onnx', 'onnxscript', 'onnxruntime'):
+        if importlib.util.find_spec(package) is None:
+            parser.error(f"{package} is not installed: install mmdat's extra 'export'")
+    cases = [
+        (*backbone, device, dtype)
+        for device in devices
+        for dtype in TOLERANCES
+        for backbone in BACKBONES
+    ]
+    rows = [try_backbone(*case) for case in track(cases, 'Trying')]
+    results = dict(machine_and_versions(devices[-1]), sizes=SIZES, rows=rows)
+    write_results(args.out / 'support', results, markdown(results))
+
+
+if __name__ == '__main__':
+    main()

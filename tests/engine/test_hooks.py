@@ -1,0 +1,61 @@
+"""What happens to a checkpoint between its file and the model."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mmengine.runner import BaseLoop
+from torch import Tensor, nn
+
+from mmdat.engine import CheckFitHook
+from mmdat.errors import UserError
+from mmdat.models import DATPlusPlus
+
+STEM = 'backbone.embeddings.0.0.weight'
+
+
+class Loop(BaseLoop):
+    def __init__(self) -> None: ...
+
+    def run(self) -> None: ...
+
+
+def load(whole: nn.Module, weights: dict[str, Tensor], doing: str) -> dict[str, Tensor]:
+    """What a runner loads of these weights as it trains, tests or resumes."""
+    runner: Any = SimpleNamespace(
+        model=whole,
+        _train_loop=None if doing == 'test' else Loop(),
+        _resume=doing == 'resume',
+        _load_from='x.pth',
+    )
+    checkpoint = dict(state_dict=dict(weights))
+    CheckFitHook().after_load_checkpoint(runner, checkpoint)
+    return checkpoint['state_dict']
+
+
+class Model(nn.Module):
+    """A model on a nano backbone."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.backbone = DATPlusPlus('nano', **options)
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_a_stem_for_rgb_is_made_to_fit_in_training_alone(prefix: str) -> None:
+    rgb = {f'{prefix}{name}': tensor for name, tensor in Model().state_dict().items()}
+    gray = Model(in_channels=1)
+    loaded = load(gray, rgb, 'train')
+    assert torch.equal(loaded[prefix + STEM], rgb[prefix + STEM].sum(1, keepdim=True))
+    for doing in ('test', 'resume'):
+        with pytest.raises(UserError, match=f'has other shapes for {STEM}'):
+            load(gray, rgb, doing)
+
+
+def test_stages_that_are_not_built_may_be_in_what_is_trained_from_or_tested() -> None:
+    whole, shallow = Model().state_dict(), Model(out_indices=(0, 1))
+    for doing in ('train', 'test'):
+        shallow.load_state_dict(load(shallow, whole, doing), strict=False)
+    with pytest.raises(UserError, match='it has in addition backbone.embeddings.2'):
+        load(shallow, whole, 'resume')

@@ -1,0 +1,110 @@
+"""Learning rates and weight decays of parameter groups."""
+
+from typing import Any
+
+import mmdet.models  # noqa: F401  registers its backbones
+import pytest
+from helpers.published import mask_rcnn, upernet
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+from mmpretrain.models import ImageClassifier
+from torch import nn
+
+from mmdat.errors import UserError
+from mmdat.models import DATPlusPlus
+from mmdat.registry import MODELS
+
+LR, WEIGHT_DECAY, RATE = 0.1, 0.05, 0.5
+
+
+def classifier() -> nn.Module:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return ImageClassifier(
+            DATPlusPlus('nano', out_indices=(3,)),
+            dict(type='GlobalAveragePooling'),
+            dict(type='LinearClsHead', num_classes=2, in_channels=128),
+        )
+
+
+def groups(model: nn.Module, scope: str = 'mmdat', **options: Any) -> dict[str, dict[str, Any]]:
+    """The parameter groups by the name of their parameter, of which each has one."""
+    options = {'constructor': 'mmdat.BackboneDecayConstructor'} | options
+    optimizer = dict(type='AdamW', lr=LR, weight_decay=WEIGHT_DECAY)
+    with DefaultScope.overwrite_default_scope(scope):
+        wrapper = build_optim_wrapper(model, dict(optimizer=optimizer, **options))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    by_name = {}
+    for group in wrapper.optimizer.param_groups:
+        (parameter,) = group['params']
+        assert names[id(parameter)] not in by_name
+        by_name[names[id(parameter)]] = group
+    return by_name
+
+
+@pytest.mark.parametrize('build', [mask_rcnn, upernet, classifier])
+def test_the_learning_rate_falls_from_layer_to_layer(build: Any) -> None:
+    model = build()
+    found = groups(model, paramwise_cfg=dict(layer_decay_rate=RATE))
+    assert found.keys() == dict(model.named_parameters()).keys()
+    # DAT++ nano has two blocks in each of four stages; an embedding learns with the block after it.
+    layers = {'backbone.embeddings.0.': 0} | {
+        f'backbone.{part}': 1 + 2 * stage + block
+        for stage in range(4)
+        for block in range(2)
+        for part in (
+            f'stages.{stage}.blocks.{block}.',
+            *([f'embeddings.{stage}.'] if stage and not block else []),
+        )
+    }
+    for name, group in found.items():
+        layer = next((layer for start, layer in layers.items() if name.startswith(start)), 9)
+        assert group['lr'] == pytest.approx(LR * RATE ** (9 - layer)), name
+        undecayed = name.startswith('backbone.') and (
+            'norm' in name
+            or name.endswith('relative_position_bias_table')
+            or isinstance(model.get_submodule(name.rpartition('.')[0]), nn.LayerNorm)
+        )
+        assert group['weight_decay'] == (0 if undecayed else WEIGHT_DECAY), name
+
+
+def test_layers_are_those_that_mmpretrain_finds() -> None:
+    model = classifier()
+    paramwise_cfg = dict(layer_decay_rate=RATE)
+    theirs = groups(
+        model,
+        'mmpretrain',
+        constructor='LearningRateDecayOptimWrapperConstructor',
+        paramwise_cfg=paramwise_cfg,
+    )
+    ours = groups(model, paramwise_cfg=paramwise_cfg)
+    assert {name: group['lr'] for name, group in theirs.items()} == {
+        name: group['lr'] for name, group in ours.items()
+    }
+
+
+def test_layer_decay_comes_on_top_of_custom_keys_and_spares_the_frozen() -> None:
+    model = mask_rcnn()
+    model.backbone = DATPlusPlus('nano', frozen_stages=1, out_indices=(0, 1))
+    custom_keys = {'backbone': dict(lr_mult=0.1)}
+    found = groups(model, paramwise_cfg=dict(layer_decay_rate=RATE, custom_keys=custom_keys))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert found.keys() == trained
+    assert found['backbone.stages.1.blocks.1.norm1.weight']['lr'] == pytest.approx(LR * 0.1 * RATE)
+
+
+@pytest.mark.parametrize(
+    'rate, backbone, sentence',
+    [
+        (0, None, 'layer_decay_rate must be above 0 and at most 1, got 0'),
+        (True, None, 'layer_decay_rate must be above 0 and at most 1, got True'),
+        (1.2, None, 'layer_decay_rate must be above 0 and at most 1, got 1.2'),
+        (0.9, dict(type='mmdet.ResNet', depth=18), 'needs a backbone with get_layer_depth.*ResNet'),
+    ],
+)
+def test_a_layer_decay_that_cannot_be_is_refused(
+    rate: Any, backbone: dict[str, Any] | None, sentence: str
+) -> None:
+    model = nn.Module()
+    model.backbone = MODELS.build(backbone or dict(type='mmdat.DATPlusPlus', arch='nano'))
+    with pytest.raises(UserError, match=sentence):
+        groups(model, paramwise_cfg=dict(layer_decay_rate=rate))
