@@ -11,7 +11,8 @@ import importlib.util
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import torch
 from reporting import RESULTS, write_results
@@ -19,6 +20,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mmdat.analysis.measure import describe, machine_and_versions
+from mmdat.apis.export import PACKAGES
+from mmdat.deployment import checking, writing
 from mmdat.models import DAT, DATPlusPlus, ScalableViT
 from mmdat.ops import prefer_implementation
 
@@ -67,39 +70,56 @@ def compile_whole(step: Callable, model: nn.Module, images: list[Tensor]) -> Non
         compare(step(compiled, batch), step(model, batch))
 
 
-def export(model: nn.Module, images: list[Tensor]) -> torch.export.ExportedProgram:
-    """Export for any batch and size, and run it on each image."""
-    auto = torch.export.Dim.AUTO
-    shapes = ({0: auto, 2: auto, 3: auto},)
-    program = torch.export.export(
-        model.eval(), (images[0].repeat(2, 1, 1, 1),), dynamic_shapes=shapes
-    )
-    for batch in images:
-        compare(forward(program.module(), batch), forward(model, batch))
-    return program
+class Maps(NamedTuple):
+    """The maps of a backbone, by the stage that makes them."""
+
+    stage1: Tensor
+    stage2: Tensor
+    stage3: Tensor
+    stage4: Tensor
 
 
-def export_onnx(model: nn.Module, images: list[Tensor]) -> None:
-    """Export as ONNX, and run it with ONNX Runtime."""
-    import onnxruntime
+class Exportable(nn.Module):
+    """A backbone that takes and returns float32 on the CPU, wherever and in whatever it computes.
 
-    program = torch.onnx.export(export(model, images), dynamo=True, verbose=False)
-    assert program is not None
-    session = onnxruntime.InferenceSession(
-        program.model_proto.SerializeToString(), providers=['CPUExecutionProvider']
-    )
-    name = session.get_inputs()[0].name
-    for batch in images:
-        maps = session.run(None, {name: batch.cpu().numpy()})
-        compare([torch.from_numpy(y) for y in maps], forward(model, batch))
+    Args:
+        backbone: Of four stages.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Maps:
+        """Tensor[batch, 3, height, width] -> the maps."""
+        images = images.to(next(self.backbone.parameters()))
+        return Maps(*(y.float().cpu() for y in self.backbone(images)))
+
+
+def export(suffix: str, model: Any, images: list[Tensor]) -> None:
+    """Write a file for any batch and size; refuse one that computes something else.
+
+    The file is run on sizes of its own.
+    """
+    exportable, smallest = Exportable(model.eval()), model.smallest_image
+    with TemporaryDirectory() as folder:
+        path = Path(folder, f'backbone{suffix}')
+        writing.write(writing.trace(exportable, smallest), path, {})
+        for comparison in checking.compare(exportable, path, smallest):
+            check_difference(comparison.difference, images[0].dtype)
 
 
 def compare(results: list[Tensor], expected: list[Tensor]) -> None:
     """Refuse results that differ."""
     for ours, theirs in zip(results, expected, strict=True):
-        difference = (ours.to(theirs) - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)
-        if not difference <= TOLERANCES[theirs.dtype]:
-            raise ArithmeticError(f'results differ by {difference:.1e} of the largest')
+        difference = (ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)
+        check_difference(float(difference), theirs.dtype)
+
+
+def check_difference(difference: float, dtype: torch.dtype) -> None:
+    """Refuse a difference, relative to the largest value, that another order does not explain."""
+    if not difference <= TOLERANCES[dtype]:
+        raise ArithmeticError(f'results differ by {difference:.1e} of the largest')
 
 
 CHECKS: dict[str, Callable[[nn.Module, list[Tensor]], Any]] = {
@@ -107,8 +127,8 @@ CHECKS: dict[str, Callable[[nn.Module, list[Tensor]], Any]] = {
     'training': partial(run, training_step),
     'compiled evaluation': partial(compile_whole, forward),
     'compiled training': partial(compile_whole, training_step),
-    'torch.export': export,
-    'ONNX': export_onnx,
+    'torch.export': partial(export, '.pt2'),
+    'ONNX': partial(export, '.onnx'),
 }
 
 
@@ -174,7 +194,7 @@ def main() -> None:
     devices = [torch.device('cpu')]
     if torch.cuda.is_available():
         devices.append(torch.device('cuda'))
-    for package in ('onnx', 'onnxscript', 'onnxruntime'):
+    for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             parser.error(f"{package} is not installed: install mmdat's extra 'export'")
     cases = [

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from mmdat.deployment.checking import TOLERANCE, Comparison, compare
 from mmdat.deployment.detectors import ExportableFeatures, exportable_detector
 from mmdat.deployment.heads import ExportableClassifier, ExportableSegmentor
 from mmdat.deployment.writing import OPSET, Traced, trace, write
-from mmdat.errors import UserError, enumerate_names
+from mmdat.errors import UserError, enumerate_names, reason
 from mmdat.version import __version__
 
 from .model import build_model, load_weights
@@ -65,25 +64,26 @@ def export(
             dataset = load_weights(model, checkpoint).get('dataset_meta') or {}
         exportable = _exportable(model, toolbox)
         smallest = getattr(model.backbone, 'smallest_image', 32)
-        traced = trace(exportable, smallest)
         meta = dict(
             config=Path(config).name,
             mmdat_version=__version__,
             classes=json.dumps(dataset.get('classes') or [], ensure_ascii=False),
         )
-        write(traced, path, meta)
+        try:
+            traced = trace(exportable, smallest)
+            write(traced, path, meta)
+        except RuntimeError as error:  # of torch.export, for what branches on sizes
+            raise UserError(
+                f'the model of {config} cannot be exported ({reason(error)})'
+            ) from error
         print(_describe(path, traced))
         if toolbox == 'mmseg' and model.test_cfg.get('mode') == 'slide':
             print('test_cfg has sliding windows: the file takes each window, or the whole image')
         comparisons = compare(exportable, path, smallest) if check else []
     if check:
         _print(comparisons)
-        worst = max(
-            (comparison.difference for comparison in comparisons),
-            key=lambda difference: (math.isnan(difference), difference),
-        )
-        if not worst <= TOLERANCE:
-            raise UserError(f'{out} differs from the model by {worst:.1e}, more than {TOLERANCE}')
+        if not all(comparison.difference <= TOLERANCE for comparison in comparisons):
+            raise UserError(f'{out} and the model differ by more than {TOLERANCE:g}')
     return comparisons
 
 
@@ -106,10 +106,8 @@ def _exportable(model: BaseModel, toolbox: str) -> nn.Module:
     """The module from images to a named tuple, of all of a model or of what can be exported."""
     if toolbox == 'mmpretrain':
         return ExportableClassifier(model)
-    if toolbox == 'mmseg':
-        return ExportableSegmentor(model)
     try:
-        return exportable_detector(model)
+        return ExportableSegmentor(model) if toolbox == 'mmseg' else exportable_detector(model)
     except UserError as error:
         print(f'{error}: this file has the backbone and neck alone')
         return ExportableFeatures(model)

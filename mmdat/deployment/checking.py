@@ -67,7 +67,9 @@ def load(path: Path) -> Callable[[np.ndarray], Outputs]:
     """A function from images to outputs that runs a file on the CPU, by ONNX Runtime or PyTorch."""
     if path.suffix == '.pt2':
         program = torch.export.load(path).module()
-        return lambda images: [output.numpy() for output in program(torch.from_numpy(images))]
+        return lambda images: [
+            output.numpy() for output in program(torch.from_numpy(images)).values()
+        ]
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from mmdat.errors import UserError
 from mmdat.ops.tracing import crop
 
 from .pooling import replace_layers
@@ -57,10 +58,17 @@ class ExportableSegmentor(nn.Module):
 
     Args:
         model: The segmentor; it is copied.
+
+    Raises:
+        UserError: If its head returns something else than logits of pixels, as Mask2Former's does.
     """
 
     def __init__(self, model: BaseModel) -> None:
+        from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
         super().__init__()
+        if not isinstance(model.decode_head, BaseDecodeHead):
+            raise UserError(f'{type(model.decode_head).__name__} cannot be exported')
         self.preprocess = Preprocess(model.data_preprocessor)
         self.model = _prepared(model)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 OPSET = 20
@@ -46,8 +46,21 @@ def trace(model: nn.Module, smallest: int) -> Traced:
     dynamic |= {i: Dim(name, min=smallest) for i, name in ((2, 'height'), (3, 'width'))}
     with torch.no_grad(), quiet():
         outputs = model(images)._fields
-        program = torch.export.export(model, (images,), dynamic_shapes=(dynamic,), strict=False)
+        program = torch.export.export(
+            _Named(model).eval(), (images,), dynamic_shapes=(dynamic,), strict=False
+        )
     return Traced(program, outputs)
+
+
+class _Named(nn.Module):
+    """A model that returns a dict, since a file of PyTorch holds no named tuple."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.model(images)._asdict()
 
 
 def write(traced: Traced, path: Path, metadata: Mapping[str, str]) -> None:
