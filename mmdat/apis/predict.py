@@ -19,7 +19,7 @@ from mmdat.datasets.inputs import Input, count_frames, find_inputs, read_frames
 from mmdat.errors import UserError
 from mmdat.visualization.fonts import missing_characters
 
-from .prediction_files import PredictionFiles
+from .prediction_files import FOLDERS, PredictionFiles
 from .predictor import Predictor
 from .results import Prediction
 
@@ -102,7 +102,7 @@ def write_predictions(
     Args:
         config: As for :func:`predict`.
         checkpoint: As for :func:`predict`.
-        inputs: As for :func:`predict`. ``out_dir`` is left out of folders that are searched.
+        inputs: As for :func:`predict`; what lies in ``out_dir``'s folders is not searched.
         out_dir: Folder to write into.
         pictures: Whether to draw pictures.
         options: As for :func:`predict`.
@@ -111,7 +111,7 @@ def write_predictions(
         UserError: For a mistake in what was given, before the first image is read.
     """
     check_writable('--out-dir', out_dir)
-    found = find_inputs(_listed(inputs), leave_out=out_dir)
+    found = find_inputs(_listed(inputs), [Path(out_dir, name) for name in FOLDERS])
     predictor = Predictor(config, checkpoint, **options)
     files = PredictionFiles(out_dir, predictor, pictures)
     unreadable: dict[str, str] = {}

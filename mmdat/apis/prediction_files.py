@@ -18,6 +18,7 @@ from mmdat.visualization.predictions import Color, draw_classes_of_pixels, draw_
 from .predictor import Predictor
 from .results import Instances, Prediction
 
+FOLDERS = PICTURES, MASKS = 'pictures', 'masks'
 TOP = 5  # classes of a classifier that are told
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 
@@ -141,9 +142,9 @@ class PredictionFiles:
         buffer = io.BytesIO()
         mask.save(buffer, 'PNG')
         if prediction.frame is None:
-            path = self._path('masks', prediction.name, '.png')
+            path = self._path(MASKS, prediction.name, '.png')
         else:
-            path = self._path('masks', f'{prediction.name}/{prediction.frame:06}', '.png')
+            path = self._path(MASKS, f'{prediction.name}/{prediction.frame:06}', '.png')
         _write_whole(path, buffer.getvalue())
         return path
 
@@ -153,10 +154,10 @@ class PredictionFiles:
             self._end_video(complete=True)
             suffix = PurePath(prediction.name).suffix.lower()
             suffix = suffix if suffix in PICTURE_SUFFIXES else '.png'
-            path = self._path('pictures', prediction.name, suffix)
+            path = self._path(PICTURES, prediction.name, suffix)
             _write_whole(path, cv2.imencode(suffix, picture)[1].tobytes())
             return
-        path = self._path('pictures', prediction.name, '.mp4')
+        path = self._path(PICTURES, prediction.name, '.mp4')
         if self._video is None or self._video.path != path:
             self._end_video(complete=True)
             self._video = _VideoFile(path, prediction.rate or 25, picture.shape[:2])

@@ -345,6 +345,20 @@ def test_a_checkpoint_of_another_model_is_a_sentence(
         predict(config, checkpoint, draw(tmp_path / 'x.png'))
 
 
+def test_the_output_may_lie_among_the_inputs_but_not_over_them(
+    model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    draw(tmp_path / 'a' / '1.png')
+    for _ in range(2):
+        summary = write_predictions(*model(CLASSIFIER), tmp_path, tmp_path)
+        assert summary.images == 1
+        assert files(tmp_path) == ['a/1.png', 'pictures/a/1.png', 'predictions.json']
+    before = (tmp_path / 'pictures/a/1.png').read_bytes()
+    with pytest.raises(UserError, match='could be written over: give another --out-dir'):
+        write_predictions(*model(CLASSIFIER), tmp_path / 'pictures', tmp_path)
+    assert (tmp_path / 'pictures/a/1.png').read_bytes() == before
+
+
 def test_a_file_in_place_of_the_output_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / 'out').touch()
     with pytest.raises(UserError, match=r'--out-dir .*out cannot be written to'):
