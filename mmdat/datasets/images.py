@@ -1,6 +1,7 @@
 """Reading images of any kind, as a model of 8-bit color images takes them."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from urllib.error import URLError
@@ -15,6 +16,8 @@ from mmdat.errors import reason
 SCALED = 'images of more than 8 bits are scaled from their smallest and largest value to 0 and 255'
 # An image in color, turned as its EXIF data says, of as many bits as the file has.
 FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+# What an image takes, with its copies in PIL's, OpenCV's and the pictures' order of channels.
+BYTES_PER_PIXEL = 16
 
 
 class UnreadableError(Exception):
@@ -54,7 +57,9 @@ def read_image(path: str, notify: Callable[[str], None] = print) -> np.ndarray:
     if image.dtype == np.uint8:
         return image
     notify(SCALED)
-    return cv2.normalize(np.nan_to_num(image), None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+    return cv2.normalize(
+        np.nan_to_num(image, posinf=0, neginf=0), None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U
+    )
 
 
 @contextlib.contextmanager
@@ -68,9 +73,16 @@ def quiet_opencv() -> Iterator[None]:
         cv2.utils.logging.setLogLevel(level)
 
 
+def _memory() -> int:
+    """Memory of this machine in bytes."""
+    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, (URLError, HTTPException)):
         return f'it cannot be fetched: {reason(error)}'
+    if isinstance(error, MemoryError):
+        return 'it does not fit into the memory'
     return getattr(error, 'strerror', None) or 'it does not decode'
 
 
@@ -88,6 +100,8 @@ def _decode_with_pil(file: str) -> np.ndarray:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(file) as opened:
+            if opened.width * opened.height * BYTES_PER_PIXEL > _memory():
+                raise MemoryError
             image = ImageOps.exif_transpose(opened)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
