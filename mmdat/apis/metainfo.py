@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,29 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from mmdat.checks import config_tree
+from mmdat.errors import UserError
 
 COCO_CATEGORY_IDS = sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 
 
-def dataset_of(cfg: Config) -> dict[str, Any]:
-    """The first data set that the config tests on, or else trains on."""
-    found = (
-        dataset
-        for split in ('test', 'val', 'train')
-        for _, dataset in config_tree.datasets(cfg, split)
-    )
+def dataset_of(cfg: Config, splits: Sequence[str] = ('test', 'val', 'train')) -> dict[str, Any]:
+    """The first data set of a config, of the first split that has one; empty if none has."""
+    found = (dataset for split in splits for _, dataset in config_tree.datasets(cfg, split))
     return next(found, {})
 
 
 def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
-    """The transforms of a test, with an image in memory in place of its file and annotations."""
-    steps = dataset_of(cfg).get('pipeline') or []
+    """The transforms of a test, with an image in memory in place of its file and annotations.
+
+    Raises:
+        UserError: If the config has none; those of training change images at random.
+    """
+    steps = dataset_of(cfg, ('test', 'val')).get('pipeline') or cfg.get('test_pipeline')
+    if not steps:
+        raise UserError(
+            f'config {cfg.filename} has no transforms for a test: add test_dataloader or '
+            'test_pipeline'
+        )
     names = [str(step['type']).split('.')[-1] for step in steps]
     to_float32 = any(step.get('to_float32', False) for step in steps)
     return [
@@ -37,8 +44,10 @@ def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
 
 def metainfo_of(dataset: dict[str, Any]) -> dict[str, Any]:
     """Names and colors of a data set's classes, which need not be there."""
-    with DATASETS.switch_scope_and_registry(None) as registry:  # of the scope of the config
-        kind = registry.get(dataset.get('type', ''))
+    kind = None
+    if 'type' in dataset:
+        with DATASETS.switch_scope_and_registry(None) as registry:  # of the scope of the config
+            kind = registry.get(dataset['type'])
     return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
 
 

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import pytest
 from helpers import nano
+from mmengine.config import Config
 from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from mmdat.apis import predict, write_predictions
-from mmdat.apis.metainfo import category_ids
+from mmdat.apis.metainfo import category_ids, metainfo_of, pipeline_of
 from mmdat.apis.predictor import Predictor
 from mmdat.errors import UserError
 
@@ -343,6 +344,20 @@ def test_a_checkpoint_of_another_model_is_a_sentence(
     _, checkpoint = model(DETECTOR)
     with pytest.raises(UserError, match="is of another model than the config's: it lacks"):
         predict(config, checkpoint, draw(tmp_path / 'x.png'))
+
+
+def test_the_transforms_are_those_of_a_test(model: Callable[[str], Model]) -> None:
+    path, _ = model(DETECTOR)
+    cfg = Config.fromfile(path)
+    expected = pipeline_of(cfg)
+    cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline
+    for split in ('test', 'val'):
+        cfg.pop(f'{split}_dataloader')
+    assert pipeline_of(cfg) == expected
+    cfg.pop('test_pipeline')  # what is left is for training
+    with pytest.raises(UserError, match='has no transforms for a test: add test_dataloader or'):
+        pipeline_of(cfg)
+    assert metainfo_of({}) == {}
 
 
 def test_the_output_may_lie_among_the_inputs_but_not_over_them(
