@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,15 +52,36 @@ def metainfo_of(dataset: dict[str, Any]) -> dict[str, Any]:
     return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
 
 
-def category_ids(dataset: dict[str, Any], classes: tuple[str, ...]) -> list[int]:
+def annotations_of(dataset: dict[str, Any]) -> dict[str, Any]:
+    """The content of a data set's annotations in COCO's format; empty if they are not there."""
+    path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(path.read_text())
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def category_ids(annotations: dict[str, Any], classes: tuple[str, ...]) -> list[int]:
     """Numbers of the classes in a detector's data: those of its annotations, if they are there.
 
     Otherwise COCO's own for COCO's classes, which have gaps, or else 1 for the first class.
     """
-    path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        numbers = {item['name']: item['id'] for item in json.loads(path.read_text())['categories']}
+    with contextlib.suppress(KeyError, TypeError):
+        numbers = {item['name']: item['id'] for item in annotations['categories']}
         return [numbers[name] for name in classes]
     if classes == CocoDataset.METAINFO['classes']:
         return COCO_CATEGORY_IDS
     return [label + 1 for label in range(len(classes))]
+
+
+def image_ids(dataset: dict[str, Any], annotations: dict[str, Any]) -> dict[str, int]:
+    """Numbers of the images in a detector's data, by absolute path; empty if it is not there."""
+    folder = os.path.join(
+        dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img') or ''
+    )
+    with contextlib.suppress(KeyError, TypeError):
+        return {
+            os.path.abspath(os.path.join(folder, item['file_name'])): item['id']
+            for item in annotations['images']
+        }
+    return {}

@@ -189,6 +189,7 @@ def _run(
         for frame, output in zip(batch, outputs, strict=True):
             yield Prediction(
                 frame.name,
+                frame.path,
                 frame.number,
                 frame.rate,
                 frame.image[..., ::-1],

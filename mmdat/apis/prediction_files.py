@@ -27,8 +27,9 @@ class PredictionFiles:
     """Files in a folder that hold predictions; a context, at whose end they are complete.
 
     ``predictions.json`` is a list in COCO's format for results, with a dict for each object that a
-    detector found: ``image_id`` (position of the image among all, from 1), ``category_id`` (the
-    class's number in the data that the model is for), ``bbox`` (x, y, width, height in pixels),
+    detector found: ``image_id`` (that of the data set that the config tests on for its own images,
+    by their path; of others, and of frames, a number above those, or from 1), ``category_id`` (the
+    class's number in that data set), ``bbox`` (x, y, width, height in pixels),
     ``score`` and, of masks, ``segmentation`` (run-length encoding); besides ``file_name`` (path
     below the folder that all inputs share), ``category_name`` and, in a video, ``frame`` (from 0).
     Of a segmentor it has a dict for each image, with ``mask`` (path of its file) and ``classes``,
@@ -59,6 +60,7 @@ class PredictionFiles:
         self._predictor = predictor
         self._pictures = pictures
         self.num_images = 0
+        self._next_id = max(predictor.image_ids.values(), default=0) + 1
         self._json = self.folder / 'predictions.json'
         self._separator = '[\n'
         self._video: _VideoFile | None = None
@@ -96,7 +98,11 @@ class PredictionFiles:
             self._write_picture(prediction)
 
     def _entries(self, prediction: Prediction) -> Iterator[dict[str, Any]]:
-        common: dict[str, Any] = dict(image_id=self.num_images, file_name=prediction.name)
+        image_id = self._predictor.image_ids.get(prediction.path)
+        if image_id is None:
+            image_id = self._next_id
+            self._next_id += 1
+        common: dict[str, Any] = dict(image_id=image_id, file_name=prediction.name)
         if prediction.frame is not None:
             common['frame'] = prediction.frame
         if prediction.instances is not None:

@@ -32,7 +32,7 @@ class Input:
 
     Attributes:
         name: Path below the folder that all inputs share, with ``/``; unique among them.
-        path: File, URL, or the camera's number.
+        path: Absolute path of a file, URL, or the camera's number.
     """
 
     name: str
@@ -50,12 +50,14 @@ class Frame:
 
     Attributes:
         name: That of the input.
+        path: That of the input.
         image: (height, width, 3), BGR uint8.
         number: Position in a video, from 0; None for an image.
         rate: Frames a second of a video.
     """
 
     name: str
+    path: str
     image: np.ndarray
     number: int | None = None
     rate: float | None = None
@@ -135,7 +137,7 @@ def read_frames(
             if item.is_video:
                 yield from _read_video(item, notify)
             else:
-                yield Frame(item.name, read_image(item.path, notify))
+                yield Frame(item.name, item.path, read_image(item.path, notify))
         except UnreadableError as error:
             on_unreadable(item.path, str(error))
 
@@ -219,7 +221,7 @@ def _read_video(item: Input, notify: Callable[[str], None]) -> Iterator[Frame]:
             fine, image = video.read()  # turned upright
             if not fine:
                 break
-            yield Frame(item.name, image, number, rate)
+            yield Frame(item.name, item.path, image, number, rate)
         told = _frame_count(video)
     finally:
         video.release()

@@ -15,7 +15,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from mmdat.apis import predict, write_predictions
-from mmdat.apis.metainfo import category_ids, metainfo_of, pipeline_of
+from mmdat.apis.metainfo import annotations_of, category_ids, image_ids, metainfo_of, pipeline_of
 from mmdat.apis.predictor import Predictor
 from mmdat.errors import UserError
 
@@ -146,6 +146,24 @@ def test_detections_are_written_in_cocos_format(
     assert len(truth.loadRes(written).anns) == len(written)
 
 
+def test_images_of_the_data_have_their_numbers(
+    model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    for name in ('a.png', 'b.png', 'c.png'):
+        draw(tmp_path / name)
+    config, checkpoint = model(DETECTOR)
+    cfg = Config.fromfile(config)
+    cfg.test_dataloader.dataset.update(
+        data_root=str(tmp_path), ann_file='x.json', data_prefix=dict(img='')
+    )
+    content = dict(images=[dict(id=40, file_name='b.png'), dict(id=8, file_name='c.png')])
+    (tmp_path / 'x.json').write_text(json.dumps(content))
+    out = tmp_path / 'out'
+    write_predictions(cfg, checkpoint, tmp_path, out, score_thr=0.0, pictures=False)
+    ids = {entry['file_name']: entry['image_id'] for entry in entries(out)}
+    assert ids == {'a.png': 41, 'b.png': 40, 'c.png': 8}
+
+
 # The numbers of COCO's 80 classes, with gaps.
 COCO_CATEGORIES = [
     dict(id=number)
@@ -154,12 +172,19 @@ COCO_CATEGORIES = [
 ]
 
 
-def test_categories_have_the_numbers_of_the_data(tmp_path: Path) -> None:
-    content = dict(categories=[dict(id=9, name='disk'), dict(id=5, name='box')])
+def test_categories_and_images_have_the_numbers_of_the_data(tmp_path: Path) -> None:
+    content = dict(
+        categories=[dict(id=9, name='disk'), dict(id=5, name='box')],
+        images=[dict(id=7, file_name='a/1.jpg')],
+    )
     (tmp_path / 'x.json').write_text(json.dumps(content))
-    dataset = dict(data_root=str(tmp_path), ann_file='x.json')
-    assert category_ids(dataset, ('box', 'disk')) == [5, 9]
-    assert category_ids(dataset, ('box', 'ring')) == [1, 2]
+    dataset = dict(data_root=str(tmp_path), ann_file='x.json', data_prefix=dict(img='val/'))
+    annotations = annotations_of(dataset)
+    assert category_ids(annotations, ('box', 'disk')) == [5, 9]
+    assert category_ids(annotations, ('box', 'ring')) == [1, 2]
+    assert image_ids(dataset, annotations) == {str(tmp_path / 'val/a/1.jpg'): 7}
+    (tmp_path / 'x.json').write_text('[]')
+    assert annotations_of(dataset) == {} and image_ids(dataset, {}) == {}
     assert category_ids({}, ('box', 'disk')) == [1, 2]
 
 
