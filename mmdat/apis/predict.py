@@ -96,8 +96,8 @@ def write_predictions(
     """Predict images and videos into a folder, with a progress bar.
 
     Writes ``predictions.json``, ``pictures/`` and, from a segmentor, ``masks/``, as
-    :class:`mmdat.apis.prediction_files.PredictionFiles` says. Ctrl-C ends it with what has been
-    predicted by then.
+    :class:`mmdat.apis.prediction_files.PredictionFiles` says. Ctrl-C, or a file that cannot
+    be written, ends it with what has been predicted by then.
 
     Args:
         config: As for :func:`predict`.
@@ -108,7 +108,8 @@ def write_predictions(
         options: As for :func:`predict`.
 
     Raises:
-        UserError: For a mistake in what was given, before the first image is read.
+        UserError: For a mistake in what was given, before the first image is read; if a file cannot
+            be written.
     """
     check_writable('--out-dir', out_dir)
     found = find_inputs(_listed(inputs), [Path(out_dir, name) for name in FOLDERS])
@@ -131,13 +132,17 @@ def write_predictions(
             f'no font here has the characters {characters} of class names: install one, such as '
             'fonts-noto-cjk for Chinese, Japanese and Korean, fonts-noto-core for others'
         )
+    if any(Path(out_dir, name).exists() for name in FOLDERS):
+        console.print(
+            f'{out_dir} holds files of an earlier run: those that this one does not replace remain'
+        )
     try:
         with Progress(*COLUMNS, console=console) as progress, files:
             task = progress.add_task('', total=count_frames(found), rate='')
             for prediction in _run(predictor, found, on_unreadable, console.print):
                 files.write(prediction)
                 progress.update(task, advance=1, rate=f'{summary().images_per_second:.1f}')
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError):
         _print_files(summary())
         raise
     return summary()

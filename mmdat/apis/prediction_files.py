@@ -73,8 +73,8 @@ class PredictionFiles:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # What was predicted before Ctrl-C is complete in itself.
-        complete = kind is None or issubclass(kind, KeyboardInterrupt)
+        # What was predicted before Ctrl-C, or a file that cannot be written, is complete in itself.
+        complete = kind is None or issubclass(kind, (KeyboardInterrupt, UserError))
         self._end_video(complete)
         with _explained(self._json):
             with self._file:

@@ -371,6 +371,21 @@ def test_a_checkpoint_of_another_model_is_a_sentence(
         predict(config, checkpoint, draw(tmp_path / 'x.png'))
 
 
+def test_a_video_that_cannot_be_written_keeps_what_was_predicted(
+    model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    draw(tmp_path / 'in' / '1.png')
+    writer = cv2.VideoWriter(
+        str(tmp_path / 'in/2.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 25, (1, 1)
+    )
+    writer.write(np.zeros((1, 1, 3), np.uint8))
+    writer.release()
+    out = tmp_path / 'out'
+    with pytest.raises(UserError, match=r'2.mp4 cannot be written: OpenCV does not write such'):
+        write_predictions(*model(CLASSIFIER), tmp_path / 'in', out)
+    assert [entry['file_name'] for entry in entries(out)] == ['1.png', '2.avi']
+
+
 def test_the_transforms_are_those_of_a_test(model: Callable[[str], Model]) -> None:
     path, _ = model(DETECTOR)
     cfg = Config.fromfile(path)
@@ -386,13 +401,15 @@ def test_the_transforms_are_those_of_a_test(model: Callable[[str], Model]) -> No
 
 
 def test_the_output_may_lie_among_the_inputs_but_not_over_them(
-    model: Callable[[str], Model], tmp_path: Path
+    model: Callable[[str], Model], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw(tmp_path / 'a' / '1.png')
     for _ in range(2):
         summary = write_predictions(*model(CLASSIFIER), tmp_path, tmp_path)
         assert summary.images == 1
+        told = capsys.readouterr().err
         assert files(tmp_path) == ['a/1.png', 'pictures/a/1.png', 'predictions.json']
+    assert f'{tmp_path} holds files of an earlier run' in told
     before = (tmp_path / 'pictures/a/1.png').read_bytes()
     with pytest.raises(UserError, match='could be written over: give another --out-dir'):
         write_predictions(*model(CLASSIFIER), tmp_path / 'pictures', tmp_path)
