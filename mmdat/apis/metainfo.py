@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +12,29 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from mmdat.checks import config_tree
+from mmdat.errors import UserError
 
 COCO_CATEGORY_IDS = sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 
 
-def dataset_of(cfg: Config) -> dict[str, Any]:
-    """The first data set that the config tests on, or else trains on."""
-    found = (
-        dataset
-        for split in ('test', 'val', 'train')
-        for _, dataset in config_tree.datasets(cfg, split)
-    )
+def dataset_of(cfg: Config, splits: Sequence[str] = ('test', 'val', 'train')) -> dict[str, Any]:
+    """The first data set of a config, of the first split that has one; empty if none has."""
+    found = (dataset for split in splits for _, dataset in config_tree.datasets(cfg, split))
     return next(found, {})
 
 
 def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
-    """The transforms of a test, with an image in memory in place of its file and annotations."""
-    steps = dataset_of(cfg).get('pipeline') or []
+    """The transforms of a test, with an image in memory in place of its file and annotations.
+
+    Raises:
+        UserError: If the config has none; those of training change images at random.
+    """
+    steps = dataset_of(cfg, ('test', 'val')).get('pipeline') or cfg.get('test_pipeline')
+    if not steps:
+        raise UserError(
+            f'config {cfg.filename} has no transforms for a test: add test_dataloader or '
+            'test_pipeline'
+        )
     names = [str(step['type']).split('.')[-1] for step in steps]
     to_float32 = any(step.get('to_float32', False) for step in steps)
     return [
@@ -37,20 +45,43 @@ def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
 
 def metainfo_of(dataset: dict[str, Any]) -> dict[str, Any]:
     """Names and colors of a data set's classes, which need not be there."""
-    with DATASETS.switch_scope_and_registry(None) as registry:  # of the scope of the config
-        kind = registry.get(dataset.get('type', ''))
+    kind = None
+    if 'type' in dataset:
+        with DATASETS.switch_scope_and_registry(None) as registry:  # of the scope of the config
+            kind = registry.get(dataset['type'])
     return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
 
 
-def category_ids(dataset: dict[str, Any], classes: tuple[str, ...]) -> list[int]:
+def annotations_of(dataset: dict[str, Any]) -> dict[str, Any]:
+    """The content of a data set's annotations in COCO's format; empty if they are not there."""
+    path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(path.read_text())
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def category_ids(annotations: dict[str, Any], classes: tuple[str, ...]) -> list[int]:
     """Numbers of the classes in a detector's data: those of its annotations, if they are there.
 
     Otherwise COCO's own for COCO's classes, which have gaps, or else 1 for the first class.
     """
-    path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        numbers = {item['name']: item['id'] for item in json.loads(path.read_text())['categories']}
+    with contextlib.suppress(KeyError, TypeError):
+        numbers = {item['name']: item['id'] for item in annotations['categories']}
         return [numbers[name] for name in classes]
     if classes == CocoDataset.METAINFO['classes']:
         return COCO_CATEGORY_IDS
     return [label + 1 for label in range(len(classes))]
+
+
+def image_ids(dataset: dict[str, Any], annotations: dict[str, Any]) -> dict[str, int]:
+    """Numbers of the images in a detector's data, by absolute path; empty if it is not there."""
+    folder = os.path.join(
+        dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img') or ''
+    )
+    with contextlib.suppress(KeyError, TypeError):
+        return {
+            os.path.abspath(os.path.join(folder, item['file_name'])): item['id']
+            for item in annotations['images']
+        }
+    return {}

@@ -19,7 +19,7 @@ from mmdat.datasets.inputs import Input, count_frames, find_inputs, read_frames
 from mmdat.errors import UserError
 from mmdat.visualization.fonts import missing_characters
 
-from .prediction_files import PredictionFiles
+from .prediction_files import FOLDERS, PredictionFiles
 from .predictor import Predictor
 from .results import Prediction
 
@@ -96,22 +96,23 @@ def write_predictions(
     """Predict images and videos into a folder, with a progress bar.
 
     Writes ``predictions.json``, ``pictures/`` and, from a segmentor, ``masks/``, as
-    :class:`mmdat.apis.prediction_files.PredictionFiles` says. Ctrl-C ends it with what has been
-    predicted by then.
+    :class:`mmdat.apis.prediction_files.PredictionFiles` says. Ctrl-C, or a file that cannot
+    be written, ends it with what has been predicted by then.
 
     Args:
         config: As for :func:`predict`.
         checkpoint: As for :func:`predict`.
-        inputs: As for :func:`predict`. ``out_dir`` is left out of folders that are searched.
+        inputs: As for :func:`predict`; what lies in ``out_dir``'s folders is not searched.
         out_dir: Folder to write into.
         pictures: Whether to draw pictures.
         options: As for :func:`predict`.
 
     Raises:
-        UserError: For a mistake in what was given, before the first image is read.
+        UserError: For a mistake in what was given, before the first image is read; if a file cannot
+            be written.
     """
     check_writable('--out-dir', out_dir)
-    found = find_inputs(_listed(inputs), leave_out=out_dir)
+    found = find_inputs(_listed(inputs), [Path(out_dir, name) for name in FOLDERS])
     predictor = Predictor(config, checkpoint, **options)
     files = PredictionFiles(out_dir, predictor, pictures)
     unreadable: dict[str, str] = {}
@@ -131,13 +132,17 @@ def write_predictions(
             f'no font here has the characters {characters} of class names: install one, such as '
             'fonts-noto-cjk for Chinese, Japanese and Korean, fonts-noto-core for others'
         )
+    if any(Path(out_dir, name).exists() for name in FOLDERS):
+        console.print(
+            f'{out_dir} holds files of an earlier run: those that this one does not replace remain'
+        )
     try:
         with Progress(*COLUMNS, console=console) as progress, files:
             task = progress.add_task('', total=count_frames(found), rate='')
             for prediction in _run(predictor, found, on_unreadable, console.print):
                 files.write(prediction)
                 progress.update(task, advance=1, rate=f'{summary().images_per_second:.1f}')
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError):
         _print_files(summary())
         raise
     return summary()
@@ -189,6 +194,7 @@ def _run(
         for frame, output in zip(batch, outputs, strict=True):
             yield Prediction(
                 frame.name,
+                frame.path,
                 frame.number,
                 frame.rate,
                 frame.image[..., ::-1],

@@ -18,6 +18,7 @@ from mmdat.visualization.predictions import Color, draw_classes_of_pixels, draw_
 from .predictor import Predictor
 from .results import Instances, Prediction
 
+FOLDERS = PICTURES, MASKS = 'pictures', 'masks'
 TOP = 5  # classes of a classifier that are told
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 
@@ -26,8 +27,9 @@ class PredictionFiles:
     """Files in a folder that hold predictions; a context, at whose end they are complete.
 
     ``predictions.json`` is a list in COCO's format for results, with a dict for each object that a
-    detector found: ``image_id`` (position of the image among all, from 1), ``category_id`` (the
-    class's number in the data that the model is for), ``bbox`` (x, y, width, height in pixels),
+    detector found: ``image_id`` (that of the data set that the config tests on for its own images,
+    by their path; of others, and of frames, a number above those, or from 1), ``category_id`` (the
+    class's number in that data set), ``bbox`` (x, y, width, height in pixels),
     ``score`` and, of masks, ``segmentation`` (run-length encoding); besides ``file_name`` (path
     below the folder that all inputs share), ``category_name`` and, in a video, ``frame`` (from 0).
     Of a segmentor it has a dict for each image, with ``mask`` (path of its file) and ``classes``,
@@ -58,6 +60,7 @@ class PredictionFiles:
         self._predictor = predictor
         self._pictures = pictures
         self.num_images = 0
+        self._next_id = max(predictor.image_ids.values(), default=0) + 1
         self._json = self.folder / 'predictions.json'
         self._separator = '[\n'
         self._video: _VideoFile | None = None
@@ -70,8 +73,8 @@ class PredictionFiles:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # What was predicted before Ctrl-C is complete in itself.
-        complete = kind is None or issubclass(kind, KeyboardInterrupt)
+        # What was predicted before Ctrl-C, or a file that cannot be written, is complete in itself.
+        complete = kind is None or issubclass(kind, (KeyboardInterrupt, UserError))
         self._end_video(complete)
         with _explained(self._json):
             with self._file:
@@ -95,7 +98,11 @@ class PredictionFiles:
             self._write_picture(prediction)
 
     def _entries(self, prediction: Prediction) -> Iterator[dict[str, Any]]:
-        common: dict[str, Any] = dict(image_id=self.num_images, file_name=prediction.name)
+        image_id = self._predictor.image_ids.get(prediction.path)
+        if image_id is None:
+            image_id = self._next_id
+            self._next_id += 1
+        common: dict[str, Any] = dict(image_id=image_id, file_name=prediction.name)
         if prediction.frame is not None:
             common['frame'] = prediction.frame
         if prediction.instances is not None:
@@ -141,9 +148,9 @@ class PredictionFiles:
         buffer = io.BytesIO()
         mask.save(buffer, 'PNG')
         if prediction.frame is None:
-            path = self._path('masks', prediction.name, '.png')
+            path = self._path(MASKS, prediction.name, '.png')
         else:
-            path = self._path('masks', f'{prediction.name}/{prediction.frame:06}', '.png')
+            path = self._path(MASKS, f'{prediction.name}/{prediction.frame:06}', '.png')
         _write_whole(path, buffer.getvalue())
         return path
 
@@ -153,10 +160,10 @@ class PredictionFiles:
             self._end_video(complete=True)
             suffix = PurePath(prediction.name).suffix.lower()
             suffix = suffix if suffix in PICTURE_SUFFIXES else '.png'
-            path = self._path('pictures', prediction.name, suffix)
+            path = self._path(PICTURES, prediction.name, suffix)
             _write_whole(path, cv2.imencode(suffix, picture)[1].tobytes())
             return
-        path = self._path('pictures', prediction.name, '.mp4')
+        path = self._path(PICTURES, prediction.name, '.mp4')
         if self._video is None or self._video.path != path:
             self._end_video(complete=True)
             self._video = _VideoFile(path, prediction.rate or 25, picture.shape[:2])

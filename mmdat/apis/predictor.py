@@ -22,7 +22,7 @@ from mmdat.checks.model_fit import head_classes
 from mmdat.checks.run import check_device, check_least, check_share
 from mmdat.errors import UserError
 
-from .metainfo import category_ids, dataset_of, metainfo_of, pipeline_of
+from .metainfo import annotations_of, category_ids, dataset_of, image_ids, metainfo_of, pipeline_of
 from .model import build_model, load_weights
 from .results import Instances
 from .slicing import Tile, average_logits, merge_instances, tiles
@@ -53,6 +53,8 @@ class Predictor:
         classes: Names of the classes.
         palette: An RGB color for each class.
         category_ids: The number of each class in a detector's data.
+        image_ids: The number of each image of a detector's data, by absolute path, if they are
+            there.
 
     Raises:
         UserError: For a mistake in what was given.
@@ -100,7 +102,9 @@ class Predictor:
         if not isinstance(palette, (list, tuple)) or len(palette) < len(self.classes):
             palette = get_palette('random', len(self.classes))
         self.palette = [tuple(map(int, color)) for color in palette]
-        self.category_ids = category_ids(dataset, self.classes)
+        annotations = annotations_of(dataset) if self.toolbox == 'mmdet' else {}
+        self.category_ids = category_ids(annotations, self.classes)
+        self.image_ids = image_ids(dataset, annotations)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         """Predict images.

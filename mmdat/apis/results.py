@@ -34,6 +34,7 @@ class Prediction:
 
     Attributes:
         name: Path of the image or video below the folder that all inputs share.
+        path: Its absolute path, URL, or the camera's number.
         frame: Position in the video, from 0; None for an image.
         rate: Frames a second of the video; None for an image.
         image: (height, width, 3), RGB uint8, upright.
@@ -45,6 +46,7 @@ class Prediction:
     """
 
     name: str
+    path: str
     frame: int | None
     rate: float | None
     image: np.ndarray

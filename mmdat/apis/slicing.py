@@ -80,12 +80,15 @@ def merge_instances(
     kept: list[tuple[float, int, np.ndarray, Mask | None]] = []
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)
-        _, objects = connected_components(_are_same(boxes[of_class], windows[of_class]))
+        same = _are_same(boxes[of_class], windows[of_class])
+        _, objects = connected_components(same)
+        groups: list[np.ndarray] = []
         for index in range(objects.max() + 1):
-            members = of_class[objects == index]
-            if is_whole[members].any():
-                members = members[is_whole[members]]
-                members = members[scores[members].argmax()][None]
+            members = np.flatnonzero(objects == index)
+            whole = members[is_whole[of_class[members]]]
+            groups += _best(whole, scores[of_class], same) if whole.size else [members]
+        for group in groups:
+            members = of_class[group]
             box = np.hstack([boxes[members, :2].min(0), boxes[members, 2:].max(0)])
             mask = None
             if has_masks:
@@ -157,6 +160,18 @@ def _are_same(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
     common = _areas(_intersect(first, second))
     agree = common > SAME * (_areas(first) + _areas(second) - common)
     return agree & (windows[:, None] != windows).any(-1)
+
+
+def _best(indices: np.ndarray, scores: np.ndarray, same: np.ndarray) -> list[np.ndarray]:
+    """Each object that is the same as none of higher score, alone.
+
+    Not all that are connected are the same: a box over two objects is connected with both.
+    """
+    kept: list[int] = []
+    for index in indices[np.argsort(-scores[indices], kind='stable')].tolist():
+        if not same[index, kept].any():
+            kept.append(index)
+    return [np.array([index]) for index in kept]
 
 
 def _intersect(first: np.ndarray, second: np.ndarray) -> np.ndarray:

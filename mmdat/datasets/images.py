@@ -1,15 +1,23 @@
 """Reading images of any kind, as a model of 8-bit color images takes them."""
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from http.client import HTTPException
+from urllib.error import URLError
 
 import cv2
 import numpy as np
 from mmengine import fileio
 from PIL import Image, ImageOps
 
+from mmdat.errors import reason
+
 SCALED = 'images of more than 8 bits are scaled from their smallest and largest value to 0 and 255'
 # An image in color, turned as its EXIF data says, of as many bits as the file has.
 FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+# What an image takes, with its copies in PIL's, OpenCV's and the pictures' order of channels.
+BYTES_PER_PIXEL = 16
 
 
 class UnreadableError(Exception):
@@ -33,30 +41,58 @@ def read_image(path: str, notify: Callable[[str], None] = print) -> np.ndarray:
         UnreadableError: If there is no image that can be read.
     """
     try:
-        with fileio.get_local_path(path) as file:
+        with fileio.get_local_path(path) as file, quiet_opencv():
             image = _decode(str(file))
             pages = cv2.imcount(str(file))
     except (OSError, ValueError, SyntaxError, MemoryError, cv2.error) as error:  # as PIL raises
-        raise UnreadableError(getattr(error, 'strerror', None) or 'it does not decode') from error
+        raise UnreadableError(_reason(error)) from error
+    except (
+        Exception
+    ) as error:  # of a kind of URL that mmengine does not know or lacks a package for
+        if '://' not in path:
+            raise
+        raise UnreadableError(f'it cannot be fetched: {reason(error)}') from error
     if pages > 1:
         notify(f'{path} holds {pages} images: the first is taken')
     if image.dtype == np.uint8:
         return image
     notify(SCALED)
-    return cv2.normalize(np.nan_to_num(image), None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+    return cv2.normalize(
+        np.nan_to_num(image, posinf=0, neginf=0), None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U
+    )
+
+
+@contextlib.contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV from printing what it cannot read, which is told in a sentence."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def _memory() -> int:
+    """Memory of this machine in bytes."""
+    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (URLError, HTTPException)):
+        return f'it cannot be fetched: {reason(error)}'
+    if isinstance(error, MemoryError):
+        return 'it does not fit into the memory'
+    return getattr(error, 'strerror', None) or 'it does not decode'
 
 
 def _decode(file: str) -> np.ndarray:
     """Decode an image as the toolboxes do, with OpenCV, or with PIL what OpenCV does not know."""
     data = np.fromfile(file, np.uint8)
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         image = cv2.imdecode(data, FLAGS) if data.size else None
     except cv2.error:  # of more pixels than OpenCV reads
         image = None
-    finally:
-        cv2.utils.logging.setLogLevel(level)
     return _decode_with_pil(file) if image is None else image
 
 
@@ -64,6 +100,8 @@ def _decode_with_pil(file: str) -> np.ndarray:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(file) as opened:
+            if opened.width * opened.height * BYTES_PER_PIXEL > _memory():
+                raise MemoryError
             image = ImageOps.exif_transpose(opened)
     finally:
         Image.MAX_IMAGE_PIXELS = limit

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmdat.errors import UserError
 
-from .images import UnreadableError, read_image
+from .images import UnreadableError, quiet_opencv, read_image
 
 IMAGE_SUFFIXES = (
     *('.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.avif', '.jp2'),
@@ -32,7 +32,7 @@ class Input:
 
     Attributes:
         name: Path below the folder that all inputs share, with ``/``; unique among them.
-        path: File, URL, or the camera's number.
+        path: Absolute path of a file, URL, or the camera's number.
     """
 
     name: str
@@ -50,39 +50,47 @@ class Frame:
 
     Attributes:
         name: That of the input.
+        path: That of the input.
         image: (height, width, 3), BGR uint8.
         number: Position in a video, from 0; None for an image.
         rate: Frames a second of a video.
     """
 
     name: str
+    path: str
     image: np.ndarray
     number: int | None = None
     rate: float | None = None
 
 
 def find_inputs(
-    arguments: Iterable[str | os.PathLike], leave_out: str | Path | None = None
+    arguments: Iterable[str | os.PathLike], leave_out: Iterable[str | Path] = ()
 ) -> list[Input]:
     """Find the images and videos that were named.
 
-    Folders are searched through, without hidden files. What is named twice is found once. A file
-    that does not exist is found too, as reading it says so.
+    Folders are searched through, with linked ones, without hidden files. What is named twice is
+    found once. A file that does not exist is found too, as reading it says so.
 
     Args:
         arguments: Files, folders, patterns (``**`` for any folders), URLs, numbers of cameras.
-        leave_out: A folder that is not searched, such as that of the output.
+        leave_out: Folders that are not searched, such as those of the output.
 
     Raises:
-        UserError: If there is nothing, or nothing in a folder or for a pattern.
+        UserError: If there is nothing, or nothing in a folder or for a pattern; if an input is
+            named that lies in a folder to leave out, where it would be written over.
     """
-    left_out = None if leave_out is None else os.path.abspath(leave_out)
+    left_out = [Path(folder).resolve() for folder in leave_out]
     found: dict[str, str] = {}  # path -> folder that its name begins below
     for argument in arguments:
         matches = list(_find(os.fspath(argument), left_out))
         if not matches:
             raise UserError(f'there is no image or video in {argument}: {WHAT_TO_GIVE}')
         for path, root in matches:
+            if root and _is_inside(path, left_out):
+                raise UserError(
+                    f'{path} lies where the output is written and could be written over: give '
+                    'another --out-dir, or move the input'
+                )
             found.setdefault(path, root)
     if not any(os.path.exists(path) or not root for path, root in found.items()):
         raise UserError(f'there is no {" and no ".join(found) or "input"}: {WHAT_TO_GIVE}')
@@ -103,8 +111,12 @@ def count_frames(inputs: Iterable[Input]) -> int | None:
         if item.is_video:
             if item.path.isdigit():
                 return None
-            frames = int(cv2.VideoCapture(item.path).get(cv2.CAP_PROP_FRAME_COUNT))
-        total += max(frames, 0)
+            video = _open_video(item.path)
+            # What cannot be read counts as an image that cannot.
+            frames = _frame_count(video) if video.isOpened() else 1
+            if frames == 0:
+                return None
+        total += frames
     return total
 
 
@@ -123,14 +135,14 @@ def read_frames(
     for item in inputs:
         try:
             if item.is_video:
-                yield from _read_video(item)
+                yield from _read_video(item, notify)
             else:
-                yield Frame(item.name, read_image(item.path, notify))
+                yield Frame(item.name, item.path, read_image(item.path, notify))
         except UnreadableError as error:
             on_unreadable(item.path, str(error))
 
 
-def _find(text: str, leave_out: str | None) -> Iterator[tuple[str, str]]:
+def _find(text: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, str]]:
     """Yield the paths that an argument names, each with the folder that its name begins below."""
     path = os.path.abspath(os.path.expanduser(text))
     if '://' in text or (text.isdigit() and not os.path.exists(path)):
@@ -144,20 +156,26 @@ def _find(text: str, leave_out: str | None) -> Iterator[tuple[str, str]]:
         parts = itertools.takewhile(lambda part: not glob.has_magic(part), Path(path).parts)
         root = str(Path(*parts))
         for match in sorted(glob.glob(path, recursive=True)):
+            if _is_inside(match, leave_out):
+                continue
             if os.path.isdir(match):
                 yield from ((file, root) for file in _search(match, leave_out))
-            elif _is_wanted(match) and not _is_inside(match, leave_out):
+            elif _is_wanted(match):
                 yield match, root
 
 
-def _search(folder: str, leave_out: str | None) -> Iterator[str]:
+def _search(folder: str, leave_out: Sequence[Path]) -> Iterator[str]:
     """Yield the images and videos in a folder and below it, sorted; no hidden ones."""
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if name[0] != '.' and not _is_inside(os.path.join(parent, name), leave_out)
-        )
+    searched: set[str] = set()  # a link may lead back to where it lies
+    if _is_inside(folder, leave_out):  # named, so that it is refused
+        leave_out = ()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in searched or _is_inside(parent, leave_out):
+            folders.clear()
+            continue
+        searched.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != '.')
         for name in sorted(files):
             if name[0] != '.' and _is_wanted(name):
                 yield os.path.join(parent, name)
@@ -167,8 +185,8 @@ def _is_wanted(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
 
 
-def _is_inside(path: str, folder: str | None) -> bool:
-    return folder is not None and Path(path).is_relative_to(folder)
+def _is_inside(path: str, folders: Sequence[Path]) -> bool:
+    return any(Path(path).resolve().is_relative_to(folder) for folder in folders)
 
 
 def _name_of_url(path: str) -> str:
@@ -185,16 +203,31 @@ def _unused(name: str, used: Sequence[str] | dict[str, str]) -> str:
     return next(candidate for candidate in candidates if candidate not in used)
 
 
-def _read_video(item: Input) -> Iterator[Frame]:
-    capture = cv2.VideoCapture(int(item.path) if item.path.isdigit() else item.path)
+def _open_video(path: str) -> cv2.VideoCapture:
+    with quiet_opencv():
+        return cv2.VideoCapture(int(path) if path.isdigit() else path)
+
+
+def _frame_count(video: cv2.VideoCapture) -> int:
+    """Number of frames that a video tells of; 0 if it tells none."""
+    return max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+
+def _read_video(item: Input, notify: Callable[[str], None]) -> Iterator[Frame]:
+    video = _open_video(item.path)
     try:
-        rate = capture.get(cv2.CAP_PROP_FPS) or FRAME_RATE
+        rate = video.get(cv2.CAP_PROP_FPS) or FRAME_RATE
         for number in itertools.count():
-            fine, image = capture.read()  # turned upright
+            fine, image = video.read()  # turned upright
             if not fine:
                 break
-            yield Frame(item.name, image, number, rate)
+            yield Frame(item.name, item.path, image, number, rate)
+        told = _frame_count(video)
     finally:
-        capture.release()
+        video.release()
+    if number == 0 and item.path.isdigit():
+        raise UnreadableError('there is no such camera, or it is in use')
     if number == 0:
         raise UnreadableError('no frame of a video can be read')
+    if number < told:
+        notify(f'{item.path} ends after {number} of the {told} frames that it tells of')

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import pytest
 from helpers import nano
+from mmengine.config import Config
 from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from mmdat.apis import predict, write_predictions
-from mmdat.apis.metainfo import category_ids
+from mmdat.apis.metainfo import annotations_of, category_ids, image_ids, metainfo_of, pipeline_of
 from mmdat.apis.predictor import Predictor
 from mmdat.errors import UserError
 
@@ -145,6 +146,24 @@ def test_detections_are_written_in_cocos_format(
     assert len(truth.loadRes(written).anns) == len(written)
 
 
+def test_images_of_the_data_have_their_numbers(
+    model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    for name in ('a.png', 'b.png', 'c.png'):
+        draw(tmp_path / name)
+    config, checkpoint = model(DETECTOR)
+    cfg = Config.fromfile(config)
+    cfg.test_dataloader.dataset.update(
+        data_root=str(tmp_path), ann_file='x.json', data_prefix=dict(img='')
+    )
+    content = dict(images=[dict(id=40, file_name='b.png'), dict(id=8, file_name='c.png')])
+    (tmp_path / 'x.json').write_text(json.dumps(content))
+    out = tmp_path / 'out'
+    write_predictions(cfg, checkpoint, tmp_path, out, score_thr=0.0, pictures=False)
+    ids = {entry['file_name']: entry['image_id'] for entry in entries(out)}
+    assert ids == {'a.png': 41, 'b.png': 40, 'c.png': 8}
+
+
 # The numbers of COCO's 80 classes, with gaps.
 COCO_CATEGORIES = [
     dict(id=number)
@@ -153,12 +172,19 @@ COCO_CATEGORIES = [
 ]
 
 
-def test_categories_have_the_numbers_of_the_data(tmp_path: Path) -> None:
-    content = dict(categories=[dict(id=9, name='disk'), dict(id=5, name='box')])
+def test_categories_and_images_have_the_numbers_of_the_data(tmp_path: Path) -> None:
+    content = dict(
+        categories=[dict(id=9, name='disk'), dict(id=5, name='box')],
+        images=[dict(id=7, file_name='a/1.jpg')],
+    )
     (tmp_path / 'x.json').write_text(json.dumps(content))
-    dataset = dict(data_root=str(tmp_path), ann_file='x.json')
-    assert category_ids(dataset, ('box', 'disk')) == [5, 9]
-    assert category_ids(dataset, ('box', 'ring')) == [1, 2]
+    dataset = dict(data_root=str(tmp_path), ann_file='x.json', data_prefix=dict(img='val/'))
+    annotations = annotations_of(dataset)
+    assert category_ids(annotations, ('box', 'disk')) == [5, 9]
+    assert category_ids(annotations, ('box', 'ring')) == [1, 2]
+    assert image_ids(dataset, annotations) == {str(tmp_path / 'val/a/1.jpg'): 7}
+    (tmp_path / 'x.json').write_text('[]')
+    assert annotations_of(dataset) == {} and image_ids(dataset, {}) == {}
     assert category_ids({}, ('box', 'disk')) == [1, 2]
 
 
@@ -343,6 +369,51 @@ def test_a_checkpoint_of_another_model_is_a_sentence(
     _, checkpoint = model(DETECTOR)
     with pytest.raises(UserError, match="is of another model than the config's: it lacks"):
         predict(config, checkpoint, draw(tmp_path / 'x.png'))
+
+
+def test_a_video_that_cannot_be_written_keeps_what_was_predicted(
+    model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    draw(tmp_path / 'in' / '1.png')
+    writer = cv2.VideoWriter(
+        str(tmp_path / 'in/2.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 25, (1, 1)
+    )
+    writer.write(np.zeros((1, 1, 3), np.uint8))
+    writer.release()
+    out = tmp_path / 'out'
+    with pytest.raises(UserError, match=r'2.mp4 cannot be written: OpenCV does not write such'):
+        write_predictions(*model(CLASSIFIER), tmp_path / 'in', out)
+    assert [entry['file_name'] for entry in entries(out)] == ['1.png', '2.avi']
+
+
+def test_the_transforms_are_those_of_a_test(model: Callable[[str], Model]) -> None:
+    path, _ = model(DETECTOR)
+    cfg = Config.fromfile(path)
+    expected = pipeline_of(cfg)
+    cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline
+    for split in ('test', 'val'):
+        cfg.pop(f'{split}_dataloader')
+    assert pipeline_of(cfg) == expected
+    cfg.pop('test_pipeline')  # what is left is for training
+    with pytest.raises(UserError, match='has no transforms for a test: add test_dataloader or'):
+        pipeline_of(cfg)
+    assert metainfo_of({}) == {}
+
+
+def test_the_output_may_lie_among_the_inputs_but_not_over_them(
+    model: Callable[[str], Model], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path / 'a' / '1.png')
+    for _ in range(2):
+        summary = write_predictions(*model(CLASSIFIER), tmp_path, tmp_path)
+        assert summary.images == 1
+        told = capsys.readouterr().err
+        assert files(tmp_path) == ['a/1.png', 'pictures/a/1.png', 'predictions.json']
+    assert f'{tmp_path} holds files of an earlier run' in told
+    before = (tmp_path / 'pictures/a/1.png').read_bytes()
+    with pytest.raises(UserError, match='could be written over: give another --out-dir'):
+        write_predictions(*model(CLASSIFIER), tmp_path / 'pictures', tmp_path)
+    assert (tmp_path / 'pictures/a/1.png').read_bytes() == before
 
 
 def test_a_file_in_place_of_the_output_is_a_sentence(tmp_path: Path) -> None:

@@ -81,6 +81,16 @@ def test_what_the_whole_image_shows_is_not_lost() -> None:
     assert as_set(merged) == as_set(large)
 
 
+def test_a_box_over_two_objects_hides_neither() -> None:
+    two = [(10, 10, 70, 60, 1), (90, 10, 150, 60, 1)]
+    over_both = detect(draw([(10, 10, 150, 60, 1)]))
+    over_both.scores[:] = 0.1
+    parts = [detect(draw(two)[:100, :81]), detect(draw(two)[:100, 81:200]), over_both]
+    places = [Tile(0, 0, 81, 100), Tile(81, 0, 200, 100), Tile(0, 0, 500, 300)]
+    found = merge_instances(parts, places, (300, 500))
+    assert sorted(found.boxes[:, 0].tolist()) == [10, 90]
+
+
 def test_nothing_found_is_nothing_merged() -> None:
     nothing = detect(np.zeros((100, 100), np.uint8))
     places = tiles((100, 180), 100, 0.2)

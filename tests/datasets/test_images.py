@@ -143,3 +143,18 @@ def test_what_the_system_says_of_a_file_is_passed_on(tmp_path: Path) -> None:
         read(tmp_path / 'missing.jpg')
     with pytest.raises(UnreadableError, match='Is a directory'):
         read(tmp_path)
+
+
+def test_an_image_that_does_not_fit_into_the_memory_is_refused(tmp_path: Path) -> None:
+    side = 1 << 20  # 2 ** 40 pixels in a file of a few bytes
+    header = b'P5 %d %d 255\n' % (side, side)
+    (tmp_path / 'x.pgm').write_bytes(header)
+    with pytest.raises(UnreadableError, match='it does not fit into the memory'):
+        read_image(str(tmp_path / 'x.pgm'))
+
+
+def test_infinite_values_leave_the_others_their_range(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 2, np.inf, np.nan, -np.inf]], np.float32)
+    cv2.imwrite(str(tmp_path / 'x.tif'), values)
+    image = read_image(str(tmp_path / 'x.tif'), lambda _: None)
+    assert image[0, :, 0].tolist() == [0, 128, 255, 0, 0, 0]

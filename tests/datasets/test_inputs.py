@@ -56,8 +56,23 @@ def test_a_file_named_like_a_pattern_is_a_file(folder: Path) -> None:
 
 
 def test_the_output_is_not_searched(folder: Path) -> None:
-    names = [item.name for item in find_inputs(['.', '**/*.*'], leave_out='a/deep')]
-    assert names == ['a/1.jpg', 'a/2.JPG', 'a/clip.mp4', 'b/1.jpg']
+    for arguments in (['.'], ['**'], ['**/*.*'], ['*']):
+        names = [item.name for item in find_inputs(arguments, leave_out=['a/deep'])]
+        assert sorted(names) == ['a/1.jpg', 'a/2.JPG', 'a/clip.mp4', 'b/1.jpg'], arguments
+
+
+@pytest.mark.parametrize('argument', ['a/deep/1.png', 'a/deep', '.', 'link.png'])
+def test_an_input_that_the_output_could_write_over_is_refused(argument: str, folder: Path) -> None:
+    (folder / 'link.png').symlink_to('a/deep/1.png')
+    with pytest.raises(UserError, match='1.png lies where|link.png lies where'):
+        find_inputs([argument], leave_out=['a/deep'])
+
+
+def test_linked_folders_are_searched_once(folder: Path) -> None:
+    (folder / 'a' / 'linked').symlink_to(folder / 'b')
+    (folder / 'b' / 'loop').symlink_to(folder / 'a')
+    names = [item.name for item in find_inputs(['a'])]
+    assert names == ['1.jpg', '2.JPG', 'clip.mp4', 'deep/1.png', 'linked/1.jpg']
 
 
 @pytest.mark.parametrize(
@@ -112,9 +127,35 @@ def test_a_video_is_read_frame_by_frame_and_what_is_broken_is_told(tmp_path: Pat
 def test_frames_are_counted_where_that_can_be(tmp_path: Path) -> None:
     write_video(tmp_path / 'clip.mp4')
     cv2.imwrite(str(tmp_path / 'gray.png'), np.zeros((8, 8), np.uint8))
+    (tmp_path / 'broken.mp4').touch()
     inputs = find_inputs([tmp_path])
-    assert count_frames(inputs) == 6
+    assert count_frames(inputs) == 7
     assert count_frames([*inputs, Input('camera_0', '0')]) is None
+
+
+def test_a_video_that_ends_early_is_told(tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(
+        str(tmp_path / 'x.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 25, (320, 320)
+    )
+    for seed in range(10):
+        writer.write(np.random.default_rng(seed).integers(0, 256, (320, 320, 3), dtype=np.uint8))
+    writer.release()
+    path = str(tmp_path / 'cut.avi')
+    content = (tmp_path / 'x.avi').read_bytes()
+    Path(path).write_bytes(content[: len(content) // 2])
+    told: list[str] = []
+    frames = list(read_frames([Input('cut.avi', path)], {}.__setitem__, told.append))
+    assert 0 < len(frames) < 10
+    assert told == [f'{path} ends after {len(frames)} of the 10 frames that it tells of']
+    list(read_frames([Input('x.avi', str(tmp_path / 'x.avi'))], {}.__setitem__, told.append))
+    assert len(told) == 1
+
+
+def test_a_camera_that_is_not_there_is_told_without_noise(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert read(['77']) == ([], {'77': 'there is no such camera, or it is in use'})
+    assert capfd.readouterr() == ('', '')
 
 
 def test_a_camera_is_opened_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,12 +200,17 @@ def server(tmp_path: Path) -> Iterator[str]:
 def test_images_and_videos_are_read_from_the_web(tmp_path: Path, server: str) -> None:
     write_video(tmp_path / 'clip.mp4', number=2)
     cv2.imwrite(str(tmp_path / 'gray.png'), np.full((8, 8), 200, np.uint8))
-    names = ('gray.png?size=8', 'clip.mp4', 'missing.jpg')
-    frames, unreadable = read([f'{server}/{name}' for name in names])
+    (tmp_path / 'page.jpg').write_text('<html>')
+    names = ('gray.png?size=8', 'clip.mp4', 'missing.jpg', 'page.jpg')
+    frames, unreadable = read([*(f'{server}/{name}' for name in names), 'smoke://signal/1.jpg'])
     host = server.removeprefix('http://')
     assert frames == [
         (f'{host}/gray.png', None, None, 200),
         (f'{host}/clip.mp4', 0, 12.5, 0),
         (f'{host}/clip.mp4', 1, 12.5, 40),
     ]
-    assert list(unreadable) == [f'{server}/missing.jpg']
+    assert unreadable == {
+        f'{server}/missing.jpg': 'it cannot be fetched: HTTP Error 404: File not found',
+        f'{server}/page.jpg': 'it does not decode',
+        'smoke://signal/1.jpg': "it cannot be fetched: KeyError: 'smoke'",
+    }
