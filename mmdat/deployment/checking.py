@@ -67,9 +67,13 @@ def load(path: Path) -> Callable[[np.ndarray], Outputs]:
     """A function from images to outputs that runs a file on the CPU, by ONNX Runtime or PyTorch."""
     if path.suffix == '.pt2':
         program = torch.export.load(path).module()
-        return lambda images: [
-            output.numpy() for output in program(torch.from_numpy(images)).values()
-        ]
+
+        def run(images: np.ndarray) -> Outputs:
+            with torch.no_grad():
+                outputs = program(torch.from_numpy(images))
+            return [output.numpy() for output in outputs.values()]
+
+        return run
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
