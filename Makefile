@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-task test test-random test-models test-zoo benchmark lint
+.PHONY: help setup demo demo-task test test-random test-models test-export test-zoo benchmark lint
 
 PYTHON := .venv/bin/python
 TASK := detect
@@ -43,6 +43,9 @@ test-random: setup ## run the tests of random cases with many new ones, 500 of e
 
 test-models: setup ## run the slow tests of models and operators: large published ones, compilers
 	$(PYTHON) -m pytest -m slow tests/models tests/ops
+
+test-export: setup ## run the slow tests of exported files: each kind of block, each detector
+	$(PYTHON) -m pytest -m slow tests/deployment
 
 test-zoo: setup ## take a training step and a test step with each config, on small drawings
 	$(PYTHON) tests/helpers/zoo.py
