@@ -17,8 +17,6 @@ from torch.export import Dim, ExportedProgram
 OPSET = 20
 # Sizes that a map may have are called so in the file, in this order.
 DYNAMIC = ('batch', 'height', 'width')
-# A file in protobuf's format holds so many bytes; beyond, the weights lie in one beside it.
-LARGEST_FILE = 2**31 - 2**20
 
 
 class Traced(NamedTuple):
