@@ -18,10 +18,12 @@ from mmdat.apis.export import export
 from mmdat.apis.model import build_model
 from mmdat.checks.config_file import read_config
 from mmdat.deployment.checking import TOLERANCE, compare, load
+from mmdat.deployment.heads import ExportableClassifier
 from mmdat.deployment.pooling import BinPooling
 from mmdat.deployment.preprocessing import Preprocess
 from mmdat.deployment.writing import trace, write
 from mmdat.errors import UserError
+from mmdat.registry import MODELS
 
 # A backbone of few layers in three stages, as tracing takes long with each.
 SMALL = """
@@ -204,8 +206,6 @@ class Pixels(nn.Module):
 def test_images_in_rgb_are_prepared_as_the_toolbox_prepares_what_it_loads(
     scope: str, convert: bool
 ) -> None:
-    from mmdat.registry import MODELS
-
     options = dict(mean=[100.0, 110, 120], std=[60.0, 50, 40])
     options |= dict(
         mmpretrain=dict(
@@ -242,3 +242,16 @@ def test_pooling_by_weights_of_bins_is_adaptive_pooling(size: tuple[int, int]) -
     for bins in (1, 2, 3, 6):
         expected = nn.AdaptiveAvgPool2d(bins)(x)
         torch.testing.assert_close(BinPooling((bins, bins))(x), expected)
+
+
+def test_a_head_without_softmax_is_not_taken_for_one() -> None:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(
+            dict(
+                type='ImageClassifier',
+                backbone=dict(type='LeNet5'),
+                head=dict(type='MultiLabelLinearClsHead', num_classes=3, in_channels=8),
+            )
+        )
+    with pytest.raises(UserError, match='MultiLabelLinearClsHead cannot be exported'):
+        ExportableClassifier(model)
