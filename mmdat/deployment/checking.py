@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from .compare import compare_detections
 from .detectors import Boxes, Detections
 from .masks import paste_masks
+from .writing import quiet
 
 # (batch, height, width)
 SIZES = ((1, 224, 288), (2, 193, 257), (1, 127, 95))
@@ -72,7 +73,8 @@ def compare(
 def load(path: Path) -> Callable[[np.ndarray], Outputs]:
     """A function from images to outputs that runs a file on the CPU, by ONNX Runtime or PyTorch."""
     if path.suffix == '.pt2':
-        program = torch.export.load(path).module()
+        with quiet():  # PyTorch warns of the buffer that it reads the file into
+            program = torch.export.load(path).module()
 
         def run(images: np.ndarray) -> Outputs:
             with torch.no_grad():
