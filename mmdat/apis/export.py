@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from mmdat import checks
 from mmdat.checks.config_file import read_config
@@ -18,6 +19,7 @@ from mmdat.checks.run import check_writable
 from mmdat.deployment.checking import TOLERANCE, Comparison, compare
 from mmdat.deployment.detectors import ExportableFeatures, exportable_detector
 from mmdat.deployment.heads import ExportableClassifier, ExportableSegmentor
+from mmdat.deployment.reference import own_features, own_predictions
 from mmdat.deployment.writing import OPSET, Traced, trace, write
 from mmdat.errors import UserError, enumerate_names, reason
 from mmdat.version import __version__
@@ -38,7 +40,8 @@ def export(
 ) -> list[Comparison]:
     """Write the model of a config to a file that takes images of any number and size.
 
-    The file's input ``images`` is float32 (batch, 3, height, width), RGB, 0 to 255.
+    The file's input ``images`` is float32 (batch, 3, height, width), RGB, 0 to 255; where the
+    backbone has other ``in_channels``, it is these channels as the config loads them.
 
     Args:
         config: Path of the config.
@@ -62,24 +65,27 @@ def export(
         with explained(cfg):
             model = build_model(cfg).eval()
             dataset = load_weights(model, checkpoint).get('dataset_meta') or {}
-        exportable = _exportable(model, toolbox)
+        exportable, own = _exportable(model, toolbox)
         smallest = getattr(model.backbone, 'smallest_image', 32)
+        channels = getattr(model.backbone, 'in_channels', 3)
         meta = dict(
             config=Path(config).name,
             mmdat_version=__version__,
             classes=json.dumps(dataset.get('classes') or [], ensure_ascii=False),
         )
         try:
-            traced = trace(exportable, smallest)
+            traced = trace(exportable, smallest, channels)
             write(traced, path, meta)
         except RuntimeError as error:  # of torch.export, for what branches on sizes
             raise UserError(
                 f'the model of {config} cannot be exported ({reason(error)})'
             ) from error
-        print(_describe(path, traced))
+        except OSError as error:
+            raise UserError(f'{out} cannot be written: {reason(error)}') from error
+        print(_describe(path, traced, channels))
         if toolbox == 'mmseg' and model.test_cfg.get('mode') == 'slide':
             print('test_cfg has sliding windows: the file takes each window, or the whole image')
-        comparisons = compare(exportable, path, smallest) if check else []
+        comparisons = compare(own, path, smallest, channels) if check else []
     if check:
         _print(comparisons)
         if not all(comparison.difference <= TOLERANCE for comparison in comparisons):
@@ -102,23 +108,30 @@ def _check_file(path: Path) -> None:
             )
 
 
-def _exportable(model: BaseModel, toolbox: str) -> nn.Module:
-    """The module from images to a named tuple, of all of a model or of what can be exported."""
-    if toolbox == 'mmpretrain':
-        return ExportableClassifier(model)
+def _exportable(
+    model: BaseModel, toolbox: str
+) -> tuple[nn.Module, Callable[[Tensor], tuple[Tensor, ...]]]:
+    """The module from images to a named tuple, of all of a model or of what can be exported.
+
+    With it comes what the toolbox itself computes of this.
+    """
+    kinds: dict[str, Callable[[BaseModel], nn.Module]] = dict(
+        mmpretrain=ExportableClassifier, mmseg=ExportableSegmentor, mmdet=exportable_detector
+    )
     try:
-        return ExportableSegmentor(model) if toolbox == 'mmseg' else exportable_detector(model)
+        return kinds[toolbox](model), own_predictions(model, toolbox)
     except UserError as error:
+        features = ExportableFeatures(model)
         print(f'{error}: this file has the backbone and neck alone')
-        return ExportableFeatures(model)
+        return features, own_features(model)
 
 
-def _describe(path: Path, traced: Traced) -> str:
+def _describe(path: Path, traced: Traced, channels: int) -> str:
     """One line on a written file."""
     opset = f', opset {OPSET}' if path.suffix == '.onnx' else ''
     size = path.stat().st_size / 1e6
     outputs = ', '.join(traced.outputs)
-    return f'{path}: {size:.1f} MB{opset}, images (batch, 3, height, width) -> {outputs}'
+    return f'{path}: {size:.1f} MB{opset}, images (batch, {channels}, height, width) -> {outputs}'
 
 
 def _print(comparisons: list[Comparison]) -> None:

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from .compare import compare_detections
+from .detectors import Boxes, Detections
+from .masks import paste_masks
+from .writing import quiet
 
 # (batch, height, width)
 SIZES = ((1, 224, 288), (2, 193, 257), (1, 127, 95))
@@ -36,13 +38,17 @@ class Comparison(NamedTuple):
     file_seconds: float
 
 
-def compare(model: nn.Module, path: Path, smallest: int) -> list[Comparison]:
+def compare(
+    model: Callable[[torch.Tensor], Any], path: Path, smallest: int, channels: int = 3
+) -> list[Comparison]:
     """Run a model and its exported file on images of several sizes.
 
     Args:
-        model: Takes Tensor[batch, 3, height, width] and returns a named tuple.
+        model: Takes Tensor[batch, channels, height, width] and returns a tuple of tensors; masks
+            of detections are of the image's size.
         path: The file, ``.onnx`` or ``.pt2``.
         smallest: Smallest height and width that the file is for.
+        channels: Channels of the images.
     """
     run = load(path)
     generator = torch.Generator().manual_seed(0)
@@ -50,15 +56,16 @@ def compare(model: nn.Module, path: Path, smallest: int) -> list[Comparison]:
     for batch, *sides in SIZES:
         height, width = (max(side, smallest, 16) for side in sides)
         # Squares of one color, in which a detector finds something.
-        squares = torch.rand(batch, 3, height // 16, width // 16, generator=generator)
+        squares = torch.rand(batch, channels, height // 16, width // 16, generator=generator)
         images = F.interpolate(255 * squares, (height, width), mode='nearest')
         expected, model_seconds = _timed(partial(_run_model, model), images)
         found, file_seconds = _timed(run, images.numpy())
-        measure = difference_of_objects if hasattr(expected, 'boxes') else largest_difference
+        if isinstance(expected, Boxes | Detections):
+            difference = difference_of_objects(expected, _with_masks_of_images(found, images))
+        else:
+            difference = largest_difference(expected, found)
         comparisons.append(
-            Comparison(
-                (batch, height, width), measure(expected, found), model_seconds, file_seconds
-            )
+            Comparison((batch, height, width), difference, model_seconds, file_seconds)
         )
     return comparisons
 
@@ -66,7 +73,8 @@ def compare(model: nn.Module, path: Path, smallest: int) -> list[Comparison]:
 def load(path: Path) -> Callable[[np.ndarray], Outputs]:
     """A function from images to outputs that runs a file on the CPU, by ONNX Runtime or PyTorch."""
     if path.suffix == '.pt2':
-        program = torch.export.load(path).module()
+        with quiet():  # PyTorch warns of the buffer that it reads the file into
+            program = torch.export.load(path).module()
 
         def run(images: np.ndarray) -> Outputs:
             with torch.no_grad():
@@ -104,10 +112,21 @@ def difference_of_objects(expected: Outputs, found: Outputs) -> float:
     return max(boxes, agreement.score_difference, agreement.mask_difference)
 
 
-def _run_model(model: nn.Module, images: torch.Tensor) -> Outputs:
+def _with_masks_of_images(found: Outputs, images: torch.Tensor) -> Outputs:
+    """Detections with the masks put into the images, if there are any."""
+    boxes, scores, labels, *masks = found
+    for grids in masks:
+        size = (images.shape[2], images.shape[3])
+        pasted = [paste_masks(*pair, size) for pair in zip(grids, boxes, strict=True)]
+        return [boxes, scores, labels, np.stack(pasted)]
+    return found
+
+
+def _run_model(model: Callable[[torch.Tensor], Any], images: torch.Tensor) -> Outputs:
     with torch.no_grad():
         outputs = model(images)
-    return type(outputs)(*(output.numpy() for output in outputs))
+    arrays: Any = [output.numpy() for output in outputs]
+    return type(outputs)(*arrays) if hasattr(outputs, '_fields') else arrays
 
 
 def _timed(run: Callable[[Any], Outputs], images: Any) -> tuple[Outputs, float]:

@@ -16,7 +16,8 @@ class Agreement:
         matched: How many of both have one label, and boxes that differ by less than the tolerance.
         box_difference: The largest difference of a coordinate of matched boxes, in pixels.
         score_difference: The largest difference of matched scores.
-        mask_difference: The largest difference of matched masks' probabilities.
+        mask_difference: The largest difference of matched masks' probabilities, or the largest
+            share of pixels in which masks of booleans differ.
     """
 
     expected: int
@@ -66,7 +67,8 @@ def compare_detections(
                 distances[:, j] = np.inf
                 matched += 1
                 for k, (x, y) in enumerate(zip(expected, found, strict=True)):
-                    error = np.abs(x[i].astype(float) - y[j]).max()
+                    error = np.abs(x[i].astype(float) - y[j])
+                    error = error.mean() if x.dtype == bool else error.max()
                     largest[k] = max(largest[k], float(error))
     boxes, scores, _, *masks = largest
     return Agreement(

@@ -41,10 +41,17 @@ class ExportableClassifier(nn.Module):
 
     Args:
         model: The classifier; it is copied.
+
+    Raises:
+        UserError: If its head computes something else than a softmax of logits.
     """
 
     def __init__(self, model: BaseModel) -> None:
+        from mmpretrain.models.heads import ClsHead
+
         super().__init__()
+        if getattr(type(model.head), '_get_predictions', None) is not ClsHead._get_predictions:
+            raise UserError(f'{type(model.head).__name__} cannot be exported')
         self.preprocess = Preprocess(model.data_preprocessor)
         self.model = _prepared(model)
 

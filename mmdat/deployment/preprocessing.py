@@ -10,7 +10,7 @@ from mmdat.ops.tracing import fresh_sizes
 
 
 class Preprocess(nn.Module):
-    """Order of the channels, normalization and padding, from images in RGB.
+    """Order of the channels, normalization and padding, from images in RGB or of other channels.
 
     Args:
         preprocessor: The model's own, of mmpretrain, mmsegmentation or mmdet.
@@ -41,11 +41,16 @@ class Preprocess(nn.Module):
         self.register_buffer('std', preprocessor.std if normalize else torch.ones(1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Tensor[batch, 3, height, width], 0 to 255 -> the same, normalized and padded."""
+        """Tensor[batch, channels, height, width] -> the same, normalized and padded."""
         images = fresh_sizes(images, 0, 2, 3)
         if self.to_bgr:
-            images = images.flip(1)
+            images = in_loaded_order(images)
         images = (images - self.mean) / self.std
         if self.divisor == 1:
             return images
         return pad_to_multiple(images - self.pad_value, self.divisor) + self.pad_value
+
+
+def in_loaded_order(images: Tensor) -> Tensor:
+    """Images in RGB, (batch, 3, height, width), in BGR, as mmcv loads them; others as they are."""
+    return images.flip(1) if images.shape[1] == 3 else images

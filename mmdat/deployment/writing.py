@@ -17,8 +17,6 @@ from torch.export import Dim, ExportedProgram
 OPSET = 20
 # Sizes that a map may have are called so in the file, in this order.
 DYNAMIC = ('batch', 'height', 'width')
-# A file in protobuf's format holds so many bytes; beyond, the weights lie in one beside it.
-LARGEST_FILE = 2**31 - 2**20
 
 
 class Traced(NamedTuple):
@@ -33,15 +31,16 @@ class Traced(NamedTuple):
     outputs: tuple[str, ...]
 
 
-def trace(model: nn.Module, smallest: int) -> Traced:
+def trace(model: nn.Module, smallest: int, channels: int = 3) -> Traced:
     """Trace a model that takes images and returns a named tuple.
 
     Args:
-        model: Takes Tensor[batch, 3, height, width].
+        model: Takes Tensor[batch, channels, height, width].
         smallest: Smallest height and width that the graph is for.
+        channels: Channels of the images.
     """
     side = max(64, smallest + 1)
-    images = torch.rand(2, 3, side, side + 32) * 255
+    images = torch.rand(2, channels, side, side + 32) * 255
     dynamic = {0: Dim('batch', min=1)}
     dynamic |= {i: Dim(name, min=smallest) for i, name in ((2, 'height'), (3, 'width'))}
     with torch.no_grad(), quiet():
@@ -71,6 +70,7 @@ def write(traced: Traced, path: Path, metadata: Mapping[str, str]) -> None:
         path: Ends in ``.onnx`` or ``.pt2``.
         metadata: Texts to store in it, by name.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
     try:
         with quiet():

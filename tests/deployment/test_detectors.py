@@ -9,7 +9,6 @@ import pytest
 import torch
 from helpers.configs import load
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.export import Dim
@@ -19,6 +18,7 @@ from mmdat.deployment.checking import load as load_file
 from mmdat.deployment.compare import compare_detections
 from mmdat.deployment.detectors import ExportableFeatures, RoIFeatures, exportable_detector
 from mmdat.deployment.masks import paste_masks
+from mmdat.deployment.reference import own_features, own_predictions
 from mmdat.deployment.writing import OPSET, trace, write
 from mmdat.errors import UserError
 
@@ -80,24 +80,8 @@ def _narrow_transformer(cfg: Any) -> None:
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor) -> list[np.ndarray]:
-    """What mmdet finds in RGB images of one size, filled up as exported detectors fill it up.
-
-    The masks are of the size of the images.
-    """
-    height, width = images.shape[2:]
-    info = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
-    samples = [DetDataSample(metainfo=info) for _ in images]
-    results = model.test_step(dict(inputs=list(images.flip(1)), data_samples=samples))
-    most = max(len(sample.pred_instances) for sample in results)
-    columns = []
-    for name, missing in dict(bboxes=0.0, scores=-1.0, labels=-1, masks=False).items():
-        if name in results[0].pred_instances:
-            rows = [sample.pred_instances[name] for sample in results]
-            filled = torch.full((len(rows), most, *rows[0].shape[1:]), missing, dtype=rows[0].dtype)
-            for target, values in zip(filled, rows, strict=True):
-                target[: len(values)] = values
-            columns.append(filled.numpy())
-    return columns
+    """What mmdet finds in RGB images of one size."""
+    return [output.numpy() for output in own_predictions(model, 'mmdet')(images)]
 
 
 @torch.no_grad()
@@ -238,8 +222,7 @@ def test_features_are_those_of_the_neck() -> None:
     model, images = build('mask_rcnn'), random_images(1, 3, 64, 97)
     with torch.no_grad():
         features = ExportableFeatures(model)(images)
-        inputs = model.data_preprocessor(dict(inputs=list(images.flip(1)), data_samples=None))
-        expected = model.extract_feat(inputs['inputs'])
+        expected = own_features(model)(images)
     assert features._fields == ('feature0', 'feature1', 'feature2', 'feature3', 'feature4')
     for found, truth in zip(features, expected, strict=True):
         torch.testing.assert_close(found, truth)

@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+import warnings
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from helpers.scripts import TOOLS
 from helpers.variants import VARIANTS, build
+from mmengine.model import BaseModule
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
@@ -18,10 +20,13 @@ from mmdat.apis.export import export
 from mmdat.apis.model import build_model
 from mmdat.checks.config_file import read_config
 from mmdat.deployment.checking import TOLERANCE, compare, load
+from mmdat.deployment.heads import ExportableClassifier, ExportableSegmentor
 from mmdat.deployment.pooling import BinPooling
 from mmdat.deployment.preprocessing import Preprocess
+from mmdat.deployment.reference import own_predictions
 from mmdat.deployment.writing import trace, write
 from mmdat.errors import UserError
+from mmdat.registry import MODELS
 
 # A backbone of few layers in three stages, as tracing takes long with each.
 SMALL = """
@@ -204,8 +209,6 @@ class Pixels(nn.Module):
 def test_images_in_rgb_are_prepared_as_the_toolbox_prepares_what_it_loads(
     scope: str, convert: bool
 ) -> None:
-    from mmdat.registry import MODELS
-
     options = dict(mean=[100.0, 110, 120], std=[60.0, 50, 40])
     options |= dict(
         mmpretrain=dict(
@@ -242,3 +245,61 @@ def test_pooling_by_weights_of_bins_is_adaptive_pooling(size: tuple[int, int]) -
     for bins in (1, 2, 3, 6):
         expected = nn.AdaptiveAvgPool2d(bins)(x)
         torch.testing.assert_close(BinPooling((bins, bins))(x), expected)
+
+
+@MODELS.register_module(force=True)
+class Kernels(BaseModule):
+    """A backbone of one convolution, on images of four channels."""
+
+    in_channels = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 16, 3, padding=1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.conv(images),)
+
+
+def test_the_check_compares_with_the_toolbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of the file is made, and images of four channels are not reordered."""
+    config = CLASSIFIER.replace('mean=[120, 110, 100], std=[60, 50, 40],', 'mean=[0], std=[60],')
+    config = config.replace(f'{SMALL}, out_indices=(2,)', "type='mmdat.Kernels'")
+    config, checkpoint = write_model(tmp_path, config)
+    paths = str(config), str(checkpoint), str(tmp_path / 'new' / 'model.pt2')
+    with warnings.catch_warnings(record=True) as warned:
+        assert len(export(*paths, check=True)) == 3
+    assert not warned
+    monkeypatch.setattr(Preprocess, 'forward', lambda self, images: images / 50)
+    with pytest.raises(UserError, match=r'model.pt2 and the model differ by more than 0.0001'):
+        export(*paths, check=True)
+
+
+def test_a_head_without_softmax_is_not_taken_for_one() -> None:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(
+            dict(
+                type='ImageClassifier',
+                backbone=dict(type='LeNet5'),
+                head=dict(type='MultiLabelLinearClsHead', num_classes=3, in_channels=8),
+            )
+        )
+    with pytest.raises(UserError, match='MultiLabelLinearClsHead cannot be exported'):
+        ExportableClassifier(model)
+
+
+@pytest.mark.parametrize('task', ['classifier', 'semantic_fpn', 'one_class'])
+def test_the_modules_compute_what_the_toolboxes_do(task: str, tmp_path: Path) -> None:
+    config = CONFIGS.get(task, CONFIGS['semantic_fpn'].replace('num_classes=3', 'num_classes=1'))
+    cfg = read_config(write_model(tmp_path, config)[0])
+    toolbox = cfg.default_scope
+    images = torch.rand(2, 3, 50, 70) * 255
+    with DefaultScope.overwrite_default_scope(toolbox), torch.no_grad():
+        model = randomized(build_model(cfg))
+        kind = ExportableClassifier if toolbox == 'mmpretrain' else ExportableSegmentor
+        for ours, theirs in zip(
+            kind(model)(images), own_predictions(model, toolbox)(images), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs)
