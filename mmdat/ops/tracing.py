@@ -51,6 +51,13 @@ def crop(x: Tensor, dim: int, size: int) -> Tensor:
     return x.index_select(dim, torch.arange(size, device=x.device))
 
 
+def larger(a: int, b: int) -> int:
+    """The larger of two sizes; in an export, without a branch."""
+    if is_exporting() and torch.SymInt in (type(a), type(b)):
+        return torch.sym_max(a, b)
+    return max(a, b)
+
+
 def ceil_div(size: int, unit: int) -> int:
     """How many units cover a size."""
     return (size + unit - 1) // unit
