@@ -20,7 +20,7 @@ from mmdat.deployment.checking import TOLERANCE, Comparison, compare
 from mmdat.deployment.detectors import ExportableFeatures, exportable_detector
 from mmdat.deployment.heads import ExportableClassifier, ExportableSegmentor
 from mmdat.deployment.reference import own_features, own_predictions
-from mmdat.deployment.writing import OPSET, Traced, trace, write
+from mmdat.deployment.writing import OPSET, Traced, quiet, trace, write
 from mmdat.errors import UserError, enumerate_names, reason
 from mmdat.version import __version__
 
@@ -62,7 +62,7 @@ def export(
     checks.after_reading(cfg)
     toolbox = toolbox_of(cfg).name
     with DefaultScope.overwrite_default_scope(toolbox):
-        with explained(cfg):
+        with explained(cfg), quiet():
             model = build_model(cfg).eval()
             dataset = load_weights(model, checkpoint).get('dataset_meta') or {}
         exportable, own = _exportable(model, toolbox)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdat.ops.tracing import ceil_div, fresh_size, is_exporting, largest
+from mmdat.ops.tracing import ceil_div, fresh_size, is_exporting, larger
 
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
@@ -32,7 +32,7 @@ def resample_axis(x: Tensor, dim: int, size: int) -> Tensor:
     It is ``F.interpolate`` with ``align_corners``, which an export refuses for any size.
     """
     last = x.shape[dim] - 1
-    positions = torch.arange(size, device=x.device) * (last / largest(1, size - 1))
+    positions = torch.arange(size, device=x.device) * (last / larger(1, size - 1))
     low = positions.floor().clamp(max=last)
     low_values, high_values = (
         x.index_select(dim, index.clamp(max=last).long()) for index in (low, low + 1)

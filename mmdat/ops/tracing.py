@@ -51,12 +51,11 @@ def crop(x: Tensor, dim: int, size: int) -> Tensor:
     return x.index_select(dim, torch.arange(size, device=x.device))
 
 
-def largest(first: int, second: int) -> int:
-    """The larger of two sizes; in an export, without asking which it is."""
-    # torch.compile knows sym_max of symbols alone.
-    if is_exporting() and torch.SymInt in (type(first), type(second)):
-        return torch.sym_max(first, second)
-    return max(first, second)
+def larger(a: int, b: int) -> int:
+    """The larger of two sizes; in an export, without a branch."""
+    if is_exporting() and torch.SymInt in (type(a), type(b)):
+        return torch.sym_max(a, b)
+    return max(a, b)
 
 
 def ceil_div(size: int, unit: int) -> int:

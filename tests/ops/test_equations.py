@@ -91,7 +91,7 @@ def test_window_attention_sees_the_real_positions_of_a_window(
     height=st.integers(5, 8),
     width=st.integers(5, 9),
     kernel=st.sampled_from([1, 3, 5]),
-    implementation=st.sampled_from(['dense', 'tiled']),
+    implementation=st.sampled_from(['dense', 'tiled', 'traced']),
     seed=st.integers(0, 9),
 )
 def test_neighborhood_attention_sees_the_nearest_window_inside(

@@ -14,7 +14,7 @@ from mmdat.ops import (
     reference_points,
     sample_at,
 )
-from mmdat.ops.tracing import fresh_sizes, is_exporting, largest
+from mmdat.ops.tracing import fresh_sizes, is_exporting, larger
 
 # Ways in which logits or outputs depend on the positions of queries and keys:
 # none       they do not
@@ -139,7 +139,7 @@ class DeformableAttention(nn.Module):
             Tensor[batch, groups, key_height, key_width, 2] in float32 or better.
         """
         # A convolution without padding needs a map of its kernel's size to leave a key.
-        missing = [largest(0, self.kernel_size - side) for side in query.shape[2:]]
+        missing = [larger(0, self.kernel_size - side) for side in query.shape[2:]]
         if self.padding == 0 and (is_exporting() or any(missing)):
             query = F.pad(query, (0, missing[1], 0, missing[0]))
         depthwise, *pointwise = self.offsets
@@ -164,7 +164,7 @@ class DeformableAttention(nn.Module):
         points = reference_points(*grid, device=query.device, dtype=offsets.dtype)
         if self.offset_range is None:
             return (points + offsets).clamp(-1, 1)
-        steps = [1 / largest(1, side - 1) for side in grid]
+        steps = [1 / larger(1, side - 1) for side in grid]
         if is_exporting():
             step = torch.stack([offsets.new_full((), size) for size in steps])
         else:

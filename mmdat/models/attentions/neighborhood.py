@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mmdat.models.layers import PointwiseLinear
 from mmdat.models.maps import merge_heads, split_heads
 from mmdat.ops import neighborhood_attention
-from mmdat.ops.tracing import crop, fresh_size, largest
+from mmdat.ops.tracing import crop, fresh_size, larger
 
 
 class NeighborhoodAttention(nn.Module):
@@ -35,7 +35,7 @@ class NeighborhoodAttention(nn.Module):
         height, width = x.shape[2:]
         # A map smaller than the window grows to it; the new positions are queries and keys too.
         rows, columns = (
-            fresh_size(largest(side, self.kernel_size), least=self.kernel_size)
+            fresh_size(larger(side, self.kernel_size), least=self.kernel_size)
             for side in (height, width)
         )
         x = F.pad(x, (0, columns - width, 0, rows - height))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..reference import compute_dtype, dense_attention
 from ..tiling import attend_in_row_blocks
-from ..tracing import largest
+from ..tracing import larger
 from .sampling import grid_points
 
 
@@ -38,7 +38,7 @@ def log_spaced_attention(
 
     # The hidden layer holds hidden_dims values for each pair and group, more than the logits.
     hidden_dims = hidden_weight.shape[0]
-    keys_per_query = largest(1, num_keys * hidden_dims * groups // num_heads)
+    keys_per_query = larger(1, num_keys * hidden_dims * groups // num_heads)
     return attend_in_row_blocks(attend, query, keys_per_query)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..reference import compute_dtype
-from ..tracing import is_exporting, largest
+from ..tracing import is_exporting, larger
 
 
 def relative_position_bias(
@@ -112,8 +112,8 @@ def axis_points(
     """
     if is_exporting():
         points = torch.arange(size, device=device, dtype=dtype) + shift
-        points = points / largest(1, size - 1) * 2 - 1
-        return points * (1 - largest(0, 2 - size))
+        points = points / larger(1, size - 1) * 2 - 1
+        return points * (size - larger(1, size - 1))
     if size == 1:
         return torch.zeros(1, device=device, dtype=dtype)
     return (torch.arange(size, device=device, dtype=dtype) + shift) / (size - 1) * 2 - 1
