@@ -94,15 +94,9 @@ def randomized(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('suffix', ['.onnx', '.pt2'])
-@pytest.mark.parametrize(
-    'name',
-    [
-        'dat_blocks',
-        'scalablevit_blocks',
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ('dat_pp_blocks', *VARIANTS)),
-    ],
-)
+@pytest.mark.parametrize('name', ['dat_blocks', 'dat_pp_blocks', 'scalablevit_blocks', *VARIANTS])
 def test_a_backbone_in_a_file_computes_the_same_at_any_size(
     name: str, suffix: str, tmp_path: Path, onnx: Any
 ) -> None:
@@ -118,7 +112,10 @@ def test_a_backbone_in_a_file_computes_the_same_at_any_size(
         torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('task', CONFIGS)
+@pytest.mark.parametrize(
+    'task',
+    ['classifier', *(pytest.param(task, marks=pytest.mark.slow) for task in list(CONFIGS)[1:])],
+)
 def test_the_tool_writes_a_file_that_it_checks(
     task: str,
     tmp_path: Path,
