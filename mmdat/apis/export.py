@@ -63,7 +63,9 @@ def export(
             model = build_model(cfg).eval()
             dataset = load_weights(model, checkpoint).get('dataset_meta') or {}
         exportable = _exportable(model, toolbox)
-        smallest = getattr(model.backbone, 'smallest_image', 32)
+        smallest = max(
+            getattr(model.backbone, 'smallest_image', 32), getattr(exportable, 'smallest_image', 1)
+        )
         meta = dict(
             config=Path(config).name,
             mmdat_version=__version__,
