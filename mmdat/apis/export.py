@@ -66,7 +66,9 @@ def export(
             model = build_model(cfg).eval()
             dataset = load_weights(model, checkpoint).get('dataset_meta') or {}
         exportable, own = _exportable(model, toolbox)
-        smallest = getattr(model.backbone, 'smallest_image', 32)
+        smallest = max(
+            getattr(model.backbone, 'smallest_image', 32), getattr(exportable, 'smallest_image', 1)
+        )
         channels = getattr(model.backbone, 'in_channels', 3)
         meta = dict(
             config=Path(config).name,

@@ -5,6 +5,7 @@ layers and numbers serve a batch at once, with a fixed count of boxes.
 """
 
 import copy
+import math
 from collections import namedtuple
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -171,6 +172,11 @@ class Queries(Detector):
                 f'{self.preprocess.divisor}, since padding needs a mask; set it to 1'
             )
         self.queries = QueryBoxes(model)
+        # Height and width below which DINO has fewer cells than queries that start at them.
+        stride = 4 * 2 ** min(model.backbone.out_indices)
+        self.smallest_image = (
+            stride * math.ceil(math.sqrt(model.num_queries)) if isinstance(model, DINO) else 1
+        )
 
     def forward(self, images: Tensor) -> Boxes:
         """Detect objects in images, see :func:`exportable_detector`."""

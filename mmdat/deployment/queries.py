@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmdat.deployment.boxes import gather_rows
 
+Sizes = Sequence[tuple[int, int]]
 # To mmdet's transformers: the images of a batch have one size and no padding.
 WHOLE = SimpleNamespace(batch_input_shape=(1, 1), img_shape=(1, 1))
 
@@ -32,6 +33,10 @@ class QueryBoxes(nn.Module):
             for name, child in module.named_children():
                 if type(child) is MultiScaleDeformableAttention:
                     setattr(module, name, DeformableAttention(child))
+        if isinstance(model, DINO):
+            # torch.export cannot space points evenly over a size that it does not know.
+            self.model.encoder.get_encoder_reference_points = reference_points
+            self.model.gen_encoder_output_proposals = self._propose
 
     def forward(
         self, features: Sequence[Tensor], size: tuple[int, int]
@@ -61,7 +66,18 @@ class QueryBoxes(nn.Module):
         else:
             for_encoder, for_decoder = model.pre_transformer(features, [WHOLE])
         queries, for_head = model.pre_decoder(**model.forward_encoder(**for_encoder))
-        return for_head | model.forward_decoder(**(for_decoder | queries))
+        for_decoder |= queries
+        if not isinstance(model, DINO):
+            return for_head | model.forward_decoder(**for_decoder)
+        # mmdet's forward_decoder asks how many images there are, which a graph does not know.
+        states, references = model.decoder(
+            value=for_decoder.pop('memory'),
+            key_padding_mask=for_decoder.pop('memory_mask'),
+            self_attn_mask=for_decoder.pop('dn_mask'),
+            reg_branches=model.bbox_head.reg_branches,
+            **for_decoder,
+        )
+        return dict(hidden_states=states, references=list(references))
 
     def _flatten(self, features: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What encoder and decoder of DINO take, with the sizes of the levels as numbers.
@@ -84,6 +100,35 @@ class QueryBoxes(nn.Module):
         return dict(feat=cells, feat_mask=None, feat_pos=feat_pos, **levels), dict(
             memory_mask=None, **levels
         )
+
+    def _propose(
+        self, memory: Tensor, memory_mask: None, spatial_shapes: Sizes
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings of all cells, and the logits of a box at each; both without border cells."""
+        sides = [
+            memory.new_full((height * width, 2), 0.05 * 2**level)
+            for level, (height, width) in enumerate(spatial_shapes)
+        ]
+        boxes = torch.cat([cell_centers(spatial_shapes, memory.device), torch.cat(sides)], dim=-1)
+        border = ((boxes <= 0.01) | (boxes >= 0.99)).any(dim=-1, keepdim=True)
+        memory = self.model.memory_trans_fc(memory.masked_fill(border, 0.0))
+        boxes = torch.log(boxes / (1 - boxes)).masked_fill(border, torch.inf)
+        return self.model.memory_trans_norm(memory), boxes
+
+
+def cell_centers(sizes: Sizes, device: torch.device) -> Tensor:
+    """Centers (cells, 2) of the cells of all levels, x and y from 0 to 1."""
+    centers = []
+    for height, width in sizes:
+        y, x = ((torch.arange(n, device=device) + 0.5) / n for n in (height, width))
+        grid = [x.expand(height, -1), y[:, None].expand(-1, width)]
+        centers.append(torch.stack(grid, dim=-1).flatten(0, 1))
+    return torch.cat(centers)
+
+
+def reference_points(sizes: Sizes, valid_ratios: Tensor, device: torch.device) -> Tensor:
+    """Where the encoder's queries look from (batch, cells, levels, 2): their cells' centers."""
+    return cell_centers(sizes, device)[:, None] * valid_ratios[:, None]
 
 
 class DeformableAttention(nn.Module):

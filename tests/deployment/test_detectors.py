@@ -13,10 +13,11 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.export import Dim
 
+import mmdat  # noqa: F401  registers the backbone of transformers
 from mmdat.deployment.boxes import suppress
 from mmdat.deployment.checking import load as load_file
 from mmdat.deployment.compare import compare_detections
-from mmdat.deployment.detectors import ExportableFeatures, RoIFeatures, exportable_detector
+from mmdat.deployment.detectors import Boxes, ExportableFeatures, RoIFeatures, exportable_detector
 from mmdat.deployment.masks import paste_masks
 from mmdat.deployment.reference import own_features, own_predictions
 from mmdat.deployment.writing import OPSET, trace, write
@@ -64,9 +65,10 @@ def _narrow_pyramid(cfg: Any) -> None:
 def _narrow_transformer(cfg: Any) -> None:
     # DINO's encoding of boxes fits no other width.
     dims = 256 if cfg.type == 'DINO' else 32
-    cfg.neck.in_channels = [16, 32, 64][-len(cfg.neck.in_channels) :]
-    cfg.neck.out_channels = dims
-    cfg.backbone.update(out_indices=range(4 - len(cfg.neck.in_channels), 4))
+    levels = len(cfg.neck.in_channels)
+    cfg.neck.update(in_channels=[32, 64, 128][-levels:], out_channels=dims)
+    # Without padding to a multiple, torch.export cannot pool as the stem of a ResNet does.
+    cfg.backbone = dict(type='mmdat.DATPlusPlus', arch='nano', out_indices=range(4 - levels, 4))
     cfg.num_queries = cfg.test_cfg.max_per_img = 20
     cfg.bbox_head.update(embed_dims=dims, num_classes=3)
     cfg.positional_encoding.num_feats = dims // 2
@@ -127,7 +129,7 @@ def export_and_compare(model: nn.Module, path: Path) -> None:
     module = exportable_detector(model)
     write(trace(module, smallest=20), path, {})
     run_file = load_file(path)
-    for shape in [(1, 3, 64, 64), (3, 3, 131, 200), (1, 3, 32, 20)]:
+    for shape in [(1, 3, 64, 64), (3, 3, 131, 200), (1, 3, 40, 33)]:
         images = random_images(*shape)
         agreement = compare_detections(run(module, images), run_file(images.numpy()))
         assert agreement.same and agreement.expected >= 5 * len(images), (shape, agreement)
@@ -187,6 +189,23 @@ def test_boxes_and_features_in_onnx_are_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize('name', DETECTORS)
 def test_detector_in_onnx_finds_the_same(name: str, tmp_path: Path) -> None:
     export_and_compare(build(name), tmp_path / 'model.onnx')
+
+
+class Corners(nn.Module):
+    """One box an image, its own outline."""
+
+    def forward(self, images: Tensor) -> Boxes:
+        x, y = images[:, 0, 0, :1] * 0 + images.shape[3], images[:, 0, 0, :1] * 0 + images.shape[2]
+        return Boxes(torch.stack([x * 0, y * 0, x, y], dim=-1), x * 0 + 1, (x * 0).long())
+
+
+def test_pt2_holds_named_outputs(tmp_path: Path) -> None:
+    path = tmp_path / 'model.pt2'
+    traced = trace(Corners(), smallest=32)
+    write(traced, path, {})
+    assert traced.outputs == ('boxes', 'scores', 'labels')
+    boxes, scores, labels = load_file(path)(np.zeros((2, 3, 40, 50), np.float32))
+    assert boxes[1, 0].tolist() == [0, 0, 50, 40] and scores.shape == labels.shape == (2, 1)
 
 
 def set_at(model: nn.Module, path: str, value: Any) -> None:
