@@ -113,7 +113,9 @@ def test_detections_are_written_in_cocos_format(
     draw(tmp_path / 'in' / 'b' / '1.jpg', 1)
     config, checkpoint = model(DETECTOR)
     out = tmp_path / 'out'
-    options = dict(score_thr=0.0)
+    # Another test of this process may have data for the config, whose images have numbers.
+    nowhere = {'test_dataloader.dataset.data_root': 'nowhere'}
+    options = dict(score_thr=0.0, cfg_options=nowhere)
     summary = write_predictions(config, checkpoint, tmp_path / 'in', out, **options)
     assert summary.images == 2 and summary.unreadable == {}
     assert files(out) == ['pictures/a/1.jpg', 'pictures/b/1.jpg', 'predictions.json']
