@@ -1,5 +1,6 @@
 """Exported files compute what the models do, at sizes that the trace did not see."""
 
+import itertools
 import json
 import runpy
 import sys
@@ -23,6 +24,7 @@ from mmdat.deployment.preprocessing import Preprocess
 from mmdat.deployment.writing import trace, write
 from mmdat.errors import UserError
 
+SUFFIXES = '.onnx', '.pt2'
 # A backbone of few layers in three stages, as tracing takes long with each.
 SMALL = """
     type='mmdat.DAT',
@@ -89,13 +91,19 @@ def randomized(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize('suffix', ['.onnx', '.pt2'])
 @pytest.mark.parametrize(
-    'name',
+    'name, suffix',
     [
-        'dat_blocks',
-        'scalablevit_blocks',
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ('dat_pp_blocks', *VARIANTS)),
+        ('dat_blocks', '.pt2'),
+        ('scalablevit_blocks', '.pt2'),
+        *(
+            pytest.param(name, suffix, marks=pytest.mark.slow)
+            for name, suffix in itertools.product(('dat_pp_blocks', *VARIANTS), SUFFIXES)
+        ),
+        *(
+            pytest.param(name, '.onnx', marks=pytest.mark.slow)
+            for name in ('dat_blocks', 'scalablevit_blocks')
+        ),
     ],
 )
 def test_a_backbone_in_a_file_computes_the_same_at_any_size(
@@ -113,7 +121,13 @@ def test_a_backbone_in_a_file_computes_the_same_at_any_size(
         torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('task', CONFIGS)
+@pytest.mark.parametrize(
+    'task',
+    [
+        'classifier',
+        *(pytest.param(task, marks=pytest.mark.slow) for task in ('upernet', 'semantic_fpn')),
+    ],
+)
 def test_the_tool_writes_a_file_that_it_checks(
     task: str,
     tmp_path: Path,
