@@ -129,7 +129,7 @@ def _exportable(
 
 
 def _describe(path: Path, traced: Traced, channels: int) -> str:
-    """One line on a written file."""
+    """Describe a written file in a line: its size, its input and its outputs."""
     opset = f', opset {OPSET}' if path.suffix == '.onnx' else ''
     size = path.stat().st_size / 1e6
     outputs = ', '.join(traced.outputs)

@@ -35,11 +35,10 @@ def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
             f'config {cfg.filename} has no transforms for a test: add test_dataloader or '
             'test_pipeline'
         )
-    names = [str(step['type']).split('.')[-1] for step in steps]
     to_float32 = any(step.get('to_float32', False) for step in steps)
     return [
         dict(type='mmdet.LoadImageFromNDArray', to_float32=to_float32),
-        *(step for step, name in zip(steps, names, strict=True) if not name.startswith('Load')),
+        *(step for step in steps if not config_tree.type_name(step).startswith('Load')),
     ]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_api
 
+from mmdat.datasets.inputs import FRAME_RATE
 from mmdat.errors import UserError, reason
 from mmdat.visualization.predictions import Color, draw_classes_of_pixels, draw_instances, draw_text
 
@@ -166,7 +167,7 @@ class PredictionFiles:
         path = self._path(PICTURES, prediction.name, '.mp4')
         if self._video is None or self._video.path != path:
             self._end_video(complete=True)
-            self._video = _VideoFile(path, prediction.rate or 25, picture.shape[:2])
+            self._video = _VideoFile(path, prediction.rate or FRAME_RATE, picture.shape[:2])
         self._video.write(picture)
 
     def _end_video(self, complete: bool) -> None:

@@ -18,7 +18,7 @@ NEAR_EDGE = 0.01
 
 
 class Tile(NamedTuple):
-    """A part of an image, in pixels."""
+    """A rectangle of an image that is predicted by itself, by its edges in pixels."""
 
     left: int
     top: int
@@ -26,7 +26,7 @@ class Tile(NamedTuple):
     bottom: int
 
     def crop(self, image: np.ndarray) -> np.ndarray:
-        """The part of an image."""
+        """Cut the tile out of an image, (height, width, 3)."""
         return image[self.top : self.bottom, self.left : self.right]
 
 

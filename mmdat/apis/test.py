@@ -94,8 +94,9 @@ def _without_annotations(pipeline: list) -> list:
     steps: list = []
     for step in pipeline:
         if isinstance(step, list):
-            steps += [_without_annotations(step)] if _without_annotations(step) else []
-        elif step['type'].split('.')[-1] not in ANNOTATION_LOADERS:
+            inner_steps = _without_annotations(step)
+            steps += [inner_steps] if inner_steps else []
+        elif config_tree.type_name(step) not in ANNOTATION_LOADERS:
             inner = step.get('transforms')
             steps.append(dict(step, transforms=_without_annotations(inner)) if inner else step)
     return steps

@@ -55,6 +55,16 @@ def transforms(pipeline: Any) -> Iterator[Any]:
         yield from transforms(list(_part(pipeline, name) or ()))
 
 
+def type_name(part: Mapping[str, Any]) -> str:
+    """Return the name of the class that a part of a config is built from, without its scope.
+
+    Example:
+        >>> type_name(dict(type='mmdat.LoadImageFromFile'))
+        'LoadImageFromFile'
+    """
+    return str(part['type']).split('.')[-1]
+
+
 def value_at(value: Any, path: str) -> Any:
     """Look up a dotted path in nested dicts and lists; None where it leads nowhere."""
     for key in path.split('.'):

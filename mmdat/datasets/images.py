@@ -74,7 +74,7 @@ def quiet_opencv() -> Iterator[None]:
 
 
 def _memory() -> int:
-    """Memory of this machine in bytes."""
+    """Return how many bytes of physical memory this machine has."""
     return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 

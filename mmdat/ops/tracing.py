@@ -59,5 +59,5 @@ def larger(a: int, b: int) -> int:
 
 
 def ceil_div(size: int, unit: int) -> int:
-    """How many units cover a size."""
+    """Divide a size by a unit, rounded up: how many units cover it."""
     return (size + unit - 1) // unit
