@@ -16,7 +16,7 @@ LAYERS = [
     'apis',
     'analysis',
 ]
-SHARED = {'errors', 'registry', 'stack', 'version'}
+SHARED = {'errors', 'files', 'registry', 'stack', 'version'}
 # What the implementations of the operators share, and whose imports are no other implementation.
 SHARED_BY_OPERATORS = {'autograd', 'dispatch', 'reference', 'sampling', 'tiling', 'tracing'}
 OPERATORS = sorted((ROOT / 'mmdat' / 'ops').rglob('*.py'))

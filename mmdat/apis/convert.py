@@ -12,6 +12,7 @@ from mmdat.checks.config_file import read_config
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_parts
 from mmdat.errors import UserError
+from mmdat.files import whole_file
 from mmdat.models import DAT, DATPlusPlus, ScalableViT
 from mmdat.models.backbones.base import HierarchicalBackbone
 from mmdat.registry import MODELS
@@ -41,15 +42,9 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
     weights = read_weights(source)
     backbone = _recognize(source, weights) if config is None else _build(config)
     converted = convert_published_checkpoint(backbone, weights)
-    partial = Path(f'{target}.partial')
-    torch.save(
-        dict(
-            meta=dict(mmdat_version=__version__, converted_from=os.path.basename(source)),
-            state_dict=converted,
-        ),
-        partial,
-    )
-    partial.replace(target)
+    meta = dict(mmdat_version=__version__, converted_from=os.path.basename(source))
+    with whole_file(Path(target)) as file:
+        torch.save(dict(meta=meta, state_dict=converted), file)
     return type(backbone).__name__
 
 

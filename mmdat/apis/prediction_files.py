@@ -1,6 +1,5 @@
 """Predictions as files: COCO's results, pictures, and masks of classes."""
 
-import contextlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,8 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from mmdat.datasets.inputs import FRAME_RATE
-from mmdat.errors import UserError, reason
+from mmdat.errors import UserError
+from mmdat.files import partial_path, whole_file, writing_to
 from mmdat.visualization.predictions import Color, draw_classes_of_pixels, draw_instances, draw_text
 
 from .predictor import Predictor
@@ -68,22 +68,22 @@ class PredictionFiles:
         self._targets: dict[Path, str] = {}  # file -> name of the input that it is of
 
     def __enter__(self) -> 'PredictionFiles':
-        with _explained(self._json):
+        with writing_to(self._json):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = _partial(self._json).open('w', encoding='utf-8')
+            self._file = partial_path(self._json).open('w', encoding='utf-8')
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # What was predicted before Ctrl-C, or a file that cannot be written, is complete in itself.
         complete = kind is None or issubclass(kind, (KeyboardInterrupt, UserError))
         self._end_video(complete)
-        with _explained(self._json):
+        with writing_to(self._json):
             with self._file:
                 self._file.write('[]\n' if self._separator == '[\n' else '\n]\n')
             if not complete:
-                _partial(self._json).unlink()
+                partial_path(self._json).unlink()
                 return
-            _partial(self._json).replace(self._json)
+            partial_path(self._json).replace(self._json)
         folders = {self.folder / path.relative_to(self.folder).parts[0] for path in self._targets}
         self.paths += [self._json, *sorted(folders)]
 
@@ -93,7 +93,7 @@ class PredictionFiles:
         for entry in self._entries(prediction):
             line = self._separator + json.dumps(entry, ensure_ascii=False)
             self._separator = ',\n'
-            with _explained(self._json):
+            with writing_to(self._json):
                 self._file.write(line)
         if self._pictures:
             self._write_picture(prediction)
@@ -224,10 +224,10 @@ class _VideoFile:
 
     def __init__(self, path: Path, rate: float, shape: tuple[int, int]) -> None:
         self.path = path
-        with _explained(path):
+        with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         codec = cv2.VideoWriter.fourcc(*'mp4v')
-        self._writer = cv2.VideoWriter(str(_partial(path)), codec, rate, shape[::-1])
+        self._writer = cv2.VideoWriter(str(partial_path(path)), codec, rate, shape[::-1])
         if not self._writer.isOpened():
             raise UserError(f'{path} cannot be written: OpenCV does not write such a video')
 
@@ -237,26 +237,11 @@ class _VideoFile:
     def close(self, complete: bool) -> None:
         self._writer.release()
         if complete:
-            _partial(self.path).replace(self.path)
+            partial_path(self.path).replace(self.path)
         else:
-            _partial(self.path).unlink(missing_ok=True)
+            partial_path(self.path).unlink(missing_ok=True)
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears when it is complete."""
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _partial(path).write_bytes(data)
-        _partial(path).replace(path)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f'.partial.{path.name}')
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f'{path} cannot be written: {reason(error)}') from error
+    with whole_file(path) as file:
+        file.write_bytes(data)

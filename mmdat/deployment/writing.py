@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+
+from mmdat.files import whole_file
 
 OPSET = 20
 # Sizes that a map may have are called so in the file, in this order.
@@ -69,19 +70,16 @@ def write(traced: Traced, path: Path, metadata: Mapping[str, str]) -> None:
         traced: The model.
         path: Ends in ``.onnx`` or ``.pt2``.
         metadata: Texts to store in it, by name.
+
+    Raises:
+        UserError: If it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.stem}.partial{path.suffix}')
-    try:
-        with quiet():
-            if path.suffix == '.onnx':
-                _write_onnx(traced, partial, metadata)
-            else:
-                extra = {'metadata.json': json.dumps(dict(metadata))}
-                torch.export.save(traced.program, partial, extra_files=extra)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file, quiet():
+        if path.suffix == '.onnx':
+            _write_onnx(traced, file, metadata)
+        else:
+            extra = {'metadata.json': json.dumps(dict(metadata))}
+            torch.export.save(traced.program, file, extra_files=extra)
 
 
 def _write_onnx(traced: Traced, path: Path, metadata: Mapping[str, str]) -> None:

@@ -189,7 +189,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_text('before')
     monkeypatch.setattr(torch.export, 'save', fail)
     traced = trace(Pixels(), 1)
-    with pytest.raises(OSError, match='disk is full'):
+    with pytest.raises(UserError, match='cannot be written: disk is full'):
         write(traced, path, {})
     assert [file.read_text() for file in tmp_path.iterdir()] == ['before']
 
