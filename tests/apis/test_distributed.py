@@ -140,6 +140,7 @@ def test_a_sharded_model_is_tested_like_any_other(root: Path) -> None:
     assert one == sharded and 'accuracy/top1' in one
 
 
+@pytest.mark.slow
 def test_a_detector_trains_in_shards_and_is_tested_whole(root: Path) -> None:
     cfg = Config.fromfile(zoo.CONFIGS / 'cascade_mask_rcnn_dat_pp_b_3x_fsdp_coco.py')
     zoo.shrink(cfg)
