@@ -138,7 +138,7 @@ def test_venv_that_was_moved_is_made_anew(machine: Machine) -> None:
 
 
 def test_venv_that_was_cut_off_is_made_anew(machine: Machine, monkeypatch) -> None:
-    monkeypatch.setenv('FAKE_DO', 'sleep 60')
+    monkeypatch.setenv('FAKE_DO', 'exec sleep 60')
     monkeypatch.setenv('FAKE_SAID', 'Installing\\n')
     process = machine.start()
     assert process.stderr is not None
@@ -413,7 +413,7 @@ def test_checkout_that_cannot_be_written_is_a_sentence(machine: Machine) -> None
 
 def test_interruption_is_a_sentence(machine: Machine, monkeypatch) -> None:
     monkeypatch.setenv('FAKE_SAID', 'Downloading torch\\n')
-    monkeypatch.setenv('FAKE_DO', 'sleep 60')
+    monkeypatch.setenv('FAKE_DO', 'exec sleep 60')
     process = machine.start()
     assert process.stderr is not None
     assert process.stderr.readline() == 'Downloading torch\n'
