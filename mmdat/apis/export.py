@@ -24,6 +24,7 @@ from mmdat.deployment.writing import OPSET, Traced, quiet, trace, write
 from mmdat.errors import UserError, enumerate_names, reason
 from mmdat.version import __version__
 
+from .metainfo import class_names, dataset_of, metainfo_of
 from .model import build_model, load_weights
 from .toolboxes import toolbox_of
 
@@ -64,7 +65,8 @@ def export(
     with DefaultScope.overwrite_default_scope(toolbox):
         with explained(cfg), quiet():
             model = build_model(cfg).eval()
-            dataset = load_weights(model, checkpoint).get('dataset_meta') or {}
+            trained_on = load_weights(model, checkpoint).get('dataset_meta')
+            classes = class_names(metainfo_of(dataset_of(cfg), trained_on), model)
         exportable, own = _exportable(model, toolbox)
         smallest = max(
             getattr(model.backbone, 'smallest_image', 32), getattr(exportable, 'smallest_image', 1)
@@ -73,7 +75,7 @@ def export(
         meta = dict(
             config=Path(config).name,
             mmdat_version=__version__,
-            classes=json.dumps(dataset.get('classes') or [], ensure_ascii=False),
+            classes=json.dumps(classes, ensure_ascii=False),
         )
         try:
             traced = trace(exportable, smallest, channels)
@@ -82,8 +84,6 @@ def export(
             raise UserError(
                 f'the model of {config} cannot be exported ({reason(error)})'
             ) from error
-        except OSError as error:
-            raise UserError(f'{out} cannot be written: {reason(error)}') from error
         print(_describe(path, traced, channels))
         if toolbox == 'mmseg' and model.test_cfg.get('mode') == 'slide':
             print('test_cfg has sliding windows: the file takes each window, or the whole image')
@@ -138,11 +138,17 @@ def _describe(path: Path, traced: Traced, channels: int) -> str:
 
 def _print(comparisons: list[Comparison]) -> None:
     table = Table('images', 'largest difference', 'PyTorch (s)', 'file (s)')
+    is_detector = comparisons[0].num_objects is not None
+    if is_detector:
+        table.add_column('objects')
     for comparison in comparisons:
-        table.add_row(
+        row = [
             ' x '.join(map(str, comparison.size)),
             f'{comparison.difference:.1e}',
             f'{comparison.model_seconds:.3f}',
             f'{comparison.file_seconds:.3f}',
-        )
+        ]
+        table.add_row(*row, *[str(comparison.num_objects)] * is_detector)
     Console().print(table)
+    if is_detector and not any(comparison.num_objects for comparison in comparisons):
+        print('the model finds no object in these images: there was nothing to compare')

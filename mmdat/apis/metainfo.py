@@ -3,15 +3,17 @@
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import DATASETS
+from torch import nn
 
 from mmdat.checks import config_tree
+from mmdat.checks.model_fit import head_classes
 from mmdat.errors import UserError
 
 COCO_CATEGORY_IDS = sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
@@ -42,13 +44,26 @@ def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
     ]
 
 
-def metainfo_of(dataset: dict[str, Any]) -> dict[str, Any]:
-    """Names and colors of a data set's classes, which need not be there."""
+def metainfo_of(dataset: dict[str, Any], trained_on: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Names and colors of a model's classes: those that it was trained on, or its data set's.
+
+    Args:
+        dataset: A data set's config; the data need not be there.
+        trained_on: ``dataset_meta`` of a checkpoint.
+    """
     kind = None
     if 'type' in dataset:
         with DATASETS.switch_scope_and_registry(None) as registry:  # of the scope of the config
             kind = registry.get(dataset['type'])
-    return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+    known = {key: value for key, value in (trained_on or {}).items() if value}
+    return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {}), **known}
+
+
+def class_names(metainfo: Mapping[str, Any], model: nn.Module) -> tuple[str, ...]:
+    """Names of a model's classes; those without a name are called by their number, from 0."""
+    names = tuple(metainfo.get('classes') or ())
+    num_classes = max((number for _, number in head_classes(model)), default=0)
+    return names + tuple(f'class {i}' for i in range(len(names), num_classes))
 
 
 def annotations_of(dataset: dict[str, Any]) -> dict[str, Any]:

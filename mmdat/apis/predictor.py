@@ -1,6 +1,7 @@
 """A trained model that predicts images in memory, whatever its toolbox."""
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,16 +14,23 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from pycocotools import mask as mask_api
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmdat import checks
 from mmdat.checks.config_file import read_config
 from mmdat.checks.exceptions import explained
-from mmdat.checks.model_fit import head_classes
 from mmdat.checks.run import check_device, check_least, check_share
 from mmdat.errors import UserError
 
-from .metainfo import annotations_of, category_ids, dataset_of, image_ids, metainfo_of, pipeline_of
+from .metainfo import (
+    annotations_of,
+    category_ids,
+    class_names,
+    dataset_of,
+    image_ids,
+    metainfo_of,
+    pipeline_of,
+)
 from .model import build_model, load_weights
 from .results import Instances
 from .slicing import Tile, average_logits, merge_instances, tiles
@@ -31,6 +39,7 @@ from .toolboxes import toolbox_of
 # Classes whose scores are brought to an image's size at a time; all of them could fill the memory.
 CLASSES_AT_ONCE = 8
 LEAST_SLICE = 32  # in pixels: the coarsest stride of the backbones
+MOST_OVERLAP = 0.9  # each pixel is then in a hundred tiles
 
 
 class Predictor:
@@ -75,7 +84,7 @@ class Predictor:
         check_share('--score-thr', score_thr)
         check_least('--batch-size', batch_size, 1)
         check_device(device)
-        check_share('--overlap', overlap, below_one=True)
+        check_share('--overlap', overlap, MOST_OVERLAP)
         if slice_size is not None:
             check_least('--slice', slice_size, LEAST_SLICE)
         cfg = config if isinstance(config, Config) else read_config(config, cfg_options)
@@ -89,15 +98,13 @@ class Predictor:
         self._overlap = overlap
         with DefaultScope.overwrite_default_scope(self.toolbox), explained(cfg):
             self._model = build_model(cfg).eval()
+            _raise_thresholds(self._model, score_thr)
             meta = load_weights(self._model, checkpoint)
             self._pipeline = Compose(pipeline_of(cfg))
             dataset = dataset_of(cfg)
-            metainfo = metainfo_of(dataset)
-        metainfo.update({key: x for key, x in (meta.get('dataset_meta') or {}).items() if x})
+            metainfo = metainfo_of(dataset, meta.get('dataset_meta'))
         self._model.to(device)
-        num_classes = max((number for _, number in head_classes(self._model)), default=0)
-        names = tuple(metainfo.get('classes') or ())
-        self.classes = names + tuple(f'class {i}' for i in range(len(names), num_classes))
+        self.classes = class_names(metainfo, self._model)
         palette = metainfo.get('palette')
         if not isinstance(palette, (list, tuple)) or len(palette) < len(self.classes):
             palette = get_palette('random', len(self.classes))
@@ -206,6 +213,15 @@ class Predictor:
                 winners = torch.where(scores > best, classes, winners)
                 best = torch.maximum(scores, best)
         return winners.cpu().numpy().astype(dtype)
+
+
+def _raise_thresholds(model: nn.Module, score_thr: float) -> None:
+    """Let the heads of a detector drop what is left out in any case, before they draw its masks."""
+    for name in ('bbox_head', 'roi_head'):
+        test_cfg: Any = getattr(getattr(model, name, None), 'test_cfg', None) or {}
+        if 'score_thr' in test_cfg:
+            # Heads keep what is above their threshold, and what is at it is to be kept.
+            test_cfg.score_thr = max(test_cfg.score_thr, math.nextafter(score_thr, 0))
 
 
 def _instances(predicted: Any, score_thr: float) -> Instances:

@@ -94,20 +94,19 @@ def check_least(option: str, value: int, least: int) -> None:
         raise UserError(f'{option} must be at least {least}, got {value}')
 
 
-def check_share(option: str, value: float, *, below_one: bool = False) -> None:
-    """Refuse a number that is not from 0 to 1.
+def check_share(option: str, value: float, most: float = 1) -> None:
+    """Refuse a number that is below 0 or above ``most``.
 
     Args:
         option: Name of the option, for the sentence.
         value: The number.
-        below_one: Whether 1 is refused too.
+        most: The largest that it may be.
 
     Raises:
         UserError: Names the option.
     """
-    if not 0 <= value <= 1 or (below_one and value == 1):
-        limit = 'and below 1' if below_one else 'and at most 1'
-        raise UserError(f'{option} must be at least 0 {limit}, got {value}')
+    if not 0 <= value <= most:
+        raise UserError(f'{option} must be at least 0 and at most {most:g}, got {value}')
 
 
 def check_shape(shape: Sequence[int]) -> None:

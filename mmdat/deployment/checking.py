@@ -30,12 +30,14 @@ class Comparison(NamedTuple):
         difference: Largest difference of an output, relative to its largest value.
         model_seconds: Time of the model in PyTorch.
         file_seconds: Time of the file.
+        num_objects: How many objects the model finds; None if it is no detector.
     """
 
     size: tuple[int, int, int]
     difference: float
     model_seconds: float
     file_seconds: float
+    num_objects: int | None = None
 
 
 def compare(
@@ -60,13 +62,14 @@ def compare(
         images = F.interpolate(255 * squares, (height, width), mode='nearest')
         expected, model_seconds = _timed(partial(_run_model, model), images)
         found, file_seconds = _timed(run, images.numpy())
+        num_objects = None
         if isinstance(expected, Boxes | Detections):
+            num_objects = int((expected[1] >= 0).sum())
             difference = difference_of_objects(expected, _with_masks_of_images(found, images))
         else:
             difference = largest_difference(expected, found)
-        comparisons.append(
-            Comparison((batch, height, width), difference, model_seconds, file_seconds)
-        )
+        size = (batch, height, width)
+        comparisons.append(Comparison(size, difference, model_seconds, file_seconds, num_objects))
     return comparisons
 
 

@@ -28,7 +28,8 @@ class BackboneDecayConstructor(DefaultOptimWrapperConstructor):
     mmpretrain have, and works in all toolboxes.
 
     Raises:
-        UserError: If ``layer_decay_rate`` is out of range, or if the backbone has no layers.
+        UserError: If ``layer_decay_rate`` is out of range, the backbone has no layers or the
+            optimizer no ``lr``.
     """
 
     def add_params(
@@ -61,6 +62,10 @@ class BackboneDecayConstructor(DefaultOptimWrapperConstructor):
             raise UserError(
                 'paramwise_cfg.layer_decay_rate needs a backbone with get_layer_depth, such as '
                 f"mmdat's, got {type(backbone).__name__}"
+            )
+        if self.base_lr is None:
+            raise UserError(
+                'paramwise_cfg.layer_decay_rate needs a learning rate: set optimizer.lr'
             )
         for name, parameter in model.named_parameters():
             if id(parameter) in groups:

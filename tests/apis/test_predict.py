@@ -350,7 +350,7 @@ def test_files_are_whole_or_not_there(
         (dict(score_thr=1.5), '--score-thr must be at least 0 and at most 1, got 1.5'),
         (dict(batch_size=0), '--batch-size must be at least 1, got 0'),
         (dict(slice_size=8), '--slice must be at least 32, got 8'),
-        (dict(overlap=1.0), '--overlap must be at least 0 and below 1, got 1.0'),
+        (dict(overlap=0.95), '--overlap must be at least 0 and at most 0.9, got 0.95'),
         (dict(device='cuda:7'), '--device cuda:7 is not here'),
         (dict(slice_size=64), '--slice is not for classifiers'),
         (dict(cfg_options={'modle.head': 1}), "unknown key 'modle.head'"),
@@ -399,7 +399,7 @@ def test_the_transforms_are_those_of_a_test(model: Callable[[str], Model]) -> No
     cfg.pop('test_pipeline')  # what is left is for training
     with pytest.raises(UserError, match='has no transforms for a test: add test_dataloader or'):
         pipeline_of(cfg)
-    assert metainfo_of({}) == {}
+    assert metainfo_of({}, None) == {}
 
 
 def test_the_output_may_lie_among_the_inputs_but_not_over_them(

@@ -29,7 +29,7 @@ def classifier() -> nn.Module:
 def groups(model: nn.Module, scope: str = 'mmdat', **options: Any) -> dict[str, dict[str, Any]]:
     """The parameter groups by the name of their parameter, of which each has one."""
     options = {'constructor': 'mmdat.BackboneDecayConstructor'} | options
-    optimizer = dict(type='AdamW', lr=LR, weight_decay=WEIGHT_DECAY)
+    optimizer = options.pop('optimizer', dict(type='AdamW', lr=LR, weight_decay=WEIGHT_DECAY))
     with DefaultScope.overwrite_default_scope(scope):
         wrapper = build_optim_wrapper(model, dict(optimizer=optimizer, **options))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -108,3 +108,10 @@ def test_a_layer_decay_that_cannot_be_is_refused(
     model.backbone = MODELS.build(backbone or dict(type='mmdat.DATPlusPlus', arch='nano'))
     with pytest.raises(UserError, match=sentence):
         groups(model, paramwise_cfg=dict(layer_decay_rate=rate))
+
+
+def test_layer_decay_needs_a_learning_rate() -> None:
+    with pytest.raises(UserError, match='needs a learning rate: set optimizer.lr'):
+        groups(
+            classifier(), optimizer=dict(type='AdamW'), paramwise_cfg=dict(layer_decay_rate=RATE)
+        )

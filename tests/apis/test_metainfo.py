@@ -1,0 +1,29 @@
+"""What a model's classes are called, without its data."""
+
+import pytest
+from torch import nn
+
+from mmdat.apis.metainfo import class_names, metainfo_of
+
+
+class Model(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Module()
+        self.head.num_classes = num_classes
+
+
+@pytest.mark.parametrize(
+    'trained_on, names',
+    [(dict(classes=('a', 'b')), ('a', 'b')), (None, ('x', 'y')), (dict(classes=None), ('x', 'y'))],
+)
+def test_the_classes_of_the_training_come_before_those_of_the_config(
+    trained_on: dict | None, names: tuple[str, ...]
+) -> None:
+    metainfo = metainfo_of(dict(metainfo=dict(classes=('x', 'y'))), trained_on)
+    assert class_names(metainfo, Model(2)) == names
+
+
+def test_classes_without_a_name_are_called_by_their_number() -> None:
+    assert class_names(metainfo_of({}, None), Model(2)) == ('class 0', 'class 1')
+    assert class_names(dict(classes=('a',)), Model(3)) == ('a', 'class 1', 'class 2')
