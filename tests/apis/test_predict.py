@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,7 +17,9 @@ from pycocotools.coco import COCO
 
 from mmdat.apis import predict, write_predictions
 from mmdat.apis.metainfo import annotations_of, category_ids, image_ids, metainfo_of, pipeline_of
+from mmdat.apis.prediction_files import PredictionFiles
 from mmdat.apis.predictor import Predictor
+from mmdat.apis.results import Prediction
 from mmdat.errors import UserError
 
 CLASSIFIER, DETECTOR, SEGMENTOR = (
@@ -422,3 +425,37 @@ def test_a_file_in_place_of_the_output_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / 'out').touch()
     with pytest.raises(UserError, match=r'--out-dir .*out cannot be written to'):
         write_predictions('x.py', 'x.pth', draw(tmp_path / 'x.png'), tmp_path / 'out')
+
+
+@pytest.mark.parametrize('num_classes, mode', [(3, 'P'), (300, 'I;16')])
+def test_a_mask_holds_as_many_classes_as_there_are(
+    num_classes: int, mode: str, tmp_path: Path
+) -> None:
+    names = [f'class {i}' for i in range(num_classes)]
+    palette = [(i % 256, 0, 0) for i in range(num_classes)]
+    predictor: Any = SimpleNamespace(classes=names, palette=palette, image_ids={})
+    class_map = np.full((2, 3), num_classes - 1, np.uint8 if num_classes <= 256 else np.uint16)
+    image = np.zeros((2, 3, 3), np.uint8)
+    with PredictionFiles(tmp_path, predictor, pictures=False) as out:
+        out.write(Prediction('x.png', 'x.png', None, None, image, names, class_map=class_map))
+    with Image.open(tmp_path / 'masks' / 'x.png') as mask:
+        assert mask.mode == mode
+        np.testing.assert_array_equal(np.asarray(mask), class_map)
+    (entry,) = json.loads((tmp_path / 'predictions.json').read_text())
+    assert entry['classes'] == [
+        dict(category_id=num_classes - 1, category_name=names[-1], share=1.0)
+    ]
+
+
+def test_a_classifier_of_few_classes_tells_all(tmp_path: Path) -> None:
+    predictor: Any = SimpleNamespace(classes=('a', 'b', 'c'), palette=[], image_ids={})
+    scores = np.array([0.2, 0.7, 0.1], np.float32)
+    image = np.zeros((40, 60, 3), np.uint8)
+    prediction = Prediction(
+        'x.png', 'x.png', None, None, image, predictor.classes, class_scores=scores
+    )
+    with PredictionFiles(tmp_path, predictor) as out:
+        out.write(prediction)
+    (entry,) = json.loads((tmp_path / 'predictions.json').read_text())
+    assert [found['category_name'] for found in entry['classes']] == ['b', 'a', 'c']
+    assert (tmp_path / 'pictures' / 'x.png').exists()
