@@ -126,7 +126,7 @@ def draw_detections(
             Comparison(
                 title=Path(info['img_path']).name,
                 image=mmcv.imread(info['img_path'], channel_order='rgb'),
-                ground_truth=_ground_truth(info),
+                ground_truth=ground_truth_in(info),
                 prediction=_prediction(by_image[info['img_id']]),
             )
         )
@@ -135,7 +135,8 @@ def draw_detections(
     )
 
 
-def _ground_truth(info: dict[str, Any]) -> InstanceData:
+def ground_truth_in(info: dict[str, Any]) -> InstanceData:
+    """Boxes, labels and, if there are any, masks in an item of a data set; no crowds."""
     with_mask = all('mask' in item for item in info['instances'])
     load = LoadAnnotations(with_mask=with_mask, box_type=None)
     loaded = load(dict(info, ori_shape=(info['height'], info['width'])))

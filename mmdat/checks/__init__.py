@@ -32,7 +32,8 @@ through configs and wrapped data sets. What mmengine keeps private and checks ne
 ``mmengine_private``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +115,17 @@ def before_first_step(model: nn.Module, datasets: Mapping[str, Any]) -> None:
         model: The model, without wrappers.
         datasets: Split -> the data set, built.
     """
-    model_fit.check_channels(model)
-    model_fit.check_image_channels(model)
+    for check in of_first_step(model, datasets):
+        check()
+
+
+def of_first_step(model: nn.Module, datasets: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
+    """Yield the checks of :func:`before_first_step` one by one."""
+    yield partial(model_fit.check_channels, model)
+    yield partial(model_fit.check_image_channels, model)
     for split, dataset in datasets.items():
         for _, single in config_tree.unwrap(dataset):
-            model_fit.check_num_classes(model, single)
-            images.check_image_files(single, in_training=split == 'train')
-            masks.check_mask_files(single)
-            folders.check_labels(single)
+            yield partial(model_fit.check_num_classes, model, single)
+            yield partial(images.check_image_files, single, in_training=split == 'train')
+            yield partial(masks.check_mask_files, single)
+            yield partial(folders.check_labels, single)

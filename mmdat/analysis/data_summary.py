@@ -1,0 +1,202 @@
+"""What a split of the data holds: images, objects, sizes, and what is rare, small or double."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import md5
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from mmcv.transforms import Resize
+from PIL import Image
+from torch import nn
+
+from mmdat.checks import config_tree
+from mmdat.errors import UserError, enumerate_names
+
+from .browse import evenly_spaced
+
+# Files that are read to estimate the sizes of images and the part of the pixels of each class.
+READ = 200
+# A class with fewer objects or images to train on is hardly learned.
+FEW = 10
+# A box that overlaps the smallest anchor less, wherever that lies, is background to it.
+LEAST_IOU = 0.3
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a split holds.
+
+    Attributes:
+        images: Number of images.
+        counts: By class, of a detector objects, of a classifier images, of a segmentor the part of
+            the pixels.
+        empty: Number of the images without objects; None if they have other annotations.
+        sides: Shorter and longer sides in pixels (least, median, most), of some images.
+    """
+
+    images: int
+    counts: Mapping[str, float]
+    empty: int | None
+    sides: tuple[tuple[int, int, int], ...]
+
+
+def items_of(dataset: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield what a data set, and those that it wraps, know of each image, with the data set."""
+    for _, single in config_tree.unwrap(dataset):
+        for index in range(len(single)):
+            yield single, single.get_data_info(index)
+
+
+def load(dataset: Any, info: dict[str, Any]) -> dict[str, Any] | None:
+    """Load an image and its annotations as the data set's transforms do; None if that fails."""
+    loaded = dict(info)
+    try:
+        for step in config_tree.transforms(dataset.pipeline.transforms):
+            if type(step).__name__.startswith('Load'):
+                loaded = step(loaded)
+    except (UserError, AssertionError, OSError, ValueError, IndexError, cv2.error):
+        return None
+    return loaded
+
+
+def objects_in(info: dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects of an image that count: no crowds."""
+    return [item for item in info.get('instances', ()) if not item.get('ignore_flag')]
+
+
+def summarize(dataset: Any) -> Summary:
+    """Look at all images that a data set knows, and read some of them."""
+    items = list(items_of(dataset))
+    single, first = items[0]
+    names = [str(name) for name in single.metainfo.get('classes') or ()]
+    counts: Sequence[float]
+    empty = None
+    if 'instances' in first:
+        objects = [objects_in(info) for _, info in items]
+        empty = sum(not image for image in objects)
+        counts = _count([item['bbox_label'] for image in objects for item in image], len(names))
+    elif 'gt_label' in first:
+        counts = _count([x for _, info in items for x in np.ravel(info['gt_label'])], len(names))
+    else:
+        counts = _pixel_shares(items, len(names))
+    some = [items[index][1] for index in evenly_spaced(READ, len(items))]
+    sizes = np.sort([_size(info) for info in some], axis=1)
+    quantiles = np.quantile(sizes, (0, 0.5, 1), axis=0).astype(int)
+    return Summary(
+        images=len(items),
+        counts=dict(zip(names, counts, strict=True)),
+        empty=empty,
+        sides=tuple(tuple(column) for column in quantiles.T.tolist()),
+    )
+
+
+def _count(labels: Sequence[Any], num_classes: int) -> list[int]:
+    found = Counter(map(int, labels))
+    return [found[index] for index in range(num_classes)]
+
+
+def _pixel_shares(items: Sequence[tuple[Any, dict[str, Any]]], num_classes: int) -> list[float]:
+    pixels = np.zeros(256, np.int64)
+    for index in evenly_spaced(READ, len(items)):
+        if loaded := load(*items[index]):
+            pixels += np.bincount(loaded['gt_seg_map'].ravel(), minlength=256)[:256]
+    return (pixels[:num_classes] / max(1, pixels[:num_classes].sum())).tolist()
+
+
+def _size(info: dict[str, Any]) -> tuple[int, int]:
+    if 'height' in info:
+        return info['height'], info['width']
+    try:
+        with Image.open(info['img_path']) as image:
+            return image.height, image.width
+    except OSError:  # it is broken, which another check says
+        return 0, 0
+
+
+def rare_classes(summary: Summary) -> Iterator[str]:
+    """Say which classes have few examples to train on."""
+    rare = [name for name, x in summary.counts.items() if isinstance(x, int) and 0 < x < FEW]
+    if rare:
+        yield f'train has fewer than {FEW} examples of {enumerate_names(rare)}: collect more'
+
+
+def same_images(datasets: Mapping[str, Any]) -> Iterator[str]:
+    """Say how many images two splits share, by their content."""
+    by_size: dict[int, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for split, dataset in datasets.items():
+        for _, info in items_of(dataset):
+            path = info['img_path']
+            if Path(path).is_file():
+                by_size[Path(path).stat().st_size][path].add(split)
+    seen: dict[str, dict[str, str]] = defaultdict(dict)  # digest -> split -> path
+    for paths in by_size.values():
+        if len(set().union(*paths.values())) > 1:  # of files of a single size few are read
+            for path, splits in paths.items():
+                digest = md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest()
+                seen[digest].update(dict.fromkeys(splits, path))
+    pairs: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
+    for places in seen.values():
+        if len(places) > 1:
+            pairs[tuple(split for split in datasets if split in places)].append(places)
+    for names, shared in pairs.items():
+        examples = ' and '.join(dict.fromkeys(shared[0].values()))
+        yield (
+            f'images that are in {" and ".join(names)} alike: {len(shared)}, such as {examples}; '
+            'take them out of one, or figures are too good'
+        )
+
+
+def small_boxes(model: nn.Module, datasets: Mapping[str, Any]) -> Iterator[str]:
+    """Say how many boxes are too small for a detector at the size that it sees."""
+    anchors = _smallest_anchors(model)
+    cell = min(getattr(model.backbone, 'out_strides', (1,)))
+    least = (
+        f'the smallest anchors, of about {anchors.prod(1).min() ** 0.5:.0f}'
+        if len(anchors)
+        else f'a cell of the finest map, of {cell}'
+    )
+    for split, dataset in datasets.items():
+        boxes = [
+            _resized(single, info) * (np.array(item['bbox'][2:]) - item['bbox'][:2])
+            for single, info in items_of(dataset)
+            for item in objects_in(info)
+        ]
+        if not boxes:
+            continue
+        sides = np.array(boxes)
+        if len(anchors):
+            common = np.minimum(sides[:, None], anchors).prod(-1)
+            areas = sides.prod(-1)
+            union = areas[:, None] + anchors.prod(-1) - common
+            small = ((common / union).max(1) < LEAST_IOU) & (areas < anchors.prod(-1).min())
+        else:
+            small = sides.max(1) < cell
+        if small.any():
+            yield (
+                f'{small.sum()} of {len(sides)} boxes in {split} are too small for {least} pixels, '
+                'at the size that images are tested in: enlarge that, or cut images into tiles'
+            )
+
+
+def _smallest_anchors(model: nn.Module) -> np.ndarray:
+    """Width and height of the anchors of the finest level, (n, 2); none without anchors."""
+    for name in ('rpn_head', 'bbox_head'):
+        generator = getattr(getattr(model, name, None), 'prior_generator', None)
+        anchors = getattr(generator, 'base_anchors', None)
+        if anchors:
+            corners = anchors[0].numpy()
+            return corners[:, 2:] - corners[:, :2]
+    return np.empty((0, 2))
+
+
+def _resized(dataset: Any, info: dict[str, Any]) -> float:
+    """How much larger an image is after a test's resizing."""
+    for step in config_tree.transforms(dataset.pipeline.transforms):
+        if isinstance(step, Resize) and step.scale is not None and step.keep_ratio:
+            sides = sorted((info['height'], info['width'])), sorted(step.scale)
+            return min(to / side for side, to in zip(*sides, strict=True))
+    return 1.0

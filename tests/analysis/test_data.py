@@ -1,0 +1,139 @@
+"""What is said of data before anything is trained on them."""
+
+import runpy
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from helpers.scripts import TOOLS
+from mmcv.transforms import Compose, Resize
+from mmdet.models.task_modules import AnchorGenerator
+from torch import nn
+
+from mmdat.analysis.data import check_data
+from mmdat.analysis.data_summary import small_boxes
+from mmdat.datasets import ShapesParameters
+from mmdat.datasets.shapes.classify import write_shapes_classify
+from mmdat.datasets.shapes.segment import write_shapes_segment
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def test_a_detector_s_data_are_counted_and_drawn(
+    config: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    shutil.copy(coco_root / 'train2017' / '3.png', coco_root / 'val2017' / '1.png')
+    report = check_data(str(config), str(tmp_path / 'out'), 4)
+    assert report.errors == []
+    train, val = report.splits['train'], report.splits['val']
+    assert (train.images, train.empty, val.images) == (6, 0, 2)
+    assert train.counts == dict(box=6, disk=6)
+    assert train.sides == ((64, 64, 64), (64, 64, 64))
+    rare, same = report.warnings[:2]
+    assert rare == "train has fewer than 10 examples of 'box' and 'disk': collect more"
+    assert same == (
+        f'images that are in train and val alike: 1, such as {coco_root}/train2017/3.png and '
+        f'{coco_root}/val2017/1.png; take them out of one, or figures are too good'
+    )
+    assert report.pictures == tmp_path / 'out' / 'data.png'
+    picture = cv2.imread(str(report.pictures))
+    # Four pictures in a row, and the boxes' colors in them, which the images do not have.
+    assert picture.shape[1] > 3 * picture.shape[0]
+    plain = cv2.imread(str(coco_root / 'train2017' / '0.png'))
+    assert len(np.unique(picture[40:500, :480].reshape(-1, 3), axis=0)) > len(
+        np.unique(plain.reshape(-1, 3), axis=0)
+    )
+
+
+def test_what_cannot_be_used_is_an_error_and_the_rest_is_shown(
+    config: Path,
+    coco_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (coco_root / 'annotations' / 'instances_train2017.json').write_text('{')
+    (coco_root / 'val2017' / '1.png').write_bytes(b'')
+    arguments = ['check_data.py', str(config), '--out-dir', str(tmp_path / 'out')]
+    monkeypatch.setattr(sys, 'argv', arguments)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(TOOLS / 'check_data.py'), run_name='__main__')
+    assert ended.value.code == f'error: errors in the data of {config}: 2, see above'
+    errors = [line for line in capsys.readouterr().out.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 2
+    assert 'instances_train2017.json is not JSON' in errors[0]
+    assert 'val2017/1.png' in errors[1]
+    assert (tmp_path / 'out' / 'data.png').is_file()
+
+
+@pytest.mark.parametrize(
+    'name, variable, write',
+    [
+        ('upernet_dat_pp_nano_shapes', 'SHAPES_SEGMENT_ROOT', write_shapes_segment),
+        ('dat_pp_nano_shapes', 'SHAPES_CLASSIFY_ROOT', write_shapes_classify),
+    ],
+)
+def test_segments_and_classes_are_counted(
+    name: str, variable: str, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / 'shapes', ShapesParameters(train=4, val=2, size=64))
+    monkeypatch.setenv(variable, str(tmp_path / 'shapes'))
+    report = check_data(str(CONFIGS / f'{name}.py'), str(tmp_path / 'out'), 4)
+    assert report.errors == []
+    train = report.splits['train']
+    assert (train.images, train.empty) == (4, None)
+    is_segmentor = name.startswith('upernet')
+    assert sum(train.counts.values()) == (pytest.approx(1) if is_segmentor else 4)
+    assert train.counts.keys() >= {'square', 'triangle', 'ring', 'cross'}
+    assert report.pictures is not None and report.pictures.is_file()
+
+
+class Detector(nn.Module):
+    """A detector as far as its smallest objects are concerned."""
+
+    def __init__(self, scale: int | None) -> None:
+        super().__init__()
+        self.backbone = SimpleNamespace(out_strides=(16,))
+        if scale is not None:
+            generator = AnchorGenerator(strides=[4], ratios=[1.0], scales=[scale])
+            self.rpn_head = SimpleNamespace(prior_generator=generator)
+
+
+class Boxes:
+    """A data set of an image with boxes of some sides."""
+
+    def __init__(self, *sides: int) -> None:
+        self.pipeline = Compose([Resize(scale=(200, 200), keep_ratio=True)])
+        self.sides = sides
+
+    def __len__(self) -> int:
+        return 1
+
+    def get_data_info(self, index: int) -> dict[str, Any]:
+        instances = [dict(bbox=[0, 0, side, side], ignore_flag=0) for side in self.sides]
+        return dict(height=100, width=50, instances=instances)
+
+
+@pytest.mark.parametrize(
+    'scale, sentence',
+    [
+        # 8 and 16 pixels are 16 and 32 when the image is resized.
+        (8, '1 of 2 boxes in val are too small for the smallest anchors, of about 32 pixels'),
+        (4, None),
+        (16, '2 of 2 boxes in val'),
+        (None, None),
+    ],
+)
+def test_small_boxes_are_those_that_no_anchor_fits(scale: int | None, sentence: str | None) -> None:
+    found = list(small_boxes(Detector(scale), dict(val=Boxes(8, 16))))
+    assert [text[: len(sentence or '')] for text in found] == ([sentence] if sentence else [])
+
+
+def test_boxes_below_a_cell_are_small_without_anchors() -> None:
+    (sentence,) = small_boxes(Detector(None), dict(val=Boxes(7, 16)))
+    assert sentence.startswith('1 of 2 boxes in val are too small for a cell of the finest map')
