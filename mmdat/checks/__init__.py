@@ -32,11 +32,13 @@ through configs and wrapped data sets. What mmengine keeps private and checks ne
 ``mmengine_private``.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from torch import nn
 
 from . import checkpoint, config_keys, config_tree, folders, images, masks, model_fit, run
@@ -107,18 +109,34 @@ def before_loading(content: Any, source: str, *, resume: bool) -> None:
         checkpoint.check_resumable(content, source)
 
 
-def before_first_step(model: nn.Module, datasets: Mapping[str, Any]) -> None:
+def log_warning(message: str) -> None:
+    """Write a warning into the log of the run."""
+    print_log(message, 'current', logging.WARNING)
+
+
+def before_first_step(
+    model: nn.Module, datasets: Mapping[str, Any], warn: Callable[[str], None] = log_warning
+) -> None:
     """Check that the parts of a model fit each other and the data, and the data's files.
 
     Args:
         model: The model, without wrappers.
         datasets: Split -> the data set, built.
+        warn: Is told of what may be wrong, once of each kind.
     """
     model_fit.check_channels(model)
     model_fit.check_image_channels(model)
+    ignore_index = getattr(getattr(model, 'decode_head', None), 'ignore_index', masks.IGNORED)
+    folders.check_class_folders(datasets)
     for split, dataset in datasets.items():
+        in_training = split == 'train'
         for _, single in config_tree.unwrap(dataset):
             model_fit.check_num_classes(model, single)
-            images.check_image_files(single, in_training=split == 'train')
+            folders.check_labels(single, in_training, warn)
+            folders.check_left_out(single, warn)
+            images.check_image_files(single, in_training)
             masks.check_mask_files(single)
-            folders.check_labels(single)
+            images.check_image_headers(single, in_training, warn)
+            masks.check_mask_sizes(single, in_training, warn)
+            masks.check_mask_values(single, in_training, warn, ignore_index)
+    folders.check_overlap(datasets, warn)

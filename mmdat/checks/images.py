@@ -1,20 +1,86 @@
 """Checks of image files."""
 
 import os
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
+from mmengine.dist import is_main_process
+from PIL import Image
+from rich.progress import track
 
 from mmdat.errors import UserError
 
 from .config_tree import transforms
 
-# First bytes of a file -> bytes at the end of its image, which little follows as a rule.
-START_TO_END = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PN': b'IEND'}
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+Warn = Callable[[str], None]
+
+IMAGE_SUFFIXES = (
+    *('.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.avif', '.jp2'),
+    *('.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.ico'),
+)
+JPEG_START, JPEG_END, PNG_START = b'\xff\xd8\xff', b'\xff\xd9', b'\x89PN'
 TAIL_BYTES = 4096
+# Training images whose headers are read before the first step; loading checks the others' sizes.
+MOST_HEADERS = 20_000
+# Images that are decoded to see whether what is special about them shows.
+MOST_DECODED = 16
+# Files from which on a progress bar is shown, as they take seconds.
+MANY_FILES = 5_000
+ORIENTATION = 0x0112  # EXIF's tag
+# Formats that OpenCV turns; it turns TIFF too, whose size Pillow gives as turned already.
+TURNED_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP')
+# Formats of several images; in a phone's JPEG (MPO) the others are no more than a preview.
+ANIMATED_FORMATS = ('GIF', 'TIFF', 'WEBP', 'PNG', 'AVIF')
+# An 8-bit image that is nowhere brighter: what 14 bits leave of 16.
+DARK = 63
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of its image before it is decoded.
+
+    Attributes:
+        stored: Width and height as stored.
+        orientation: As EXIF counts it: 1 is upright, from 5 on width and height change places.
+        is_deep: Whether a value has more than 8 bits.
+        has_alpha: Whether pixels can be transparent.
+        pages: Number of images in the file.
+    """
+
+    stored: tuple[int, int]
+    orientation: int
+    is_deep: bool
+    has_alpha: bool
+    pages: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Width and height of the image, turned as EXIF says."""
+        return self.stored if self.orientation < 5 else self.stored[::-1]
+
+
+class Annotated(NamedTuple):
+    """An image and the size that it should have.
+
+    Attributes:
+        path: The image file.
+        header: Its header.
+        size: Width and height that its annotation gives.
+        source: File of the annotation.
+    """
+
+    path: str
+    header: Header
+    size: tuple[int, int]
+    source: str
 
 
 def check_image_files(dataset: Any, in_training: bool) -> None:
@@ -36,6 +102,38 @@ def check_image_files(dataset: Any, in_training: bool) -> None:
     check_images(paths, dataset.ann_file or 'the data set', in_training)
 
 
+def check_image_headers(dataset: Any, in_training: bool, warn: Warn) -> None:
+    """Refuse images of other sizes than annotated; warn of those that loading cuts or turns.
+
+    Reads headers alone, 0.1 ms each; of the training images an evenly spaced sample of
+    :data:`MOST_HEADERS`. Those of the others are checked when ``mmdat.LoadImageFromFile`` loads
+    them.
+
+    Args:
+        dataset: A built data set; one that does not load image files from this machine's disk
+            passes.
+        in_training: Whether it is for training.
+        warn: Is told once of each kind, with the number of such images.
+
+    Raises:
+        UserError: If an image has another size, as it is loaded, than its annotation says; if
+            images cannot be loaded, or come out nearly black, as their values have too many bits.
+    """
+    if not are_loaded(dataset, 'img_path', {'LoadImageFromFile'}):
+        return
+    items = evenly_spaced(dataset, MOST_HEADERS if in_training else None)
+    source = str(dataset.ann_file or os.path.dirname(items[0]['img_path']))
+    headers = read_headers([item['img_path'] for item in items])
+    pairs = [(item, header) for item, header in zip(items, headers, strict=True) if header]
+    _check_kinds([(item['img_path'], header) for item, header in pairs], dataset, source, warn)
+    annotated = [
+        Annotated(item['img_path'], header, (item['width'], item['height']), source)
+        for item, header in pairs
+        if {'height', 'width'} <= item.keys()
+    ]
+    check_sizes(annotated, is_turning(dataset), warn)
+
+
 def are_loaded(dataset: Any, key: str, loaders: set[str]) -> bool:
     """Tell whether a data set loads files from this machine's disk.
 
@@ -46,11 +144,105 @@ def are_loaded(dataset: Any, key: str, loaders: set[str]) -> bool:
     """
     if not hasattr(dataset, 'get_data_info') or not len(dataset):
         return False
-    steps = {type(step).__name__ for step in transforms(dataset.pipeline)}
     return (
-        not steps.isdisjoint(loaders)
+        loader_of(dataset, loaders) is not None
         and not getattr(dataset, 'backend_args', None)
         and '://' not in str(dataset.get_data_info(0).get(key, '://'))
+    )
+
+
+def loader_of(dataset: Any, loaders: set[str]) -> Any:
+    """Return the first transform of a data set with one of these names; None without one."""
+    steps = (step for step in transforms(dataset.pipeline) if type(step).__name__ in loaders)
+    return next(steps, None)
+
+
+def is_turning(dataset: Any) -> bool:
+    """Whether a data set's loader turns images upright, as their EXIF data says."""
+    loader = loader_of(dataset, {'LoadImageFromFile'})
+    return getattr(loader, 'color_type', 'color') in ('color', 'grayscale') and getattr(
+        loader, 'imdecode_backend', None
+    ) in (None, 'cv2', 'pillow')
+
+
+def evenly_spaced(dataset: Any, most: int | None) -> list[dict]:
+    """Return what a data set knows of its images, of at most so many, evenly spaced."""
+    count = len(dataset) if most is None else min(most, len(dataset))
+    return [dataset.get_data_info(index * len(dataset) // count) for index in range(count)]
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], title: str, many: int = MANY_FILES
+) -> list[Result]:
+    """Apply a function that reads a file to many at once, with a progress bar for very many."""
+    with ThreadPoolExecutor() as pool:
+        results: Iterable[Result] = pool.map(function, items)
+        is_shown = len(items) >= many and is_main_process()
+        return list(track(results, title, total=len(items), disable=not is_shown))
+
+
+def read_headers(paths: Sequence[str]) -> list[Header | None]:
+    """Read the headers of image files; None for what Pillow cannot read."""
+    # Pillow's limit is there for the memory, and nothing is decoded.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        return in_threads(_read_header, paths, 'Reading the headers of images')
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def check_sizes(images: Sequence[Annotated], is_turned: bool, warn: Warn) -> None:
+    """Refuse images of other sizes than annotated; warn of those turned so that sizes do not tell.
+
+    Args:
+        images: The images, read or annotated.
+        is_turned: Whether loading turns images as EXIF says.
+        warn: Is told how many images are upside down or mirrored as stored.
+
+    Raises:
+        UserError: Names the first such image, the sizes and what to do.
+    """
+
+    def loaded(image: Annotated) -> tuple[int, int]:
+        return image.header.upright if is_turned else image.header.stored
+
+    count = len(images)
+    wrong = [image for image in images if image.size != loaded(image)]
+    lying = [image for image in wrong if image.size == image.header.stored]
+    if lying:
+        fits_upright = any(
+            image.header.orientation >= 5 and image.size == image.header.upright for image in images
+        )
+        remedy = (
+            ''
+            if fits_upright
+            else ", or, if all are so, set color_type='color_ignore_orientation' in "
+            'LoadImageFromFile of all pipelines'
+        )
+        raise UserError(
+            f'{len(lying)} of {count} images, such as {lying[0].path}, have an EXIF rotation, by '
+            f'which loading turns them upright, but {lying[0].source} is for the image before '
+            f'that: save them upright, as they were not when they were annotated{remedy}'
+        )
+    if wrong:
+        first = wrong[0]
+        others = f' ({len(wrong)} of {count} images are so)' if len(wrong) > 1 else ''
+        raise UserError(misfit(first.path, loaded(first), first.size, first.source) + others)
+    flipped = [image.path for image in images if image.header.orientation in (2, 3, 4)]
+    if flipped and is_turned:
+        warn(
+            f'{len(flipped)} of {count} images, such as {flipped[0]}, are turned by 180 degrees or '
+            'mirrored when they are loaded, as their EXIF data says: see to it that they were '
+            'annotated upright'
+        )
+
+
+def misfit(path: str, loaded: tuple[int, int], size: tuple[int, int], source: str) -> str:
+    """Say that an image has another width and height, as it is loaded, than its annotation."""
+    hint = ", width and height in each other's place" if loaded == size[::-1] else ''
+    return (
+        f'image {path} has {loaded[0]} x {loaded[1]} pixels, but {source} is for '
+        f'{size[0]} x {size[1]}{hint}: give the image that was annotated, or annotate this one'
     )
 
 
@@ -81,21 +273,121 @@ def check_images(paths: Sequence[str], source: str, in_training: bool) -> None:
         )
     if in_training:
         return
-    for path in paths:
-        if not is_whole(path):
-            raise UserError(
-                f'{path} is not an image that can be read: mend it, or take it out of {source}'
-            )
+    whole = in_threads(is_whole, paths, 'Looking for broken images')
+    broken = [path for path, fine in zip(paths, whole, strict=True) if not fine]
+    if broken:
+        others = f' ({len(broken)} are so)' if len(broken) > 1 else ''
+        raise UserError(
+            f'{broken[0]} is not an image that can be read{others}: mend it, or take it out of '
+            f'{source}'
+        )
 
 
 def is_whole(path: str) -> bool:
-    """Whether a JPEG or PNG file is complete; of other formats only the header is looked at."""
+    """Whether an image file is complete: a JPEG to its end marker, a PNG by its checksums."""
     if not cv2.haveImageReader(path):
         return False
     with open(path, 'rb') as file:
-        end = START_TO_END.get(file.read(3), b'')  # the empty one of other formats is in any file
+        start = file.read(len(JPEG_START))
         file.seek(max(0, os.path.getsize(path) - TAIL_BYTES))
-        if end in file.read():
-            return True
-    # A file with much behind its image, such as a phone's with a video, is decoded.
-    return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) is not None
+        if start == JPEG_START and JPEG_END in file.read():
+            return _read_header(path) is not None
+    if start == PNG_START:
+        return has_right_checksums(path)
+    # Other formats, and a JPEG with much behind its image, such as a phone's with a video.
+    return _decode(path) is not None
+
+
+def _decode(path: str) -> np.ndarray | None:
+    """Decode an image as loading does; None if that fails."""
+    return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+
+
+def has_right_checksums(file: str | BinaryIO) -> bool:
+    """Whether a PNG file is complete and unchanged, which decoders do not tell; others pass."""
+    try:
+        with Image.open(file) as image:
+            image.verify()
+    except (OSError, ValueError, SyntaxError, struct.error):  # as Pillow's parsers do
+        return False
+    return True
+
+
+def _read_header(path: str) -> Header | None:
+    try:
+        with Image.open(path) as image:
+            exif = Image.Exif()
+            # Not by Pillow's getexif, which takes an orientation in XMP too, and decodes a PNG.
+            if image.format in TURNED_FORMATS and 'exif' in image.info:
+                exif.load(image.info['exif'])
+            return Header(
+                stored=image.size,
+                orientation=int(exif.get(ORIENTATION, 1)),
+                is_deep=_bits(image) > 8,
+                has_alpha=image.has_transparency_data,
+                pages=getattr(image, 'n_frames', 1) if image.format in ANIMATED_FORMATS else 1,
+            )
+    except (OSError, ValueError, TypeError, KeyError, SyntaxError, struct.error):  # as Pillow's do
+        return None
+
+
+def _bits(image: Image.Image) -> int:
+    """How many bits a value has in a file that was opened with Pillow."""
+    if image.mode in ('I', 'F'):
+        return 32
+    # Of color images with 16 bits, Pillow's mode tells of the 8 that it keeps.
+    tiles = getattr(image, 'tile', [])
+    return 16 if ';16' in f'{image.mode} {tiles[:1]}' else 8
+
+
+def _check_kinds(
+    images: Sequence[tuple[str, Header]], dataset: Any, source: str, warn: Warn
+) -> None:
+    """Refuse images that come out black; warn of what loading leaves out of others."""
+    loader = loader_of(dataset, {'LoadImageFromFile'})
+    if loader.color_type == 'unchanged' or loader.imdecode_backend == 'tifffile':
+        return
+    count = len(images)
+    if deep := [path for path, header in images if header.is_deep]:
+        such = f'{len(deep)} of {count} images of {source}, such as {deep[0]}, have'
+        loaded = [image for path in _some(deep) if (image := _decode(path)) is not None]
+        if not loaded:
+            raise UserError(
+                f'{such} values of 32 bits or decimals, which cannot be loaded: save them as '
+                'images of 8 bits'
+            )
+        brightest = max(image.max() for image in loaded)
+        if brightest <= DARK:
+            raise UserError(
+                f'{such} values of 16 bits, of which loading keeps the upper 8: they come out '
+                f'nearly black, with {brightest} of 255 at most: save them as images of 8 bits, '
+                'all scaled alike'
+            )
+        warn(
+            f'{such} values of 16 bits, of which loading keeps the upper 8 (tools/predict.py '
+            'scales each image from its smallest to its largest value): save them as images of '
+            '8 bits for the same everywhere'
+        )
+    clear = [path for path, header in images if header.has_alpha]
+    if shown := [path for path in _some(clear) if _is_transparent(path)]:
+        warn(
+            f'{len(clear)} of {count} images of {source}, such as {shown[0]}, have transparent '
+            'pixels, which are loaded in the color that is stored below: save them on a ground '
+            'of your choice'
+        )
+    if several := [(path, header.pages) for path, header in images if header.pages > 1]:
+        warn(
+            f'{len(several)} of {count} files of {source}, such as {several[0][0]} with '
+            f'{several[0][1]}, hold several images (pages or an animation), of which the first is '
+            'used'
+        )
+
+
+def _some(paths: Sequence[str]) -> Iterator[str]:
+    """Yield evenly spaced paths, few enough to be decoded."""
+    yield from paths[:: max(1, len(paths) // MOST_DECODED)][:MOST_DECODED]
+
+
+def _is_transparent(path: str) -> bool:
+    with Image.open(path) as image:
+        return np.asarray(image.convert('RGBA'))[..., 3].min() < 255

@@ -9,8 +9,10 @@ import pytest
 from mmdet.datasets import CocoDataset
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets import BaseSegDataset
+from PIL import Image
 
-from mmdat.checks.images import check_image_files, check_images, is_whole
+from mmdat.checks import images
+from mmdat.checks.images import check_image_files, check_image_headers, check_images, is_whole
 from mmdat.errors import UserError
 
 
@@ -98,3 +100,145 @@ def test_image_is_whole_if_its_end_is_there(tmp_path: Path, suffix: str, cut: in
     if cut:
         assert not is_read(content[:-cut])
         assert not is_read(content[: len(content) // 2])
+
+
+def test_a_png_that_changed_in_the_middle_is_not_whole(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    content = bytearray(cv2.imencode('.png', noise)[1].tobytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / 'image').write_bytes(content)
+    assert not is_whole(str(tmp_path / 'image'))
+
+
+def save(path: Path, image: Image.Image, orientation: int = 1) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+
+
+def warnings_of(dataset: Any, in_training: bool = False) -> list[str]:
+    warnings: list[str] = []
+    check_image_headers(dataset, in_training, warnings.append)
+    return warnings
+
+
+@pytest.fixture
+def square(coco_root: Path) -> Any:
+    """A data set in COCO format of two images that should have 64 x 64 pixels."""
+    return build(CocoDataset, coco_root, serialize_data=False)
+
+
+@pytest.fixture
+def wide(coco_root: Path) -> Any:
+    """A data set in COCO format of two images that should have 96 x 64 pixels."""
+    path = coco_root / 'annotations' / 'instances_val2017.json'
+    path.write_text(path.read_text().replace('"width": 64', '"width": 96'))
+    for name in ('0.png', '1.png'):
+        save(coco_root / 'val2017' / name, Image.new('RGB', (96, 64)))
+    return build(CocoDataset, coco_root, serialize_data=False)
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.webp', '.tiff', '.avif'])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_sizes_are_those_that_opencv_loads(tmp_path: Path, orientation: int, suffix: str) -> None:
+    path = tmp_path / f'image{suffix}'
+    save(path, Image.new('RGB', (6, 4)), orientation)
+    [header] = images.read_headers([str(path)])
+    assert header and header.upright == cv2.imdecode(np.fromfile(path, np.uint8), 1).shape[1::-1]
+
+
+@pytest.mark.parametrize('in_training', [True, False])
+def test_images_that_loading_turns_are_refused(
+    wide: Any, coco_root: Path, in_training: bool
+) -> None:
+    assert warnings_of(wide, in_training) == []
+    save(coco_root / 'val2017' / '1.png', Image.new('RGB', (96, 64)), orientation=6)
+    with pytest.raises(UserError) as refused:
+        warnings_of(wide, in_training)
+    assert '1 of 2 images, such as ' in str(refused.value)
+    assert 'val2017/1.png, have an EXIF rotation' in str(refused.value)
+    assert 'save them upright' in str(refused.value)
+    assert "color_type='color_ignore_orientation' in LoadImageFromFile of all" in str(refused.value)
+    # One that was annotated upright must stay so.
+    save(coco_root / 'val2017' / '0.png', Image.new('RGB', (64, 96)), orientation=8)
+    with pytest.raises(UserError, match=r'1 of 2 .* save them upright, as they were not [^,]*$'):
+        warnings_of(wide, in_training)
+    wide.pipeline.transforms[0].color_type = 'color_ignore_orientation'
+    with pytest.raises(UserError, match=r'0.png has 64 x 96 pixels, but .* is for 96 x 64, width'):
+        warnings_of(wide, in_training)
+
+
+@pytest.mark.parametrize('orientation', [2, 3, 4])
+def test_images_upside_down_or_mirrored_are_told(
+    wide: Any, coco_root: Path, orientation: int
+) -> None:
+    save(coco_root / 'val2017' / '1.png', Image.new('RGB', (96, 64)), orientation)
+    [warning] = warnings_of(wide)
+    assert warning.startswith('1 of 2 images, such as ') and '180 degrees or mirrored' in warning
+
+
+def test_other_sizes_than_annotated_are_refused(square: Any, coco_root: Path) -> None:
+    for name in ('0.png', '1.png'):
+        save(coco_root / 'val2017' / name, Image.new('RGB', (32, 32)))
+    with pytest.raises(UserError) as refused:
+        warnings_of(square)
+    assert '0.png has 32 x 32 pixels, but ' in str(refused.value)
+    assert '.json is for 64 x 64: ' in str(refused.value)
+    assert '(2 of 2 images are so)' in str(refused.value)
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'P', 'RGB', 'RGBA', 'CMYK'])
+def test_kinds_of_images_that_load_well_pass(square: Any, coco_root: Path, mode: str) -> None:
+    suffix = 'TIFF' if mode == 'CMYK' else 'PNG'
+    Image.new(mode, (64, 64), 'white').save(coco_root / 'val2017' / '1.png', suffix)
+    assert warnings_of(square) == []
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('suffix', ['.png', '.tiff'])
+def test_images_of_16_bits_are_told_and_dark_ones_refused(
+    square: Any, coco_root: Path, suffix: str, channels: int
+) -> None:
+    path = coco_root / 'val2017' / '1.png'
+    image = np.full((64, 64, channels), 60000, np.uint16)
+    path.write_bytes(cv2.imencode(suffix, image)[1].tobytes())
+    [warning] = warnings_of(square)
+    assert '1 of 2 images of ' in warning and 'of which loading keeps the upper 8' in warning
+    path.write_bytes(cv2.imencode(suffix, image // 16)[1].tobytes())
+    with pytest.raises(
+        UserError, match=r'1.png, have values of 16 bits, .* with 1[45] of 255 at mo'
+    ):
+        warnings_of(square)
+
+
+def test_images_of_decimals_are_refused(square: Any, coco_root: Path) -> None:
+    content = cv2.imencode('.tiff', np.zeros((64, 64), np.float32))[1]
+    (coco_root / 'val2017' / '1.png').write_bytes(content.tobytes())
+    with pytest.raises(UserError, match='1.png, have values of 32 bits or decimals, which cannot'):
+        warnings_of(square)
+
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA'])
+def test_transparent_pixels_are_told(square: Any, coco_root: Path, mode: str) -> None:
+    Image.new(mode, (64, 64)).save(coco_root / 'val2017' / '1.png')
+    [warning] = warnings_of(square)
+    assert '1 of 2 images of ' in warning and '1.png, have transparent pixels' in warning
+
+
+@pytest.mark.parametrize('kind', ['GIF', 'TIFF', 'WEBP', 'PNG'])
+def test_files_of_several_images_are_told(square: Any, coco_root: Path, kind: str) -> None:
+    first, second = (Image.new('RGB', (64, 64), color) for color in ('red', 'blue'))
+    path = coco_root / 'val2017' / '1.png'
+    first.save(path, kind, save_all=True, append_images=[second])
+    [warning] = warnings_of(square)
+    assert '1 of 2 files of ' in warning and '1.png with 2, hold several images' in warning
+
+
+def test_of_many_training_images_some_headers_are_read(
+    square: Any, coco_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(coco_root / 'val2017' / '1.png', Image.new('RGB', (32, 32)))
+    monkeypatch.setattr(images, 'MOST_HEADERS', 1)
+    assert warnings_of(square, in_training=True) == []
+    with pytest.raises(UserError, match='1.png has 32 x 32 pixels'):
+        warnings_of(square)
