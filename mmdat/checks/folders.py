@@ -142,7 +142,10 @@ def check_labels(dataset: Any, in_training: bool, warn: Warn) -> None:
         warn(f'{source} has {len(doubles)} images more than once, such as {doubles[0]}')
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty and in_training:
-        warn(f'no image of {source} has the class {enumerate_names(empty)}')
+        warn(
+            f'{len(empty)} of the {len(classes)} classes have no image in {source}: '
+            f'{enumerate_names(empty)}'
+        )
     if in_training and len(dataset) <= MOST_COMPARED:
         _warn_of_copies(labels, classes, source, warn)
 
@@ -238,6 +241,39 @@ def check_overlap(datasets: Mapping[str, Any], warn: Warn) -> None:
             warn(
                 f'{len(shared)} images, such as {min(shared)}, are for train and {split} alike: '
                 f'what {split} measures says nothing of other images'
+            )
+
+
+def check_unlisted(datasets: Mapping[str, Any], warn: Warn) -> None:
+    """Warn of images beside those of a COCO file that the file does not name.
+
+    Args:
+        datasets: Split -> the data set, built.
+        warn: Is told how many images of a folder are in no file of any split.
+    """
+    named: dict[str, set[str]] = defaultdict(set)
+    filtered: dict[str, dict[str, int]] = defaultdict(dict)  # folder -> file -> images left out
+    for dataset in datasets.values():
+        for _, single in config_tree.unwrap(dataset):
+            file = str(getattr(single, 'ann_file', ''))
+            if not file.endswith('.json') or not hasattr(single, 'get_data_info'):
+                continue
+            tally = getattr(single, 'tally', None)
+            if tally is None and single.filter_cfg and not single.test_mode:
+                return  # there is no telling what it left out
+            for path in _image_paths(single):
+                folder, name = os.path.split(path)
+                named[folder].add(name)
+                filtered[folder][file] = tally.images_left_out.total() if tally else 0
+    for folder, names in named.items():
+        if not os.path.isdir(folder):
+            continue
+        found = {name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)}
+        unlisted = len(found - names) - sum(filtered[folder].values())
+        if unlisted > 0:
+            warn(
+                f'{unlisted} of {len(found)} images in {folder} are in no annotation file of this '
+                'config, and are not used'
             )
 
 

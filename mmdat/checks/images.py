@@ -34,6 +34,7 @@ MOST_HEADERS = 20_000
 MOST_DECODED = 16
 # Files from which on a progress bar is shown, as they take seconds.
 MANY_FILES = 5_000
+MOST_THREADS = 8
 ORIENTATION = 0x0112  # EXIF's tag
 # Formats that OpenCV turns; it turns TIFF too, whose size Pillow gives as turned already.
 TURNED_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP')
@@ -83,13 +84,14 @@ class Annotated(NamedTuple):
     source: str
 
 
-def check_image_files(dataset: Any, in_training: bool) -> None:
+def check_image_files(dataset: Any, in_training: bool, warn: Warn) -> None:
     """Refuse a data set with images that are missing or cannot be read.
 
     Args:
         dataset: A built data set; one that does not load image files from this machine's disk
             passes.
         in_training: As for :func:`check_images`.
+        warn: Is told how many images are missing and skipped.
 
     Raises:
         UserError: Names the first such image.
@@ -99,7 +101,7 @@ def check_image_files(dataset: Any, in_training: bool) -> None:
     if in_training and not dataset.ann_file:  # the images are those that were found in a folder
         return
     paths = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
-    check_images(paths, dataset.ann_file or 'the data set', in_training)
+    check_images(paths, dataset.ann_file or 'the data set', in_training, warn)
 
 
 def check_image_headers(dataset: Any, in_training: bool, warn: Warn) -> None:
@@ -129,7 +131,7 @@ def check_image_headers(dataset: Any, in_training: bool, warn: Warn) -> None:
     annotated = [
         Annotated(item['img_path'], header, (item['width'], item['height']), source)
         for item, header in pairs
-        if {'height', 'width'} <= item.keys()
+        if item.get('height') and item.get('width')
     ]
     check_sizes(annotated, is_turning(dataset), warn)
 
@@ -175,7 +177,8 @@ def in_threads(
     function: Callable[[Item], Result], items: Sequence[Item], title: str, many: int = MANY_FILES
 ) -> list[Result]:
     """Apply a function that reads a file to many at once, with a progress bar for very many."""
-    with ThreadPoolExecutor() as pool:
+    # More than few would wait for each other, as half of the work is in Python.
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         results: Iterable[Result] = pool.map(function, items)
         is_shown = len(items) >= many and is_main_process()
         return list(track(results, title, total=len(items), disable=not is_shown))
@@ -246,7 +249,7 @@ def misfit(path: str, loaded: tuple[int, int], size: tuple[int, int], source: st
     )
 
 
-def check_images(paths: Sequence[str], source: str, in_training: bool) -> None:
+def check_images(paths: Sequence[str], source: str, in_training: bool, warn: Warn) -> None:
     """Refuse images that are missing or cannot be read.
 
     Args:
@@ -254,6 +257,7 @@ def check_images(paths: Sequence[str], source: str, in_training: bool) -> None:
         source: The file that names them, for the sentence.
         in_training: Whether they are for training: then refuse missing ones only if most are, since
             loading skips single ones.
+        warn: Is told how many are missing and skipped.
 
     Raises:
         UserError: Names the first such image.
@@ -266,11 +270,14 @@ def check_images(paths: Sequence[str], source: str, in_training: bool) -> None:
     missing = [
         path for path in paths if os.path.basename(path) not in names_in(os.path.dirname(path))
     ]
-    if missing and (not in_training or 2 * len(missing) > len(paths)):
-        raise UserError(
+    if missing:
+        sentence = (
             f'{len(missing)} of the {len(paths)} images of {source} do not '
             f'exist, such as {missing[0]}: check data_root and data_prefix'
         )
+        if not in_training or 2 * len(missing) > len(paths):
+            raise UserError(sentence)
+        warn(sentence)
     if in_training:
         return
     whole = in_threads(is_whole, paths, 'Looking for broken images')

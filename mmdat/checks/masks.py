@@ -1,7 +1,6 @@
 """Checks of the masks of semantic segmentation."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -130,10 +129,10 @@ def check_mask_values(
         raise UserError(f'mask {wrong[0].path} {wrong[0].problem}{others}')
     classes = dataset.metainfo.get('classes') or ()
     if classes:
-        is_complete = not in_training or len(items) == len(dataset)
+        is_complete = len(items) == len(dataset)
         table = class_table(items[0])
         table[table == ignore_index] = IGNORED
-        _check_classes(masks, items[0], table, classes, is_complete and in_training, warn)
+        _check_classes(masks, items[0], table, classes, is_complete, in_training, warn)
 
 
 def read_mask(path: str, backend: str = 'pillow') -> Mask:
@@ -221,7 +220,8 @@ def _check_classes(
     item: dict,
     table: np.ndarray,
     classes: Sequence[str],
-    must_teach: bool,
+    is_complete: bool,
+    in_training: bool,
     warn: Warn,
 ) -> None:
     """Check the values of all masks.
@@ -231,43 +231,52 @@ def _check_classes(
         item: What the data set knows of one image.
         table: As from :func:`class_table`.
         classes: Names of the classes.
-        must_teach: Whether these are all masks to train on.
+        is_complete: Whether these are all masks of the data set.
+        in_training: Whether it is for training.
         warn: Is told what may be wrong.
     """
-    counts = Counter(value for mask in masks for value in mask.values)
-    found = sorted(counts)
+    found = sorted({value for mask in masks for value in mask.values})
     where = f'the {len(masks)} masks in {os.path.dirname(masks[0].path)}'
     values = ', '.join(map(str, found[:8])) + (', ...' if len(found) > 8 else '')
     last = len(classes)
     is_reduced = item['reduce_zero_label'] and item.get('label_map') is None
-    if is_reduced and 0 in found and last not in found and last > 1:
-        remedy = (
+    shift = ''  # what is wrong if 0 is a class that reduce_zero_label ignores
+    if is_reduced and last > 1 and 0 in found and last not in found:
+        shift = (
             f'{where} have the values {values}, of which reduce_zero_label=True ignores 0 and '
-            f"makes 1 the class '{classes[0]}', so that none is '{classes[-1]}': "
+            f"makes 1 the class '{classes[0]}', so that none is '{classes[-1]}': set "
+            'reduce_zero_label=False'
         )
         if _is_background(classes[0]):
-            raise UserError(f'{remedy}set reduce_zero_label=False, as 0 is a class')
-        if set(range(last)) <= set(found):
-            warn(f'{remedy}set reduce_zero_label=False if 0 is a class')
+            raise UserError(f'{shift}, as 0 is a class')
     wrong = [value for value in found if not (0 <= table[value] < last or table[value] == IGNORED)]
     if wrong:
         path = next(mask.path for mask in masks if wrong[0] in mask.values)
         number = sum(not set(wrong).isdisjoint(mask.values) for mask in masks)
         raise UserError(
             f'mask {path} has the value {wrong[0]}, which is none of the {last} classes'
-            f'{" after reduce_zero_label" if is_reduced else ""} ({number} of {where} have such '
-            f'values; all have {values}): {_remedy(path, found, wrong, classes, item)}'
+            f'{" after reduce_zero_label" if is_reduced else ""} ({number} of {len(masks)} masks '
+            f'have such values; all have {values}): {_remedy(path, found, wrong, classes, item)}'
         )
     left = {int(table[value]) for value in found} - {IGNORED}
-    missing = [name for index, name in enumerate(classes) if index not in left]
-    if len(left) < 2 <= last and (must_teach or set(found) == {0, IGNORED}):
+    teaches_nothing = in_training and is_complete
+    if len(left) < 2 <= last and (teaches_nothing or set(found) == {0, IGNORED}):
+        ignored = [str(value) for value in found if table[value] == IGNORED]
         only = f"'{classes[left.pop()]}' alone is" if left else 'no class is'
         raise UserError(
-            f'{where} have the values {values}, of which 255 stands for what is ignored, so that '
-            f'{only} left: {_mask_values(found, classes)}'
+            shift
+            or f'{where} have the values {values}'
+            f'{", of which " + " and ".join(ignored) + " count as ignored" if ignored else ""}, so '
+            f'that {only} left: {_mask_values(found, classes)}'
         )
-    if missing:
-        warn(f'none of {where} has the class {enumerate_names(missing)}')
+    if shift and set(range(last)) <= set(found):
+        warn(f'{shift} if 0 is a class')
+    missing = [name for index, name in enumerate(classes) if index not in left]
+    if missing and is_complete:
+        warn(
+            f'{len(missing)} of the {last} classes are in none of {where}: '
+            f'{enumerate_names(missing)}'
+        )
 
 
 def _remedy(
@@ -289,7 +298,7 @@ def _remedy(
 def _mask_values(found: Sequence[int], classes: Sequence[str]) -> str:
     """Say how to give values of masks classes."""
     example = "mask_values={0: '...', 255: '...'}"
-    if len(found) == len(classes) <= 8:
+    if len(found) == len(classes) <= 5:
         pairs = ', '.join(f'{value}: {name!r}' for value, name in zip(found, classes, strict=True))
         example = f'mask_values={{{pairs}}}'
     return (

@@ -73,7 +73,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             return None
         read += 1
         height, width = loaded['ori_shape']
-        size = results.get('width', width), results.get('height', height)
+        size = results.get('width') or width, results.get('height') or height
         if size != (width, height):
             raise UserError(misfit(path, (width, height), size, 'its annotation'))
         return loaded

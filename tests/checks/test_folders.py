@@ -1,11 +1,14 @@
 """Folders and lists that do not exist or do not fit the classes are refused by name."""
 
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.dataset import ConcatDataset
 from mmpretrain.datasets import CustomDataset
@@ -17,6 +20,7 @@ from mmdat.checks.folders import (
     check_labels,
     check_left_out,
     check_overlap,
+    check_unlisted,
     find_files,
     read_lines,
 )
@@ -123,7 +127,7 @@ def test_double_lines_and_empty_classes_are_told(tmp_path: Path) -> None:
     warnings: list[str] = []
     check_labels(dataset, True, warnings.append)
     assert 'train.txt has 1 images more than once, such as ' in warnings[0]
-    assert "train.txt has the class 'dog'" in warnings[1]
+    assert warnings[1].startswith('1 of the 2 classes have no image in ') and "'dog'" in warnings[1]
     check_labels(dataset, False, warnings.append)
     assert len(warnings) == 3, 'validation data need not have all classes'
 
@@ -214,6 +218,37 @@ def test_images_of_several_splits_are_told(tmp_path: Path) -> None:
     check_overlap(dict(train=both, val=val), warnings.append)
     [warning] = warnings
     assert warning.startswith('1 images, such as ') and 'are for train and val alike' in warning
+
+
+def test_images_that_no_coco_file_names_are_told(coco_root: Path) -> None:
+    def build(split: str, **options: Any) -> CocoDataset:
+        return CocoDataset(
+            data_root=str(coco_root),
+            ann_file=f'annotations/instances_{split}.json',
+            data_prefix=dict(img=split),
+            metainfo=dict(classes=('box', 'disk')),
+            serialize_data=False,
+            **options,
+        )
+
+    val = build('val2017', test_mode=True)
+    check_unlisted(dict(val=val), pytest.fail)
+    for name in ('x.PNG', 'y.jpg', 'notes.txt'):
+        (coco_root / 'val2017' / name).touch()
+    warnings: list[str] = []
+    check_unlisted(dict(val=val, test=val), warnings.append)
+    [warning] = warnings
+    assert warning.startswith(f'2 of 4 images in {coco_root}/val2017 are in no annotation file')
+    filtered = build('train2017', filter_cfg=dict(filter_empty_gt=True))
+    check_unlisted(dict(train=filtered, val=val), pytest.fail)
+    filtered.tally = SimpleNamespace(images_left_out=Counter(small=1))
+    (coco_root / 'train2017' / 'z.png').touch()
+    (coco_root / 'val2017' / 'x.PNG').unlink()
+    (coco_root / 'val2017' / 'y.jpg').unlink()
+    check_unlisted(dict(train=filtered, val=val), pytest.fail)
+    (coco_root / 'train2017' / 'more.png').touch()
+    check_unlisted(dict(train=filtered), warnings.append)
+    assert warnings[-1].startswith('1 of 8 images in ')
 
 
 def test_files_are_found_through_links_but_once(tmp_path: Path) -> None:

@@ -27,19 +27,21 @@ def paths(tmp_path: Path) -> list[str]:
 
 def test_a_missing_image_is_refused_in_testing_many_in_training(paths: list[str]) -> None:
     Path(paths[1]).unlink()
-    check_images(paths, 'val.json', in_training=True)
+    warnings: list[str] = []
+    check_images(paths, 'val.json', in_training=True, warn=warnings.append)
+    assert warnings[0].startswith('1 of the 3 images of val.json do not exist, such as ')
     with pytest.raises(UserError, match=r'1 of the 3 images of val.json do not exist, such as .*1'):
-        check_images(paths, 'val.json', in_training=False)
+        check_images(paths, 'val.json', in_training=False, warn=pytest.fail)
     Path(paths[2]).unlink()
     with pytest.raises(UserError, match=r'2 of the 3 images of train.json do not exist'):
-        check_images(paths, 'train.json', in_training=True)
+        check_images(paths, 'train.json', in_training=True, warn=pytest.fail)
 
 
 def test_a_broken_image_is_refused_in_testing(paths: list[str]) -> None:
     Path(paths[1]).write_bytes(b'no image')
-    check_images(paths, 'train.json', in_training=True)
+    check_images(paths, 'train.json', in_training=True, warn=pytest.fail)
     with pytest.raises(UserError, match=r'1.png is not an image .*, or take it out of val.json'):
-        check_images(paths, 'val.json', in_training=False)
+        check_images(paths, 'val.json', in_training=False, warn=pytest.fail)
 
 
 def build(kind: type, root: Path, loader: str = 'LoadImageFromFile', **options: Any) -> Any:
@@ -66,21 +68,21 @@ def test_images_of_each_toolbox_are_checked(kind: type, coco_root: Path) -> None
         options = dict(ann_file='val.txt', metainfo=dict(classes=('shape',)))
     dataset = build(kind, coco_root, **options)
     assert len(dataset) == 2
-    check_image_files(dataset, in_training=False)
+    check_image_files(dataset, in_training=False, warn=pytest.fail)
     path = coco_root / 'val2017' / '1.png'
     path.write_bytes(path.read_bytes()[:-20])
-    check_image_files(dataset, in_training=True)
+    check_image_files(dataset, in_training=True, warn=pytest.fail)
     with pytest.raises(UserError, match=r'1.png is not an image that can be read: mend it, or ta'):
-        check_image_files(dataset, in_training=False)
+        check_image_files(dataset, in_training=False, warn=pytest.fail)
     path.unlink()
     with pytest.raises(UserError, match=r'1 of the 2 images of .* do not exist, such as .*1.png'):
-        check_image_files(dataset, in_training=False)
+        check_image_files(dataset, in_training=False, warn=pytest.fail)
 
 
 def test_files_that_are_not_loaded_as_images_pass(coco_root: Path) -> None:
     dataset = build(BaseSegDataset, coco_root, loader='mmseg.LoadBiomedicalImageFromFile')
     (coco_root / 'val2017' / '1.png').write_bytes(b'no image')
-    check_image_files(dataset, in_training=False)
+    check_image_files(dataset, in_training=False, warn=pytest.fail)
 
 
 @pytest.mark.parametrize('suffix, cut', [('.jpg', 2), ('.png', 12), ('.bmp', 0)])
