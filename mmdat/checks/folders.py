@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmdat.errors import UserError, enumerate_names
 
 from . import config_tree
-from .images import IMAGE_SUFFIXES, Warn
+from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, Warn
 
 # Default scope of a toolbox -> the data set of the papers, and the variable with its folder.
 DATA_OF_SCOPE = {
@@ -197,18 +197,25 @@ def check_left_out(dataset: Any, warn: Warn) -> None:
     if getattr(dataset, 'ann_file', True) or not hasattr(dataset, 'get_data_info'):
         return
     folder = dataset.data_prefix.get('img_path')
-    # mmdat's own data set of masks tells itself what it leaves out.
-    if not folder or not os.path.isdir(folder) or hasattr(dataset, 'mask_values'):
+    if not folder or not os.path.isdir(folder):
         return
     used = set()
     for index in range(len(dataset)):
         item = dataset.get_data_info(index)
         used |= {os.path.normpath(item.get(key, '')) for key in ('img_path', 'seg_map_path')}
     masks = dataset.data_prefix.get('seg_map_path') or ''
-    found = list(find_files(folder, IMAGE_SUFFIXES, masks))
+    found = list(find_files(folder, IMAGE_SUFFIXES + UNREADABLE_SUFFIXES, masks))
     left_out = [path for path in found if os.path.normpath(path) not in used]
-    if not left_out:
+    unreadable = [path for path in left_out if path.lower().endswith(UNREADABLE_SUFFIXES)]
+    if unreadable:
+        warn(
+            f'{len(unreadable)} of {len(found)} images in {folder}, such as {unreadable[0]}, are '
+            'in a format that cannot be loaded, and left out: convert them to JPEG or PNG'
+        )
+    # mmdat's own data set of masks tells itself which images it leaves out.
+    if len(left_out) == len(unreadable) or hasattr(dataset, 'mask_values'):
         return
+    left_out = [path for path in left_out if not path.lower().endswith(UNREADABLE_SUFFIXES)]
     how = 'check data_prefix'
     if hasattr(dataset, 'img_suffix'):
         how = (

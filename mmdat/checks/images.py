@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import cv2
+import mmcv
 import numpy as np
 from mmengine.dist import is_main_process
 from PIL import Image
@@ -40,8 +41,10 @@ ORIENTATION = 0x0112  # EXIF's tag
 TURNED_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP')
 # Formats of several images; in a phone's JPEG (MPO) the others are no more than a preview.
 ANIMATED_FORMATS = ('GIF', 'TIFF', 'WEBP', 'PNG', 'AVIF')
-# An 8-bit image that is nowhere brighter: what 14 bits leave of 16.
-DARK = 63
+# Images in which all values lie so close together show next to nothing: 14 of 16 bits leave 63.
+FAINT = 63
+# Images that cannot be loaded, but that cameras and programs write.
+UNREADABLE_SUFFIXES = ('.heic', '.heif', '.jxl', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.psd')
 
 
 @dataclass(frozen=True)
@@ -271,9 +274,12 @@ def check_images(paths: Sequence[str], source: str, in_training: bool, warn: War
         path for path in paths if os.path.basename(path) not in names_in(os.path.dirname(path))
     ]
     if missing:
+        folder, name = os.path.split(missing[0])
+        like = [other for other in names_in(folder) if other.lower() == name.lower()]
         sentence = (
             f'{len(missing)} of the {len(paths)} images of {source} do not '
-            f'exist, such as {missing[0]}: check data_root and data_prefix'
+            f'exist, such as {missing[0]}{f" ({like[0]} does)" if like else ""}: check data_root '
+            'and data_prefix'
         )
         if not in_training or 2 * len(missing) > len(paths):
             raise UserError(sentence)
@@ -299,15 +305,10 @@ def is_whole(path: str) -> bool:
         file.seek(max(0, os.path.getsize(path) - TAIL_BYTES))
         if start == JPEG_START and JPEG_END in file.read():
             return _read_header(path) is not None
-    if start == PNG_START:
-        return has_right_checksums(path)
+    if start == PNG_START and has_right_checksums(path):
+        return True
     # Other formats, and a JPEG with much behind its image, such as a phone's with a video.
-    return _decode(path) is not None
-
-
-def _decode(path: str) -> np.ndarray | None:
-    """Decode an image as loading does; None if that fails."""
-    return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) is not None
 
 
 def has_right_checksums(file: str | BinaryIO) -> bool:
@@ -352,28 +353,30 @@ def _check_kinds(
 ) -> None:
     """Refuse images that come out black; warn of what loading leaves out of others."""
     loader = loader_of(dataset, {'LoadImageFromFile'})
-    if loader.color_type == 'unchanged' or loader.imdecode_backend == 'tifffile':
+    if loader.color_type == 'unchanged':
         return
     count = len(images)
     if deep := [path for path, header in images if header.is_deep]:
         such = f'{len(deep)} of {count} images of {source}, such as {deep[0]}, have'
-        loaded = [image for path in _some(deep) if (image := _decode(path)) is not None]
+        loaded = [image for path in _some(deep) if (image := _load(path, loader)) is not None]
         if not loaded:
             raise UserError(
                 f'{such} values of 32 bits or decimals, which cannot be loaded: save them as '
                 'images of 8 bits'
             )
-        brightest = max(image.max() for image in loaded)
-        if brightest <= DARK:
+        darkest, brightest = (
+            int(extreme([extreme(image) for image in loaded])) for extreme in (np.min, np.max)
+        )
+        if brightest - darkest <= FAINT:
             raise UserError(
-                f'{such} values of 16 bits, of which loading keeps the upper 8: they come out '
-                f'nearly black, with {brightest} of 255 at most: save them as images of 8 bits, '
-                'all scaled alike'
+                f'{such} values of more than 8 bits, of which loading keeps those of {darkest} to '
+                f'{brightest} of 0 to 255, so that next to nothing shows: save them as images of '
+                '8 bits, all scaled alike'
             )
         warn(
-            f'{such} values of 16 bits, of which loading keeps the upper 8 (tools/predict.py '
-            'scales each image from its smallest to its largest value): save them as images of '
-            '8 bits for the same everywhere'
+            f'{such} values of more than 8 bits, which loading cuts to 8 (tools/predict.py scales '
+            'each image from its smallest to its largest value): save them as images of 8 bits '
+            'for the same everywhere'
         )
     clear = [path for path, header in images if header.has_alpha]
     if shown := [path for path in _some(clear) if _is_transparent(path)]:
@@ -388,6 +391,15 @@ def _check_kinds(
             f'{several[0][1]}, hold several images (pages or an animation), of which the first is '
             'used'
         )
+
+
+def _load(path: str, loader: Any) -> np.ndarray | None:
+    """Load an image as a loader does; None if it cannot."""
+    content = np.fromfile(path, np.uint8).tobytes()
+    try:
+        return mmcv.imfrombytes(content, loader.color_type, backend=loader.imdecode_backend)
+    except (OSError, ValueError, cv2.error):
+        return None
 
 
 def _some(paths: Sequence[str]) -> Iterator[str]:

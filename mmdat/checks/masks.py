@@ -38,7 +38,7 @@ MANY_MASKS = 1_000
 VALUES = 256
 IGNORED = 255
 # What programs call the class that is nothing else, in lower case without underscores.
-BACKGROUNDS = {'background', 'bg', 'backgrounds', 'other', 'others', 'none', 'void', 'nothing'}
+BACKGROUNDS = {'background', 'bg', 'other', 'none', 'void', 'unlabeled', 'unlabelled'}
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,15 @@ def check_mask_files(dataset: Any) -> None:
     """
     if not _has_masks(dataset):
         return
-    for item in evenly_spaced(dataset, None):
-        if not os.path.exists(item['seg_map_path']):
-            raise UserError(
-                f'image {item["img_path"]} has no mask {item["seg_map_path"]}: '
-                'check data_prefix.seg_map_path and seg_map_suffix, or take the '
-                'image out of the data set'
-            )
+    items = evenly_spaced(dataset, None)
+    missing = [item for item in items if not os.path.exists(item['seg_map_path'])]
+    if missing:
+        others = f' ({len(missing)} of {len(items)} images are so)' if len(missing) > 1 else ''
+        raise UserError(
+            f'image {missing[0]["img_path"]} has no mask {missing[0]["seg_map_path"]}{others}: '
+            'check data_prefix.seg_map_path and seg_map_suffix, or take the '
+            'image out of the data set'
+        )
 
 
 def check_mask_sizes(dataset: Any, in_training: bool, warn: Warn) -> None:

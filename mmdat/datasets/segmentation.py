@@ -34,6 +34,9 @@ class SegmentationDataset(BaseSegDataset):
         kwargs: As for mmsegmentation's data set; ``ann_file`` names the images to take, one a line,
             with or without suffix.
 
+    Attributes:
+        findings: What was left out of the folders, a sentence each.
+
     Raises:
         UserError: If there are no images with masks, two images or two masks have the same name, a
             listed image is missing, or ``mask_values`` contradicts the classes.
@@ -47,6 +50,7 @@ class SegmentationDataset(BaseSegDataset):
         metainfo: dict | None = None,
         **kwargs: Any,
     ) -> None:
+        self.findings: list[str] = []
         # mmengine writes numbers that are keys as strings.
         self.mask_values = {int(value): name for value, name in (mask_values or {}).items()}
         if mask_values:
@@ -139,12 +143,11 @@ class SegmentationDataset(BaseSegDataset):
         unused = [path for name, path in masks.items() if name not in images]
         for paths, lacking in ((lonely, 'mask'), (() if self.ann_file else unused, 'image')):
             if paths:
-                print_log(
+                self.findings.append(
                     f'{len(paths)} files, such as {paths[0]}, have no {lacking} of the same name '
-                    'and are left out',
-                    'current',
-                    logging.WARNING,
+                    'and are left out'
                 )
+                print_log(self.findings[-1], 'current', logging.WARNING)
         return {name: path for name, path in images.items() if name in masks}
 
 

@@ -188,6 +188,10 @@ def test_images_of_other_suffixes_are_told(tmp_path: Path) -> None:
     [warning] = warnings
     assert warning.startswith('3 of 8 images in ') and 'f.JPG, are left out: ' in warning
     assert "img_suffix='.jpg'" in warning and "type='mmdat.SegmentationDataset'" in warning
+    write_images(tmp_path / 'images', 'f.HEIC')
+    check_left_out(masks(tmp_path), warnings.append)
+    assert warnings[1].startswith('1 of 9 images in ') and 'f.HEIC, are in a form' in warnings[1]
+    assert warnings[2].startswith('3 of 9 images in ')
     (tmp_path / 'list.txt').write_text('a')
     check_left_out(masks(tmp_path, ann_file='list.txt'), pytest.fail)
 

@@ -32,7 +32,7 @@ def test_a_missing_image_is_refused_in_testing_many_in_training(paths: list[str]
     assert warnings[0].startswith('1 of the 3 images of val.json do not exist, such as ')
     with pytest.raises(UserError, match=r'1 of the 3 images of val.json do not exist, such as .*1'):
         check_images(paths, 'val.json', in_training=False, warn=pytest.fail)
-    Path(paths[2]).unlink()
+    Path(paths[2]).rename(Path(paths[2]).with_suffix('.PNG'))
     with pytest.raises(UserError, match=r'2 of the 3 images of train.json do not exist'):
         check_images(paths, 'train.json', in_training=True, warn=pytest.fail)
 
@@ -41,6 +41,12 @@ def test_a_broken_image_is_refused_in_testing(paths: list[str]) -> None:
     Path(paths[1]).write_bytes(b'no image')
     check_images(paths, 'train.json', in_training=True, warn=pytest.fail)
     with pytest.raises(UserError, match=r'1.png is not an image .*, or take it out of val.json'):
+        check_images(paths, 'val.json', in_training=False, warn=pytest.fail)
+
+
+def test_an_image_whose_name_differs_in_case_is_named(paths: list[str]) -> None:
+    Path(paths[0]).rename(Path(paths[0]).with_suffix('.PNG'))
+    with pytest.raises(UserError, match=r'such as .*0.png \(0.PNG does\): check data_root'):
         check_images(paths, 'val.json', in_training=False, warn=pytest.fail)
 
 
@@ -110,6 +116,18 @@ def test_a_png_that_changed_in_the_middle_is_not_whole(tmp_path: Path) -> None:
     content[len(content) // 2] ^= 255
     (tmp_path / 'image').write_bytes(content)
     assert not is_whole(str(tmp_path / 'image'))
+
+
+def test_a_broken_image_in_the_folder_of_a_class_is_refused(tmp_path: Path) -> None:
+    (tmp_path / 'cat').mkdir()
+    Image.new('RGB', (64, 64)).save(tmp_path / 'cat' / '1.webp')
+    options = dict(pipeline=[dict(type='LoadImageFromFile')], extensions=['.webp'])
+    dataset = CustomDataset(data_root=str(tmp_path), serialize_data=False, **options)
+    check_image_files(dataset, in_training=False, warn=pytest.fail)
+    path = tmp_path / 'cat' / '1.webp'
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r'1.webp is not an image that can be read: mend it, or ta'):
+        check_image_files(dataset, in_training=False, warn=pytest.fail)
 
 
 def save(path: Path, image: Image.Image, orientation: int = 1) -> None:
@@ -198,19 +216,25 @@ def test_kinds_of_images_that_load_well_pass(square: Any, coco_root: Path, mode:
 
 @pytest.mark.parametrize('channels', [1, 3])
 @pytest.mark.parametrize('suffix', ['.png', '.tiff'])
-def test_images_of_16_bits_are_told_and_dark_ones_refused(
+def test_images_of_16_bits_are_told_and_faint_ones_refused(
     square: Any, coco_root: Path, suffix: str, channels: int
 ) -> None:
     path = coco_root / 'val2017' / '1.png'
-    image = np.full((64, 64, channels), 60000, np.uint16)
-    path.write_bytes(cv2.imencode(suffix, image)[1].tobytes())
+    image = np.linspace(0, 65535, 64 * 64 * channels).reshape(64, 64, channels)
+
+    def write(image: np.ndarray) -> None:
+        path.write_bytes(cv2.imencode(suffix, image.astype(np.uint16))[1].tobytes())
+
+    write(image)
     [warning] = warnings_of(square)
-    assert '1 of 2 images of ' in warning and 'of which loading keeps the upper 8' in warning
-    path.write_bytes(cv2.imencode(suffix, image // 16)[1].tobytes())
-    with pytest.raises(
-        UserError, match=r'1.png, have values of 16 bits, .* with 1[45] of 255 at mo'
-    ):
-        warnings_of(square)
+    assert '1 of 2 images of ' in warning and '1.png, have values of more than 8 bits' in warning
+    # 12 bits, or temperatures.
+    for faint, values in ((image / 16, '0 to 1[56]'), (28_000 + image / 32, '109 to 11[67]')):
+        write(faint)
+        with pytest.raises(UserError, match=rf'1.png, have .* keeps those of {values} of 0 to 255'):
+            warnings_of(square)
+    square.pipeline.transforms[0].color_type = 'unchanged'
+    assert warnings_of(square) == []
 
 
 def test_images_of_decimals_are_refused(square: Any, coco_root: Path) -> None:

@@ -72,6 +72,9 @@ def test_a_missing_mask_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'masks' / '1.png').unlink()
     with pytest.raises(UserError, match=r'image .*1.jpg has no mask .*1.png: check data_prefix.s'):
         check_mask_files(dataset)
+    (tmp_path / 'masks' / '0.png').unlink()
+    with pytest.raises(UserError, match=r'0.png \(2 of 2 images are so\): check data_prefix.seg'):
+        check_mask_files(dataset)
 
 
 def test_masks_that_are_not_loaded_need_not_be_there(tmp_path: Path) -> None:

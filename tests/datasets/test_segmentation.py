@@ -1,6 +1,5 @@
 """Folders of images and masks, of any suffix and with any values, become pairs and classes."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +56,10 @@ def test_images_of_any_suffix_find_their_masks(tmp_path: Path) -> None:
         ('é f/e.tif', 'é f/e.png'),
     ]
     check_left_out(dataset, pytest.fail)
+    write(tmp_path / 'images', 'x.heic')
+    warnings: list[str] = []
+    check_left_out(dataset, warnings.append)
+    assert len(warnings) == 1 and 'x.heic, are in a format that cannot be loaded' in warnings[0]
 
 
 def test_suffixes_tell_images_from_masks_in_one_folder(tmp_path: Path) -> None:
@@ -76,16 +79,12 @@ def test_two_files_of_the_same_name_are_refused(tmp_path: Path) -> None:
         build(tmp_path, img_suffix='.jpg')
 
 
-def test_what_has_no_partner_is_counted_and_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[tuple] = []
-    monkeypatch.setattr('mmdat.datasets.segmentation.print_log', lambda *args: told.append(args))
+def test_what_has_no_partner_is_counted_and_left_out(tmp_path: Path) -> None:
     write(tmp_path / 'images', 'a.jpg', 'b.jpg', 'c.jpg')
     write(tmp_path / 'masks', 'c.png', 'd.png')
-    assert pairs(build(tmp_path)) == [('c.jpg', 'c.png')]
-    [(lonely, _, level), (unused, _, _)] = told
-    assert level == logging.WARNING
+    dataset = build(tmp_path)
+    assert pairs(dataset) == [('c.jpg', 'c.png')]
+    lonely, unused = dataset.findings
     assert '2 files, such as ' in lonely and 'a.jpg, have no mask of the same name' in lonely
     assert '1 files, such as ' in unused and 'd.png, have no image of the same name' in unused
 
