@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmdat.errors import UserError, enumerate_names
 
 from . import config_tree
-from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, Warn
+from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, Warn, image_paths
 
 # Default scope of a toolbox -> the data set of the papers, and the variable with its folder.
 DATA_OF_SCOPE = {
@@ -115,9 +115,10 @@ def check_labels(dataset: Any, in_training: bool, warn: Warn) -> None:
     if not hasattr(dataset, 'get_data_info') or not len(dataset):
         return
     classes = dataset.metainfo.get('classes') or ()
-    if not classes or not isinstance(dataset.get_data_info(0).get('gt_label'), int):
+    first = dataset.get_data_info(0)
+    if not classes or 'img_path' not in first or not isinstance(first.get('gt_label'), int):
         return
-    source = dataset.ann_file or dataset.img_prefix
+    source = dataset.ann_file or getattr(dataset, 'img_prefix', 'the data set')
     counts = [0] * len(classes)
     labels: dict[str, int] = {}
     doubles: list[str] = []
@@ -219,8 +220,8 @@ def check_left_out(dataset: Any, warn: Warn) -> None:
     how = 'check data_prefix'
     if hasattr(dataset, 'img_suffix'):
         how = (
-            f"its images end in img_suffix='{dataset.img_suffix}', in these letters: set "
-            "type='mmdat.SegmentationDataset', which takes images of any suffix"
+            f"only names that end in img_suffix='{dataset.img_suffix}', in this spelling, are "
+            "taken: set type='mmdat.SegmentationDataset', which takes images of any suffix"
         )
     elif _has_folders(dataset):
         how = (
@@ -240,10 +241,9 @@ def check_overlap(datasets: Mapping[str, Any], warn: Warn) -> None:
         datasets: Split -> the data set, built.
         warn: Is told how many images are in both.
     """
-    for split in datasets.keys() - {'train'}:
-        shared = set(_image_paths(datasets[split])).intersection(
-            _image_paths(datasets.get('train'))
-        )
+    for split in datasets:
+        tested = set(_image_paths(datasets[split])) - {''} if split != 'train' else set()
+        shared = tested.intersection(_image_paths(datasets.get('train')))
         if shared:
             warn(
                 f'{len(shared)} images, such as {min(shared)}, are for train and {split} alike: '
@@ -263,12 +263,12 @@ def check_unlisted(datasets: Mapping[str, Any], warn: Warn) -> None:
     for dataset in datasets.values():
         for _, single in config_tree.unwrap(dataset):
             file = str(getattr(single, 'ann_file', ''))
-            if not file.endswith('.json') or not hasattr(single, 'get_data_info'):
+            if not file.endswith('.json') or 'img' not in single.data_prefix:
                 continue
-            tally = getattr(single, 'tally', None)
+            tally = getattr(single, 'tally', None)  # of mmdat.CocoDataset
             if tally is None and single.filter_cfg and not single.test_mode:
                 return  # there is no telling what it left out
-            for path in _image_paths(single):
+            for path in image_paths(single):
                 folder, name = os.path.split(path)
                 named[folder].add(name)
                 filtered[folder][file] = tally.images_left_out.total() if tally else 0
@@ -287,8 +287,7 @@ def check_unlisted(datasets: Mapping[str, Any], warn: Warn) -> None:
 def _image_paths(dataset: Any) -> Iterator[str]:
     for _, single in config_tree.unwrap(dataset):
         if hasattr(single, 'get_data_info'):
-            for index in range(len(single)):
-                yield single.get_data_info(index).get('img_path', '')
+            yield from image_paths(single)
 
 
 def _has_folders(dataset: Any) -> bool:

@@ -4,9 +4,11 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, BinaryIO, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import cv2
 import mmcv
@@ -30,7 +32,7 @@ IMAGE_SUFFIXES = (
 JPEG_START, JPEG_END, PNG_START = b'\xff\xd8\xff', b'\xff\xd9', b'\x89PN'
 TAIL_BYTES = 4096
 # Training images whose headers are read before the first step; loading checks the others' sizes.
-MOST_HEADERS = 20_000
+MOST_HEADERS = 10_000
 # Images that are decoded to see whether what is special about them shows.
 MOST_DECODED = 16
 # Files from which on a progress bar is shown, as they take seconds.
@@ -45,6 +47,9 @@ ANIMATED_FORMATS = ('GIF', 'TIFF', 'WEBP', 'PNG', 'AVIF')
 FAINT = 63
 # Images that cannot be loaded, but that cameras and programs write.
 UNREADABLE_SUFFIXES = ('.heic', '.heif', '.jxl', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.psd')
+# Paths of the images of data sets that are not too large; to unpack all of COCO's takes 3 s.
+_paths: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
+MOST_REMEMBERED = 200_000
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def check_image_files(dataset: Any, in_training: bool, warn: Warn) -> None:
         return
     if in_training and not dataset.ann_file:  # the images are those that were found in a folder
         return
-    paths = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
+    paths = image_paths(dataset)
     check_images(paths, dataset.ann_file or 'the data set', in_training, warn)
 
 
@@ -122,7 +127,7 @@ def check_image_headers(dataset: Any, in_training: bool, warn: Warn) -> None:
 
     Raises:
         UserError: If an image has another size, as it is loaded, than its annotation says; if
-            images cannot be loaded, or come out nearly black, as their values have too many bits.
+            images cannot be loaded, or show next to nothing, as their values have too many bits.
     """
     if not are_loaded(dataset, 'img_path', {'LoadImageFromFile'}):
         return
@@ -162,12 +167,30 @@ def loader_of(dataset: Any, loaders: set[str]) -> Any:
     return next(steps, None)
 
 
+def decoding(dataset: Any) -> tuple[str, str]:
+    """Return how a data set's loader decodes images: mmcv's ``color_type`` and backend."""
+    loader = loader_of(dataset, {'LoadImageFromFile'})
+    return (
+        getattr(loader, 'color_type', 'color'),
+        getattr(loader, 'imdecode_backend', None) or 'cv2',
+    )
+
+
 def is_turning(dataset: Any) -> bool:
     """Whether a data set's loader turns images upright, as their EXIF data says."""
-    loader = loader_of(dataset, {'LoadImageFromFile'})
-    return getattr(loader, 'color_type', 'color') in ('color', 'grayscale') and getattr(
-        loader, 'imdecode_backend', None
-    ) in (None, 'cv2', 'pillow')
+    color_type, backend = decoding(dataset)
+    return color_type in ('color', 'grayscale') and backend in ('cv2', 'pillow')
+
+
+def image_paths(dataset: Any) -> list[str]:
+    """Return the paths of a data set's images; empty ones for what is not one file."""
+    paths = _paths.get(dataset, [])
+    if len(paths) != len(dataset):
+        values = (dataset.get_data_info(i).get('img_path') for i in range(len(dataset)))
+        paths = [path if isinstance(path, str) else '' for path in values]
+        if len(paths) <= MOST_REMEMBERED:
+            _paths[dataset] = paths
+    return paths
 
 
 def evenly_spaced(dataset: Any, most: int | None) -> list[dict]:
@@ -189,10 +212,16 @@ def in_threads(
 
 def read_headers(paths: Sequence[str]) -> list[Header | None]:
     """Read the headers of image files; None for what Pillow cannot read."""
-    # Pillow's limit is there for the memory, and nothing is decoded.
+    with _of_any_size():
+        return in_threads(_read_header, paths, 'Reading the headers of images')
+
+
+@contextmanager
+def _of_any_size() -> Iterator[None]:
+    """Lift Pillow's limit of pixels, which is there for the memory, while nothing is decoded."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        return in_threads(_read_header, paths, 'Reading the headers of images')
+        yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -203,7 +232,7 @@ def check_sizes(images: Sequence[Annotated], is_turned: bool, warn: Warn) -> Non
     Args:
         images: The images, read or annotated.
         is_turned: Whether loading turns images as EXIF says.
-        warn: Is told how many images are upside down or mirrored as stored.
+        warn: Is told how many images loading turns so that their sizes stay.
 
     Raises:
         UserError: Names the first such image, the sizes and what to do.
@@ -226,20 +255,25 @@ def check_sizes(images: Sequence[Annotated], is_turned: bool, warn: Warn) -> Non
             'LoadImageFromFile of all pipelines'
         )
         raise UserError(
-            f'{len(lying)} of {count} images, such as {lying[0].path}, have an EXIF rotation, by '
-            f'which loading turns them upright, but {lying[0].source} is for the image before '
-            f'that: save them upright, as they were not when they were annotated{remedy}'
+            f'{len(lying)} of {count} images, such as {lying[0].path}, have an EXIF orientation, '
+            f'by which loading turns them, but {lying[0].source} is for the image as it is stored: '
+            f'remove the orientation from these files{remedy}'
         )
     if wrong:
         first = wrong[0]
         others = f' ({len(wrong)} of {count} images are so)' if len(wrong) > 1 else ''
         raise UserError(misfit(first.path, loaded(first), first.size, first.source) + others)
-    flipped = [image.path for image in images if image.header.orientation in (2, 3, 4)]
+    # A turn by a quarter keeps the size of a square.
+    flipped = [
+        image.path
+        for image in images
+        if image.header.orientation != 1 and image.header.stored == image.header.upright
+    ]
     if flipped and is_turned:
         warn(
-            f'{len(flipped)} of {count} images, such as {flipped[0]}, are turned by 180 degrees or '
-            'mirrored when they are loaded, as their EXIF data says: see to it that they were '
-            'annotated upright'
+            f'{len(flipped)} of {count} images, such as {flipped[0]}, are turned or mirrored when '
+            'they are loaded, as their EXIF orientation says: see to it that they were annotated '
+            'so, which their sizes do not tell'
         )
 
 
@@ -286,7 +320,8 @@ def check_images(paths: Sequence[str], source: str, in_training: bool, warn: War
         warn(sentence)
     if in_training:
         return
-    whole = in_threads(is_whole, paths, 'Looking for broken images')
+    with _of_any_size():
+        whole = in_threads(is_whole, paths, 'Looking for broken images')
     broken = [path for path, fine in zip(paths, whole, strict=True) if not fine]
     if broken:
         others = f' ({len(broken)} are so)' if len(broken) > 1 else ''
@@ -351,14 +386,15 @@ def _bits(image: Image.Image) -> int:
 def _check_kinds(
     images: Sequence[tuple[str, Header]], dataset: Any, source: str, warn: Warn
 ) -> None:
-    """Refuse images that come out black; warn of what loading leaves out of others."""
-    loader = loader_of(dataset, {'LoadImageFromFile'})
-    if loader.color_type == 'unchanged':
+    """Refuse images that show nothing when loaded; warn of what loading leaves out of others."""
+    color_type, backend = decoding(dataset)
+    if color_type == 'unchanged':
         return
     count = len(images)
     if deep := [path for path, header in images if header.is_deep]:
         such = f'{len(deep)} of {count} images of {source}, such as {deep[0]}, have'
-        loaded = [image for path in _some(deep) if (image := _load(path, loader)) is not None]
+        decoded = [_load(path, color_type, backend) for path in _some(deep)]
+        loaded = [image for image in decoded if image is not None]
         if not loaded:
             raise UserError(
                 f'{such} values of 32 bits or decimals, which cannot be loaded: save them as '
@@ -393,11 +429,11 @@ def _check_kinds(
         )
 
 
-def _load(path: str, loader: Any) -> np.ndarray | None:
-    """Load an image as a loader does; None if it cannot."""
+def _load(path: str, color_type: str, backend: str) -> np.ndarray | None:
+    """Load an image as mmcv's transform does; None if that fails."""
     content = np.fromfile(path, np.uint8).tobytes()
     try:
-        return mmcv.imfrombytes(content, loader.color_type, backend=loader.imdecode_backend)
+        return mmcv.imfrombytes(content, color_type, backend=backend)
     except (OSError, ValueError, cv2.error):
         return None
 

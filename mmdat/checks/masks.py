@@ -84,7 +84,7 @@ def check_mask_sizes(dataset: Any, in_training: bool, warn: Warn) -> None:
     Args:
         dataset: A built data set; one that loads no masks passes.
         in_training: As for :func:`mmdat.checks.images.check_image_headers`.
-        warn: Is told how many images are upside down as stored.
+        warn: Is told how many images loading turns so that their sizes stay.
 
     Raises:
         UserError: Names the first such image, the sizes and what to do.

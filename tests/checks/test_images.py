@@ -176,12 +176,12 @@ def test_images_that_loading_turns_are_refused(
     with pytest.raises(UserError) as refused:
         warnings_of(wide, in_training)
     assert '1 of 2 images, such as ' in str(refused.value)
-    assert 'val2017/1.png, have an EXIF rotation' in str(refused.value)
-    assert 'save them upright' in str(refused.value)
+    assert 'val2017/1.png, have an EXIF orientation' in str(refused.value)
+    assert 'remove the orientation from these files' in str(refused.value)
     assert "color_type='color_ignore_orientation' in LoadImageFromFile of all" in str(refused.value)
     # One that was annotated upright must stay so.
     save(coco_root / 'val2017' / '0.png', Image.new('RGB', (64, 96)), orientation=8)
-    with pytest.raises(UserError, match=r'1 of 2 .* save them upright, as they were not [^,]*$'):
+    with pytest.raises(UserError, match=r'1 of 2 .*: remove the orientation from these files$'):
         warnings_of(wide, in_training)
     wide.pipeline.transforms[0].color_type = 'color_ignore_orientation'
     with pytest.raises(UserError, match=r'0.png has 64 x 96 pixels, but .* is for 96 x 64, width'):
@@ -194,7 +194,16 @@ def test_images_upside_down_or_mirrored_are_told(
 ) -> None:
     save(coco_root / 'val2017' / '1.png', Image.new('RGB', (96, 64)), orientation)
     [warning] = warnings_of(wide)
-    assert warning.startswith('1 of 2 images, such as ') and '180 degrees or mirrored' in warning
+    assert warning.startswith('1 of 2 images, such as ') and 'are turned or mirrored' in warning
+
+
+def test_squares_that_are_turned_are_told(square: Any, coco_root: Path) -> None:
+    for name in ('0.png', '1.png'):
+        save(coco_root / 'val2017' / name, Image.new('RGB', (64, 64)), orientation=6)
+    [warning] = warnings_of(square)
+    assert (
+        warning.startswith('2 of 2 images, such as ') and 'which their sizes do not te' in warning
+    )
 
 
 def test_other_sizes_than_annotated_are_refused(square: Any, coco_root: Path) -> None:

@@ -119,7 +119,9 @@ def test_an_image_that_loading_turns_is_refused_beside_its_mask(tmp_path: Path) 
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new('RGB', (6, 4)).save(tmp_path / 'images' / '0.jpg', exif=exif)
-    with pytest.raises(UserError, match=r'1 of 1 images, such as .*0.jpg, have an EXIF rotation'):
+    with pytest.raises(
+        UserError, match=r'1 of 1 images, such as .*0.jpg, have an EXIF orientation'
+    ):
         check_mask_sizes(build(tmp_path), True, pytest.fail)
     untouched = [dict(type='LoadImageFromFile', color_type='color_ignore_orientation'), LOAD[1]]
     check_mask_sizes(build(tmp_path, pipeline=untouched), True, pytest.fail)
