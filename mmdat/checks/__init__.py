@@ -32,12 +32,14 @@ through configs and wrapped data sets. What mmengine keeps private and checks ne
 ``mmengine_private``.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from torch import nn
 
 from . import checkpoint, config_keys, config_tree, folders, images, masks, model_fit, run
@@ -108,24 +110,43 @@ def before_loading(content: Any, source: str, *, resume: bool) -> None:
         checkpoint.check_resumable(content, source)
 
 
-def before_first_step(model: nn.Module, datasets: Mapping[str, Any]) -> None:
+def log_warning(message: str) -> None:
+    """Write a warning into the log of the run."""
+    print_log(message, 'current', logging.WARNING)
+
+
+def before_first_step(
+    model: nn.Module, datasets: Mapping[str, Any], warn: Callable[[str], None] = log_warning
+) -> None:
     """Check that the parts of a model fit each other and the data, and the data's files.
 
     Args:
         model: The model, without wrappers.
         datasets: Split -> the data set, built.
+        warn: Is told of what may be wrong, once of each kind.
     """
-    for check in of_first_step(model, datasets):
+    for check in of_first_step(model, datasets, warn):
         check()
 
 
-def of_first_step(model: nn.Module, datasets: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
-    """Yield the checks of :func:`before_first_step` one by one."""
+def of_first_step(
+    model: nn.Module, datasets: Mapping[str, Any], warn: Callable[[str], None]
+) -> Iterator[Callable[[], None]]:
+    """Yield the checks of :func:`before_first_step`, none of which presupposes another."""
     yield partial(model_fit.check_channels, model)
     yield partial(model_fit.check_image_channels, model)
+    yield partial(folders.check_class_folders, datasets)
+    ignore_index = getattr(getattr(model, 'decode_head', None), 'ignore_index', masks.IGNORED)
     for split, dataset in datasets.items():
+        in_training = split == 'train'
         for _, single in config_tree.unwrap(dataset):
             yield partial(model_fit.check_num_classes, model, single)
-            yield partial(images.check_image_files, single, in_training=split == 'train')
+            yield partial(folders.check_labels, single, in_training, warn)
+            yield partial(folders.check_left_out, single, warn)
+            yield partial(images.check_image_files, single, in_training, warn)
             yield partial(masks.check_mask_files, single)
-            yield partial(folders.check_labels, single)
+            yield partial(images.check_image_headers, single, in_training, warn)
+            yield partial(masks.check_mask_sizes, single, in_training, warn)
+            yield partial(masks.check_mask_values, single, in_training, warn, ignore_index)
+    yield partial(folders.check_overlap, datasets, warn)
+    yield partial(folders.check_unlisted, datasets, warn)

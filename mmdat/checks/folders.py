@@ -1,14 +1,17 @@
 """Checks of data folders, and of the lists that give their images classes."""
 
+import filecmp
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
 
-from mmdat.errors import UserError
+from mmdat.errors import UserError, enumerate_names
 
 from . import config_tree
+from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, Warn, image_paths
 
 # Default scope of a toolbox -> the data set of the papers, and the variable with its folder.
 DATA_OF_SCOPE = {
@@ -22,6 +25,55 @@ TASK_OF_SHAPES = {
     'mmdat.ShapesSegmentDataset': 'segment',
     'mmdat.ShapesClassifyDataset': 'classify',
 }
+# Folders that systems and programs make, beside those whose names begin with a dot.
+SYSTEM_FOLDERS = {'__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'lost+found'}
+# Images of a data set up to which equal files in folders of different classes are looked for.
+MOST_COMPARED = 200_000
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that people do not see or did not make."""
+    return name.startswith('.') or name in SYSTEM_FOLDERS
+
+
+def find_files(folder: str, suffixes: Sequence[str], leave_out: str = '') -> Iterator[str]:
+    """Yield the files in a folder and below it, also in linked folders, but for hidden ones.
+
+    Args:
+        folder: Where to search.
+        suffixes: What names end in, in upper or lower case.
+        leave_out: A folder below, which is not searched.
+    """
+    wanted = tuple(suffix.lower() for suffix in suffixes)
+    searched = {os.path.realpath(leave_out)} - {os.path.realpath(folder)} if leave_out else set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in searched:  # a link may lead back to where it lies
+            folders.clear()
+            continue
+        searched.add(real)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for name in sorted(files):
+            if name.lower().endswith(wanted) and not is_hidden(name):
+                yield os.path.join(parent, name)
+
+
+def read_lines(path: str) -> list[str]:
+    """Read the lines of a text file that are not blank, without blanks around them.
+
+    Raises:
+        UserError: If it cannot be read, or is not encoded in UTF-8.
+    """
+    try:
+        with open(path, encoding='utf-8-sig') as file:  # programs may write a byte order mark
+            lines = [line.strip() for line in file]
+    except OSError as error:
+        raise UserError(
+            f'list {path} cannot be read ({error.strerror}): check data_root and ann_file'
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError(f'list {path} is not encoded in UTF-8: save it so') from None
+    return [line for line in lines if line]
 
 
 def check_data_roots(cfg: Config, splits: Sequence[str]) -> None:
@@ -47,27 +99,221 @@ def check_data_roots(cfg: Config, splits: Sequence[str]) -> None:
             )
 
 
-def check_labels(dataset: Any) -> None:
-    """Refuse a label in a list of images and labels that is no class.
+def check_labels(dataset: Any, in_training: bool, warn: Warn) -> None:
+    """Refuse labels of images that are no class or contradict each other.
+
+    Takes 10 us for each image.
 
     Args:
-        dataset: A built data set; one without such a list passes.
+        dataset: A built data set; one without labels of images passes.
+        in_training: Whether it is for training.
+        warn: Is told of classes without an image, and of images that are there twice.
 
     Raises:
         UserError: Names the list and the image.
     """
     if not hasattr(dataset, 'get_data_info') or not len(dataset):
         return
-    classes = dataset.metainfo.get('classes', ())
-    label = dataset.get_data_info(0).get('gt_label')
-    # Without a list the labels are those of folders.
-    if not isinstance(label, int) or not dataset.ann_file or not classes:
+    classes = dataset.metainfo.get('classes') or ()
+    first = dataset.get_data_info(0)
+    if not classes or 'img_path' not in first or not isinstance(first.get('gt_label'), int):
         return
+    source = dataset.ann_file or getattr(dataset, 'img_prefix', 'the data set')
+    counts = [0] * len(classes)
+    labels: dict[str, int] = {}
+    doubles: list[str] = []
     for index in range(len(dataset)):
         item = dataset.get_data_info(index)
-        if not 0 <= item['gt_label'] < len(classes):
+        path, label = item['img_path'], item['gt_label']
+        if not 0 <= label < len(classes):
             raise UserError(
-                f'{dataset.ann_file} gives image {item["img_path"]} the class '
-                f'{item["gt_label"]}, but there are {len(classes)} classes, '
+                f'{source} gives image {path} the class '
+                f'{label}, but there are {len(classes)} classes, '
                 'counted from 0: mend it'
             )
+        counts[label] += 1
+        if path in labels:
+            doubles.append(path)
+        if labels.setdefault(path, label) != label:
+            raise UserError(
+                f"{source} gives image {path} the classes '{classes[labels[path]]}' and "
+                f"'{classes[label]}': leave one of them in it"
+            )
+    if doubles:
+        warn(f'{source} has {len(doubles)} images more than once, such as {doubles[0]}')
+    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if empty and in_training:
+        warn(
+            f'{len(empty)} of the {len(classes)} classes have no image in {source}: '
+            f'{enumerate_names(empty)}'
+        )
+    if in_training and len(dataset) <= MOST_COMPARED:
+        _warn_of_copies(labels, classes, source, warn)
+
+
+def check_class_folders(datasets: Mapping[str, Any]) -> None:
+    """Refuse folders that number the classes otherwise than their names, or than another split.
+
+    mmpretrain numbers the folders in the order of their names, whatever the classes are called.
+
+    Args:
+        datasets: Split -> the data set, built.
+
+    Raises:
+        UserError: Names the folder.
+    """
+    remedy = "set type='mmdat.ClassificationDataset', in which names decide, and metainfo.classes"
+    known: dict[int, tuple[str, str]] = {}
+    for dataset in datasets.values():
+        for _, single in config_tree.unwrap(dataset):
+            classes = list(single.metainfo.get('classes') or ()) if _has_folders(single) else []
+            for folder, number in single.folder_to_idx.items() if classes else ():
+                where = single.img_prefix
+                if is_hidden(folder):
+                    raise UserError(
+                        f'the folder {folder} in {where} was not made for images, but counts as a '
+                        f'class: remove it, or {remedy}'
+                    )
+                if folder in classes and classes[number] != folder:
+                    raise UserError(
+                        f"the images in the folder {folder} of {where} count as '{classes[number]}'"
+                        ', since folders are numbered by name, not as in metainfo.classes: sort '
+                        f'metainfo.classes, or {remedy}'
+                    )
+                name, first = known.setdefault(number, (folder, where))
+                if name != folder:
+                    raise UserError(
+                        f"class {number} is the folder '{name}' in {first}, but '{folder}' in "
+                        f'{where}: give both the same folders, or {remedy}'
+                    )
+
+
+def check_left_out(dataset: Any, warn: Warn) -> None:
+    """Warn of images in a data set's folder that it leaves out.
+
+    Args:
+        dataset: A built data set; one that takes images by a list passes.
+        warn: Is told how many images are left out, and why.
+    """
+    if getattr(dataset, 'ann_file', True) or not hasattr(dataset, 'get_data_info'):
+        return
+    folder = dataset.data_prefix.get('img_path')
+    if not folder or not os.path.isdir(folder):
+        return
+    used = set()
+    for index in range(len(dataset)):
+        item = dataset.get_data_info(index)
+        used |= {os.path.normpath(item.get(key, '')) for key in ('img_path', 'seg_map_path')}
+    masks = dataset.data_prefix.get('seg_map_path') or ''
+    found = list(find_files(folder, IMAGE_SUFFIXES + UNREADABLE_SUFFIXES, masks))
+    left_out = [path for path in found if os.path.normpath(path) not in used]
+    unreadable = [path for path in left_out if path.lower().endswith(UNREADABLE_SUFFIXES)]
+    if unreadable:
+        warn(
+            f'{len(unreadable)} of {len(found)} images in {folder}, such as {unreadable[0]}, are '
+            'in a format that cannot be loaded, and left out: convert them to JPEG or PNG'
+        )
+    # mmdat's own data set of masks tells itself which images it leaves out.
+    if len(left_out) == len(unreadable) or hasattr(dataset, 'mask_values'):
+        return
+    left_out = [path for path in left_out if not path.lower().endswith(UNREADABLE_SUFFIXES)]
+    how = 'check data_prefix'
+    if hasattr(dataset, 'img_suffix'):
+        how = (
+            f"only names that end in img_suffix='{dataset.img_suffix}', in this spelling, are "
+            "taken: set type='mmdat.SegmentationDataset', which takes images of any suffix"
+        )
+    elif _has_folders(dataset):
+        how = (
+            f'images end in {", ".join(sorted(dataset.extensions))} and lie in the folders of '
+            "their classes: set type='mmdat.ClassificationDataset' for those of any suffix"
+        )
+    warn(
+        f'{len(left_out)} of {len(found)} images in {folder}, such as {left_out[0]}, are left '
+        f'out: {how}'
+    )
+
+
+def check_overlap(datasets: Mapping[str, Any], warn: Warn) -> None:
+    """Warn of images that are for training and for validation or testing.
+
+    Args:
+        datasets: Split -> the data set, built.
+        warn: Is told how many images are in both.
+    """
+    for split in datasets:
+        tested = set(_image_paths(datasets[split])) - {''} if split != 'train' else set()
+        shared = tested.intersection(_image_paths(datasets.get('train')))
+        if shared:
+            warn(
+                f'{len(shared)} images, such as {min(shared)}, are for train and {split} alike: '
+                f'what {split} measures says nothing of other images'
+            )
+
+
+def check_unlisted(datasets: Mapping[str, Any], warn: Warn) -> None:
+    """Warn of images beside those of a COCO file that the file does not name.
+
+    Args:
+        datasets: Split -> the data set, built.
+        warn: Is told how many images of a folder are in no file of any split.
+    """
+    named: dict[str, set[str]] = defaultdict(set)
+    filtered: dict[str, dict[str, int]] = defaultdict(dict)  # folder -> file -> images left out
+    for dataset in datasets.values():
+        for _, single in config_tree.unwrap(dataset):
+            file = str(getattr(single, 'ann_file', ''))
+            if not file.endswith('.json') or 'img' not in single.data_prefix:
+                continue
+            tally = getattr(single, 'tally', None)  # of mmdat.CocoDataset
+            if tally is None and single.filter_cfg and not single.test_mode:
+                return  # there is no telling what it left out
+            for path in image_paths(single):
+                folder, name = os.path.split(path)
+                named[folder].add(name)
+                filtered[folder][file] = tally.images_left_out.total() if tally else 0
+    for folder, names in named.items():
+        if not os.path.isdir(folder):
+            continue
+        found = {name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)}
+        unlisted = len(found - names) - sum(filtered[folder].values())
+        if unlisted > 0:
+            warn(
+                f'{unlisted} of {len(found)} images in {folder} are in no annotation file of this '
+                'config, and are not used'
+            )
+
+
+def _image_paths(dataset: Any) -> Iterator[str]:
+    for _, single in config_tree.unwrap(dataset):
+        if hasattr(single, 'get_data_info'):
+            yield from image_paths(single)
+
+
+def _has_folders(dataset: Any) -> bool:
+    """Whether a data set takes its classes from folders."""
+    return hasattr(dataset, 'folder_to_idx')
+
+
+def _warn_of_copies(
+    labels: Mapping[str, int], classes: Sequence[str], source: str, warn: Warn
+) -> None:
+    """Warn of the same image in the folders of two classes."""
+    same_name = defaultdict(list)
+    for path in labels:
+        same_name[os.path.basename(path)].append(path)
+    copies = [
+        (first, path)
+        for first, *others in same_name.values()
+        for path in others
+        if labels[path] != labels[first]
+        and os.path.exists(first)
+        and os.path.exists(path)
+        and filecmp.cmp(first, path, shallow=False)
+    ]
+    if copies:
+        first, path = copies[0]
+        warn(
+            f'{len(copies)} images of {source} are in two classes, such as {first} ('
+            f"'{classes[labels[first]]}') and {path} ('{classes[labels[path]]}')"
+        )

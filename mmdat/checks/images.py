@@ -1,29 +1,105 @@
 """Checks of image files."""
 
 import os
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import cv2
+import mmcv
 import numpy as np
+from mmengine.dist import is_main_process
+from PIL import Image
+from rich.progress import track
 
 from mmdat.errors import UserError
 
 from .config_tree import transforms
 
-# First bytes of a file -> bytes at the end of its image, which little follows as a rule.
-START_TO_END = {b'\xff\xd8\xff': b'\xff\xd9', b'\x89PN': b'IEND'}
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+Warn = Callable[[str], None]
+
+IMAGE_SUFFIXES = (
+    *('.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.avif', '.jp2'),
+    *('.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.ico'),
+)
+JPEG_START, JPEG_END, PNG_START = b'\xff\xd8\xff', b'\xff\xd9', b'\x89PN'
 TAIL_BYTES = 4096
+# Training images whose headers are read before the first step; loading checks the others' sizes.
+MOST_HEADERS = 10_000
+# Images that are decoded to see whether what is special about them shows.
+MOST_DECODED = 16
+# Files from which on a progress bar is shown, as they take seconds.
+MANY_FILES = 5_000
+MOST_THREADS = 8
+ORIENTATION = 0x0112  # EXIF's tag
+# Formats that OpenCV turns; it turns TIFF too, whose size Pillow gives as turned already.
+TURNED_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP')
+# Formats of several images; in a phone's JPEG (MPO) the others are no more than a preview.
+ANIMATED_FORMATS = ('GIF', 'TIFF', 'WEBP', 'PNG', 'AVIF')
+# Images in which all values lie so close together show next to nothing: 14 of 16 bits leave 63.
+FAINT = 63
+# Images that cannot be loaded, but that cameras and programs write.
+UNREADABLE_SUFFIXES = ('.heic', '.heif', '.jxl', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.psd')
+# Paths of the images of data sets that are not too large; to unpack all of COCO's takes 3 s.
+_paths: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
+MOST_REMEMBERED = 200_000
 
 
-def check_image_files(dataset: Any, in_training: bool) -> None:
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of its image before it is decoded.
+
+    Attributes:
+        stored: Width and height as stored.
+        orientation: As EXIF counts it: 1 is upright, from 5 on width and height change places.
+        is_deep: Whether a value has more than 8 bits.
+        has_alpha: Whether pixels can be transparent.
+        pages: Number of images in the file.
+    """
+
+    stored: tuple[int, int]
+    orientation: int
+    is_deep: bool
+    has_alpha: bool
+    pages: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Width and height of the image, turned as EXIF says."""
+        return self.stored if self.orientation < 5 else self.stored[::-1]
+
+
+class Annotated(NamedTuple):
+    """An image and the size that it should have.
+
+    Attributes:
+        path: The image file.
+        header: Its header.
+        size: Width and height that its annotation gives.
+        source: File of the annotation.
+    """
+
+    path: str
+    header: Header
+    size: tuple[int, int]
+    source: str
+
+
+def check_image_files(dataset: Any, in_training: bool, warn: Warn) -> None:
     """Refuse a data set with images that are missing or cannot be read.
 
     Args:
         dataset: A built data set; one that does not load image files from this machine's disk
             passes.
         in_training: As for :func:`check_images`.
+        warn: Is told how many images are missing and skipped.
 
     Raises:
         UserError: Names the first such image.
@@ -32,8 +108,40 @@ def check_image_files(dataset: Any, in_training: bool) -> None:
         return
     if in_training and not dataset.ann_file:  # the images are those that were found in a folder
         return
-    paths = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
-    check_images(paths, dataset.ann_file or 'the data set', in_training)
+    paths = image_paths(dataset)
+    check_images(paths, dataset.ann_file or 'the data set', in_training, warn)
+
+
+def check_image_headers(dataset: Any, in_training: bool, warn: Warn) -> None:
+    """Refuse images of other sizes than annotated; warn of those that loading cuts or turns.
+
+    Reads headers alone, 0.1 ms each; of the training images an evenly spaced sample of
+    :data:`MOST_HEADERS`. Those of the others are checked when ``mmdat.LoadImageFromFile`` loads
+    them.
+
+    Args:
+        dataset: A built data set; one that does not load image files from this machine's disk
+            passes.
+        in_training: Whether it is for training.
+        warn: Is told once of each kind, with the number of such images.
+
+    Raises:
+        UserError: If an image has another size, as it is loaded, than its annotation says; if
+            images cannot be loaded, or show next to nothing, as their values have too many bits.
+    """
+    if not are_loaded(dataset, 'img_path', {'LoadImageFromFile'}):
+        return
+    items = evenly_spaced(dataset, MOST_HEADERS if in_training else None)
+    source = str(dataset.ann_file or os.path.dirname(items[0]['img_path']))
+    headers = read_headers([item['img_path'] for item in items])
+    pairs = [(item, header) for item, header in zip(items, headers, strict=True) if header]
+    _check_kinds([(item['img_path'], header) for item, header in pairs], dataset, source, warn)
+    annotated = [
+        Annotated(item['img_path'], header, (item['width'], item['height']), source)
+        for item, header in pairs
+        if item.get('height') and item.get('width')
+    ]
+    check_sizes(annotated, is_turning(dataset), warn)
 
 
 def are_loaded(dataset: Any, key: str, loaders: set[str]) -> bool:
@@ -46,15 +154,139 @@ def are_loaded(dataset: Any, key: str, loaders: set[str]) -> bool:
     """
     if not hasattr(dataset, 'get_data_info') or not len(dataset):
         return False
-    steps = {type(step).__name__ for step in transforms(dataset.pipeline)}
     return (
-        not steps.isdisjoint(loaders)
+        loader_of(dataset, loaders) is not None
         and not getattr(dataset, 'backend_args', None)
         and '://' not in str(dataset.get_data_info(0).get(key, '://'))
     )
 
 
-def check_images(paths: Sequence[str], source: str, in_training: bool) -> None:
+def loader_of(dataset: Any, loaders: set[str]) -> Any:
+    """Return the first transform of a data set with one of these names; None without one."""
+    steps = (step for step in transforms(dataset.pipeline) if type(step).__name__ in loaders)
+    return next(steps, None)
+
+
+def decoding(dataset: Any) -> tuple[str, str]:
+    """Return how a data set's loader decodes images: mmcv's ``color_type`` and backend."""
+    loader = loader_of(dataset, {'LoadImageFromFile'})
+    return (
+        getattr(loader, 'color_type', 'color'),
+        getattr(loader, 'imdecode_backend', None) or 'cv2',
+    )
+
+
+def is_turning(dataset: Any) -> bool:
+    """Whether a data set's loader turns images upright, as their EXIF data says."""
+    color_type, backend = decoding(dataset)
+    return color_type in ('color', 'grayscale') and backend in ('cv2', 'pillow')
+
+
+def image_paths(dataset: Any) -> list[str]:
+    """Return the paths of a data set's images; empty ones for what is not one file."""
+    paths = _paths.get(dataset, [])
+    if len(paths) != len(dataset):
+        values = (dataset.get_data_info(i).get('img_path') for i in range(len(dataset)))
+        paths = [path if isinstance(path, str) else '' for path in values]
+        if len(paths) <= MOST_REMEMBERED:
+            _paths[dataset] = paths
+    return paths
+
+
+def evenly_spaced(dataset: Any, most: int | None) -> list[dict]:
+    """Return what a data set knows of its images, of at most so many, evenly spaced."""
+    count = len(dataset) if most is None else min(most, len(dataset))
+    return [dataset.get_data_info(index * len(dataset) // count) for index in range(count)]
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], title: str, many: int = MANY_FILES
+) -> list[Result]:
+    """Apply a function that reads a file to many at once, with a progress bar for very many."""
+    # More than few would wait for each other, as half of the work is in Python.
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+        results: Iterable[Result] = pool.map(function, items)
+        is_shown = len(items) >= many and is_main_process()
+        return list(track(results, title, total=len(items), disable=not is_shown))
+
+
+def read_headers(paths: Sequence[str]) -> list[Header | None]:
+    """Read the headers of image files; None for what Pillow cannot read."""
+    with _of_any_size():
+        return in_threads(_read_header, paths, 'Reading the headers of images')
+
+
+@contextmanager
+def _of_any_size() -> Iterator[None]:
+    """Lift Pillow's limit of pixels, which is there for the memory, while nothing is decoded."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def check_sizes(images: Sequence[Annotated], is_turned: bool, warn: Warn) -> None:
+    """Refuse images of other sizes than annotated; warn of those turned so that sizes do not tell.
+
+    Args:
+        images: The images, read or annotated.
+        is_turned: Whether loading turns images as EXIF says.
+        warn: Is told how many images loading turns so that their sizes stay.
+
+    Raises:
+        UserError: Names the first such image, the sizes and what to do.
+    """
+
+    def loaded(image: Annotated) -> tuple[int, int]:
+        return image.header.upright if is_turned else image.header.stored
+
+    count = len(images)
+    wrong = [image for image in images if image.size != loaded(image)]
+    lying = [image for image in wrong if image.size == image.header.stored]
+    if lying:
+        fits_upright = any(
+            image.header.orientation >= 5 and image.size == image.header.upright for image in images
+        )
+        remedy = (
+            ''
+            if fits_upright
+            else ", or, if all are so, set color_type='color_ignore_orientation' in "
+            'LoadImageFromFile of all pipelines'
+        )
+        raise UserError(
+            f'{len(lying)} of {count} images, such as {lying[0].path}, have an EXIF orientation, '
+            f'by which loading turns them, but {lying[0].source} is for the image as it is stored: '
+            f'remove the orientation from these files{remedy}'
+        )
+    if wrong:
+        first = wrong[0]
+        others = f' ({len(wrong)} of {count} images are so)' if len(wrong) > 1 else ''
+        raise UserError(misfit(first.path, loaded(first), first.size, first.source) + others)
+    # A turn by a quarter keeps the size of a square.
+    flipped = [
+        image.path
+        for image in images
+        if image.header.orientation != 1 and image.header.stored == image.header.upright
+    ]
+    if flipped and is_turned:
+        warn(
+            f'{len(flipped)} of {count} images, such as {flipped[0]}, are turned or mirrored when '
+            'they are loaded, as their EXIF orientation says: see to it that they were annotated '
+            'so, which their sizes do not tell'
+        )
+
+
+def misfit(path: str, loaded: tuple[int, int], size: tuple[int, int], source: str) -> str:
+    """Say that an image has another width and height, as it is loaded, than its annotation."""
+    hint = ", width and height in each other's place" if loaded == size[::-1] else ''
+    return (
+        f'image {path} has {loaded[0]} x {loaded[1]} pixels, but {source} is for '
+        f'{size[0]} x {size[1]}{hint}: give the image that was annotated, or annotate this one'
+    )
+
+
+def check_images(paths: Sequence[str], source: str, in_training: bool, warn: Warn) -> None:
     """Refuse images that are missing or cannot be read.
 
     Args:
@@ -62,6 +294,7 @@ def check_images(paths: Sequence[str], source: str, in_training: bool) -> None:
         source: The file that names them, for the sentence.
         in_training: Whether they are for training: then refuse missing ones only if most are, since
             loading skips single ones.
+        warn: Is told how many are missing and skipped.
 
     Raises:
         UserError: Names the first such image.
@@ -74,28 +307,142 @@ def check_images(paths: Sequence[str], source: str, in_training: bool) -> None:
     missing = [
         path for path in paths if os.path.basename(path) not in names_in(os.path.dirname(path))
     ]
-    if missing and (not in_training or 2 * len(missing) > len(paths)):
-        raise UserError(
+    if missing:
+        folder, name = os.path.split(missing[0])
+        like = [other for other in names_in(folder) if other.lower() == name.lower()]
+        sentence = (
             f'{len(missing)} of the {len(paths)} images of {source} do not '
-            f'exist, such as {missing[0]}: check data_root and data_prefix'
+            f'exist, such as {missing[0]}{f" ({like[0]} does)" if like else ""}: check data_root '
+            'and data_prefix'
         )
+        if not in_training or 2 * len(missing) > len(paths):
+            raise UserError(sentence)
+        warn(sentence)
     if in_training:
         return
-    for path in paths:
-        if not is_whole(path):
-            raise UserError(
-                f'{path} is not an image that can be read: mend it, or take it out of {source}'
-            )
+    with _of_any_size():
+        whole = in_threads(is_whole, paths, 'Looking for broken images')
+    broken = [path for path, fine in zip(paths, whole, strict=True) if not fine]
+    if broken:
+        others = f' ({len(broken)} are so)' if len(broken) > 1 else ''
+        raise UserError(
+            f'{broken[0]} is not an image that can be read{others}: mend it, or take it out of '
+            f'{source}'
+        )
 
 
 def is_whole(path: str) -> bool:
-    """Whether a JPEG or PNG file is complete; of other formats only the header is looked at."""
+    """Whether an image file is complete: a JPEG to its end marker, a PNG by its checksums."""
     if not cv2.haveImageReader(path):
         return False
     with open(path, 'rb') as file:
-        end = START_TO_END.get(file.read(3), b'')  # the empty one of other formats is in any file
+        start = file.read(len(JPEG_START))
         file.seek(max(0, os.path.getsize(path) - TAIL_BYTES))
-        if end in file.read():
-            return True
-    # A file with much behind its image, such as a phone's with a video, is decoded.
+        if start == JPEG_START and JPEG_END in file.read():
+            return _read_header(path) is not None
+    if start == PNG_START and has_right_checksums(path):
+        return True
+    # Other formats, and a JPEG with much behind its image, such as a phone's with a video.
     return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) is not None
+
+
+def has_right_checksums(file: str | BinaryIO) -> bool:
+    """Whether a PNG file is complete and unchanged, which decoders do not tell; others pass."""
+    try:
+        with Image.open(file) as image:
+            image.verify()
+    except (OSError, ValueError, SyntaxError, struct.error):  # as Pillow's parsers do
+        return False
+    return True
+
+
+def _read_header(path: str) -> Header | None:
+    try:
+        with Image.open(path) as image:
+            exif = Image.Exif()
+            # Not by Pillow's getexif, which takes an orientation in XMP too, and decodes a PNG.
+            if image.format in TURNED_FORMATS and 'exif' in image.info:
+                exif.load(image.info['exif'])
+            return Header(
+                stored=image.size,
+                orientation=int(exif.get(ORIENTATION, 1)),
+                is_deep=_bits(image) > 8,
+                has_alpha=image.has_transparency_data,
+                pages=getattr(image, 'n_frames', 1) if image.format in ANIMATED_FORMATS else 1,
+            )
+    except (OSError, ValueError, TypeError, KeyError, SyntaxError, struct.error):  # as Pillow's do
+        return None
+
+
+def _bits(image: Image.Image) -> int:
+    """How many bits a value has in a file that was opened with Pillow."""
+    if image.mode in ('I', 'F'):
+        return 32
+    # Of color images with 16 bits, Pillow's mode tells of the 8 that it keeps.
+    tiles = getattr(image, 'tile', [])
+    return 16 if ';16' in f'{image.mode} {tiles[:1]}' else 8
+
+
+def _check_kinds(
+    images: Sequence[tuple[str, Header]], dataset: Any, source: str, warn: Warn
+) -> None:
+    """Refuse images that show nothing when loaded; warn of what loading leaves out of others."""
+    color_type, backend = decoding(dataset)
+    if color_type == 'unchanged':
+        return
+    count = len(images)
+    if deep := [path for path, header in images if header.is_deep]:
+        such = f'{len(deep)} of {count} images of {source}, such as {deep[0]}, have'
+        decoded = [_load(path, color_type, backend) for path in _some(deep)]
+        loaded = [image for image in decoded if image is not None]
+        if not loaded:
+            raise UserError(
+                f'{such} values of 32 bits or decimals, which cannot be loaded: save them as '
+                'images of 8 bits'
+            )
+        darkest, brightest = (
+            int(extreme([extreme(image) for image in loaded])) for extreme in (np.min, np.max)
+        )
+        if brightest - darkest <= FAINT:
+            raise UserError(
+                f'{such} values of more than 8 bits, of which loading keeps those of {darkest} to '
+                f'{brightest} of 0 to 255, so that next to nothing shows: save them as images of '
+                '8 bits, all scaled alike'
+            )
+        warn(
+            f'{such} values of more than 8 bits, which loading cuts to 8 (tools/predict.py scales '
+            'each image from its smallest to its largest value): save them as images of 8 bits '
+            'for the same everywhere'
+        )
+    clear = [path for path, header in images if header.has_alpha]
+    if shown := [path for path in _some(clear) if _is_transparent(path)]:
+        warn(
+            f'{len(clear)} of {count} images of {source}, such as {shown[0]}, have transparent '
+            'pixels, which are loaded in the color that is stored below: save them on a ground '
+            'of your choice'
+        )
+    if several := [(path, header.pages) for path, header in images if header.pages > 1]:
+        warn(
+            f'{len(several)} of {count} files of {source}, such as {several[0][0]} with '
+            f'{several[0][1]}, hold several images (pages or an animation), of which the first is '
+            'used'
+        )
+
+
+def _load(path: str, color_type: str, backend: str) -> np.ndarray | None:
+    """Load an image as mmcv's transform does; None if that fails."""
+    content = np.fromfile(path, np.uint8).tobytes()
+    try:
+        return mmcv.imfrombytes(content, color_type, backend=backend)
+    except (OSError, ValueError, cv2.error):
+        return None
+
+
+def _some(paths: Sequence[str]) -> Iterator[str]:
+    """Yield evenly spaced paths, few enough to be decoded."""
+    yield from paths[:: max(1, len(paths) // MOST_DECODED)][:MOST_DECODED]
+
+
+def _is_transparent(path: str) -> bool:
+    with Image.open(path) as image:
+        return np.asarray(image.convert('RGBA'))[..., 3].min() < 255

@@ -21,7 +21,9 @@ __all__ = [
 
 # A project of mmdet need not have mmseg and mmpretrain, nor those that its mmcv fits.
 with contextlib.suppress(ImportError, AssertionError):
+    from .segmentation import SegmentationDataset  # noqa: F401  registers itself
     from .segmentation_map import LoadSegmentationMap  # noqa: F401  registers itself
     from .shapes.segment import ShapesSegmentDataset  # noqa: F401  registers itself
 with contextlib.suppress(ImportError, AssertionError):
+    from .classification import ClassificationDataset  # noqa: F401  registers itself
     from .shapes.classify import ShapesClassifyDataset  # noqa: F401  registers itself

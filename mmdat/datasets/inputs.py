@@ -11,14 +11,11 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
+from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.errors import UserError
 
 from .images import UnreadableError, quiet_opencv, read_image
 
-IMAGE_SUFFIXES = (
-    *('.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.avif', '.jp2'),
-    *('.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.ico'),
-)
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.ts')
 WHAT_TO_GIVE = (
     "give images, folders, patterns such as 'photos/**/*.jpg', videos, a camera's number or URLs"

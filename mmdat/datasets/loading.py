@@ -9,6 +9,7 @@ import torch
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmengine.logging import print_log
 
+from mmdat.checks.images import misfit
 from mmdat.errors import UserError
 from mmdat.registry import TRANSFORMS
 
@@ -29,7 +30,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         kwargs: As for mmcv's transform.
 
     Raises:
-        UserError: If an image cannot be read and is not skipped; names the file.
+        UserError: If an image cannot be read and is not skipped, or has another size than its
+            annotation says; names the file.
     """
 
     def __init__(self, skip_broken: bool = False, **kwargs: Any) -> None:
@@ -70,6 +72,10 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             )
             return None
         read += 1
+        height, width = loaded['ori_shape']
+        size = results.get('width') or width, results.get('height') or height
+        if size != (width, height):
+            raise UserError(misfit(path, (width, height), size, 'its annotation'))
         return loaded
 
     def _most_are_broken(self) -> bool:

@@ -1,30 +1,56 @@
 """Reading masks of semantic segmentation, some of which may be broken."""
 
+import cv2
+import numpy as np
+from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
 
+from mmdat.checks.images import misfit
+from mmdat.checks.masks import cannot_be_read, class_table, decode_mask, inspect_mask
 from mmdat.errors import UserError
 from mmdat.registry import TRANSFORMS
 
 
 @TRANSFORMS.register_module()
 class LoadSegmentationMap(LoadAnnotations):
-    """mmsegmentation's ``LoadAnnotations`` that names a file which it cannot read.
+    """mmsegmentation's ``LoadAnnotations`` that names a file with which something is wrong.
 
-    The data set decides whether 0 stands for no class (``reduce_zero_label``).
+    The data set decides whether 0 stands for no class (``reduce_zero_label``), and which class the
+    other values are (``label_map``).
 
     Args:
         kwargs: As for mmsegmentation's transform.
 
     Raises:
-        UserError: If a map of classes cannot be read.
+        UserError: If a mask cannot be read, has several channels or values above 255, another size
+            than its image, or a value that ``label_map`` does not have.
     """
 
-    def transform(self, results: dict) -> dict:
-        try:
-            return super().transform(results)
-        except (OSError, ValueError) as error:  # PIL raises either, or an OSError of its own
-            reason = getattr(error, 'strerror', None) or 'it does not decode'
+    def _load_seg_map(self, results: dict) -> None:
+        path = results['seg_map_path']
+        if self.reduce_zero_label not in (None, results['reduce_zero_label']):
             raise UserError(
-                f'mask {results["seg_map_path"]} cannot be read ({reason}): mend it, '
-                'or take its image out of the data set'
-            ) from None
+                'the data set and LoadSegmentationMap disagree on reduce_zero_label: leave it out '
+                'of LoadSegmentationMap'
+            )
+        try:
+            content = fileio.get(path, backend_args=self.backend_args)
+        except OSError as error:
+            raise UserError(f'mask {path} {cannot_be_read(error.strerror)}') from None
+        values, problem = decode_mask(content, self.imdecode_backend)
+        if values is None:
+            raise UserError(f'mask {path} {problem}')
+        shape = results.get('ori_shape', values.shape)
+        if shape != values.shape:
+            (height, width), size = shape, values.shape[::-1]
+            raise UserError(misfit(results['img_path'], (width, height), size, f'its mask {path}'))
+        table = class_table(results)
+        if table.min() < 0:
+            for value in inspect_mask(path, values, '').values:
+                if table[value] < 0:
+                    raise UserError(
+                        f'mask {path} has the value {value}, which the data set does not know: '
+                        'name its class in mask_values, or None for what is ignored'
+                    )
+        results['gt_seg_map'] = cv2.LUT(values, table.astype(np.uint8))
+        results['seg_fields'].append('gt_seg_map')

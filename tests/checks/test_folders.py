@@ -1,13 +1,29 @@
-"""Folders that do not exist, and labels that are no class, are refused by name."""
+"""Folders and lists that do not exist or do not fit the classes are refused by name."""
 
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import mmpretrain.datasets
+import cv2
+import numpy as np
 import pytest
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from mmengine.dataset import ConcatDataset
+from mmpretrain.datasets import CustomDataset
+from mmseg.datasets import BaseSegDataset
 
-from mmdat.checks.folders import check_data_roots, check_labels
+from mmdat.checks.folders import (
+    check_class_folders,
+    check_data_roots,
+    check_labels,
+    check_left_out,
+    check_overlap,
+    check_unlisted,
+    find_files,
+    read_lines,
+)
 from mmdat.errors import UserError
 
 
@@ -68,15 +84,191 @@ def test_data_roots_that_are_there_or_elsewhere_pass() -> None:
     check_data_roots(config(concatenated('.', 's3://bucket/data', '')), ('train', 'val'))
 
 
+def listed(root: Path, text: str) -> CustomDataset:
+    """The data set of a list of images of cats and dogs."""
+    (root / 'train.txt').write_text(text)
+    return CustomDataset(
+        data_root=str(root),
+        ann_file='train.txt',
+        metainfo=dict(classes=('cat', 'dog')),
+        serialize_data=False,
+    )
+
+
+def write_images(root: Path, *names: str) -> None:
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imencode('.png', np.full((2, 2), number, np.uint8))[1].tofile(root / name)
+
+
+def in_folders(root: Path, *names: str, **options: Any) -> CustomDataset:
+    """The data set of images in folders by class."""
+    write_images(root, *names)
+    return CustomDataset(data_root=str(root), serialize_data=False, **options)
+
+
 @pytest.mark.parametrize('label', [-1, 2])
 def test_a_label_of_no_class_is_refused(label: int, tmp_path: Path) -> None:
-    path = tmp_path / 'train.txt'
-    for last in (1, label):
-        path.write_text(f'a.jpg 0\nb.jpg {last}\n')
-        dataset = mmpretrain.datasets.CustomDataset(
-            data_root=str(tmp_path), ann_file='train.txt', metainfo=dict(classes=('cat', 'dog'))
-        )
-        if last == 1:
-            check_labels(dataset)
+    check_labels(listed(tmp_path, 'a.jpg 0\nb.jpg 1\n'), True, pytest.fail)
+    dataset = listed(tmp_path, f'a.jpg 0\nb.jpg {label}\n')
     with pytest.raises(UserError, match=rf'train.txt gives image .*b.jpg the class {label}, but '):
-        check_labels(dataset)
+        check_labels(dataset, True, pytest.fail)
+
+
+def test_an_image_of_two_classes_in_a_list_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"train.txt gives image .*a.jpg the classes 'cat' and 'dog"
+    ):
+        check_labels(listed(tmp_path, 'a.jpg 0\na.jpg 1\n'), True, pytest.fail)
+
+
+def test_double_lines_and_empty_classes_are_told(tmp_path: Path) -> None:
+    dataset = listed(tmp_path, 'a.jpg 0\na.jpg 0\nb.jpg 0\n')
+    warnings: list[str] = []
+    check_labels(dataset, True, warnings.append)
+    assert 'train.txt has 1 images more than once, such as ' in warnings[0]
+    assert warnings[1].startswith('1 of the 2 classes have no image in ') and "'dog'" in warnings[1]
+    check_labels(dataset, False, warnings.append)
+    assert len(warnings) == 3, 'validation data need not have all classes'
+
+
+def test_an_image_in_the_folders_of_two_classes_is_told(tmp_path: Path) -> None:
+    dataset = in_folders(tmp_path, 'cat/1.png', 'cat/2.png', 'dog/1.png', 'dog/2.png')
+    check_labels(dataset, True, pytest.fail)
+    (tmp_path / 'dog/2.png').write_bytes((tmp_path / 'cat/2.png').read_bytes())
+    warnings: list[str] = []
+    check_labels(dataset, True, warnings.append)
+    [warning] = warnings
+    assert warning.startswith('1 images of ') and "cat/2.png ('cat') and " in warning
+
+
+@pytest.mark.parametrize('folder', ['.ipynb_checkpoints', '__MACOSX', '@eaDir'])
+def test_a_folder_that_nobody_made_is_no_class(tmp_path: Path, folder: str) -> None:
+    dataset = in_folders(tmp_path, 'cat/1.png', 'dog/1.png', f'{folder}/1.png')
+    with pytest.raises(UserError, match=f'the folder {folder} in .* not made for images, but cou'):
+        check_class_folders(dict(train=dataset))
+
+
+def test_classes_in_another_order_than_the_folders_are_refused(tmp_path: Path) -> None:
+    names = ('cat/1.png', 'dog/1.png')
+    for classes in (('cat', 'dog'), ('Felis', 'Canis')):
+        check_class_folders(dict(val=in_folders(tmp_path, *names, classes=classes)))
+    dataset = in_folders(tmp_path, *names, classes=('dog', 'cat'))
+    with pytest.raises(
+        UserError, match=r"in the folder cat of .* count as 'dog', since .* sort me"
+    ):
+        check_class_folders(dict(train=dataset))
+
+
+def test_other_folders_in_another_split_are_refused(tmp_path: Path) -> None:
+    train = in_folders(tmp_path / 'train', 'ant/1.png', 'cat/1.png', 'dog/1.png')
+    val = in_folders(tmp_path / 'val', 'cat/1.png', 'dog/1.png')
+    check_class_folders(dict(train=train, test=train))
+    with pytest.raises(UserError, match=r"class 0 is the folder 'ant' in .*train/, but 'cat' in "):
+        check_class_folders(dict(train=train, val=val))
+
+
+def masks(root: Path, **options: Any) -> BaseSegDataset:
+    return BaseSegDataset(
+        data_root=str(root),
+        data_prefix=dict(img_path='images', seg_map_path='masks'),
+        serialize_data=False,
+        **options,
+    )
+
+
+def test_images_of_other_suffixes_are_told(tmp_path: Path) -> None:
+    write_images(tmp_path / 'images', *(f'{name}.jpg' for name in 'abcde'))
+    write_images(tmp_path / 'masks', *(f'{name}.png' for name in 'abcdefgh'))
+    check_left_out(masks(tmp_path), pytest.fail)
+    write_images(tmp_path / 'images', 'f.JPG', 'sub/g.JPG', 'h.jpeg', '.hidden.jpeg')
+    (tmp_path / 'images' / 'Thumbs.db').touch()
+    warnings: list[str] = []
+    check_left_out(masks(tmp_path), warnings.append)
+    [warning] = warnings
+    assert warning.startswith('3 of 8 images in ') and 'f.JPG, are left out: ' in warning
+    assert "img_suffix='.jpg'" in warning and "type='mmdat.SegmentationDataset'" in warning
+    write_images(tmp_path / 'images', 'f.HEIC')
+    check_left_out(masks(tmp_path), warnings.append)
+    assert warnings[1].startswith('1 of 9 images in ') and 'f.HEIC, are in a form' in warnings[1]
+    assert warnings[2].startswith('3 of 9 images in ')
+    (tmp_path / 'list.txt').write_text('a')
+    check_left_out(masks(tmp_path, ann_file='list.txt'), pytest.fail)
+
+
+def test_masks_beside_images_are_no_images(tmp_path: Path) -> None:
+    write_images(tmp_path, 'a.jpg', 'a.png', 'b.jpg', 'b.png')
+    dataset = BaseSegDataset(data_prefix=dict(img_path=str(tmp_path), seg_map_path=str(tmp_path)))
+    check_left_out(dataset, pytest.fail)
+
+
+def test_images_outside_the_folders_of_classes_are_told(tmp_path: Path) -> None:
+    dataset = in_folders(tmp_path, 'cat/1.png', 'dog/1.png')
+    check_left_out(dataset, pytest.fail)
+    write_images(tmp_path, 'cat/2.webp', '3.png')
+    warnings: list[str] = []
+    check_left_out(dataset, warnings.append)
+    [warning] = warnings
+    assert warning.startswith('2 of 4 images in ') and '3.png, are left out: ' in warning
+    assert '.bmp' in warning and "type='mmdat.ClassificationDataset'" in warning
+
+
+def test_images_of_several_splits_are_told(tmp_path: Path) -> None:
+    train = in_folders(tmp_path / 'train', 'cat/1.png', 'cat/2.png')
+    val = in_folders(tmp_path / 'val', 'cat/1.png')
+    both = ConcatDataset([train, val])
+    check_overlap(dict(train=train, val=val, test=val), pytest.fail)
+    warnings: list[str] = []
+    check_overlap(dict(train=both, val=val), warnings.append)
+    [warning] = warnings
+    assert warning.startswith('1 images, such as ') and 'are for train and val alike' in warning
+
+
+def test_images_that_no_coco_file_names_are_told(coco_root: Path) -> None:
+    def build(split: str, **options: Any) -> CocoDataset:
+        return CocoDataset(
+            data_root=str(coco_root),
+            ann_file=f'annotations/instances_{split}.json',
+            data_prefix=dict(img=split),
+            metainfo=dict(classes=('box', 'disk')),
+            serialize_data=False,
+            **options,
+        )
+
+    val = build('val2017', test_mode=True)
+    check_unlisted(dict(val=val), pytest.fail)
+    for name in ('x.PNG', 'y.jpg', 'notes.txt'):
+        (coco_root / 'val2017' / name).touch()
+    warnings: list[str] = []
+    check_unlisted(dict(val=val, test=val), warnings.append)
+    [warning] = warnings
+    assert warning.startswith(f'2 of 4 images in {coco_root}/val2017 are in no annotation file')
+    filtered = build('train2017', filter_cfg=dict(filter_empty_gt=True))
+    check_unlisted(dict(train=filtered, val=val), pytest.fail)
+    filtered.tally = SimpleNamespace(images_left_out=Counter(small=1))
+    (coco_root / 'train2017' / 'z.png').touch()
+    (coco_root / 'val2017' / 'x.PNG').unlink()
+    (coco_root / 'val2017' / 'y.jpg').unlink()
+    check_unlisted(dict(train=filtered, val=val), pytest.fail)
+    (coco_root / 'train2017' / 'more.png').touch()
+    check_unlisted(dict(train=filtered), warnings.append)
+    assert warnings[-1].startswith('1 of 8 images in ')
+
+
+def test_files_are_found_through_links_but_once(tmp_path: Path) -> None:
+    write_images(tmp_path / 'data', 'b.PNG', 'a/ä b.jpg', 'a/.c.jpg', '__MACOSX/b.png', 'x.txt')
+    (tmp_path / 'linked').symlink_to(tmp_path / 'data')
+    (tmp_path / 'data' / 'a' / 'back').symlink_to(tmp_path / 'data')
+    found = [Path(path).name for path in find_files(str(tmp_path / 'linked'), ('.jpg', '.png'))]
+    assert found == ['b.PNG', 'ä b.jpg']
+
+
+def test_lists_of_windows_programs_are_read(tmp_path: Path) -> None:
+    path = tmp_path / 'list.txt'
+    path.write_bytes('\ufeffä b.jpg\r\n\r\nc.jpg \r\n'.encode())
+    assert read_lines(str(path)) == ['ä b.jpg', 'c.jpg']
+    path.write_bytes('ä.jpg'.encode('latin-1'))
+    with pytest.raises(UserError, match=r'list.txt is not encoded in UTF-8'):
+        read_lines(str(path))
+    with pytest.raises(UserError, match=r'none.txt cannot be read \(No such file'):
+        read_lines(str(tmp_path / 'none.txt'))

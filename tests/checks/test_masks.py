@@ -1,7 +1,9 @@
-"""Masks that are missing, or that have a class too many, are refused by name."""
+"""Masks that do not fit their image or the classes are refused, with what to do, in any split."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,34 +12,223 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.datasets import BaseSegDataset
 from mmseg.structures import SegDataSample
+from PIL import Image
 from torch import nn
 
-from mmdat.checks.masks import check_mask_classes, check_mask_files
+from mmdat.checks import masks
+from mmdat.checks.masks import (
+    check_mask_classes,
+    check_mask_files,
+    check_mask_sizes,
+    check_mask_values,
+)
 from mmdat.errors import UserError
 
+LOAD = [dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')]
 
-def test_a_missing_or_truncated_mask_is_refused(tmp_path: Path) -> None:
-    for folder, suffix in (('images', 'jpg'), ('masks', 'png')):
-        (tmp_path / folder).mkdir()
-        for name in 'ab':
-            cv2.imwrite(str(tmp_path / folder / f'{name}.{suffix}'), np.zeros((2, 2), np.uint8))
-    prefix = dict(img_path='images', seg_map_path='masks')
-    load = dict(type='mmseg.LoadAnnotations')
-    dataset = BaseSegDataset(data_root=str(tmp_path), data_prefix=prefix, pipeline=[load])
+
+def write(
+    root: Path, *values: Sequence[int], size: tuple[int, int] = (4, 6), name: str = '{}.png'
+) -> None:
+    """Write an image and a mask for each list of values, which fills the mask."""
+    for folder in ('images', 'masks'):
+        (root / folder).mkdir(exist_ok=True)
+    for number, of_mask in enumerate(values):
+        cv2.imwrite(str(root / 'images' / f'{number}.jpg'), np.zeros((4, 6, 3), np.uint8))
+        mask = np.resize(np.array(of_mask, np.uint8), size)
+        cv2.imwrite(str(root / 'masks' / name.format(number)), mask)
+
+
+def build(root: Path, *classes: str, **options: Any) -> BaseSegDataset:
+    """The data set of the images and masks in a folder."""
+    return BaseSegDataset(
+        data_root=str(root),
+        data_prefix=dict(img_path='images', seg_map_path='masks'),
+        metainfo=dict(classes=classes or ('background', 'road')),
+        serialize_data=False,
+        **{'pipeline': LOAD, **options},
+    )
+
+
+def findings(dataset: Any, in_training: bool = True) -> list[str]:
+    """What the values of masks are warned of."""
+    warnings: list[str] = []
+    check_mask_values(dataset, in_training, warnings.append)
+    return warnings
+
+
+def refusal(dataset: Any, in_training: bool = True) -> str:
+    """The sentence that refuses the values of masks."""
+    with pytest.raises(UserError) as refused:
+        findings(dataset, in_training)
+    assert len(str(refused.value)) <= 800
+    return str(refused.value)
+
+
+def test_a_missing_mask_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, [0, 1], [0, 1])
+    dataset = build(tmp_path)
     check_mask_files(dataset)
-    mask = tmp_path / 'masks' / 'b.png'
-    mask.write_bytes(mask.read_bytes()[:-12])
-    with pytest.raises(UserError, match=r'mask .*b.png cannot be read .*: mend it, or take its im'):
+    (tmp_path / 'masks' / '1.png').unlink()
+    with pytest.raises(UserError, match=r'image .*1.jpg has no mask .*1.png: check data_prefix.s'):
         check_mask_files(dataset)
-    mask.unlink()
-    with pytest.raises(UserError, match=r'image .*b.jpg has no mask .*b.png: check data_prefix.s'):
+    (tmp_path / 'masks' / '0.png').unlink()
+    with pytest.raises(UserError, match=r'0.png \(2 of 2 images are so\): check data_prefix.seg'):
         check_mask_files(dataset)
 
 
 def test_masks_that_are_not_loaded_need_not_be_there(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / 'a.jpg'), np.zeros((2, 2), np.uint8))
-    prefix = dict(img_path='', seg_map_path='masks')
-    check_mask_files(BaseSegDataset(data_root=str(tmp_path), data_prefix=prefix))
+    write(tmp_path, [0])
+    (tmp_path / 'masks' / '0.png').unlink()
+    dataset = build(tmp_path, pipeline=[])
+    check_mask_files(dataset)
+    check_mask_sizes(dataset, False, pytest.fail)
+    check_mask_values(dataset, False, pytest.fail)
+
+
+@pytest.mark.parametrize('in_training', [True, False])
+def test_a_mask_that_ends_or_breaks_in_the_middle_is_refused(
+    tmp_path: Path, in_training: bool
+) -> None:
+    write(tmp_path, [0, 1], [0, 1])
+    dataset = build(tmp_path)
+    assert findings(dataset, in_training) == []
+    path = tmp_path / 'masks' / '1.png'
+    content = path.read_bytes()
+    middle = content.index(b'IDAT') + 8
+    for broken in (content[:-12], content[: middle - 2], b'', b'no image'):
+        path.write_bytes(broken)
+        assert 'masks/1.png cannot be read (it does not decode): mend it' in refusal(dataset)
+    path.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
+    assert 'masks/1.png cannot be read (it does not decode): mend it' in refusal(dataset)
+
+
+def test_a_mask_of_another_size_is_refused_in_any_split(tmp_path: Path) -> None:
+    write(tmp_path, [0, 1], [0, 1], size=(2, 3))
+    for in_training in (True, False):
+        with pytest.raises(
+            UserError,
+            match=r'0.jpg has 6 x 4 pixels, but its mask .*0.png is for 3'
+            r' x 2: .* \(2 of 2 images are so\)',
+        ):
+            check_mask_sizes(build(tmp_path), in_training, pytest.fail)
+
+
+def test_an_image_that_loading_turns_is_refused_beside_its_mask(tmp_path: Path) -> None:
+    write(tmp_path, [0, 1])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (6, 4)).save(tmp_path / 'images' / '0.jpg', exif=exif)
+    with pytest.raises(
+        UserError, match=r'1 of 1 images, such as .*0.jpg, have an EXIF orientation'
+    ):
+        check_mask_sizes(build(tmp_path), True, pytest.fail)
+    untouched = [dict(type='LoadImageFromFile', color_type='color_ignore_orientation'), LOAD[1]]
+    check_mask_sizes(build(tmp_path, pipeline=untouched), True, pytest.fail)
+
+
+@pytest.mark.parametrize('in_training', [True, False])
+def test_0_and_255_leave_one_class(tmp_path: Path, in_training: bool) -> None:
+    write(tmp_path, [0, 255], [0])
+    sentence = refusal(build(tmp_path), in_training)
+    assert "of which 255 count as ignored, so that 'background' alone is left" in sentence
+    assert "type='mmdat.SegmentationDataset'" in sentence
+    assert "mask_values={0: 'background', 255: 'road'}" in sentence
+
+
+@pytest.mark.parametrize(
+    'values, options, parts',
+    [
+        ([0, 128], {}, ['the value 128', "mask_values={0: 'background', 128: 'road'}"]),
+        ([0, 1, 2], {}, ['the value 2', 'set reduce_zero_label=True if 0 stands for no class']),
+        ([0, 1, 7], {}, ['the value 7', 'mask_values={0:']),
+        (
+            [1, 2, 9],
+            dict(reduce_zero_label=True),
+            ['the value 9', 'of the 2 classes after reduce_zero_label', 'mask_values'],
+        ),
+    ],
+)
+def test_a_value_that_is_no_class_is_refused(
+    tmp_path: Path, values: list[int], options: dict, parts: list[str]
+) -> None:
+    write(tmp_path, values[:1], values)
+    for in_training in (True, False):
+        sentence = refusal(build(tmp_path, **options), in_training)
+        assert 'masks/1.png' in sentence and '(1 of 2 masks have' in sentence
+        assert all(part in sentence for part in parts), sentence
+
+
+def test_masks_that_jpeg_changed_are_named(tmp_path: Path) -> None:
+    write(tmp_path, [0, 200, 1, 90], name='{}.jpg')
+    dataset = build(tmp_path, seg_map_suffix='.jpg')
+    assert 'save masks as PNG, as JPEG changes the values' in refusal(dataset)
+
+
+def test_a_class_that_reduce_zero_label_ignores_is_found(tmp_path: Path) -> None:
+    write(tmp_path, [0, 1, 2])
+    reduced = dict(reduce_zero_label=True)
+    sentence = refusal(build(tmp_path, '_background_', 'cat', 'dog', **reduced))
+    assert "ignores 0 and makes 1 the class '_background_', so that none is 'dog'" in sentence
+    assert 'set reduce_zero_label=False' in sentence
+    first, second = findings(build(tmp_path, 'sky', 'cat', 'dog', **reduced))
+    assert 'set reduce_zero_label=False if 0 is a class' in first
+    assert second.startswith('1 of the 3 classes are in none of the 1 masks in ')
+    assert findings(build(tmp_path, '_background_', 'cat', 'dog')) == []
+    # 0 is nothing, and 1 is the ground.
+    assert findings(build(tmp_path, 'background', 'cat', **reduced)) == []
+
+
+def test_classes_without_a_mask_are_told(tmp_path: Path) -> None:
+    write(tmp_path, [0, 2], [2, 255])
+    [warning] = findings(build(tmp_path, 'a', 'b', 'c', 'd'), in_training=False)
+    folder = tmp_path / 'masks'
+    assert warning == f"2 of the 4 classes are in none of the 2 masks in {folder}: 'b' and 'd'"
+
+
+def test_masks_of_one_class_teach_nothing(tmp_path: Path) -> None:
+    write(tmp_path, [1], [1])
+    assert "so that 'road' alone is left" in refusal(build(tmp_path))
+    [warning] = findings(build(tmp_path), in_training=False)
+    assert 'in none of the 2 masks in ' in warning and "'background'" in warning
+    write(tmp_path, [0, 1], [0])
+    sentence = refusal(build(tmp_path, 'sky', 'road', reduce_zero_label=True))
+    assert "so that none is 'road': set reduce_zero_label=False" in sentence
+
+
+def test_depth_and_channels_of_masks_are_looked_at(tmp_path: Path) -> None:
+    write(tmp_path, [0, 1])
+    path = tmp_path / 'masks' / '0.png'
+    values = np.resize(np.array([0, 1]), (4, 6))
+    for mode in ('RGB', 'RGBA', 'LA'):
+        Image.fromarray(values.astype(np.uint8)).convert(mode).save(path)
+        assert 'is a color image, not one with the number of a class' in refusal(build(tmp_path))
+    Image.fromarray((values * 300).astype(np.uint16)).save(path)
+    assert 'has values from 0 to 300, which loading would cut to' in refusal(build(tmp_path))
+    Image.fromarray(values.astype(np.uint16)).save(path)
+    assert findings(build(tmp_path)) == [], '16 bits with the numbers of classes'
+    Image.fromarray(values.astype(bool)).save(path)
+    assert findings(build(tmp_path)) == [], '1 bit'
+    palette = Image.fromarray(values.astype(np.uint8), 'P')
+    palette.putpalette([0, 0, 0, 128, 0, 0])
+    palette.save(path)
+    assert findings(build(tmp_path)) == [], 'a palette'
+    by_opencv = [dict(type='mmseg.LoadAnnotations', imdecode_backend='cv2')]
+    assert 'is a color image' in refusal(build(tmp_path, pipeline=by_opencv))
+
+
+def test_of_many_training_masks_some_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, [0], [0, 9], [0], [0, 1])
+    monkeypatch.setattr(masks, 'MOST_MASKS', 2)
+    assert findings(build(tmp_path)) == [], 'the others may have the class that these lack'
+    assert 'the value 9' in refusal(build(tmp_path), in_training=False)
+
+
+def test_values_that_the_head_ignores_pass(tmp_path: Path) -> None:
+    write(tmp_path, [0, 1, 200])
+    check_mask_values(build(tmp_path), True, pytest.fail, ignore_index=200)
 
 
 def batch(*values: int) -> dict:

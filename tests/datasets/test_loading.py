@@ -1,11 +1,14 @@
-"""Which share of broken images is passed over, and which ends training; broken masks."""
+"""Which share of broken images is passed over, and which ends training; sizes; broken masks."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from mmseg.datasets.transforms import LoadAnnotations
+from PIL import Image
 
 from mmdat.datasets import LoadImageFromFile
 from mmdat.datasets.segmentation_map import LoadSegmentationMap
@@ -72,6 +75,29 @@ def test_every_failure_is_counted(paths: list[str]) -> None:
     assert transform.num_broken == 3
 
 
+@pytest.mark.parametrize('options', [{}, dict(progressive=True)])
+def test_a_truncated_jpeg_counts_as_broken(options: dict, tmp_path: Path) -> None:
+    path = tmp_path / 'a.jpg'
+    noise = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, **options)
+    content = path.read_bytes()
+    transform = LoadImageFromFile(skip_broken=True)
+    assert transform.transform(dict(img_path=str(path))) is not None
+    for end in (-2, -50, len(content) // 2):
+        path.write_bytes(content[:end])
+        assert transform.transform(dict(img_path=str(path))) is None
+    assert transform.num_broken == 3
+
+
+def test_an_image_of_another_size_than_annotated_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / 'a.png')
+    cv2.imwrite(path, np.zeros((4, 6, 3), np.uint8))
+    transform = LoadImageFromFile(skip_broken=True)
+    assert transform.transform(dict(img_path=path, height=4, width=6)) is not None
+    with pytest.raises(UserError, match=r'a.png has 6 x 4 pixels, but its .* 4 x 6, width and'):
+        transform.transform(dict(img_path=path, height=6, width=4))
+
+
 @pytest.mark.parametrize('content', [b'no image', b''])
 def test_a_mask_that_cannot_be_read_is_refused(content: bytes, tmp_path: Path) -> None:
     mask = tmp_path / 'mask.png'
@@ -88,3 +114,47 @@ def test_a_mask_that_cannot_be_read_is_refused(content: bytes, tmp_path: Path) -
     mask.unlink()
     with pytest.raises(UserError, match=r'mask .* cannot be read \(No such file or directory\)'):
         load()
+
+
+def load_mask(path: Path, **results: Any) -> np.ndarray:
+    defaults = dict(seg_map_path=str(path), seg_fields=[], reduce_zero_label=False)
+    return LoadSegmentationMap().transform(defaults | results)['gt_seg_map']
+
+
+def test_a_mask_is_mapped_as_mmsegmentation_does(tmp_path: Path) -> None:
+    path = tmp_path / 'mask.png'
+    cv2.imwrite(str(path), np.arange(256, dtype=np.uint8).reshape(16, 16))
+    label_map = {value: (value + 7) % 256 for value in range(256)}
+    for options in (
+        dict(reduce_zero_label=True),
+        dict(label_map=label_map),
+        dict(label_map=label_map, reduce_zero_label=True),
+    ):
+        results = dict(seg_map_path=str(path), seg_fields=[], reduce_zero_label=False) | options
+        expected = LoadAnnotations().transform(dict(results, seg_fields=[]))['gt_seg_map']
+        assert (load_mask(path, **options) == expected).all()
+
+
+@pytest.mark.parametrize(
+    'values, results, sentence',
+    [
+        (np.zeros((4, 6, 3), np.uint8), {}, 'mask .*mask.png is a color image'),
+        (np.full((4, 6), 300, np.uint16), {}, 'mask.png has values from 300 to 300, which load'),
+        (
+            np.zeros((2, 3), np.uint8),
+            dict(ori_shape=(4, 6), img_path='a.jpg'),
+            'image a.jpg has 6 x 4 pixels, but its mask .*mask.png is for 3 x 2',
+        ),
+        (
+            np.full((4, 6), 7, np.uint8),
+            dict(label_map={0: 0, 1: 255}),
+            'mask.png has the value 7, which the data set does not know: name its class in mask_v',
+        ),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(
+    values: np.ndarray, results: dict, sentence: str, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(tmp_path / 'mask.png'), values)
+    with pytest.raises(UserError, match=sentence):
+        load_mask(tmp_path / 'mask.png', **results)
