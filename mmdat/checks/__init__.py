@@ -39,7 +39,7 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from . import checkpoint, config_keys, config_tree, folders, images, masks, model_fit, run
+from . import checkpoint, coco, config_keys, config_tree, folders, images, masks, model_fit, run
 
 
 def after_reading(cfg: Config) -> None:
@@ -116,9 +116,13 @@ def before_first_step(model: nn.Module, datasets: Mapping[str, Any]) -> None:
     """
     model_fit.check_channels(model)
     model_fit.check_image_channels(model)
+    coco.check_same_classes(datasets)
     for split, dataset in datasets.items():
         for _, single in config_tree.unwrap(dataset):
             model_fit.check_num_classes(model, single)
             images.check_image_files(single, in_training=split == 'train')
             masks.check_mask_files(single)
             folders.check_labels(single)
+            coco.check_left_out(single, coco.log_once)
+            coco.check_classes_occur(single, coco.log_once)
+            coco.check_object_counts(model, single, coco.log_once)
