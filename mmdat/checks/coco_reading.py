@@ -74,6 +74,7 @@ class Reading:
         yield from self._category_problems(content)
         yield from self._box_problems(len(lists['annotations']))
         self._look_for_double_images(lists['images'])
+        self._clear_crowds(lists['annotations'])
         self._number(lists['annotations'])
 
     def _definition_problem(self, name: str, item: dict) -> str | None:
@@ -200,6 +201,16 @@ class Reading:
                 'images have the file_name of another: if each has but a part of the objects, the '
                 'model learns to overlook the others; give a file one entry'
             ] = doubles
+
+    def _clear_crowds(self, annotations: list[dict]) -> None:
+        """Take crowds for objects if there is nothing else; CVAT marks all masks as crowds."""
+        if all(item['iscrowd'] and not item.get('ignore') for item in annotations):
+            for item in annotations:
+                item['iscrowd'] = 0
+            if annotations:
+                self.findings[
+                    'annotations, which are all, are marked as crowds (iscrowd 1): taken as objects'
+                ] = len(annotations)
 
     def _number(self, annotations: list[dict]) -> None:
         """Number the annotations from 1 if ids are 0, missing or double.

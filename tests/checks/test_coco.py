@@ -192,7 +192,7 @@ MENDED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         'had no usable bbox',
     ),
     ('annotations', dict(iscrowd=None), dict(iscrowd=0), 'had no usable iscrowd'),
-    ('annotations', dict(iscrowd='1'), dict(iscrowd=1), 'had no usable iscrowd'),
+    ('annotations', dict(iscrowd='0'), dict(iscrowd=0), 'had no usable iscrowd'),
     ('annotations', dict(ignore=1), dict(iscrowd=1), 'as 1 where "ignore" is 1'),
     ('annotations', dict(image_id='7'), dict(image_id=7), 'had no usable image_id'),
     ('annotations', dict(category_id=5.0), dict(category_id=5), 'had no usable category_id'),

@@ -31,6 +31,7 @@ def build(root: Path, split: str = 'val2017', pipeline: Any = (), **options: Any
         pipeline=[*pipeline],
         data_prefix=dict(img=f'{split}/'),
         test_mode=split == 'val2017',
+        serialize_data=False,  # which collects garbage
         **dict(metainfo=CLASSES, filter_cfg=dict(filter_empty_gt=True)) | options,
     )
 
@@ -180,7 +181,7 @@ def set_all(**values: object) -> Callable[[dict], None]:
 @pytest.mark.parametrize(
     'apply, sentence',
     [
-        (set_all(iscrowd=1), r'no object to use: .* \(12 crowds \(iscrowd is 1\), which are ign'),
+        (set_all(ignore=1), r'no object to use: .* \(12 marked by "ignore"\)'),
         (set_all(bbox=[0.1, 0.1, 0.5, 0.5]), r'\(12 less than a pixel wide or high'),
         (set_all(bbox=[5, 5, -3, 4]), r'\(12 less than a pixel wide or high'),
         (set_all(bbox=[70, 5, 10, 10]), r'\(12 outside of their image'),
@@ -195,11 +196,21 @@ def test_objects_that_leave_nothing_to_learn_are_refused(
         build(coco_root, 'train2017', pipeline=(WITH_MASKS,))
 
 
-def test_areas_of_zero_leave_all_to_learn(coco_root: Path) -> None:
-    change(coco_root, 'train2017', set_all(area=0))
+@pytest.mark.parametrize(
+    'apply, finding',
+    [
+        (set_all(area=0), '12 of the annotations had no usable area'),
+        (set_all(iscrowd=1), '12 of the annotations, which are all, are marked as crowds'),
+    ],
+)
+def test_objects_that_mmdet_would_not_learn_are_mended(
+    coco_root: Path, apply: Callable[[dict], object], finding: str
+) -> None:
+    change(coco_root, 'train2017', apply)
     dataset = build(coco_root, 'train2017')
-    assert sum(len(dataset.get_data_info(index)['instances']) for index in range(6)) == 12
-    assert any('12 of the annotations had no usable area' in text for text in dataset.findings)
+    instances = [info for index in range(6) for info in dataset.get_data_info(index)['instances']]
+    assert [instance['ignore_flag'] for instance in instances] == 12 * [0]
+    assert any(finding in text for text in dataset.findings)
 
 
 def test_images_that_are_too_small_are_counted_or_refused(coco_root: Path) -> None:

@@ -58,7 +58,7 @@ def write(folder: Path, value: object, name: str = 'val.json') -> str:
 
 
 def build(path: str, **options: Any) -> CocoDataset:
-    options = dict(metainfo=dict(classes=CLASSES)) | options
+    options = dict(metainfo=dict(classes=CLASSES), serialize_data=False) | options
     return CocoDataset(ann_file=path, data_prefix=dict(img=''), test_mode=True, **options)
 
 
