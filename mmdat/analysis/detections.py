@@ -63,7 +63,7 @@ def _average_precision(
     evaluation.params.imgIds = [sample['img_id'] for sample in predictions]
     evaluation.evaluate()
     evaluation.accumulate()
-    # [IoU threshold, recall, class, area range], at the largest number of detections
+    # [IoU threshold, recall, class by id, area range], at the largest number of detections
     precisions = evaluation.eval['precision'][..., -1]
     ranks = [sorted(dataset.cat_ids).index(number) for number in dataset.cat_ids]
     classes = dict.fromkeys([ALL_CLASSES], slice(None)) | {

@@ -20,8 +20,10 @@ from .config_tree import unwrap
 
 # Detections of a class in an image that COCO's average precision counts.
 MOST_EVALUATED = 100
+# COCO's own data have a crowd to a hundred objects, of which nothing is to be said.
 MANY_CROWDS = 10
 CROWD = 'crowds (iscrowd is 1), which are ignored'
+MARKED = 'marked by "ignore"'
 OTHER_CATEGORY = 'of categories that metainfo.classes lacks'
 Warn = Callable[[str], object]
 
@@ -47,7 +49,7 @@ def read_coco(path: str, needs_masks: bool = False, warn: Warn = log_once) -> di
         UserError: If the file cannot be read or is not in COCO format.
     """
     try:
-        with open(path, encoding='utf-8-sig') as file:
+        with open(path, 'rb') as file:  # as bytes, so that json detects the encoding
             content = json.load(file)
     except FileNotFoundError:
         raise UserError(
@@ -199,7 +201,7 @@ class Tally:
             if annotation['category_id'] not in ids:
                 self.left_out[OTHER_CATEGORY] += 1
             elif annotation.get('ignore'):
-                self.left_out['marked by "ignore"'] += 1
+                self.left_out[MARKED] += 1
             elif width < 1 or height < 1:
                 self.left_out['less than a pixel wide or high (bbox is in pixels)'] += 1
             elif not (-width < x < image['width'] and -height < y < image['height']):
@@ -248,13 +250,13 @@ def check_left_out(dataset: Any, warn: Warn) -> None:
     """
     for tally in _tallies(dataset):
         used, left_out = tally.objects.total(), tally.left_out + tally.ignored
-        # A few crowds are in COCO's own data.
-        if MANY_CROWDS * left_out[CROWD] < used:
-            del left_out[CROWD]
         what = 'are not learned'
         if dataset.test_mode:
-            del left_out[OTHER_CATEGORY]
             what = 'can hardly be found, but are evaluated'
+            for reason in (CROWD, MARKED, OTHER_CATEGORY):
+                del left_out[reason]
+        elif MANY_CROWDS * left_out[CROWD] < used:
+            del left_out[CROWD]
         if left_out:
             warn(
                 f'{left_out.total()} of the {used + left_out.total()} objects in '
@@ -350,6 +352,11 @@ def check_evaluator(metric: Any, dataset: Any) -> None:
     if truth is None or path is None or not _tallies(dataset):
         return
     check_categories(truth.dataset, path, dataset.metainfo['classes'])
+    if not truth.dataset.get('annotations') and not getattr(metric, 'format_only', False):
+        raise UserError(
+            f"the evaluator's ann_file {path} has no annotations: give one that has, or set "
+            'format_only=True to write the predictions alone'
+        )
     if os.path.realpath(path) == os.path.realpath(dataset.ann_file):
         return
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
@@ -378,17 +385,17 @@ def _tallies(dataset: Any) -> list[Tally]:
 
 
 def _limits(model: nn.Module) -> Iterator[tuple[int, str]]:
-    """Yield how many objects the parts of a detector return for an image, and the settings."""
+    """Yield how many objects the parts of a detector return for an image, each with its key."""
     for name, module in model.named_modules():
+        stage = '.rpn' * ('rpn_head' in name) or '.rcnn' * ('roi_head' in name)
         test_cfg = getattr(module, 'test_cfg', None)
-        settings = dict(test_cfg) if isinstance(test_cfg, Mapping) else {}
         for key in ('max_per_img', 'max_per_image'):
-            limit = settings.get(key)
+            limit = test_cfg.get(key) if isinstance(test_cfg, Mapping) else None
             if isinstance(limit, int) and limit > 0:
-                yield limit, f'test_cfg.{key} of model.{name}'
+                yield limit, f'model.test_cfg{stage}.{key}'
         limit = getattr(module, 'num_queries', None)
         if isinstance(limit, int):
-            yield limit, f'num_queries of model{"." * bool(name)}{name}'
+            yield limit, '.'.join(filter(None, ('model', name, 'num_queries')))
 
 
 def _plain(name: str) -> str:

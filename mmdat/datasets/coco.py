@@ -18,7 +18,7 @@ from mmdat.checks.coco import (
     read_coco,
 )
 from mmdat.checks.config_tree import transforms
-from mmdat.errors import enumerate_names
+from mmdat.errors import UserError, enumerate_names
 from mmdat.registry import DATASETS
 
 
@@ -91,20 +91,31 @@ class CocoDataset(MMDetCocoDataset):
             ``metainfo`` or leaves no image to use.
     """
 
+    data_list: list[dict]
+
     def _load_metainfo(self, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
         self._are_classes_given = 'classes' in (metainfo or {})
         return super()._load_metainfo(metainfo)
 
     def load_data_list(self) -> list[dict]:
         check_class_names(self.metainfo['classes'])
+        # The other toolboxes, and the default, have another name for it.
+        self.data_prefix.setdefault('img', self.data_prefix.get('img_path', self.data_root))
         self.tally = Tally()
         self._loads_masks = any(
             getattr(step, 'with_mask', False) for step in transforms(self.pipeline)
         )
         self._names_in = cache(_names_in)
+        self._moved: dict[str, str] = {}
         self.COCOAPI = self._read
         data_list = super().load_data_list()
-        del self.COCOAPI, self._names_in  # which cannot be sent to another process
+        if self._moved:
+            self.findings.append(
+                f'{len(self._moved)} of the {len(data_list)} images of {self.ann_file} were found '
+                f'without folders that their file_name has, such as {next(iter(self._moved))}'
+            )
+            log_once(self.findings[-1])
+        del self.COCOAPI, self._names_in, self._moved  # which other processes cannot be sent
         return data_list
 
     def _read(self, path: str) -> CheckedCOCO:
@@ -133,13 +144,23 @@ class CocoDataset(MMDetCocoDataset):
 
     def _find(self, name: str, path: str) -> str:
         """Return the path of an image, without the first folders of its name if it is there."""
+        if self._is_file(path):
+            return path
         parts = name.replace('\\', '/').split('/')
         candidates = [os.path.join(self.data_prefix['img'], *parts[i:]) for i in range(len(parts))]
-        for candidate in (path, *candidates):
-            folder, file = os.path.split(candidate)
-            if file in self._names_in(folder):
-                return candidate
-        return path
+        found = next(filter(self._is_file, candidates), None)
+        if found is None:
+            return path
+        if self._moved.setdefault(found, name) != name:
+            raise UserError(
+                f'the images {self._moved[found]!r} and {name!r} of {self.ann_file} would both be '
+                f'{found}: give data_prefix the folder that their file_name begins in'
+            )
+        return found
+
+    def _is_file(self, path: str) -> bool:
+        folder, file = os.path.split(path)
+        return file in self._names_in(folder)
 
     def filter_data(self) -> list[dict]:
         data_list = super().filter_data()
@@ -153,7 +174,11 @@ class CocoDataset(MMDetCocoDataset):
                     'without an object (filter_cfg.filter_empty_gt)': empty,
                 }
             )
-        for info in data_list:
+        used = data_list
+        if self._indices is not None:
+            self.data_list = data_list
+            used = self._get_unserialized_subset(self._indices)
+        for info in used:
             self.tally.add(info['instances'], self._loads_masks)
         check_any_left(self.tally, self.ann_file, self.metainfo['classes'], self.test_mode)
         return data_list

@@ -233,13 +233,14 @@ def test_what_can_be_computed_is_and_is_said_once(
     assert said in warnings[0]
 
 
-def test_missing_values_are_computed_and_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_missing_values_are_computed_and_counted(tmp_path: Path, encoding: str) -> None:
     content = copy.deepcopy(GOOD)
     content['annotations'] = 3 * [content['annotations'][0]]
     for key in ('id', 'bbox', 'area', 'iscrowd'):
         del content['annotations'][0][key]
-    path = tmp_path / 'bom.json'
-    path.write_text(json.dumps(content), encoding='utf-8-sig')
+    path = tmp_path / f'{encoding}.json'
+    path.write_text(json.dumps(content), encoding=encoding)
     warnings: list[str] = []
     read = read_coco(str(path), warn=warnings.append)
     assert [item['id'] for item in read['annotations']] == [1, 2, 3]

@@ -254,16 +254,20 @@ def test_objects_that_are_left_out_are_counted(coco_root: Path) -> None:
 
 def test_more_objects_than_a_model_returns_are_told(coco_root: Path) -> None:
     model = nn.Module()
-    model.head = nn.Module()
-    model.head.test_cfg = dict(max_per_img=2)
+    model.roi_head = nn.Module()
+    model.roi_head.test_cfg = dict(max_per_img=2)
     warnings: list[str] = []
     check_object_counts(model, build(coco_root), warnings.append)
     assert not warnings
-    model.num_queries = 1
+    model.roi_head.test_cfg['max_per_img'] = 1
     check_object_counts(model, build(coco_root), warnings.append)
     assert len(warnings) == 1
     assert '2 of the 2 images in' in warnings[0]
-    assert '(up to 2) than the 1 that the model returns for an image: raise num_q' in warnings[0]
+    assert '(up to 2) than the 1 that the model returns for an image: raise model' in warnings[0]
+    assert warnings.pop().endswith('raise model.test_cfg.rcnn.max_per_img')
+    model.roi_head.test_cfg['max_per_img'], model.num_queries = 2, 1
+    check_object_counts(model, build(coco_root), warnings.append)
+    assert warnings[0].endswith('raise model.num_queries')
     change(
         coco_root,
         'val2017',
@@ -288,9 +292,31 @@ def test_images_are_found_in_other_folders_than_those_of_the_file(
 
     change(coco_root, 'val2017', rename)
     dataset = build(coco_root)
-    assert [Path(dataset.get_data_info(index)['img_path']).is_file() for index in (0, 1)] == 2 * [
-        True
-    ]
+    for index in range(2):
+        assert Path(dataset.get_data_info(index)['img_path']).samefile(
+            coco_root / 'val2017' / f'{index}.png'
+        )
+    assert ('./' in name) == (not any('without folders' in text for text in dataset.findings))
+
+
+def test_images_that_could_be_one_file_are_refused(coco_root: Path) -> None:
+    def rename(content: dict) -> None:
+        for image, folder in zip(content['images'], 'ab', strict=True):
+            image['file_name'] = f'{folder}/0.png'
+
+    change(coco_root, 'val2017', rename)
+    with pytest.raises(
+        UserError, match=r"images 'a/0.png' and 'b/0.png' of .* would both be .*0.png"
+    ):
+        build(coco_root)
+
+
+def test_classes_and_objects_of_a_part_of_the_images_are_counted(coco_root: Path) -> None:
+    change(coco_root, 'train2017', lambda content: content['annotations'][1].update(category_id=5))
+    warnings: list[str] = []
+    check_classes_occur(build(coco_root, 'train2017', indices=1), warnings.append)
+    assert '1 of the 2 classes have no object in' in warnings[0]
+    assert "cannot be learned: 'disk'" in warnings[0]
 
 
 def test_data_set_can_be_sent_to_another_process(coco_root: Path) -> None:

@@ -189,6 +189,7 @@ def test_file_for_other_images_or_classes_is_refused(tmp_path: Path) -> None:
     refuse(renamed, r'1 of the 3 images of .*val.json are other images in .*other.json')
     renamed['categories'][0]['name'] = 'square'
     refuse(renamed, r"other.json has no category 'box'")
+    refuse(content() | dict(annotations=[]), r'other.json has no annotations: give one that has')
     boxes = content()
     del boxes['annotations'][0]['segmentation']
     path = write(tmp_path, boxes, 'boxes.json')
