@@ -19,6 +19,7 @@ def _child(parent: Registry, location: str) -> Registry:
 MODELS = _child(mmengine_registry.MODELS, 'mmdat.models')
 DATASETS = _child(mmengine_registry.DATASETS, 'mmdat.datasets')
 TRANSFORMS = _child(mmengine_registry.TRANSFORMS, 'mmdat.datasets')
+METRICS = _child(mmengine_registry.METRICS, 'mmdat.datasets')
 FUNCTIONS = _child(mmengine_registry.FUNCTIONS, 'mmdat.engine')
 STRATEGIES = _child(mmengine_registry.STRATEGIES, 'mmdat.engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'mmdat.engine')

@@ -16,6 +16,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmdat.datasets.coco import CheckedCOCO
 from mmdat.visualization import Comparison, draw_comparisons
 
 from .tables import ALL_CLASSES, Tables
@@ -39,8 +40,9 @@ def average_precision(predictions: Sequence[dict[str, Any]], dataset: BaseDatase
         By ``'bbox'`` and ``'segm'``.
     """
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
-        ground_truth = COCO(dataset.ann_file)
-        metrics = ['bbox'] + ['segm'] * ('masks' in predictions[0]['pred_instances'])
+        with_masks = 'masks' in predictions[0]['pred_instances']
+        ground_truth = CheckedCOCO(dataset.ann_file, with_masks)
+        metrics = ['bbox'] + ['segm'] * with_masks
         return {
             metric: _average_precision(predictions, dataset, ground_truth, metric)
             for metric in metrics
@@ -61,10 +63,11 @@ def _average_precision(
     evaluation.params.imgIds = [sample['img_id'] for sample in predictions]
     evaluation.evaluate()
     evaluation.accumulate()
-    # [IoU threshold, recall, class, area range], at the largest number of detections
+    # [IoU threshold, recall, class by id, area range], at the largest number of detections
     precisions = evaluation.eval['precision'][..., -1]
+    ranks = [sorted(dataset.cat_ids).index(number) for number in dataset.cat_ids]
     classes = dict.fromkeys([ALL_CLASSES], slice(None)) | {
-        name: [index] for index, name in enumerate(dataset.metainfo['classes'])
+        name: [rank] for name, rank in zip(dataset.metainfo['classes'], ranks, strict=True)
     }
 
     def mean_precision(

@@ -42,7 +42,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
-from . import checkpoint, config_keys, config_tree, folders, images, masks, model_fit, run
+from . import checkpoint, coco, config_keys, config_tree, folders, images, masks, model_fit, run
 
 
 def after_reading(cfg: Config) -> None:
@@ -136,11 +136,15 @@ def of_first_step(
     yield partial(model_fit.check_channels, model)
     yield partial(model_fit.check_image_channels, model)
     yield partial(folders.check_class_folders, datasets)
+    yield partial(coco.check_same_classes, datasets)
     ignore_index = getattr(getattr(model, 'decode_head', None), 'ignore_index', masks.IGNORED)
     for split, dataset in datasets.items():
         in_training = split == 'train'
         for _, single in config_tree.unwrap(dataset):
             yield partial(model_fit.check_num_classes, model, single)
+            yield partial(coco.check_left_out, single, warn)
+            yield partial(coco.check_classes_occur, single, warn)
+            yield partial(coco.check_object_counts, model, single, warn)
             yield partial(folders.check_labels, single, in_training, warn)
             yield partial(folders.check_left_out, single, warn)
             yield partial(images.check_image_files, single, in_training, warn)

@@ -1,10 +1,11 @@
 """Checks of what a checkpoint holds: whether it can be loaded, tested, resumed."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmdat.errors import UserError
+from mmdat.errors import UserError, enumerate_names
 
 # What a checkpoint needs beside the weights for training to go on where it stopped.
 TRAINING_STATE = ('meta', 'message_hub', 'optimizer')
@@ -54,6 +55,36 @@ def check_resumable(content: dict[str, Any], source: str) -> None:
             f'checkpoint {source} cannot be resumed from, since it has no '
             f'{" and no ".join(missing)}: start from its weights with load_from'
         )
+
+
+def check_trained_classes(
+    content: Mapping[str, Any], source: str, classes: Sequence[str], warn: Callable[[str], object]
+) -> None:
+    """Refuse a checkpoint that was trained with the data's classes in another order.
+
+    Args:
+        content: The checkpoint; one that does not name its classes passes.
+        source: Its path, for the sentence.
+        classes: Those of the data that it is tested on, or that training goes on with.
+        warn: Is told that as many classes have other names.
+
+    Raises:
+        UserError: Names the classes.
+    """
+    trained = ((content.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ()
+    if len(trained) != len(classes) or list(trained) == list(classes):
+        return
+    wrong = [f'{old} -> {new}' for old, new in zip(trained, classes, strict=True) if old != new]
+    if set(trained) == set(classes):
+        raise UserError(
+            f'{source} was trained with the same classes in another order, so that '
+            f'{enumerate_names(wrong)} would change places: give metainfo=dict(classes=(...)) the '
+            'order of the training'
+        )
+    warn(
+        f'{len(wrong)} of the {len(classes)} classes of {source} have another name in the data: '
+        f'{enumerate_names(wrong)}'
+    )
 
 
 def warn_if_finished(runner: Runner, source: str) -> None:

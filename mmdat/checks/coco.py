@@ -1,50 +1,55 @@
-"""Read annotations in COCO format; refuse values that would fail in the midst of training."""
+"""Check data in COCO format: the file, its classes and objects, and the metric's file."""
 
+import functools
 import json
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+import logging
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from mmengine.logging import print_log
+from torch import nn
 
 from mmdat.errors import UserError, enumerate_names
 
+from .coco_reading import Reading
+from .config_tree import unwrap
 
-def _are_finite(numbers: object) -> bool:
-    """Tell whether a value is a list of finite numbers, by its sum, which is fastest."""
-    try:
-        return isinstance(numbers, list) and math.isfinite(sum(numbers))
-    except (TypeError, OverflowError):
-        return False
-
-
-Check = tuple[Callable[[Any], bool], str]
-ID: Check = (lambda value: isinstance(value, (int, str)), 'a number or a string')
-STRING: Check = (lambda value: isinstance(value, str), 'a string')
-LENGTH: Check = (lambda value: isinstance(value, int) and value > 0, 'a positive integer')
-NUMBER: Check = (lambda value: _are_finite([value]), 'a finite number')
-BOX: Check = (lambda value: _are_finite(value) and len(value) == 4, 'four finite numbers')
-# What mmdet and pycocotools read of each item, by list, and what it must be. Boxes without an area
-# are in COCO too; mmdet leaves them out.
-FIELDS: dict[str, dict[str, Check]] = {
-    'images': dict(id=ID, file_name=STRING, height=LENGTH, width=LENGTH),
-    'categories': dict(id=ID, name=STRING),
-    'annotations': dict(id=ID, image_id=ID, category_id=ID, bbox=BOX, area=NUMBER),
-}
-KINDS = {dict: 'an object', list: 'a list', str: 'a string', bool: 'a boolean', type(None): 'null'}
+# Detections of a class in an image that COCO's average precision counts.
+MOST_EVALUATED = 100
+# COCO's own data have a crowd to a hundred objects, of which nothing is to be said.
+MANY_CROWDS = 10
+CROWD = 'crowds (iscrowd is 1), which are ignored'
+MARKED = 'marked by "ignore"'
+OTHER_CATEGORY = 'of categories that metainfo.classes lacks'
+Warn = Callable[[str], object]
 
 
-def read_coco(path: str, needed: Collection[str] = ()) -> dict[str, Any]:
-    """Read a file of annotations in COCO format.
+@functools.cache
+def log_once(text: str) -> None:
+    """Log a warning, but once in a process: the data set and the metric read the same file."""
+    print_log(text, 'current', logging.WARNING)
+
+
+def read_coco(path: str, needs_masks: bool = False, warn: Warn = log_once) -> dict[str, Any]:
+    """Read a file of annotations in COCO format, and compute what it lacks.
+
+    Computed are missing areas, boxes and ``iscrowd``, ids of annotations that pycocotools cannot
+    work with, numbers that are written as text, and polygons without their list.
 
     Args:
         path: Path of a JSON file.
-        needed: Fields that each annotation must have, of those that are optional:
-            ``'segmentation'`` and ``'iscrowd'``.
+        needs_masks: Whether each annotation must have a segmentation.
+        warn: Is told what was computed and what is suspicious, each with the number of items.
 
     Raises:
         UserError: If the file cannot be read or is not in COCO format.
     """
     try:
-        with open(path, encoding='utf-8') as file:
+        with open(path, 'rb') as file:  # as bytes, so that json detects the encoding
             content = json.load(file)
     except FileNotFoundError:
         raise UserError(
@@ -60,13 +65,58 @@ def read_coco(path: str, needed: Collection[str] = ()) -> dict[str, Any]:
         raise UserError(
             f'annotation file {path} is not JSON ({error}): give annotations in COCO format'
         ) from None
-    for problem in _problems(content, set(needed)):
+    reading = Reading(needs_masks)
+    for problem in reading.problems(content):
         raise UserError(f'annotation file {path} is not in COCO format: {problem}')
+    for finding, count in reading.findings.items():
+        warn(f'annotation file {path}: {count} of the {finding}')
     return content
+
+
+def class_names(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name the classes of a file, in the order of the ids of its categories.
+
+    Categories without objects are none if they are the background, or if they group others, as the
+    first of Roboflow's files does.
+
+    Args:
+        content: What :func:`read_coco` returned.
+    """
+    categories = content['categories']
+    used = {annotation['category_id'] for annotation in content.get('annotations', [])}
+    groups = [category.get('supercategory') for category in categories]
+
+    def is_class(category: Mapping[str, Any]) -> bool:
+        is_group = category.get('supercategory') == 'none' and category['name'] in groups
+        return category['id'] in used or not (is_group or _plain(category['name']) == 'background')
+
+    ordered = sorted(categories, key=lambda category: category['id'])
+    return tuple(category['name'] for category in ordered if is_class(category))
+
+
+def check_class_names(classes: Any) -> None:
+    """Refuse ``metainfo.classes`` that are no list of names, or that name a class twice.
+
+    Raises:
+        UserError: Says what was probably meant.
+    """
+    if isinstance(classes, str):
+        raise UserError(
+            f'metainfo.classes is {classes!r}, neither a list nor a file: for a single class write '
+            f'classes=({classes!r},), with a comma'
+        )
+    for name in classes:
+        if not isinstance(name, str):
+            raise UserError(f'metainfo.classes has {name!r}, which is no string: give names')
+    for name, count in Counter(classes).items():
+        if count > 1:
+            raise UserError(f'metainfo.classes names {name!r} {count} times: name each class once')
 
 
 def check_categories(content: Mapping[str, Any], path: str, classes: Collection[str]) -> None:
     """Refuse annotations without a needed class, or with objects of other classes alone.
+
+    A class may be missing if the file has no other category that could be it.
 
     Args:
         content: What :func:`read_coco` returned.
@@ -77,7 +127,16 @@ def check_categories(content: Mapping[str, Any], path: str, classes: Collection[
         UserError: Names the classes, and those of the file.
     """
     numbers = {category['name']: category['id'] for category in content['categories']}
-    if missing := set(classes) - numbers.keys():
+    missing = [name for name in classes if name not in numbers]
+    others = [name for name in numbers if name not in classes]
+    for name in missing:
+        for other in others:
+            if _plain(name) == _plain(other):
+                raise UserError(
+                    f'annotation file {path} has no category {name!r}, which the config expects, '
+                    f'but {other!r}: write the name alike in metainfo.classes and in the file'
+                )
+    if missing and (others or not numbers):
         raise UserError(
             f'annotation file {path} has no category {enumerate_names(missing)}, '
             'which the config expects: set metainfo=dict(classes=(...)) of the data set and '
@@ -87,130 +146,259 @@ def check_categories(content: Mapping[str, Any], path: str, classes: Collection[
     # Images to be tested only, such as COCO's test-dev, have no annotations.
     annotations = content.get('annotations')
     if annotations and not any(item['category_id'] in wanted for item in annotations):
-        raise _nothing_to_use(path, classes)
+        raise _nothing_to_use(path, 'image to use', classes or numbers)
 
 
-def check_any_left(images: Collection[Any], path: str, classes: Collection[str]) -> None:
-    """Refuse a data set that has no image left after filtering.
+@dataclass
+class Tally:
+    """What a data set in COCO format has, and what it leaves out of its annotation file.
+
+    Attributes:
+        objects: Number of objects by label, without those that are ignored.
+        ignored: Reason -> number of objects that are neither learned nor looked for.
+        left_out: Reason -> number of objects that the data set does not have.
+        images_left_out: Reason -> number of images.
+        images_by_objects: Number of objects in an image -> number of such images.
+        crowded: Number of images with more objects of a class than are evaluated.
+    """
+
+    objects: Counter[int] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    images_left_out: Counter[str] = field(default_factory=Counter)
+    images_by_objects: Counter[int] = field(default_factory=Counter)
+    crowded: int = 0
+
+    def add(self, instances: Sequence[Mapping[str, Any]], needs_masks: bool) -> None:
+        """Count the objects of an image that a data set has."""
+        labels = []
+        for instance in instances:
+            mask = instance.get('mask')
+            if instance['ignore_flag']:
+                self.ignored[CROWD] += 1
+            # mmdet takes no polygon of two points.
+            elif needs_masks and isinstance(mask, list) and all(len(part) < 6 for part in mask):
+                self.ignored['without a polygon of three points'] += 1
+            else:
+                labels.append(instance['bbox_label'])
+        self.objects.update(labels)
+        self.images_by_objects[len(labels)] += 1
+        if len(labels) > MOST_EVALUATED:
+            self.crowded += max(Counter(labels).values()) > MOST_EVALUATED
+
+    def leave_out(
+        self, annotations: Sequence[Mapping[str, Any]], image: Mapping[str, Any], ids: Sequence[Any]
+    ) -> None:
+        """Count the objects of an image that mmdet leaves out.
+
+        Args:
+            annotations: Those of the file.
+            image: Their image, with ``width`` and ``height``.
+            ids: Those of the categories that are used.
+        """
+        for annotation in annotations:
+            x, y, width, height = annotation['bbox']
+            if annotation['category_id'] not in ids:
+                self.left_out[OTHER_CATEGORY] += 1
+            elif annotation.get('ignore'):
+                self.left_out[MARKED] += 1
+            elif width < 1 or height < 1:
+                self.left_out['less than a pixel wide or high (bbox is in pixels)'] += 1
+            elif not (-width < x < image['width'] and -height < y < image['height']):
+                self.left_out['outside of their image'] += 1
+
+
+def check_any_left(tally: Tally, path: str, classes: Collection[str], test_mode: bool) -> None:
+    """Refuse a data set that has no image left after filtering, or nothing to learn or to find.
 
     Args:
-        images: Those that are left.
+        tally: What the data set has.
         path: The file, for the sentence.
         classes: Names of the categories that are used.
+        test_mode: Whether it is tested on; then images without any annotation are fine.
 
     Raises:
-        UserError: Names the file and the classes.
+        UserError: Names the file, the classes and what was left out.
     """
-    if not images:
-        raise _nothing_to_use(path, classes)
+    reasons = tally.ignored + tally.left_out
+    if not tally.images_by_objects:
+        raise _nothing_to_use(path, 'image to use', classes, reasons, tally.images_left_out)
+    if not tally.objects and (reasons or not test_mode):
+        raise _nothing_to_use(path, 'object to use', classes, reasons, tally.images_left_out)
 
 
-def _nothing_to_use(path: str, classes: Collection[str]) -> UserError:
+def _nothing_to_use(
+    path: str, what: str, classes: Collection[str], *reasons: Counter[str]
+) -> UserError:
+    listed = '; '.join(filter(None, map(_list_reasons, reasons)))
     return UserError(
-        f'annotation file {path} leaves no image to use: it has none with '
-        f'an object of the classes {enumerate_names(classes)}'
+        f'annotation file {path} leaves no {what}: it has none with an object of the classes '
+        f'{enumerate_names(classes)}' + (f' that can be used ({listed})' if listed else '')
     )
 
 
-# Each check presupposes that those before it found nothing: only the first problem is to be read.
+def _list_reasons(reasons: Counter[str]) -> str:
+    return ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
 
 
-def _problems(content: Any, needed: set[str]) -> Iterator[str]:
-    """Yield what is wrong with the content of a file."""
-    if not isinstance(content, dict):
-        yield f'it holds {_kind(content)}, not an object'
-    known: dict[str, dict[Any, dict]] = {}
-    for name in FIELDS:
-        # Images to be tested only, such as COCO's test-dev, have no annotations.
-        items = content.get(name, [] if name == 'annotations' else None)
-        if not isinstance(items, list):
-            yield f"it has no list '{name}'"
-        known[name] = {}
-        for item in items:
-            if not isinstance(item, dict):
-                yield f"in '{name}' there is {_kind(item)}, not an object"
-            for problem in _item_problems(name, item, known, needed):
-                yield (
-                    f"in '{name}' the item with id {_show(item.get('id'))} {problem}: mend it, "
-                    'or take it out'
-                )
-            known[name][item['id']] = item
-
-
-def _item_problems(
-    name: str, item: dict, known: dict[str, dict[Any, dict]], needed: set[str]
-) -> Iterator[str]:
-    """Yield what is wrong with an image, a category or an annotation.
+def check_left_out(dataset: Any, warn: Warn) -> None:
+    """Warn of objects and images that mmdet would leave out in silence.
 
     Args:
-        name: The list that it is in.
-        item: The image, category or annotation.
-        known: The items before it, by list and id.
-        needed: As for :func:`read_coco`.
+        dataset: A built data set; any but mmdat's in COCO format passes.
+        warn: Is told how many, and why.
     """
-    fields = FIELDS[name]
-    if missing := fields.keys() - item.keys():
-        yield f'has no {enumerate_names(sorted(missing))}'
-    for key, (fits, wanted) in fields.items():
-        if not fits(item[key]):
-            yield f'has the {key} {_show(item[key])}, which is not {wanted}'
-    if item['id'] in known[name]:
-        yield 'is there more than once'
-    if name == 'annotations':
-        yield from _annotation_problems(item, known, needed)
+    for tally in _tallies(dataset):
+        used, left_out = tally.objects.total(), tally.left_out + tally.ignored
+        what = 'are not learned'
+        if dataset.test_mode:
+            what = 'can hardly be found, but are evaluated'
+            for reason in (CROWD, MARKED, OTHER_CATEGORY):
+                del left_out[reason]
+        elif MANY_CROWDS * left_out[CROWD] < used:
+            del left_out[CROWD]
+        if left_out:
+            warn(
+                f'{left_out.total()} of the {used + left_out.total()} objects in '
+                f'{dataset.ann_file} {what}: {_list_reasons(left_out)}'
+            )
+        images = tally.images_left_out
+        if images:
+            warn(
+                f'{images.total()} of the {tally.images_by_objects.total() + images.total()} '
+                f'images in {dataset.ann_file} are left out: {_list_reasons(images)}'
+            )
 
 
-def _annotation_problems(
-    item: dict, known: dict[str, dict[Any, dict]], needed: set[str]
-) -> Iterator[str]:
-    for key, others in (('image_id', 'images'), ('category_id', 'categories')):
-        if item[key] not in known[others]:
-            yield f"has the {key} {_show(item[key])}, which is not in '{others}'"
-    for key in needed:
-        if item.get(key) in (None, []):
-            yield f"has no '{key}', which the config needs"
-    if item.get('iscrowd', 0) not in (0, 1):
-        yield f'has the iscrowd {_show(item["iscrowd"])}, which is neither 0 nor 1'
-    if item.get('segmentation'):
-        yield from _segmentation_problems(item['segmentation'], known['images'][item['image_id']])
+def check_classes_occur(dataset: Any, warn: Warn) -> None:
+    """Warn of classes without an object.
+
+    Args:
+        dataset: A built data set; any but mmdat's in COCO format passes.
+        warn: Is told their names, and how many.
+    """
+    for tally in _tallies(dataset):
+        classes = dataset.metainfo['classes']
+        lacking = [name for label, name in enumerate(classes) if not tally.objects[label]]
+        if lacking and tally.objects:
+            what = 'are not evaluated' if dataset.test_mode else 'cannot be learned'
+            warn(
+                f'{len(lacking)} of the {len(classes)} classes have no object in '
+                f'{dataset.ann_file} and {what}: {enumerate_names(lacking)}'
+            )
 
 
-def _segmentation_problems(segmentation: Any, image: dict) -> Iterator[str]:
-    """Yield what is wrong with the polygons or run lengths of an object."""
-    size = [image['height'], image['width']]
-    if isinstance(segmentation, list):
-        # Polygons of two points, which some programs write, mmdet leaves out.
-        for polygon in segmentation:
-            if not _are_finite(polygon) or len(polygon) < 4:
-                yield (
-                    f'has the polygon {_show(polygon)}, which is not a list of two or more '
-                    'pairs of finite numbers'
+def check_object_counts(model: nn.Module, dataset: Any, warn: Warn) -> None:
+    """Warn of images with more objects than a detector returns, or than are evaluated.
+
+    Args:
+        model: The detector, without wrappers.
+        dataset: A built data set; any but mmdat's in COCO format passes.
+        warn: Is told how many images, and which setting limits the objects.
+    """
+    for tally in _tallies(dataset):
+        limit, name = min(_limits(model), default=(None, ''))
+        counts = tally.images_by_objects
+        above = sum(images for count, images in counts.items() if limit and count > limit)
+        if above:
+            warn(
+                f'{above} of the {counts.total()} images in {dataset.ann_file} have more objects '
+                f'(up to {max(counts)}) than the {limit} that the model returns for an image: '
+                f'raise {name}'
+            )
+        if tally.crowded and dataset.test_mode:
+            warn(
+                f'{tally.crowded} images in {dataset.ann_file} have more than {MOST_EVALUATED} '
+                "objects of a class, of which COCO's average precision counts no more: it stays "
+                'below 1'
+            )
+
+
+def check_same_classes(datasets: Mapping[str, Any]) -> None:
+    """Refuse data sets in COCO format whose labels mean other classes than each other's.
+
+    Args:
+        datasets: Split -> the data set, built; any but mmdat's in COCO format pass.
+
+    Raises:
+        UserError: Names the splits and the classes.
+    """
+    first: tuple[str, tuple[str, ...]] | None = None
+    for split, dataset in datasets.items():
+        for _, single in unwrap(dataset):
+            if not _tallies(single):
+                continue
+            classes = tuple(single.metainfo['classes'])
+            first = first or (split, classes)
+            if classes != first[1]:
+                raise UserError(
+                    f'the classes of the {first[0]} data are {enumerate_names(first[1])}, those of '
+                    f'the {split} data {enumerate_names(classes)}: set the same metainfo='
+                    'dict(classes=(...)) for all data sets, in the same order'
                 )
-    elif not isinstance(segmentation, dict):
-        yield f'has {_kind(segmentation)} as its segmentation, not polygons or run lengths'
-    elif segmentation.get('size') != size:
-        yield (
-            f'has a segmentation of size {_show(segmentation.get("size"))}, but its image has '
-            f'{size}'
+
+
+def check_evaluator(metric: Any, dataset: Any) -> None:
+    """Refuse a metric whose annotations are for other images or classes than those tested.
+
+    Args:
+        metric: A metric, built; any passes that reads no file in COCO format.
+        dataset: A data set that is tested, built and out of its wrappers.
+
+    Raises:
+        UserError: Names both files and an image or a class.
+    """
+    truth, path = getattr(metric, '_coco_api', None), getattr(metric, 'ann_file', None)
+    if truth is None or path is None or not _tallies(dataset):
+        return
+    check_categories(truth.dataset, path, dataset.metainfo['classes'])
+    if not truth.dataset.get('annotations') and not getattr(metric, 'format_only', False):
+        raise UserError(
+            f"the evaluator's ann_file {path} has no annotations: give one that has, or set "
+            'format_only=True to write the predictions alone'
         )
-    elif not _add_up(segmentation.get('counts'), math.prod(size)):
-        yield 'has a segmentation whose counts do not add up to the pixels of its image'
+    if os.path.realpath(path) == os.path.realpath(dataset.ann_file):
+        return
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    for what, wrong in (
+        ('not in', [info for info in infos if info['img_id'] not in truth.imgs]),
+        ('other images in', [info for info in infos if not _is_same_image(info, truth.imgs)]),
+    ):
+        if wrong:
+            raise UserError(
+                f'{len(wrong)} of the {len(infos)} images of {dataset.ann_file} are {what} the '
+                f"evaluator's ann_file {path}, such as {wrong[0]['img_path']} (id "
+                f'{wrong[0]["img_id"]!r}): give the evaluator the ann_file of the data set'
+            )
 
 
-def _add_up(counts: Any, pixels: int) -> bool:
-    """Whether run lengths cover an image; compressed ones pass."""
-    # To add up compressed ones would be to decode them, which takes a minute for all of COCO.
-    return isinstance(counts, str) or (
-        _are_finite(counts) and min(counts, default=0) >= 0 and sum(counts) == pixels
-    )
+def _is_same_image(info: Mapping[str, Any], images: Mapping[Any, Mapping[str, Any]]) -> bool:
+    """Whether an image of a data set has the file name that its id has in the metric's file."""
+    name = images[info['img_id']]['file_name'] if info['img_id'] in images else ''
+    return name.replace('\\', '/').split('/')[-1] == os.path.basename(info['img_path'])
 
 
-def _kind(value: object) -> str:
-    """Name the type of a value as JSON calls it."""
-    return KINDS.get(type(value), 'a number')
+def _tallies(dataset: Any) -> list[Tally]:
+    """The tally of a data set, if it has one."""
+    tally = getattr(dataset, 'tally', None)
+    return [tally] if isinstance(tally, Tally) else []
 
 
-def _show(value: object, most: int = 40) -> str:
-    """Write a value as JSON, its beginning if it is long."""
-    text = json.dumps(value)
-    return text if len(text) <= most else f'{text[:most]}...'
+def _limits(model: nn.Module) -> Iterator[tuple[int, str]]:
+    """Yield how many objects the parts of a detector return for an image, each with its key."""
+    for name, module in model.named_modules():
+        stage = '.rpn' * ('rpn_head' in name) or '.rcnn' * ('roi_head' in name)
+        test_cfg = getattr(module, 'test_cfg', None)
+        for key in ('max_per_img', 'max_per_image'):
+            limit = test_cfg.get(key) if isinstance(test_cfg, Mapping) else None
+            if isinstance(limit, int) and limit > 0:
+                yield limit, f'model.test_cfg{stage}.{key}'
+        limit = getattr(module, 'num_queries', None)
+        if isinstance(limit, int):
+            yield limit, '.'.join(filter(None, ('model', name, 'num_queries')))
+
+
+def _plain(name: str) -> str:
+    """A name without what is often written in several ways: case, blanks and signs."""
+    letters = filter(str.isalnum, unicodedata.normalize('NFKC', name).casefold())
+    return ''.join(letters) or name

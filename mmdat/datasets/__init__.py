@@ -7,12 +7,14 @@ from mmdat.stack import require
 require('mmengine', 'mmcv', 'mmdet')
 
 from .coco import CocoDataset  # noqa: E402  after the check
+from .coco_metric import CocoMetric  # noqa: E402
 from .loading import LoadImageFromFile  # noqa: E402
 from .shapes.coco import ShapesDataset, write_shapes_coco  # noqa: E402
 from .shapes.files import ShapesParameters  # noqa: E402
 
 __all__ = [
     'CocoDataset',
+    'CocoMetric',
     'LoadImageFromFile',
     'ShapesDataset',
     'ShapesParameters',

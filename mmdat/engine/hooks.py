@@ -50,6 +50,15 @@ class CheckFitHook(Hook):
             unneeded=() if is_resuming else checks.model_fit.unbuilt_stages(model),
         )
 
+        if not is_fine_tuning:
+            for dataset in mmengine_private.built_datasets(runner).values():
+                checks.checkpoint.check_trained_classes(
+                    checkpoint,
+                    source,
+                    getattr(dataset, 'metainfo', {}).get('classes') or (),
+                    runner.logger.warning,
+                )
+
     def before_train(self, runner: Runner) -> None:
         checks.checkpoint.warn_if_finished(runner, mmengine_private.source_of_weights(runner))
 

@@ -100,6 +100,25 @@ def test_perfect_predictions_have_an_ap_of_one_in_every_class(
             assert row['AP'] == row['AP50'] == row['AP75'] == pytest.approx(1)
 
 
+def test_figures_are_of_the_named_class_whatever_the_ids(
+    dataset: CocoDataset, perfect: Results, tmp_path: Path
+) -> None:
+    content = json.loads(Path(dataset.ann_file).read_text())
+    for number, item in enumerate(content['annotations']):
+        item.update(id=number, category_id=9 - item['category_id'])
+    for item in content['categories']:
+        item['id'] = 9 - item['id']
+    (tmp_path / 'other.json').write_text(json.dumps(content))
+    other = ShapesDataset(ann_file=str(tmp_path / 'other.json'), test_mode=True)
+    for sample in perfect:  # of the first class nothing is found
+        instances = sample['pred_instances']
+        instances['labels'][instances['labels'] == 0] = 1
+    rows = average_precision(perfect, other)['bbox']
+    first, _, *others = METAINFO['classes']
+    assert rows[first]['AP'] == 0
+    assert [rows[name]['AP'] for name in others] == pytest.approx([1] * len(others))
+
+
 def test_shifted_predictions_have_less_the_further_the_less(
     dataset: CocoDataset, perfect: Results
 ) -> None:

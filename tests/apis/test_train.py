@@ -98,7 +98,7 @@ def test_broken_training_images_are_skipped_and_counted_in_wrapped_data_too(
 def break_annotations(config: Path, root: Path) -> None:
     path = root / 'annotations' / 'instances_train2017.json'
     content = json.loads(path.read_text())
-    del content['annotations'][3]['bbox']
+    del content['annotations'][3]['category_id']
     path.write_text(json.dumps(content))
 
 
@@ -123,7 +123,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     'the training data are built': (
         break_annotations,
-        r"not in COCO format: in 'annotations' the item with id 3 has no 'bbox'",
+        r"not in COCO format: in 'annotations' the item with id 3 has no 'category_id'",
     ),
     'the optimizer is built': (
         lambda config, root: config.write_text(

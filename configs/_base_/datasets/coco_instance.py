@@ -30,7 +30,8 @@ train_dataloader = dict(
 val_dataloader = dict(
     dataset=dict(type='mmdat.CocoDataset', data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
+val_evaluator = dict(
+    type='mmdat.CocoMetric', ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
 tta_model = dict(

@@ -1,0 +1,275 @@
+"""Look through annotations in COCO format: mend what can be computed, find what cannot be used."""
+
+import functools
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mmdat.errors import enumerate_names
+
+from .coco_repairs import are_finite, area_of, as_number, box_of, one_type_of_id, polygons_of
+
+Check = Callable[[dict], str | None]
+Rule = tuple[Callable[[Any], bool], str]
+ID: Rule = (lambda value: isinstance(value, (int, str)), 'a number or a string')
+STRING: Rule = (lambda value: isinstance(value, str), 'a string')
+LENGTH: Rule = (lambda value: isinstance(value, int) and value > 0, 'a positive integer')
+# What mmdet and pycocotools read of images and categories, and what it must be.
+FIELDS: dict[str, dict[str, Rule]] = {
+    'images': dict(id=ID, file_name=STRING, height=LENGTH, width=LENGTH),
+    'categories': dict(id=ID, name=STRING),
+}
+LISTS = (*FIELDS, 'annotations')
+# Key of an annotation -> the list in which the id is that it holds.
+REFERENCES = (('image_id', 'images'), ('category_id', 'categories'))
+KINDS = {dict: 'an object', list: 'a list', str: 'a string', bool: 'a boolean', type(None): 'null'}
+
+
+class Reading:
+    """Look through the content of an annotation file, and mend it where that can be done.
+
+    Args:
+        needs_masks: Whether each annotation must have a segmentation.
+
+    Attributes:
+        findings: What was mended or is suspicious, and the number of such items.
+    """
+
+    def __init__(self, needs_masks: bool = False) -> None:
+        self.findings: Counter[str] = Counter()
+        self._needs_masks = needs_masks
+        self._known: dict[str, dict[Any, dict]] = {}  # list -> id -> image or category
+        self._as_id: dict[str, Callable[[Any], Any]] = {}
+        self._num_beyond = self._num_like_corners = 0
+
+    # Each check presupposes that those before it found nothing.
+
+    def problems(self, content: Any) -> Iterator[str]:
+        """Yield what cannot be used, of which only the first is to be read."""
+        if not isinstance(content, dict):
+            yield f'it holds {_kind(content)}, not an object'
+        # Images to be tested only, such as COCO's test-dev, have no annotations.
+        lists = {name: content.get(name, [] if name == 'annotations' else None) for name in LISTS}
+        for name, items in lists.items():
+            if not isinstance(items, list):
+                yield f"it has no list '{name}'"
+            for item in items:
+                if not isinstance(item, dict):
+                    yield f"in '{name}' there is {_kind(item)}, not an object"
+            if name in FIELDS:
+                self._known[name] = {}
+                self._as_id[name] = one_type_of_id([item.get('id') for item in items])
+                check: Check = functools.partial(self._definition_problem, name)
+            else:
+                check = self._annotation_problem
+            wrong = [(item, problem) for item in items if (problem := check(item))]
+            for item, problem in wrong:
+                more = f' ({len(wrong)} items there have faults)' if len(wrong) > 1 else ''
+                yield (
+                    f"in '{name}' the item with id {_show(item.get('id'))} {problem}: mend it, or "
+                    f'take it out{more}'
+                )
+        yield from self._category_problems(content)
+        yield from self._box_problems(len(lists['annotations']))
+        self._look_for_double_images(lists['images'])
+        self._clear_crowds(lists['annotations'])
+        self._number(lists['annotations'])
+
+    def _definition_problem(self, name: str, item: dict) -> str | None:
+        """Mend an image or a category, or say what is wrong with it."""
+        fields = FIELDS[name]
+        if missing := fields.keys() - item.keys():
+            return f'has no {enumerate_names(sorted(missing))}'
+        mended: dict[str, Any] = {
+            key: as_number(item[key]) for key in ('height', 'width') if key in fields
+        }
+        mended['id'] = self._as_id[name](item['id'])
+        if any(value is not item[key] for key, value in mended.items()):
+            self.findings[f'{name} had an id or a size that is text: converted'] += 1
+            item.update(mended)
+        for key, (fits, wanted) in fields.items():
+            if not fits(item[key]):
+                return f'has the {key} {_show(item[key])}, which is not {wanted}'
+        if item['id'] in self._known[name]:
+            return 'is there more than once'
+        self._known[name][item['id']] = item
+        return None
+
+    def _annotation_problem(self, item: dict) -> str | None:
+        """Mend an annotation, or say what is wrong with it."""
+        for key, name in REFERENCES:
+            value = item.get(key)
+            # A fast way for nearly all of a file.
+            is_plain = type(value) is int and value in self._known[name]
+            if not is_plain and (problem := self._reference_problem(item, key, name)):
+                return problem
+        image = self._known['images'][item['image_id']]
+        segmentation = item.get('segmentation')
+        if segmentation and (problem := _segmentation_problem(segmentation, image)):
+            segmentation = polygons_of(segmentation)
+            if segmentation and _segmentation_problem(segmentation, image):
+                return problem
+            self._mend(item, 'segmentation', segmentation, 'written as lists of x, y, x, y, ...')
+        if self._needs_masks and not segmentation:
+            return "has no 'segmentation', which the config needs"
+        box: Any = item.get('bbox')
+        if not _is_box(box):
+            box = box_of(item, image)
+            if not _is_box(box):
+                return (
+                    f'has the bbox {_show(item["bbox"])}, which is not four finite numbers'
+                    if 'bbox' in item
+                    else "has no 'bbox', nor a segmentation to compute it from"
+                )
+            self._mend(item, 'bbox', box, 'read as numbers, or computed from the segmentation')
+        x, y, width, height = box
+        area: Any = item.get('area')
+        # COCO has boxes without an area too; mmdet leaves them out.
+        if not are_finite([area]) or (area <= 0 and width > 0 and height > 0):
+            self._mend(item, 'area', area_of(item, image), 'computed from the segmentation or box')
+        crowd = item.get('iscrowd')
+        if crowd not in (0, 1) or (item.get('ignore') and not crowd):
+            # pycocotools reads iscrowd alone.
+            value = as_number(crowd or 0) or as_number(item.get('ignore') or 0)
+            if value not in (0, 1):
+                return f'has the iscrowd {_show(crowd)}, which is neither 0 nor 1'
+            if value is not crowd:
+                self._mend(item, 'iscrowd', value, 'taken as 0, or as 1 where "ignore" is 1')
+        right, bottom = image['width'] + 1, image['height'] + 1
+        if x < -1 or y < -1 or x + width > right or y + height > bottom:
+            self._num_beyond += 1
+        if x < width <= right and y < height <= bottom:
+            self._num_like_corners += 1
+        return None
+
+    def _reference_problem(self, item: dict, key: str, name: str) -> str | None:
+        """Mend the id of an image or a category in an annotation, or say what is wrong with it."""
+        if key not in item:
+            return f"has no '{key}'"
+        value = self._as_id[name](item[key])
+        fits, wanted = ID
+        if not fits(value):
+            return f'has the {key} {_show(value)}, which is not {wanted}'
+        if value not in self._known[name]:
+            return f"has the {key} {_show(value)}, which is not in '{name}'"
+        if value is not item[key]:
+            self._mend(item, key, value, f"given the type of the ids in '{name}'")
+        return None
+
+    def _mend(self, item: dict, key: str, value: Any, how: str) -> None:
+        item[key] = value
+        self.findings[f'annotations had no usable {key}: {how}'] += 1
+
+    def _category_problems(self, content: dict) -> Iterator[str]:
+        """Take out categories without objects whose name is another's; yield double names."""
+        categories = content['categories']
+        names = Counter(category['name'] for category in categories)
+        if len(names) == len(categories):
+            return
+        used = {annotation['category_id'] for annotation in content.get('annotations', [])}
+        for name in (name for name, count in names.items() if count > 1):
+            same = [category for category in categories if category['name'] == name]
+            with_objects = [category for category in same if category['id'] in used]
+            if len(with_objects) > 1:
+                ids = ' and '.join(_show(category['id']) for category in with_objects)
+                yield (
+                    f'the categories {ids} have one name, {name!r}: give each its own, or their '
+                    'objects one category_id'
+                )
+            kept = (with_objects or same)[-1]
+            categories[:] = [x for x in categories if x['name'] != name or x is kept]
+            self.findings[f'categories have the name {name!r}: the one with objects is used'] += (
+                len(same)
+            )
+
+    def _box_problems(self, num_boxes: int) -> Iterator[str]:
+        """Yield that boxes seem to be corners; else count those that reach beyond the image."""
+        if 2 * self._num_beyond > num_boxes == self._num_like_corners:
+            yield (
+                f'{self._num_beyond} of the {num_boxes} boxes reach beyond their image, and all '
+                'could be x1, y1, x2, y2: write bbox as x, y, width, height'
+            )
+        if self._num_beyond:
+            self.findings['boxes reach beyond their image by more than a pixel'] = self._num_beyond
+
+    def _look_for_double_images(self, images: list[dict]) -> None:
+        doubles = len(images) - len({image['file_name'] for image in images})
+        if doubles:
+            self.findings[
+                'images have the file_name of another: if each has but a part of the objects, the '
+                'model learns to overlook the others; give a file one entry'
+            ] = doubles
+
+    def _clear_crowds(self, annotations: list[dict]) -> None:
+        """Take crowds for objects if there is nothing else; CVAT marks all masks as crowds."""
+        if all(item['iscrowd'] and not item.get('ignore') for item in annotations):
+            for item in annotations:
+                item['iscrowd'] = 0
+            if annotations:
+                self.findings[
+                    'annotations, which are all, are marked as crowds (iscrowd 1): taken as objects'
+                ] = len(annotations)
+
+    def _number(self, annotations: list[dict]) -> None:
+        """Number the annotations from 1 if ids are 0, missing or double.
+
+        pycocotools takes an object that matches the id 0 for one that has no match.
+        """
+        ids = [annotation.get('id') for annotation in annotations]
+        fine = all(type(value) is int and value > 0 for value in ids)
+        if fine and len(set(ids)) == len(ids):
+            return
+        for number, annotation in enumerate(annotations, start=1):
+            annotation['id'] = number
+        self.findings[
+            'annotations were numbered anew, as some ids were 0, double or no integers'
+        ] = len(ids)
+
+
+def _is_box(value: Any) -> bool:
+    return are_finite(value) and len(value) == 4
+
+
+def _segmentation_problem(segmentation: Any, image: dict) -> str | None:
+    """Say what is wrong with the polygons or run lengths of an object."""
+    if isinstance(segmentation, list):
+        # Polygons of two points, which some programs write, mmdet leaves out.
+        for polygon in segmentation:
+            if not are_finite(polygon) or len(polygon) < 4:
+                return (
+                    f'has the polygon {_show(polygon)}, which is not a list of two or more '
+                    'pairs of finite numbers'
+                )
+        return None
+    if not isinstance(segmentation, dict):
+        return f'has {_kind(segmentation)} as its segmentation, not polygons or run lengths'
+    size = [image['height'], image['width']]
+    if segmentation.get('size') != size:
+        return (
+            f'has a segmentation of size {_show(segmentation.get("size"))}, but its image has '
+            f'{size}'
+        )
+    if not _add_up(segmentation.get('counts'), math.prod(size)):
+        return 'has a segmentation whose counts do not add up to the pixels of its image'
+    return None
+
+
+def _add_up(counts: Any, pixels: int) -> bool:
+    """Whether run lengths cover an image; compressed ones pass."""
+    # To add up compressed ones would be to decode them, which takes a minute for all of COCO.
+    return isinstance(counts, str) or (
+        are_finite(counts) and min(counts, default=0) >= 0 and sum(counts) == pixels
+    )
+
+
+def _kind(value: object) -> str:
+    """Name the type of a value as JSON calls it."""
+    return KINDS.get(type(value), 'a number')
+
+
+def _show(value: object, most: int = 40) -> str:
+    """Write a value as JSON, its beginning if it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= most else f'{text[:most]}...'

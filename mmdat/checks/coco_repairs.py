@@ -1,0 +1,140 @@
+"""Compute what an annotation in COCO format lacks, as programs write it in many dialects."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+LARGEST_ID = 2**63 - 1  # numpy's integers, in which pycocotools sorts ids
+
+
+def are_finite(numbers: object) -> bool:
+    """Tell whether a value is a list of finite numbers, by its sum, which is fastest."""
+    try:
+        return isinstance(numbers, list) and math.isfinite(sum(numbers))
+    except (TypeError, OverflowError):
+        return False
+
+
+def as_number(value: Any) -> Any:
+    """Read a number that is written as text or as a float without need; others stay.
+
+    Example:
+        >>> as_number('640'), as_number('12.5'), as_number(3.0), as_number('a')
+        (640, 12.5, 3, 'a')
+    """
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def one_type_of_id(ids: Sequence[Any]) -> Callable[[Any], Any]:
+    """Return what turns ids into integers, or into text if one of them is no integer.
+
+    pycocotools sorts ids, which those of two types cannot be.
+
+    Example:
+        >>> convert = one_type_of_id([1, '2', 3.0])
+        >>> convert('2'), convert(1)
+        (2, 1)
+        >>> one_type_of_id([1, 'a'])(1)
+        '1'
+    """
+    if all(type(value) is int and abs(value) <= LARGEST_ID for value in ids):
+        return _as_integer
+    integers = [_as_integer(value) for value in ids]
+    if all(isinstance(value, int) and abs(value) <= LARGEST_ID for value in integers):
+        return _as_integer
+    return lambda value: str(value) if isinstance(value, (int, float)) else value
+
+
+def _as_integer(value: Any) -> Any:
+    if type(value) is int:
+        return value
+    number = as_number(value)
+    # '007' is a name.
+    return number if isinstance(value, float) or str(number) == value else value
+
+
+def polygons_of(segmentation: Any) -> Any:
+    """Write polygons as COCO does, a list ``[x, y, x, y, ...]`` each; other values stay.
+
+    Example:
+        >>> polygons_of([0, 0, 4, 0, 4, 3])  # one polygon without its list
+        [[0, 0, 4, 0, 4, 3]]
+        >>> polygons_of([[[0, 0], [4, 0], [4, 3]], []])  # a list of points, and nothing
+        [[0, 0, 4, 0, 4, 3]]
+        >>> polygons_of([[0, 0], ['4', 0], [4, 3]])
+        [[0, 0, 4, 0, 4, 3]]
+    """
+    if not isinstance(segmentation, list):
+        return segmentation
+    if segmentation and not isinstance(segmentation[0], list):
+        segmentation = [segmentation]
+    elif len(segmentation) > 2 and all(_is_point(part) for part in segmentation):
+        segmentation = [[value for point in segmentation for value in point]]
+    polygons = []
+    for polygon in segmentation:
+        if polygon and isinstance(polygon, list) and all(_is_point(point) for point in polygon):
+            polygon = [value for point in polygon for value in point]
+        if isinstance(polygon, list):
+            polygon = [as_number(value) for value in polygon]
+        if polygon != []:
+            polygons.append(polygon)
+    return polygons
+
+
+def _is_point(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
+def box_of(annotation: dict, image: dict) -> Any:
+    """Compute the box ``[x, y, width, height]`` of an object whose box is text or missing."""
+    box, segmentation = annotation.get('bbox'), annotation.get('segmentation')
+    if box or not segmentation:
+        return [as_number(value) for value in box] if isinstance(box, list) else box
+    if isinstance(segmentation, dict):
+        from pycocotools import mask as mask_api
+
+        return mask_api.toBbox(_compressed(segmentation, image)).tolist()
+    left, right = _ends(segmentation, 0)
+    top, bottom = _ends(segmentation, 1)
+    return [left, top, right - left, bottom - top]
+
+
+def _ends(polygons: list[list[float]], axis: int) -> tuple[float, float]:
+    values = [value for polygon in polygons for value in polygon[axis::2]]
+    return min(values), max(values)
+
+
+def area_of(annotation: dict, image: dict) -> float:
+    """Compute the area of an object in pixels, of its segmentation or else of its box."""
+    _, _, width, height = annotation['bbox']
+    segmentation = annotation.get('segmentation')
+    area = 0.0
+    if isinstance(segmentation, dict):
+        from pycocotools import mask as mask_api
+
+        area = float(mask_api.area(_compressed(segmentation, image)))
+    elif segmentation:
+        area = sum(map(_polygon_area, segmentation))
+    box_area = max(0, width) * max(0, height)
+    # Polygons may overlap each other.
+    return min(area, box_area) or box_area
+
+
+def _compressed(segmentation: dict, image: dict) -> dict:
+    from pycocotools import mask as mask_api
+
+    if isinstance(segmentation['counts'], str):
+        return segmentation
+    return mask_api.frPyObjects(segmentation, image['height'], image['width'])
+
+
+def _polygon_area(polygon: list[float]) -> float:
+    xs, ys = polygon[::2], polygon[1::2]
+    following = zip(xs[1:] + xs[:1], ys[1:] + ys[:1], strict=False)
+    pairs = zip(xs, ys, following, strict=False)
+    return abs(sum(x * next_y - next_x * y for x, y, (next_x, next_y) in pairs)) / 2
