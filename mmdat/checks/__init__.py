@@ -32,14 +32,27 @@ through configs and wrapped data sets. What mmengine keeps private and checks ne
 ``mmengine_private``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 from torch import nn
 
-from . import checkpoint, config_keys, config_tree, folders, images, masks, model_fit, run
+from . import (
+    checkpoint,
+    config_keys,
+    config_tree,
+    folders,
+    images,
+    masks,
+    mmengine_private,
+    model_fit,
+    run,
+    schedule,
+    variables,
+)
 
 
 def after_reading(cfg: Config) -> None:
@@ -48,26 +61,38 @@ def after_reading(cfg: Config) -> None:
     config_keys.check_scope(cfg)
 
 
-def before_training(cfg: Config, *, amp: bool = False, auto_scale_lr: bool = False) -> None:
+def before_training(
+    cfg: Config,
+    *,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    warn: Callable[[str], None] = print,
+) -> None:
     """Check all that can be known of a training before anything is built or written.
 
     Args:
         cfg: The config, with ``work_dir`` and ``launcher``.
         amp: Whether to train in mixed precision.
         auto_scale_lr: Whether to scale the learning rate to the batch size.
+        warn: Takes warnings.
     """
-    _before_run(cfg)
+    _before_run(cfg, warn)
     run.check_parts(cfg, ('train_dataloader', 'train_cfg', 'optim_wrapper'))
     folders.check_data_roots(cfg, ('train', 'val'))
     run.check_strategy(cfg)
     if amp:
-        run.check_amp()
+        run.check_amp(cfg)
     if auto_scale_lr:
         run.check_lr_scaling(cfg)
 
 
 def before_testing(
-    cfg: Config, *, out: str | None = None, show_dir: str | None = None, tta: bool = False
+    cfg: Config,
+    *,
+    out: str | None = None,
+    show_dir: str | None = None,
+    tta: bool = False,
+    warn: Callable[[str], None] = print,
 ) -> None:
     """Check all that can be known of a test before anything is built or written.
 
@@ -76,21 +101,23 @@ def before_testing(
         out: File for the predictions.
         show_dir: Folder for pictures, below ``work_dir``.
         tta: Whether to augment the images.
+        warn: Takes warnings.
     """
     if out is not None:
         run.check_results_file(out)
-    _before_run(cfg)
+    _before_run(cfg, warn)
     if show_dir is not None:
         run.check_writable('--show-dir', Path(cfg.work_dir, show_dir))
     run.check_parts(cfg, ('test_dataloader', 'test_cfg', 'test_evaluator'))
     folders.check_data_roots(cfg, ('test',))
     if tta:
-        run.check_tta(cfg)
+        run.check_tta(cfg, warn)
 
 
-def _before_run(cfg: Config) -> None:
+def _before_run(cfg: Config, warn: Callable[[str], None]) -> None:
     run.check_launcher(cfg.launcher)
     after_reading(cfg)
+    variables.check_variables(cfg, warn)
     run.check_writable('work dir', cfg.work_dir)
 
 
@@ -107,13 +134,38 @@ def before_loading(content: Any, source: str, *, resume: bool) -> None:
         checkpoint.check_resumable(content, source)
 
 
-def before_first_step(model: nn.Module, datasets: Mapping[str, Any]) -> None:
+def check_settings(runner: Runner, model: nn.Module) -> None:
+    """Check that what a runner has built for a run fits together, before its first step.
+
+    Args:
+        runner: The runner, whose log takes warnings.
+        model: Its model, without wrappers.
+    """
+    warn = runner.logger.warning
+    model_fit.check_class_weights(model)
+    model_fit.check_topk(model)
+    for split, loop in mmengine_private.built_loops(runner).items():
+        schedule.check_batches(loop.dataloader, split, warn)
+        if split == 'train':
+            schedule.check_schedulers(runner.param_schedulers, loop, warn)
+            schedule.check_intervals(loop, runner.hooks, warn)
+            for _, dataset in config_tree.unwrap(loop.dataloader.dataset):
+                model_fit.check_padding(model, dataset, warn)
+
+
+def before_first_step(
+    model: nn.Module, datasets: Mapping[str, Any], evaluators: Mapping[str, Any] | None = None
+) -> None:
     """Check that the parts of a model fit each other and the data, and the data's files.
 
     Args:
         model: The model, without wrappers.
         datasets: Split -> the data set, built.
+        evaluators: Split -> the evaluator, built.
     """
+    for split, evaluator in (evaluators or {}).items():
+        for metric in evaluator.metrics:
+            model_fit.check_metric(metric, datasets[split], split)
     model_fit.check_channels(model)
     model_fit.check_image_channels(model)
     for split, dataset in datasets.items():

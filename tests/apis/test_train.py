@@ -145,9 +145,10 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         lambda config, root: config.write_text(config.read_text() + "val_dataloader['x'] = 0\n"),
         r"unknown key 'val_dataloader.x' for DataLoader: allowed are .*'batch_size'",
     ),
-    'all is built': (
-        lambda config, root: replace(
-            config, 'fc_out_channels=16, num_classes=2', 'fc_out_channels=16, num_classes=80'
+    'all is built': (  # also with hooks of one's own in place of ours
+        lambda config, root: config.write_text(
+            config.read_text() + "model['roi_head']['bbox_head']['num_classes'] = 80\n"
+            "custom_hooks = [dict(type='EMAHook')]\n"
         ),
         r'model.roi_head.bbox_head.num_classes is 80, but the data set has 2 classes \(box, disk',
     ),
