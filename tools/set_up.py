@@ -39,7 +39,7 @@ def main() -> None:
 
 def find_uv() -> str:
     """Return a uv that is new enough, from PATH or else installed into `.uv`."""
-    (wanted,) = re.findall("required-version = '>=(.+)'", Path('pyproject.toml').read_text())
+    (wanted,) = re.findall("required-version = '>=(.+)'", Path('pyproject.toml').read_text('utf-8'))
     for uv in filter(None, map(shutil.which, ('uv', '.uv/bin/uv'))):
         answer = ask(uv, '--version').stdout
         if [*map(int, re.findall(r'\d+', answer)[:3])] >= [*map(int, wanted.split('.'))]:

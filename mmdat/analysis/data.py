@@ -1,7 +1,7 @@
 """What the data of a config hold and what is wrong with them, before anything is trained."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from mmdet.visualization.palette import get_palette
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
 from rich.console import Console
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from mmdat import checks
 from mmdat.apis.model import build_model
-from mmdat.apis.runner import read_run_config
+from mmdat.apis.runner import add_checks, read_run_config
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_least, check_writable
@@ -86,11 +87,13 @@ def check_data(
     check_writable('--out-dir', cfg.work_dir)
     report = DataReport()
     with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), _collect(report.warnings):
-        report.attempt(partial(checks.before_training, cfg))
+        add_checks(cfg)
+        report.attempt(partial(checks.before_training, cfg, warn=report.warnings.append))
         model = report.attempt(partial(_explained, cfg, partial(build_model, cfg)))
         datasets = _build_datasets(cfg, report)
         if model is not None:
-            for check in checks.of_first_step(model, datasets):
+            metrics = {split: _build_metrics(cfg, split, report) for split in datasets}
+            for check in checks.of_first_step(model, datasets, metrics, report.warnings.append):
                 report.attempt(check)
         report.splits = {split: summarize(dataset) for split, dataset in datasets.items()}
         if 'train' in report.splits:
@@ -162,6 +165,14 @@ def _build_datasets(cfg: Config, report: DataReport) -> dict[str, Any]:
             if built is not None and len(built):
                 datasets[split] = built
     return datasets
+
+
+def _build_metrics(cfg: Config, split: str, report: DataReport) -> Sequence[Any]:
+    evaluator = cfg.get(f'{split}_evaluator')  # training has none
+    if evaluator is None:
+        return ()
+    built = report.attempt(partial(_explained, cfg, partial(Evaluator, evaluator)))
+    return () if built is None else built.metrics
 
 
 def _explained(cfg: Config, build: Callable[[], Any]) -> Any:

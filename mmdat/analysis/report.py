@@ -120,8 +120,8 @@ def write_report(
         tables,
     )
     mmcv.imwrite(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), str(report.pictures))
-    report.table.write_text(to_markdown(tables))
-    report.figures.write_text(json.dumps(tables, indent=2) + '\n')
+    report.table.write_text(to_markdown(tables), encoding='utf-8')
+    report.figures.write_text(json.dumps(tables, indent=2) + '\n', encoding='utf-8')
     return report
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 import gc
+import io
+import locale
 import os
 import sys
 from collections.abc import Callable
@@ -70,6 +72,7 @@ def parse_run_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def command_line(main: Callable[[], None]) -> None:
     """Run a tool: a mistake of the user ends in one sentence and status 1, without a traceback."""
+    _use_utf8()
     try:
         main()
         # At exit, threads of a process group that is still there abort the process now and then;
@@ -82,3 +85,18 @@ def command_line(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)
+
+
+def _use_utf8() -> None:
+    """Read and write UTF-8 whatever the locale, as configs and data of any language need.
+
+    mmengine, pycocotools and the file system's names follow the mode that Python starts in.
+    """
+    if not sys.flags.utf8_mode and locale.getpreferredencoding(False).lower() not in (
+        'utf-8',
+        'utf8',
+    ):
+        os.execv(sys.executable, [sys.executable, '-X', 'utf8', *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')

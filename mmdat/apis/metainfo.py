@@ -70,7 +70,7 @@ def annotations_of(dataset: dict[str, Any]) -> dict[str, Any]:
     """The content of a data set's annotations in COCO's format; empty if they are not there."""
     path = Path(dataset.get('data_root') or '', dataset.get('ann_file') or '')
     with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding='utf-8'))
         return content if isinstance(content, dict) else {}
     return {}
 

@@ -1,17 +1,23 @@
-"""From a config to mmengine's runner, on GPUs and on CPUs."""
+"""From a config to mmengine's runner, on GPUs and on CPUs, with mmdat's checks in every run."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
-from mmengine.registry import RUNNERS
+from mmengine.registry import DATASETS, HOOKS, METRICS, RUNNERS, Registry
 from mmengine.runner import Runner
 
+from mmdat.checks import config_tree
 from mmdat.checks.config_file import read_config
-from mmdat.checks.config_tree import replace_values
 from mmdat.checks.run import is_sharded
+from mmdat.errors import enumerate_names
+
+CHECKING_HOOKS = ('CheckFitHook', 'CountBrokenImagesHook')
+# Classes of mmdet -> where they are registered; mmdat's of the same name check what they read.
+CHECKED_CLASSES = {'CocoDataset': DATASETS, 'CocoMetric': METRICS}
 
 
 def read_run_config(
@@ -34,19 +40,75 @@ def read_run_config(
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a config, with its model."""
+def build_runner(cfg: Config, warnings: Iterable[str] = ()) -> Runner:
+    """Build the runner of a config, with its model, and with the checks that the config lacks.
+
+    Args:
+        cfg: The config.
+        warnings: What was found before there was a log; goes into it.
+    """
+    added = add_checks(cfg)
     setup_cache_size_limit_of_dynamo()
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         _prepare_processes_on_cpu(cfg)
-    return RUNNERS.build(cfg)
+    runner = RUNNERS.build(cfg)
+    for text in warnings:
+        runner.logger.warning(text)
+    if added:
+        runner.logger.info(f'Added the checks of mmdat that the config lacks: {added}')
+    return runner
+
+
+def add_checks(cfg: Config) -> str:
+    """Put the hooks, data sets and metrics that check a run into a config that lacks them.
+
+    Returns:
+        What was put in, for a sentence; empty if nothing was.
+    """
+    hooks = list(cfg.get('custom_hooks') or ())
+    there = {_resolved(HOOKS, hook, cfg) for hook in hooks}
+    missing = [
+        f'mmdat.{name}' for name in CHECKING_HOOKS if HOOKS.get(f'mmdat.{name}') not in there
+    ]
+    if missing:
+        cfg.custom_hooks = [*(dict(type=name) for name in missing), *hooks]
+    for part in (*_datasets(cfg), *_metrics(cfg)):
+        for name, registry in CHECKED_CLASSES.items():
+            if _resolved(registry, part, cfg) is registry.get(f'mmdet.{name}'):
+                part['type'] = f'mmdat.{name}'
+                missing.append(part['type'])
+    return enumerate_names(dict.fromkeys(missing)) if missing else ''
+
+
+def _resolved(registry: Registry, part: Any, cfg: Config) -> Any:
+    """Class that a part of a config is built from; None if there is none."""
+    kind = part.get('type') if isinstance(part, Mapping) else type(part)
+    if not isinstance(kind, str):
+        return kind
+    scope = part.get('_scope_') or cfg.get('default_scope')
+    with registry.switch_scope_and_registry(scope) as scoped:
+        return scoped.get(kind)
+
+
+def _datasets(cfg: Config) -> Iterator[Any]:
+    for split in ('train', 'val', 'test'):
+        for _, dataset in config_tree.datasets(cfg, split):
+            yield dataset
+
+
+def _metrics(cfg: Config) -> Iterator[Any]:
+    for split in ('val', 'test'):
+        evaluator = cfg.get(f'{split}_evaluator') or ()
+        if isinstance(evaluator, Mapping):
+            evaluator = evaluator.get('metrics', evaluator)
+        yield from [evaluator] if isinstance(evaluator, Mapping) else evaluator
 
 
 def _prepare_processes_on_cpu(cfg: Config) -> None:
     """Start a process group on CPUs; mmengine would ask for GPUs, but takes one that is there."""
     torch.distributed.init_process_group('gloo')
     # Statistics over processes are for GPUs alone; in one process the runner does this.
-    replace_values(cfg.model, 'type', 'SyncBN', 'BN')
+    config_tree.replace_values(cfg.model, 'type', 'SyncBN', 'BN')
     if is_sharded(cfg):
         # Without this the weights, which lie on the CPU, are offloaded to the CPU: PyTorch frees
         # them there, and the process dies of a segmentation fault.

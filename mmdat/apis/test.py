@@ -47,7 +47,8 @@ def test(
         UserError: For a mistake in what was given.
     """
     cfg = read_run_config(config, work_dir, cfg_options, launcher)
-    checks.before_testing(cfg, out=out, show_dir=show_dir, tta=tta)
+    warnings: list[str] = []
+    checks.before_testing(cfg, out=out, show_dir=show_dir, tta=tta, warn=warnings.append)
     checks.before_loading(read_checkpoint(checkpoint), checkpoint, resume=False)
     cfg.load_from = checkpoint
     # Whatever the training, the checkpoint is whole, and so is the model that is tested.
@@ -63,7 +64,7 @@ def test(
         for _, dataset in config_tree.datasets(cfg, 'test'):
             dataset.pipeline = _without_annotations(dataset.pipeline)
     with explained(cfg):
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, warnings)
         if out is not None:
             runner.test_evaluator.metrics.append(toolbox_of(cfg).metric(out_file_path=out))
         return runner.test()

@@ -37,10 +37,11 @@ def train(
             known then.
     """
     cfg = read_run_config(config, work_dir, cfg_options, launcher)
-    checks.before_training(cfg, amp=amp, auto_scale_lr=auto_scale_lr)
+    warnings: list[str] = []
+    checks.before_training(cfg, amp=amp, auto_scale_lr=auto_scale_lr, warn=warnings.append)
     if amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.loss_scale = 'dynamic'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if auto_scale_lr:
         cfg.auto_scale_lr.enable = True
     if resume is not None:
@@ -51,6 +52,6 @@ def train(
         checks.before_loading(content, cfg.load_from, resume=cfg.get('resume', False))
         del content  # it can be as large as the model and its optimizer, and is read again
     with explained(cfg):
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, warnings)
         runner.train()
     return runner

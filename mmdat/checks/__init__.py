@@ -33,16 +33,30 @@ through configs and wrapped data sets. What mmengine keeps private and checks ne
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from torch import nn
 
-from . import checkpoint, coco, config_keys, config_tree, folders, images, masks, model_fit, run
+from . import (
+    checkpoint,
+    coco,
+    config_keys,
+    config_tree,
+    folders,
+    images,
+    masks,
+    mmengine_private,
+    model_fit,
+    run,
+    schedule,
+    variables,
+)
 
 
 def after_reading(cfg: Config) -> None:
@@ -51,26 +65,38 @@ def after_reading(cfg: Config) -> None:
     config_keys.check_scope(cfg)
 
 
-def before_training(cfg: Config, *, amp: bool = False, auto_scale_lr: bool = False) -> None:
+def before_training(
+    cfg: Config,
+    *,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    warn: Callable[[str], None] = print,
+) -> None:
     """Check all that can be known of a training before anything is built or written.
 
     Args:
         cfg: The config, with ``work_dir`` and ``launcher``.
         amp: Whether to train in mixed precision.
         auto_scale_lr: Whether to scale the learning rate to the batch size.
+        warn: Takes warnings.
     """
-    _before_run(cfg)
+    _before_run(cfg, warn)
     run.check_parts(cfg, ('train_dataloader', 'train_cfg', 'optim_wrapper'))
     folders.check_data_roots(cfg, ('train', 'val'))
     run.check_strategy(cfg)
     if amp:
-        run.check_amp()
+        run.check_amp(cfg)
     if auto_scale_lr:
         run.check_lr_scaling(cfg)
 
 
 def before_testing(
-    cfg: Config, *, out: str | None = None, show_dir: str | None = None, tta: bool = False
+    cfg: Config,
+    *,
+    out: str | None = None,
+    show_dir: str | None = None,
+    tta: bool = False,
+    warn: Callable[[str], None] = print,
 ) -> None:
     """Check all that can be known of a test before anything is built or written.
 
@@ -79,21 +105,23 @@ def before_testing(
         out: File for the predictions.
         show_dir: Folder for pictures, below ``work_dir``.
         tta: Whether to augment the images.
+        warn: Takes warnings.
     """
     if out is not None:
         run.check_results_file(out)
-    _before_run(cfg)
+    _before_run(cfg, warn)
     if show_dir is not None:
         run.check_writable('--show-dir', Path(cfg.work_dir, show_dir))
     run.check_parts(cfg, ('test_dataloader', 'test_cfg', 'test_evaluator'))
     folders.check_data_roots(cfg, ('test',))
     if tta:
-        run.check_tta(cfg)
+        run.check_tta(cfg, warn)
 
 
-def _before_run(cfg: Config) -> None:
+def _before_run(cfg: Config, warn: Callable[[str], None]) -> None:
     run.check_launcher(cfg.launcher)
     after_reading(cfg)
+    variables.check_variables(cfg, warn)
     run.check_writable('work dir', cfg.work_dir)
 
 
@@ -115,33 +143,62 @@ def log_warning(message: str) -> None:
     print_log(message, 'current', logging.WARNING)
 
 
+def check_schedule(runner: Runner) -> None:
+    """Check that batches, learning rates and intervals fit the data and the training's length.
+
+    Args:
+        runner: The runner, whose log takes warnings.
+    """
+    warn = runner.logger.warning
+    for split, loop in mmengine_private.built_loops(runner).items():
+        schedule.check_batches(loop.dataloader, split, warn)
+        if split == 'train':
+            schedule.check_schedulers(runner.param_schedulers, loop, warn)
+            schedule.check_intervals(loop, runner.hooks, warn)
+
+
 def before_first_step(
-    model: nn.Module, datasets: Mapping[str, Any], warn: Callable[[str], None] = log_warning
+    model: nn.Module,
+    datasets: Mapping[str, Any],
+    metrics: Mapping[str, Sequence[Any]] | None = None,
+    warn: Callable[[str], None] = log_warning,
 ) -> None:
     """Check that the parts of a model fit each other and the data, and the data's files.
 
     Args:
         model: The model, without wrappers.
         datasets: Split -> the data set, built.
+        metrics: Split -> the metrics of its evaluator, built.
         warn: Is told of what may be wrong, once of each kind.
     """
-    for check in of_first_step(model, datasets, warn):
+    for check in of_first_step(model, datasets, metrics or {}, warn):
         check()
 
 
 def of_first_step(
-    model: nn.Module, datasets: Mapping[str, Any], warn: Callable[[str], None]
+    model: nn.Module,
+    datasets: Mapping[str, Any],
+    metrics: Mapping[str, Sequence[Any]],
+    warn: Callable[[str], None],
 ) -> Iterator[Callable[[], None]]:
     """Yield the checks of :func:`before_first_step`, none of which presupposes another."""
     yield partial(model_fit.check_channels, model)
     yield partial(model_fit.check_image_channels, model)
+    yield partial(model_fit.check_class_weights, model)
+    yield partial(model_fit.check_topk, model)
     yield partial(folders.check_class_folders, datasets)
     yield partial(coco.check_same_classes, datasets)
+    for split, of_split in metrics.items():
+        for metric in of_split:
+            yield partial(model_fit.check_metric, metric, datasets[split], split)
+            yield partial(coco.check_evaluator, metric, datasets[split])
     ignore_index = getattr(getattr(model, 'decode_head', None), 'ignore_index', masks.IGNORED)
     for split, dataset in datasets.items():
         in_training = split == 'train'
         for _, single in config_tree.unwrap(dataset):
             yield partial(model_fit.check_num_classes, model, single)
+            if in_training:
+                yield partial(model_fit.check_padding, model, single, warn)
             yield partial(coco.check_left_out, single, warn)
             yield partial(coco.check_classes_occur, single, warn)
             yield partial(coco.check_object_counts, model, single, warn)

@@ -13,6 +13,7 @@ from mmdat.errors import UserError, reason, suggest
 
 from .config_keys import RUNNER_KEYS
 from .mmengine_private import file_read_by
+from .variables import check_options
 
 
 def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -39,6 +40,7 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
             raise UserError(
                 f"unknown key '{key}' in --cfg-options: {suggest(name, RUNNER_KEYS | set(cfg))}"
             )
+    check_options(cfg, options or {})
     try:
         cfg.merge_from_dict(dict(options or {}))
     except Exception as error:  # an index that is no number, a key below what is no dict
@@ -58,12 +60,16 @@ def _explain(error: BaseException, path: str) -> str:
         return f'config {path} is not valid Python{_why_not_python(path)}'
     while error.__cause__ is not None:  # mmengine wraps what an import raises in many lines
         error = error.__cause__
+    if isinstance(error, UnicodeDecodeError):
+        return f'config {path} is not text in UTF-8: save it so'
     return f'config {path} cannot be read: {reason(error)}{line}'
 
 
 def _why_not_python(path: str) -> str:
     """Say what is wrong with a file's syntax; mmengine's own message names a temporary file."""
-    source = Path(path).read_text()
+    source = Path(path).read_text(encoding='utf-8')
+    if source.startswith('\ufeff'):
+        return ': it begins with a byte order mark; save it as UTF-8 without one'
     try:
         ast.parse(source)
     except SyntaxError as error:

@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from operator import gt
 from pathlib import Path
 from typing import Any
 
@@ -176,11 +177,16 @@ def _check_segmentor(cfg: Config) -> None:
     if mode not in ('whole', 'slide'):
         raise UserError(f'model.test_cfg.mode is {mode!r}: {suggest(mode, ("slide", "whole"))}')
     for key in ('crop_size', 'stride'):
-        if mode == 'slide' and key not in test_cfg:
+        if mode == 'slide' and not _is_pair(test_cfg.get(key)):
             raise UserError(
                 f"model.test_cfg.mode 'slide' needs model.test_cfg.{key}: give it a "
                 'height and a width'
             )
+    if mode == 'slide' and any(map(gt, test_cfg['stride'], test_cfg['crop_size'])):
+        raise UserError(
+            f'model.test_cfg.stride {test_cfg["stride"]} is above its crop_size '
+            f'{test_cfg["crop_size"]}, which leaves pixels out: set at most that'
+        )
     for name in ('val_evaluator', 'test_evaluator'):
         evaluator = cfg.get(name)
         if not isinstance(evaluator, Mapping) or evaluator.get('type') != 'IoUMetric':
@@ -195,6 +201,10 @@ def _check_segmentor(cfg: Config) -> None:
                 )
 
 
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2
+
+
 def _unread_names(cfg: Config) -> list[str]:
     """List the top-level names of a config that neither the runner nor the config itself reads."""
     others = [
@@ -202,7 +212,7 @@ def _unread_names(cfg: Config) -> list[str]:
         for name in cfg
         if name not in RUNNER_KEYS and not name.isupper() and not name.startswith('_')
     ]
-    source = Path(cfg.filename).read_text()
+    source = Path(cfg.filename).read_text(encoding='utf-8')
     nodes = _nodes(source) if cfg.filename.endswith('.py') else []
     used = {
         node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
@@ -223,7 +233,7 @@ def _unread_names(cfg: Config) -> list[str]:
             if name not in used and get_close_matches(name, RUNNER_KEYS, n=1, cutoff=0.9)
         ]
     # Before the text of each file mmengine puts a line with its path.
-    in_bases = re.sub(r'^\S+\.py$', '', cfg.text.removesuffix(source), flags=re.MULTILINE)
+    in_bases = re.sub(r'^/.*\.py$', '', cfg.text.removesuffix(source), flags=re.MULTILINE)
     try:
         used |= {
             node.id

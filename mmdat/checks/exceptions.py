@@ -58,6 +58,16 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             'a data set found no image in its folder: check data_prefix and, for other images '
             "than JPEG, img_suffix (as in '.png')"
         )
+    if 'Expected more than 1 value per channel' in text:
+        return (
+            'batch normalization of one value a channel needs batches of two images: set '
+            'train_dataloader.batch_size to 2 or more, and drop_last=True if one image is left over'
+        )
+    if re.search('`epoch_length` must be a positive integer, but got 0', text):
+        return (
+            'train_dataloader yields no batch: it has fewer images (for each process) than its '
+            'batch_size, and drop_last is set; lower batch_size'
+        )
     if 'reduce_zero_label' in text:
         return (
             'the data set and LoadAnnotations disagree on reduce_zero_label: leave it out of '

@@ -35,14 +35,10 @@ def built_by(frame: FrameType) -> tuple[dict[str, Any], Any] | None:
     return frame.f_locals['cfg'], frame.f_locals['obj_cls']
 
 
-def built_datasets(runner: Runner) -> dict[str, Any]:
-    """Split -> data set of the loops that a runner has built; its properties would build others."""
+def built_loops(runner: Runner) -> dict[str, Any]:
+    """Split -> the loop that a runner has built; its properties would build others."""
     loops = dict(train=runner._train_loop, val=runner._val_loop, test=runner._test_loop)
-    return {
-        split: loop.dataloader.dataset
-        for split, loop in loops.items()
-        if isinstance(loop, BaseLoop)
-    }
+    return {split: loop for split, loop in loops.items() if isinstance(loop, BaseLoop)}
 
 
 def is_fine_tuning(runner: Runner) -> bool:

@@ -1,12 +1,14 @@
 """Checks of whether the parts of a model fit each other, the data and a checkpoint."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
 from mmdat.models.backbones.base import HierarchicalBackbone
+
+from .config_tree import transforms
 
 
 def check_channels(model: nn.Module) -> None:
@@ -69,6 +71,99 @@ def check_num_classes(model: nn.Module, dataset: Any) -> None:
                 f'{len(classes)} classes ({", ".join(map(str, classes[:8]))}'
                 f'{", ..." if len(classes) > 8 else ""}): make num_classes of the heads '
                 "and the data set's metainfo=dict(classes=(...)) agree"
+            )
+
+
+def check_class_weights(model: nn.Module) -> None:
+    """Refuse losses that weigh another number of classes than their heads tell apart.
+
+    Raises:
+        UserError: Names the loss and both numbers.
+    """
+    heads = {
+        name: module.num_classes
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, 'num_classes', None), int)
+    }
+    for name, module in model.named_modules():
+        weights = getattr(module, 'class_weight', None)
+        owner, _, _ = name.rpartition('.')
+        while owner and owner not in heads:
+            owner, _, _ = owner.rpartition('.')
+        if not owner or not isinstance(weights, (list, tuple, Tensor)):
+            continue
+        num_classes, needed = heads[owner], _num_scores(model.get_submodule(owner), heads[owner])
+        if len(weights) != needed:
+            background = ', the last for background' if needed > num_classes else ''
+            key = f'model.{name.replace("loss_module", "loss")}.class_weight'
+            raise UserError(
+                f'{key} has {len(weights)} values, but there are {num_classes} classes: '
+                f'give it {needed}{background}'
+            )
+
+
+def check_topk(model: nn.Module) -> None:
+    """Refuse heads that count a hit among more classes than there are.
+
+    Raises:
+        UserError: Names the head, its ``topk`` and the classes.
+    """
+    for name, num_classes in head_classes(model):
+        head: Any = model.get_submodule(name)
+        if getattr(head, 'cal_acc', False):
+            _check_most(f'model.{name}.topk', head.topk, num_classes)
+
+
+def check_metric(metric: Any, dataset: Any, split: str) -> None:
+    """Refuse a metric of another number of classes than a data set has.
+
+    Args:
+        metric: A built metric.
+        dataset: The built data set that it is of.
+        split: ``'val'`` or ``'test'``.
+
+    Raises:
+        UserError: Names the metric's key and the classes.
+    """
+    classes = getattr(dataset, 'metainfo', {}).get('classes', ())
+    if not classes:
+        return
+    place = f'{split}_evaluator ({type(metric).__name__})'
+    _check_most(f'topk of {place}', getattr(metric, 'topk', ()), len(classes))
+    num_classes = getattr(metric, 'num_classes', None)
+    if isinstance(num_classes, int) and num_classes != len(classes):
+        raise UserError(
+            f'num_classes of {place} is {num_classes}, but the data set has {len(classes)} '
+            'classes: make them agree'
+        )
+
+
+def check_padding(model: nn.Module, dataset: Any, warn: Callable[[str], None]) -> None:
+    """Check to which size a segmentor's training images are padded.
+
+    Args:
+        model: The model; one whose preprocessor is not mmsegmentation's passes.
+        dataset: A built data set for training.
+        warn: Takes a warning if it is another than the size that the data set crops to.
+
+    Raises:
+        UserError: If it has no such size, or two.
+    """
+    preprocessor: Any = getattr(model, 'data_preprocessor', None)
+    if not hasattr(preprocessor, 'size') or not hasattr(preprocessor, 'size_divisor'):
+        return
+    size, divisor = preprocessor.size, preprocessor.size_divisor
+    if (size is None) == (divisor is None):
+        raise UserError(
+            f'data_preprocessor.size is {size} and data_preprocessor.size_divisor {divisor}: '
+            'set one of them, as a rule size to the crop_size of training'
+        )
+    for step in transforms(getattr(dataset, 'pipeline', ())):
+        crop = getattr(step, 'crop_size', None)
+        if size is not None and isinstance(crop, (tuple, list)) and tuple(crop) != tuple(size):
+            warn(
+                f'training crops images to {tuple(crop)}, but data_preprocessor.size is '
+                f'{tuple(size)}, to which smaller ones are padded: set both to one size'
             )
 
 
@@ -152,6 +247,20 @@ def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
         # A region proposal head tells objects from background, whatever the classes.
         if 'head' in name and 'rpn_head' not in name and isinstance(num_classes, int):
             yield name, num_classes
+
+
+def _num_scores(head: Any, num_classes: int) -> int:
+    """How many classes a head weighs in its loss, with the background if it scores that."""
+    layer = getattr(head, 'cls_embed', None) or getattr(head, 'fc_cls', None)
+    return getattr(head, 'cls_out_channels', 0) or getattr(layer, 'out_features', num_classes)
+
+
+def _check_most(place: str, topk: Any, num_classes: int) -> None:
+    most = max(topk if isinstance(topk, Sequence) else [topk or 0], default=0)
+    if most > num_classes:
+        raise UserError(
+            f'{place} has {most}, but there are {num_classes} classes: leave out what is larger'
+        )
 
 
 def _is_compared(name: str) -> bool:

@@ -3,16 +3,17 @@
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
-from mmdat.errors import UserError, suggest
+from mmdat.errors import UserError, enumerate_names, suggest
 
-from .config_tree import value_at
+from .config_tree import datasets, paths, value_at
 
 # Launcher -> an environment variable that its program sets, and that program.
 LAUNCHERS = {
@@ -178,10 +179,21 @@ def check_strategy(cfg: Config) -> None:
         )
 
 
-def check_amp() -> None:
-    """Refuse mixed precision without a GPU."""
+def check_amp(cfg: Config) -> None:
+    """Refuse mixed precision without a GPU, or in place of another ``optim_wrapper``.
+
+    Raises:
+        UserError: Says what to do instead.
+    """
     if not torch.cuda.is_available():
         raise UserError('--amp needs a GPU, and none is available: train without it')
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    name = getattr(wrapper, '__name__', str(wrapper)).split('.')[-1]
+    if name not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UserError(
+            f'--amp would replace optim_wrapper.type {name!r} by AmpOptimWrapper: train without '
+            '--amp, or leave the type out'
+        )
 
 
 def check_lr_scaling(cfg: Config) -> None:
@@ -190,8 +202,34 @@ def check_lr_scaling(cfg: Config) -> None:
         raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {cfg.filename}')
 
 
-def check_tta(cfg: Config) -> None:
-    """Refuse test-time augmentation if the config lacks ``tta_model`` or ``tta_pipeline``."""
+def check_tta(cfg: Config, warn: Callable[[str], None]) -> None:
+    """Refuse test-time augmentation if the config lacks ``tta_model`` or ``tta_pipeline``.
+
+    Args:
+        cfg: The config.
+        warn: Takes a warning if none of its image sizes is the test's.
+
+    Raises:
+        UserError: Names what is missing.
+    """
     missing = [part for part in TTA_PARTS if not cfg.get(part)]
     if missing:
         raise UserError(f'--tta needs {" and ".join(missing)} in {cfg.filename}')
+    augmented = _image_sizes(cfg.tta_pipeline)
+    for path, dataset in datasets(cfg, 'test'):
+        tested = _image_sizes(dataset.get('pipeline'))
+        if augmented and tested and not set(augmented.values()) & set(tested.values()):
+            warn(
+                f'--tta resizes images to {" and ".join(dict.fromkeys(augmented.values()))}, but '
+                f'{path}.pipeline to {" and ".join(dict.fromkeys(tested.values()))}: set '
+                f'{enumerate_names(f"tta_pipeline.{place}" for place in augmented)} to fit'
+            )
+
+
+def _image_sizes(pipeline: Any) -> dict[str, str]:
+    """Dotted key -> each size that a pipeline in a config resizes images to, as text."""
+    values = {place: value_at(pipeline, place) for place in paths(pipeline, 'scale')}
+    return {
+        place: str(tuple(value) if isinstance(value, (list, tuple)) else value)
+        for place, value in values.items()
+    }

@@ -4,9 +4,10 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from mmdat import checks
 from mmdat.checkpoints.layout import STEM
@@ -30,9 +31,17 @@ class CheckFitHook(Hook):
         UserError: Before the first iteration; names what does not fit.
     """
 
+    _of_first_step: list[RemovableHandle]
+
     def before_run(self, runner: Runner) -> None:
-        datasets = mmengine_private.built_datasets(runner)
-        checks.before_first_step(_unwrap(runner.model), datasets)
+        model = _unwrap(runner.model)
+        loops = mmengine_private.built_loops(runner)
+        checks.check_schedule(runner)
+        checks.before_first_step(
+            model,
+            {split: loop.dataloader.dataset for split, loop in loops.items()},
+            {split: loop.evaluator.metrics for split, loop in loops.items() if split != 'train'},
+        )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         model = _unwrap(runner.model)
@@ -49,34 +58,58 @@ class CheckFitHook(Hook):
             # An optimizer's state that was saved with more stages does not fit.
             unneeded=() if is_resuming else checks.model_fit.unbuilt_stages(model),
         )
-
         if not is_fine_tuning:
-            for dataset in mmengine_private.built_datasets(runner).values():
+            for loop in mmengine_private.built_loops(runner).values():
                 checks.checkpoint.check_trained_classes(
                     checkpoint,
                     source,
-                    getattr(dataset, 'metainfo', {}).get('classes') or (),
+                    getattr(loop.dataloader.dataset, 'metainfo', {}).get('classes') or (),
                     runner.logger.warning,
                 )
 
     def before_train(self, runner: Runner) -> None:
         checks.checkpoint.warn_if_finished(runner, mmengine_private.source_of_weights(runner))
+        self._of_first_step = checks.schedule.watch_batch_norm(
+            _unwrap(runner.model), runner.train_dataloader
+        )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         checks.masks.check_mask_classes(_unwrap(runner.model), data_batch)
 
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        while self._of_first_step:
+            self._of_first_step.pop().remove()
+
 
 @HOOKS.register_module()
 class CountBrokenImagesHook(Hook):
-    """Tell after each epoch how many images were skipped because they could not be read."""
+    """Tell now and then how many images were skipped because they could not be read."""
+
+    def __init__(self) -> None:
+        self._told = 0
 
     def after_train_epoch(self, runner: Runner) -> None:
+        self._tell(runner)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        # A training that counts iterations is one epoch, which ends with it.
+        if isinstance(runner.train_loop, IterBasedTrainLoop) and self.every_n_train_iters(
+            runner, len(runner.train_dataloader)
+        ):
+            self._tell(runner)
+
+    def _tell(self, runner: Runner) -> None:
         skipped = sum(
             getattr(transform, 'num_broken', 0)
             for _, dataset in config_tree.unwrap(runner.train_dataloader.dataset)
             for transform in config_tree.transforms(getattr(dataset, 'pipeline', ()))
         )
-        if skipped:
+        if skipped > self._told:
+            self._told = skipped
             runner.logger.warning(
                 f'Skipped broken images {skipped} times so far; '
                 'their paths are in the warnings above'

@@ -1,4 +1,4 @@
-"""mmengine loads checkpoints as mmdat does: without running code that is in them."""
+"""What every run has: checks, and checkpoints that are loaded without running code in them."""
 
 import contextlib
 import os
@@ -7,12 +7,16 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.runner import CheckpointLoader
 
-import mmdat.apis  # noqa: F401  registers the loader
+from mmdat.apis.runner import add_checks
 from mmdat.checkpoints import read_weights
 from mmdat.errors import UserError
 
@@ -55,3 +59,47 @@ def test_checkpoint_is_downloaded_once_and_refused_where_it_is_missing(
         (tmp_path / 'good.pth').unlink(missing_ok=True)
     with pytest.raises(UserError, match=r'missing.pth cannot be downloaded: .*404'):
         read_weights(f'{server}/missing.pth')
+
+
+COCO: dict[str, Any] = dict(type='CocoDataset')
+CHECKING_HOOKS = ['mmdat.CheckFitHook', 'mmdat.CountBrokenImagesHook']
+
+
+@pytest.mark.parametrize(
+    'dataset',
+    [
+        COCO,
+        dict(type='mmdet.CocoDataset'),
+        dict(type=CocoDataset),
+        dict(type='RepeatDataset', dataset=COCO),
+        dict(type='MultiImageMixDataset', dataset=dict(type='ConcatDataset', datasets=[COCO] * 2)),
+    ],
+)
+@pytest.mark.parametrize('hooks', [None, [dict(type='EMAHook')], [EMAHook()]])
+def test_a_config_of_the_toolboxes_gets_all_checks(dataset: dict, hooks: list | None) -> None:
+    cfg = Config(
+        dict(
+            default_scope='mmdet',
+            custom_hooks=hooks,
+            train_dataloader=dict(dataset=dataset),
+            test_dataloader=dict(dataset=dict(type='LVISV1Dataset')),
+        )
+    )
+    assert "'mmdat.CheckFitHook'" in add_checks(cfg)
+    assert [hook['type'] for hook in cfg.custom_hooks[:2]] == CHECKING_HOOKS
+    assert len(cfg.custom_hooks) == 2 + len(hooks or ())
+    assert "'type': 'mmdat.CocoDataset'" in str(cfg.train_dataloader)
+    assert 'LVISV1Dataset' in str(cfg.test_dataloader)
+    assert not add_checks(cfg), 'once they are there, none is added'
+
+
+def test_coco_in_the_scope_of_another_toolbox_is_found() -> None:
+    cfg = Config(
+        dict(
+            default_scope='mmseg',
+            val_dataloader=dict(dataset=dict(type='CocoDataset', _scope_='mmdet')),
+            test_dataloader=dict(dataset=dict(type='NoDataset')),
+        )
+    )
+    add_checks(cfg)
+    assert cfg.val_dataloader.dataset.type == 'mmdat.CocoDataset'

@@ -80,11 +80,17 @@ def test_detections_in_images_without_annotations_are_written(
 
 
 def test_broken_training_images_are_skipped_and_counted_in_wrapped_data_too(
-    config: Path, coco_root: Path, tmp_path: Path
+    config: Path, coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (coco_root / 'train2017' / '0.png').write_bytes(b'no image')
+    link = tmp_path / 'Größe 中 {{x}} %s [1]'
+    link.symlink_to(coco_root)
+    monkeypatch.setenv('COCO_ROOT', str(link))
+    before = {path: path.stat().st_mtime_ns for path in coco_root.rglob('*')}
     options = repeated(config, 'train', [0, 1, 2], [3, 4, 5])
     runner = train(str(config), str(tmp_path / 'work'), cfg_options=options)
+    after = {path: path.stat().st_mtime_ns for path in coco_root.rglob('*')}
+    assert before == after, 'nothing is written where the data are'
     first, second = runner.train_dataloader.dataset.dataset.datasets
     loaders = [dataset.pipeline.transforms[0] for dataset in (first, second)]
     assert all(isinstance(loader, LoadImageFromFile) for loader in loaders)
@@ -139,9 +145,10 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         lambda config, root: config.write_text(config.read_text() + "val_dataloader['x'] = 0\n"),
         r"unknown key 'val_dataloader.x' for DataLoader: allowed are .*'batch_size'",
     ),
-    'all is built': (
-        lambda config, root: replace(
-            config, 'fc_out_channels=16, num_classes=2', 'fc_out_channels=16, num_classes=80'
+    'all is built': (  # also with hooks of one's own in place of ours
+        lambda config, root: config.write_text(
+            config.read_text() + "model['roi_head']['bbox_head']['num_classes'] = 80\n"
+            "custom_hooks = [dict(type='EMAHook')]\n"
         ),
         r'model.roi_head.bbox_head.num_classes is 80, but the data set has 2 classes \(box, disk',
     ),

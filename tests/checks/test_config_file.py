@@ -1,11 +1,13 @@
 """A config that cannot be read is refused in a sentence with the file and the line."""
 
+import locale
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mmdat.checks.config_file import read_config
+from mmdat.checks.config_keys import check_keys
 from mmdat.errors import UserError
 
 
@@ -39,6 +41,14 @@ def write_base(config: Path, text: str) -> None:
             r'config .* cannot be read: .*coco_9x.py',
         ),
         (
+            lambda config: config.write_bytes(b'\xef\xbb\xbfmodel = dict()'),
+            r'config.py is not valid Python: it begins with a byte order mark; save it as UTF-8',
+        ),
+        (
+            lambda config: config.write_text('# Größe', encoding='latin-1'),
+            r'config .*config.py is not text in UTF-8: save it so',
+        ),
+        (
             lambda config: write_base(config, "data_root = '{{$FOLDER:data}}'"),
             r'base.py is not valid Python with the values of the environment variables FOLDER',
         ),
@@ -59,7 +69,7 @@ def test_a_config_that_cannot_be_read_is_refused(
 @pytest.mark.parametrize(
     'options, sentence',
     [
-        ({'pipeline.9.type': 'x'}, r'--cfg-options do not fit config .*config.py: .*Index 9'),
+        ({'custom_hooks.9.type': 'x'}, r'--cfg-options do not fit config .*config.py: .*Index 9'),
         (
             {'train_dataloder.batch_size': 1},
             r"unknown key 'train_dataloder.batch_size' in --cfg-options: "
@@ -69,7 +79,25 @@ def test_a_config_that_cannot_be_read_is_refused(
 )
 def test_options_that_do_not_fit_are_refused(options: dict, sentence: str, tmp_path: Path) -> None:
     path = tmp_path / 'config.py'
-    path.write_text('pipeline = [dict()]')
-    assert read_config(path, {'pipeline.0.type': 'x', 'model.type': 'y'}).pipeline[0].type == 'x'
+    path.write_text('custom_hooks = [dict()]')
+    cfg = read_config(path, {'custom_hooks.0.type': 'x', 'model.type': 'y'})
+    assert cfg.custom_hooks[0].type == 'x' and cfg.model.type == 'y'
     with pytest.raises(UserError, match=sentence):
         read_config(path, options)
+
+
+def test_a_config_is_read_whatever_the_locale_its_name_and_its_line_ends(tmp_path: Path) -> None:
+    base = tmp_path / 'Größe 中 {}%s [1]' / 'a b.py'
+    base.parent.mkdir()
+    base.write_bytes(b"name = 'gr\xc3\xbcn'\r\nmodel = dict(type='X')\r\n")
+    leaf = base.with_name('leaf.py')
+    leaf.write_bytes(b"_base_ = './a b.py'\r\nname = 'blau'  # wei\xc3\x9f\r\nfoo = 1\r\n")
+    usual = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, 'C')
+    try:
+        cfg = read_config(leaf)
+        with pytest.raises(UserError, match="unknown key 'foo' in config .*Größe 中"):
+            check_keys(cfg)
+    finally:
+        locale.setlocale(locale.LC_CTYPE, usual)
+    assert cfg.name == 'blau'

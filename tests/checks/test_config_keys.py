@@ -133,6 +133,14 @@ def test_variables_are_a_configs_own(tmp_path: Path) -> None:
             "'slide' needs model.test_cfg.crop_size: give it a height and a width",
         ),
         (
+            "model = dict(test_cfg=dict(mode='slide', crop_size=(64, 64), stride=32))",
+            "'slide' needs model.test_cfg.stride: give it a height and a width",
+        ),
+        (
+            "model = dict(test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(64, 96)))",
+            r'stride \(64, 96\) is above its crop_size \(64, 64\), which leaves pixels out',
+        ),
+        (
             "val_evaluator = dict(iou_metric=['mIoU'])",
             "unknown key 'val_evaluator.iou_metric': did you mean 'iou_metrics'",
         ),

@@ -9,8 +9,10 @@ import mmdet.datasets  # noqa: F401  registers what the config names
 import mmseg.datasets
 import numpy as np
 import pytest
+import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
+from mmengine.optim.scheduler import CosineAnnealingLR
 from mmengine.registry import DefaultScope
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
@@ -198,6 +200,13 @@ def test_an_image_that_does_not_load_is_told_by_worker_processes_too(
     )
     with pytest.raises(UserError, match=f'^{sentence}[^\n]*$'), explained(Config()):
         next(iter(loader))
+
+
+def test_batch_norm_of_one_image_and_an_epoch_without_a_step_are_told() -> None:
+    with pytest.raises(UserError, match='needs batches of two images'), explained(Config()):
+        nn.BatchNorm1d(2)(torch.rand(1, 2))
+    with pytest.raises(UserError, match='yields no batch'), explained(Config()):
+        CosineAnnealingLR.build_iter_from_epoch(T_max=3, epoch_length=0)
 
 
 def test_what_is_no_mistake_of_the_user_passes() -> None:

@@ -3,15 +3,20 @@
 from types import SimpleNamespace
 from typing import Any
 
-import mmseg.models  # noqa: F401  registers its heads
 import pytest
 import torch
+from mmpretrain.evaluation import Accuracy, MultiLabelMetric, SingleLabelMetric
+from mmseg.models import SegDataPreProcessor
 from torch import nn
 
 from mmdat.checks.model_fit import (
     check_channels,
+    check_class_weights,
     check_image_channels,
+    check_metric,
     check_num_classes,
+    check_padding,
+    check_topk,
     check_weights_fit,
 )
 from mmdat.errors import UserError
@@ -112,6 +117,97 @@ def test_a_preprocessor_for_other_channels_is_refused(name: str) -> None:
             check_image_channels(whole)
     whole.data_preprocessor = MODELS.build(dict(type=name))
     check_image_channels(whole)
+
+
+def weighted(scope: str, num: int, **options: Any) -> dict[str, Any]:
+    return dict(type=f'{scope}.CrossEntropyLoss', class_weight=[1.0] * num, **options)
+
+
+@pytest.mark.parametrize(
+    'name, head, key, right',
+    [
+        ('decode_head', fcn_head(64), 'loss_decode', 3),
+        ('head', linear_head(128), 'loss', 2),
+        (
+            'bbox_head',
+            dict(type='mmdet.Shared2FCBBoxHead', num_classes=2, in_channels=4, fc_out_channels=4),
+            'loss_cls',
+            3,
+        ),
+        (
+            'bbox_head',
+            dict(type='mmdet.RetinaHead', num_classes=2, in_channels=4, feat_channels=4),
+            'loss_cls',
+            3,
+        ),
+    ],
+)
+def test_weights_of_other_classes_are_refused(
+    name: str, head: dict[str, Any], key: str, right: int
+) -> None:
+    scope = head['type'].split('.')[0]
+    check_class_weights(model(**{name: head | {key: weighted(scope, right)}}))
+    sentence = f'model.{name}.{key}.class_weight has {right + 2} values, but .* give it {right}'
+    with pytest.raises(UserError, match=sentence):
+        check_class_weights(model(**{name: head | {key: weighted(scope, right + 2)}}))
+
+
+def test_sigmoid_weighs_no_background_and_a_query_based_head_does() -> None:
+    retina = dict(type='mmdet.RetinaHead', num_classes=2, in_channels=4, feat_channels=4)
+    loss = weighted('mmdet', 2, use_sigmoid=True)
+    check_class_weights(model(bbox_head=retina | dict(loss_cls=loss)))
+    whole: Any = nn.Module()
+    whole.head = nn.Module()
+    whole.head.num_classes, whole.head.cls_embed = 2, nn.Linear(4, 3)
+    whole.head.loss_cls = MODELS.build(weighted('mmdet', 3))
+    check_class_weights(whole)
+    whole.head.loss_cls.class_weight = [1.0, 1.0]
+    with pytest.raises(UserError, match='but there are 2 classes: give it 3, the last for backgr'):
+        check_class_weights(whole)
+
+
+def test_a_hit_among_more_classes_than_there_are_is_refused() -> None:
+    for topk in (5, (1, 5)):
+        check_topk(model(head=linear_head(128) | dict(topk=topk)))
+        counting = linear_head(128) | dict(topk=topk, cal_acc=True)
+        with pytest.raises(UserError, match='model.head.topk has 5, but there are 2 classes'):
+            check_topk(model(head=counting))
+
+
+def test_metrics_of_other_classes_are_refused() -> None:
+    pets = SimpleNamespace(metainfo=dict(classes=('cat', 'dog', 'hen')))
+    for fitting in (Accuracy(topk=(1, 3)), SingleLabelMetric(num_classes=3), MultiLabelMetric()):
+        check_metric(fitting, pets, 'val')
+    with pytest.raises(UserError, match=r'topk of val_evaluator \(Accuracy\) has 5, but .* 3'):
+        check_metric(Accuracy(topk=(1, 5)), pets, 'val')
+    with pytest.raises(UserError, match=r'num_classes of test_evaluator .* is 4, but the data set'):
+        check_metric(SingleLabelMetric(num_classes=4), pets, 'test')
+
+
+@pytest.mark.parametrize(
+    'options, crop, outcome',
+    [
+        (dict(size=(64, 64)), (64, 64), None),
+        (dict(size_divisor=32), (64, 64), None),
+        (dict(size=(64, 64)), (32, 32), r'crops images to (32, 32), but data_preprocessor.size is'),
+        (dict(), (64, 64), 'size is None and data_preprocessor.size_divisor None: set one'),
+        (dict(size=(64, 64), size_divisor=32), (64, 64), r'size_divisor 32: set one of them'),
+    ],
+)
+def test_padding_that_does_not_fit_the_crops_is_told(
+    options: dict[str, Any], crop: tuple[int, int], outcome: str | None
+) -> None:
+    whole: Any = nn.Module()
+    dataset = SimpleNamespace(pipeline=[SimpleNamespace(crop_size=crop)])
+    found: list[str] = []
+    check_padding(whole, dataset, found.append)
+    whole.data_preprocessor = SegDataPreProcessor(**options)
+    try:
+        check_padding(whole, dataset, found.append)
+    except UserError as error:
+        found.append(str(error))
+    assert len(found) == (outcome is not None)
+    assert outcome is None or outcome in found[0]
 
 
 def test_heads_for_other_classes_are_refused() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper
 
 from mmdat import checks
 from mmdat.checks import run
@@ -116,6 +117,35 @@ def test_flags_without_their_settings_are_refused(cfg: Config) -> None:
 def test_mixed_precision_needs_a_gpu(cfg: Config) -> None:
     with pytest.raises(UserError, match='--amp needs a GPU'):
         checks.before_training(cfg, amp=True)
+
+
+def test_mixed_precision_replaces_no_other_optimizer_wrapper(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    for fitting in ('OptimWrapper', 'AmpOptimWrapper', 'mmengine.AmpOptimWrapper', AmpOptimWrapper):
+        cfg.optim_wrapper = dict(type=fitting)
+        run.check_amp(cfg)
+    cfg.optim_wrapper = dict(type='ApexOptimWrapper')
+    with pytest.raises(UserError, match="--amp would replace optim_wrapper.type 'ApexOptim"):
+        run.check_amp(cfg)
+
+
+def test_augmentation_at_other_sizes_than_the_test_is_told(cfg: Config) -> None:
+    cfg.tta_model = dict(type='X')
+    cfg.test_dataloader.dataset = dict(pipeline=[dict(type='Resize', scale=(64, 64))])
+    found: list[str] = []
+    for sizes in ([(64, 64), (32, 32)], []):
+        cfg.tta_pipeline = [dict(transforms=[[dict(scale=size) for size in sizes]])]
+        run.check_tta(cfg, found.append)
+    assert not found
+    cfg.tta_pipeline = [dict(transforms=[[dict(scale=(1333, 800)), dict(scale=(999, 600))]])]
+    run.check_tta(cfg, found.append)
+    assert found == [
+        '--tta resizes images to (1333, 800) and (999, 600), but test_dataloader.dataset.pipeline '
+        "to (64, 64): set 'tta_pipeline.0.transforms.0.0.scale' and "
+        "'tta_pipeline.0.transforms.0.1.scale' to fit"
+    ]
 
 
 def test_pictures_go_where_they_can_be_written(cfg: Config) -> None:

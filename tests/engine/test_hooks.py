@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.runner import BaseLoop
+from mmengine.runner import BaseLoop, IterBasedTrainLoop
 from torch import Tensor, nn
 
-from mmdat.engine import CheckFitHook
+from mmdat.engine import CheckFitHook, CountBrokenImagesHook
 from mmdat.errors import UserError
 from mmdat.models import DATPlusPlus
 
@@ -59,3 +59,27 @@ def test_stages_that_are_not_built_may_be_in_what_is_trained_from_or_tested() ->
         shallow.load_state_dict(load(shallow, whole, doing), strict=False)
     with pytest.raises(UserError, match='it has in addition backbone.embeddings.2'):
         load(shallow, whole, 'resume')
+
+
+def test_skipped_images_are_told_in_the_midst_of_a_training_of_iterations() -> None:
+    loader = SimpleNamespace(num_broken=0)
+    told: list[str] = []
+    runner: Any = SimpleNamespace(
+        train_loop=IterBasedTrainLoop.__new__(IterBasedTrainLoop),
+        logger=SimpleNamespace(warning=told.append),
+        iter=0,
+    )
+    hook = CountBrokenImagesHook()
+
+    class Loader(list):
+        dataset = SimpleNamespace(pipeline=[loader])
+
+    runner.train_dataloader = Loader([0] * 4)
+    for runner.iter in range(12):
+        loader.num_broken = 2 if runner.iter < 8 else 3
+        hook.after_train_iter(runner, runner.iter)
+    hook.after_train_epoch(runner)
+    assert [text.split(' so far')[0] for text in told] == [
+        'Skipped broken images 2 times',
+        'Skipped broken images 3 times',
+    ]

@@ -1,6 +1,9 @@
 """How the tools end when something is wrong, and what the scripts ask a scheduler for."""
 
 import argparse
+import io
+import locale
+import os
 import runpy
 import subprocess
 import sys
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.scripts import TOOLS, run_script
 
-from mmdat.apis import parse_run_args
+from mmdat.apis import command_line, parse_run_args
 from mmdat.errors import UserError
 
 
@@ -38,6 +41,21 @@ def test_a_tool_ends_with_the_sentence(
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(TOOLS / tool), run_name='__main__')
     assert ended.value.code == 'error: config missing.py does not exist'
+
+
+def test_a_tool_uses_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, 'execv', lambda program, arguments: started.append(arguments))
+    monkeypatch.setattr(sys, 'orig_argv', ['python', '-u', 'tools/train.py', 'größe.py'])
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
+    monkeypatch.setattr(sys, 'stdout', narrow)
+    for encoding in ('utf-8', 'UTF-8', 'ISO-8859-1'):
+        monkeypatch.setattr(locale, 'getpreferredencoding', lambda _, name=encoding: name)
+        command_line(lambda: print('Größe'))
+    if not sys.flags.utf8_mode:
+        assert started == [[sys.executable, '-X', 'utf8', '-u', 'tools/train.py', 'größe.py']]
+    narrow.flush()
+    assert narrow.buffer.getvalue() == b'Gr\\xf6\\xdfe\n' * 3
 
 
 @pytest.mark.parametrize(

@@ -46,4 +46,4 @@ def _draw(root: Path, parameters: ShapesParameters) -> None:
             file_name = f'{METAINFO["classes"][figure.label]}/{name}.jpg'
             write_image(root / split / file_name, scene.image)
             lines.append(f'{file_name} {figure.label}\n')
-        (root / 'meta' / f'{split}.txt').write_text(''.join(lines))
+        (root / 'meta' / f'{split}.txt').write_text(''.join(lines), encoding='utf-8')

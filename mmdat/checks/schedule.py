@@ -1,0 +1,204 @@
+"""Checks of a training's length, learning rate and batches, once data and schedulers are built."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.optim import _ParamScheduler
+from mmengine.runner import BaseLoop, IterBasedTrainLoop
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+from torch.utils.hooks import RemovableHandle
+
+from mmdat.errors import UserError
+
+# What is left of a training, as a share, when a schedule that ends before it is worth a word.
+LEAST_REST = 0.05
+# The share of the first learning rate below which nothing is learned.
+NO_RATE = 0.01
+
+
+def check_schedulers(schedulers: Any, loop: BaseLoop, warn: Callable[[str], None]) -> None:
+    """Warn of schedules of the learning rate that do not fit the length of a training.
+
+    Args:
+        schedulers: Those that a runner has built from ``param_scheduler``.
+        loop: The loop of the training.
+        warn: Takes each warning.
+    """
+    if not isinstance(schedulers, Sequence):  # None, or those of several optimizers by name
+        for own in (schedulers or {}).values():
+            check_schedulers(own, loop, warn)
+        return
+    for index, scheduler in enumerate(schedulers):
+        for problem in _misfits(scheduler, loop):
+            warn(f'param_scheduler.{index} ({type(scheduler).__name__}) {problem}')
+    rates = [scheduler for scheduler in schedulers if scheduler.param_name == 'lr']
+    last = max(rates, key=lambda scheduler: _in_iters(scheduler.end, scheduler, loop), default=None)
+    if last is None or (last.by_epoch and isinstance(loop, IterBasedTrainLoop)):
+        return
+    length, unit = _length(last, loop)
+    if length - last.end > LEAST_REST * length and _final_share(last) <= NO_RATE:
+        warn(
+            f'param_scheduler.{schedulers.index(last)} ({type(last).__name__}) ends after '
+            f'{last.end} of {length} {unit}: the rest is trained at a learning rate of next to 0; '
+            f'set its end to {length}'
+        )
+
+
+def _misfits(scheduler: _ParamScheduler, loop: BaseLoop) -> Iterator[str]:
+    """Yield what of a scheduler never comes about in a training."""
+    if scheduler.by_epoch and isinstance(loop, IterBasedTrainLoop):
+        yield 'counts epochs, but the training iterations: it has no effect without by_epoch=False'
+        return
+    length, unit = _length(scheduler, loop)
+    training = f'but the training has {length} {unit}'
+    period = getattr(scheduler, 'T_max', None)
+    target = scheduler.end if period is None else scheduler.begin + period
+    late = sorted(step for step in getattr(scheduler, 'milestones', ()) if step >= length)
+    if scheduler.begin >= length:
+        yield f'begins after {scheduler.begin} {unit}, {training}: it has no effect'
+    elif late:
+        yield (
+            f'has milestones at {" and ".join(map(str, late))}, {training}: the learning rate is '
+            'not lowered there; set others'
+        )
+    elif getattr(scheduler, 'step_size', 0) >= length - scheduler.begin:
+        yield f'has the step_size {scheduler.step_size}, {training}: it has no effect'
+    elif target > length and (period is not None or hasattr(scheduler, 'total_iters')):
+        key = 'end' if period is None else 'T_max'
+        yield f'leads to {target} {unit}, {training}: it ends halfway; set its {key} to fit'
+    elif period is not None and min(scheduler.end, length) - target > LEAST_REST * length:
+        yield (
+            f'has T_max {period}, {training}: the learning rate rises again after {target}; '
+            'set T_max to fit'
+        )
+
+
+def _length(scheduler: _ParamScheduler, loop: BaseLoop) -> tuple[int, str]:
+    """How long a training is, in the unit that a scheduler counts."""
+    return (loop.max_epochs, 'epochs') if scheduler.by_epoch else (loop.max_iters, 'iterations')
+
+
+def _in_iters(step: int, scheduler: _ParamScheduler, loop: BaseLoop) -> int:
+    return step * len(loop.dataloader) if scheduler.by_epoch else step
+
+
+def _final_share(scheduler: _ParamScheduler) -> float:
+    """What a scheduler leaves of the learning rate at its end; 1 if it has no such end."""
+    if (share := getattr(scheduler, 'eta_min_ratio', None)) is not None:
+        return share
+    if (rate := getattr(scheduler, 'eta_min', None)) is not None:
+        return rate / max(scheduler.base_values)
+    return getattr(scheduler, 'end_factor', 1)
+
+
+def check_intervals(loop: BaseLoop, hooks: Sequence[Hook], warn: Callable[[str], None]) -> None:
+    """Warn of a training that never validates, or keeps nothing before its end.
+
+    Args:
+        loop: The loop of the training.
+        hooks: The runner's hooks.
+        warn: Takes each warning.
+    """
+    counts_iters = isinstance(loop, IterBasedTrainLoop)
+    length, unit = (loop.max_iters, 'iterations') if counts_iters else (loop.max_epochs, 'epochs')
+    if loop.runner.val_loop is not None and loop.val_begin > length:
+        warn(
+            f'train_cfg.val_begin is {loop.val_begin}, but the training has {length} {unit}: '
+            'it never validates'
+        )
+    for hook in hooks:
+        if not isinstance(hook, CheckpointHook):
+            continue
+        if hook.by_epoch and counts_iters:
+            warn(
+                'default_hooks.checkpoint counts epochs, but the training iterations: there is '
+                'no checkpoint before the end without by_epoch=False'
+            )
+        elif not hook.save_last:
+            length = loop.max_epochs if hook.by_epoch else loop.max_iters
+            if not 0 < hook.interval <= length:
+                warn(
+                    f'default_hooks.checkpoint.interval is {hook.interval} and save_last is off, '
+                    f'but the training has {length} {"epochs" if hook.by_epoch else "iterations"}: '
+                    'there is no checkpoint'
+                )
+
+
+def check_batches(loader: DataLoader, split: str, warn: Callable[[str], None]) -> None:
+    """Refuse a data loader that yields no batch; warn of images that are never tested.
+
+    Args:
+        loader: A built data loader.
+        split: Which it is: ``'train'``, ``'val'`` or ``'test'``.
+        warn: Takes the warning.
+
+    Raises:
+        UserError: Names the number of images and the batch size.
+    """
+    images = _num_images(loader)
+    if not isinstance(loader.sampler, InfiniteSampler) and not len(loader):
+        raise UserError(
+            f'{split}_dataloader yields no batch: {images} images (for each process) are fewer '
+            f'than its batch_size, and drop_last is set; lower batch_size'
+        )
+    if split != 'train' and loader.drop_last and (left_out := images % (loader.batch_size or 1)):
+        warn(
+            f'{split}_dataloader.drop_last leaves {left_out} of {images} images out of the figures'
+        )
+
+
+def watch_batch_norm(model: nn.Module, loader: DataLoader) -> list[RemovableHandle]:
+    """Refuse batch norm of one value a channel, by hooks in the first step.
+
+    Pooled to 1 x 1, as in UperNet's pyramid, a batch of one image has no variance. Where a batch
+    of the epoch will have one image, the hooks refuse such a layer when it meets any batch.
+
+    Args:
+        model: The model.
+        loader: The training's data loader.
+
+    Returns:
+        What removes the hooks; none are needed if all batches have several images.
+    """
+    images = _num_images(loader)
+    last = images % loader.batch_size if loader.batch_size else 0
+    is_whole = loader.drop_last or isinstance(loader.sampler, InfiniteSampler)
+    if loader.batch_size == 1:
+        problem = 'train_dataloader.batch_size is 1'
+        remedy = 'set train_dataloader.batch_size to 2 or more'
+    elif last == 1 and not is_whole:
+        problem = (
+            f'the last of {images} images is a batch of its own (batch_size {loader.batch_size})'
+        )
+        remedy = 'set train_dataloader.drop_last=True, or another batch_size'
+    else:
+        return []
+
+    def refuse(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if module.training and inputs[0].numel() == inputs[0].shape[0] * inputs[0].shape[1]:
+            raise UserError(
+                f'{problem}, but {names[module]} normalizes one value a channel and image over the '
+                f'batch, which needs two images: {remedy}'
+            )
+
+    names: dict[nn.Module, str] = {
+        module: f'model.{name}'
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and not _is_shared(module)
+    }
+    return [module.register_forward_pre_hook(refuse) for module in names]
+
+
+def _num_images(loader: DataLoader) -> int:
+    """How many images a process is given in an epoch."""
+    return len(loader.sampler)  # type: ignore[arg-type]
+
+
+def _is_shared(module: nn.Module) -> bool:
+    """Whether a batch norm takes the batches of several processes together."""
+    several = distributed.is_available() and distributed.is_initialized()
+    return isinstance(module, nn.SyncBatchNorm) and several and distributed.get_world_size() > 1

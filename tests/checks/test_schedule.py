@@ -1,0 +1,201 @@
+"""Schedules that do not fit a training are told; batches that cannot be trained, refused."""
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import CheckpointHook
+from mmengine.optim import scheduler as schedulers
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mmdat.checks import schedule
+from mmdat.errors import UserError
+
+RATE = 0.1
+
+
+def loop_of(kind: type[BaseLoop], length: int, val_begin: int = 1) -> Any:
+    """A loop of so many epochs of 10 iterations, or of so many iterations."""
+    loop = kind.__new__(kind)
+    is_epochs = kind is EpochBasedTrainLoop
+    loop.__dict__.update(
+        _max_epochs=length if is_epochs else 1,
+        _max_iters=length * 10 if is_epochs else length,
+        dataloader=range(10),
+        val_begin=val_begin,
+        _runner=SimpleNamespace(val_loop=object()),
+    )
+    return loop
+
+
+def epochs(length: int, **options: int) -> Any:
+    return loop_of(EpochBasedTrainLoop, length, **options)
+
+
+def iterations(length: int, **options: int) -> Any:
+    return loop_of(IterBasedTrainLoop, length, **options)
+
+
+def built(*configs: dict[str, Any]) -> list[Any]:
+    """Schedulers of one optimizer, as a runner builds them."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=RATE)
+    return [getattr(schedulers, cfg.pop('type'))(optimizer, **cfg) for cfg in map(dict, configs)]
+
+
+WARM_UP = dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=20)
+
+
+@pytest.mark.parametrize(
+    'configs, loop',
+    [
+        ([WARM_UP, dict(type='MultiStepLR', milestones=[8, 11], end=12)], epochs(12)),
+        ([WARM_UP, dict(type='CosineAnnealingLR', T_max=11, begin=1, end=12)], epochs(12)),
+        ([WARM_UP, dict(type='PolyLR', begin=20, end=80, by_epoch=False)], iterations(80)),
+        ([dict(type='CosineAnnealingLR', T_max=98, end=98)], epochs(100)),
+        # A rate that is held on purpose, and one that another scheduler takes on.
+        ([dict(type='CosineAnnealingLR', eta_min=0.02, T_max=6, end=6)], epochs(12)),
+        ([dict(type='PolyLR', end=6), dict(type='ConstantLR', begin=6, end=12)], epochs(12)),
+        ([dict(type='StepLR', step_size=4, end=12)], epochs(12)),
+        ([dict(type='ExponentialLR', gamma=0.9)], epochs(12)),
+        ([], epochs(1)),
+    ],
+)
+def test_a_schedule_that_fits_is_not_told(configs: list[dict], loop: Any) -> None:
+    found: list[str] = []
+    schedule.check_schedulers(built(*configs), loop, found.append)
+    schedule.check_schedulers(None, loop, found.append)
+    assert not found
+
+
+@pytest.mark.parametrize(
+    'config, loop, sentence',
+    [
+        (
+            dict(WARM_UP, end=500),
+            epochs(12),
+            '(LinearLR) leads to 500 iterations, but the training has 120 iterations',
+        ),
+        (
+            dict(type='MultiStepLR', milestones=[2, 3, 11], end=12),
+            epochs(3),
+            '(MultiStepLR) has milestones at 3 and 11, but the training has 3 epochs',
+        ),
+        (
+            dict(type='PolyLR', end=160000, by_epoch=False),
+            iterations(100),
+            '(PolyLR) leads to 160000 iterations, but the training has 100 iterations: it end',
+        ),
+        (
+            dict(type='CosineAnnealingLR', T_max=12),
+            epochs(3),
+            'leads to 12 epochs, but the training has 3 epochs: it ends halfway; set its T_max',
+        ),
+        (
+            dict(type='PolyLR', end=80, by_epoch=False),
+            iterations(160),
+            'ends after 80 of 160 iterations: the rest is trained at a learning rate of next to 0',
+        ),
+        (
+            dict(type='CosineAnnealingLR', T_max=3, end=3),
+            epochs(12),
+            'ends after 3 of 12 epochs: the rest is trained at a learning rate of next to 0',
+        ),
+        (
+            dict(type='CosineAnnealingLR', T_max=6, end=12),
+            epochs(12),
+            'has T_max 6, but the training has 12 epochs: the learning rate rises again after 6',
+        ),
+        (dict(type='StepLR', step_size=30), epochs(12), 'has the step_size 30, but the training'),
+        (dict(type='PolyLR', begin=5, end=9), epochs(5), 'begins after 5 epochs, but the train'),
+        (
+            dict(type='MultiStepLR', milestones=[1]),
+            iterations(9),
+            'counts epochs, but the training',
+        ),
+    ],
+)
+def test_a_schedule_that_does_not_fit_is_told_once(config: dict, loop: Any, sentence: str) -> None:
+    found: list[str] = []
+    schedule.check_schedulers(built(config), loop, found.append)
+    schedule.check_schedulers(dict(head=built(config)), loop, found.append)
+    assert len(found) == 2 and found[0] == found[1]
+    assert found[0].startswith('param_scheduler.0 (') and sentence in found[0]
+
+
+@pytest.mark.parametrize(
+    'loop, hook, sentence',
+    [
+        (epochs(3), dict(interval=1), None),
+        (epochs(3), dict(interval=9), None),
+        (iterations(30), dict(interval=90, by_epoch=False), None),
+        (epochs(3, val_begin=4), dict(), 'train_cfg.val_begin is 4, but the training has 3 epochs'),
+        (iterations(3, val_begin=4), dict(by_epoch=False), 'the training has 3 iterations'),
+        (iterations(30), dict(interval=1), 'no checkpoint before the end without by_epoch=False'),
+        (epochs(3), dict(interval=4, save_last=False), 'has 3 epochs: there is no checkpoint'),
+        (
+            epochs(3),
+            dict(interval=40, by_epoch=False, save_last=False),
+            'interval is 40 and save_last is off, but the training has 30 iterations: there is no',
+        ),
+    ],
+)
+def test_what_never_happens_in_a_training_is_told(
+    loop: Any, hook: dict, sentence: str | None
+) -> None:
+    found: list[str] = []
+    schedule.check_intervals(loop, [CheckpointHook(**hook)], found.append)
+    assert len(found) == (sentence is not None)
+    assert sentence is None or sentence in found[0]
+
+
+def test_a_loader_without_a_batch_is_refused_and_images_left_untested_are_told() -> None:
+    found: list[str] = []
+    schedule.check_batches(DataLoader(range(5), batch_size=8), 'train', found.append)
+    schedule.check_batches(DataLoader(range(16), 8, drop_last=True), 'val', found.append)
+    assert not found
+    schedule.check_batches(DataLoader(range(19), 8, drop_last=True), 'val', found.append)
+    assert found == ['val_dataloader.drop_last leaves 3 of 19 images out of the figures']
+    with pytest.raises(UserError, match='train_dataloader yields no batch: 5 images .* fewer'):
+        schedule.check_batches(DataLoader(range(5), 8, drop_last=True), 'train', found.append)
+
+
+class Pyramid(nn.Module):
+    """Batch norm of a map, and of what it is pooled to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.BatchNorm2d(2)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(2))
+
+
+@pytest.mark.parametrize(
+    'loader, problem',
+    [
+        (DataLoader(range(9), 1), 'train_dataloader.batch_size is 1'),
+        (DataLoader(range(9), 4), 'the last of 9 images is a batch of its own (batch_size 4)'),
+        (DataLoader(range(8), 4), None),
+        (DataLoader(range(9), 4, drop_last=True), None),
+        (DataLoader(range(9), 4, sampler=InfiniteSampler(range(9))), None),
+    ],
+)
+def test_batch_norm_of_one_value_is_refused_in_the_first_step(
+    loader: DataLoader, problem: str | None
+) -> None:
+    model = Pyramid()
+    handles = schedule.watch_batch_norm(model, loader)
+    maps = torch.rand(4, 2, 8, 8)
+    model.stem(maps)
+    if problem is None:
+        model.pool(maps)
+        return
+    with pytest.raises(UserError, match=rf'{re.escape(problem)}, but model.pool.1 normalizes one'):
+        model.pool(maps)
+    model.eval().pool(maps)
+    for handle in handles:
+        handle.remove()
+    model.train().pool(maps)
