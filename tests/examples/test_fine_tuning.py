@@ -1,5 +1,7 @@
-"""The examples of training on data of one's own train, on synthetic data."""
+"""The examples of configs for data of one's own are what the tool writes, and train."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmdat.apis import train
+from mmdat.apis.new_config import new_config
 from mmdat.datasets import ShapesParameters, write_shapes_coco
+from mmdat.datasets.shapes.classify import write_shapes_classify
 from mmdat.datasets.shapes.segment import write_shapes_segment
 from mmdat.registry import MODELS
 
@@ -29,17 +33,17 @@ MASKS = pipeline(
     dict(type='PackDetInputs'),
 )
 SEGMENTS = pipeline(
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='Resize', scale=SCALE),
-    dict(type='PackSegInputs'),
+    dict(type='LoadAnnotations'), dict(type='Resize', scale=SCALE), dict(type='PackSegInputs')
 )
-# Example -> what draws its data, their folder, and options that make it small.
-EXAMPLES = {
+NANO_WIDTHS = [16, 32, 64, 128]
+# Example -> base, what draws its data, their folder, and options that make it small.
+EXAMPLES: dict[str, tuple[str, Callable, str, dict[str, Any]]] = {
     'fine_tune_boxes_and_masks': (
+        'mask_rcnn_dat_pp_t_coco',
         write_shapes_coco,
         'data/shapes',
         {
-            'model.neck.in_channels': [16, 32, 64, 128],
+            'model.neck.in_channels': NANO_WIDTHS,
             'model.train_cfg.rcnn.sampler.num': 16,
             'model.test_cfg.rpn.max_per_img': 20,
             'train_dataloader.dataset.pipeline': MASKS,
@@ -48,10 +52,11 @@ EXAMPLES = {
         },
     ),
     'fine_tune_mask_folders': (
+        'upernet_dat_pp_t_ade20k',
         write_shapes_segment,
         'data/shapes_segment',
         {
-            'model.decode_head.in_channels': [16, 32, 64, 128],
+            'model.decode_head.in_channels': NANO_WIDTHS,
             'model.decode_head.channels': 8,
             'model.auxiliary_head.in_channels': 64,
             'model.data_preprocessor.size': SCALE,
@@ -60,22 +65,37 @@ EXAMPLES = {
             'train_cfg': dict(max_iters=2, val_interval=2),
         },
     ),
+    'fine_tune_class_folders': (
+        'dat_pp_t_in1k',
+        write_shapes_classify,
+        'data/shapes_classify',
+        {
+            'model.head.in_channels': NANO_WIDTHS[-1],
+            'train_cfg': dict(max_epochs=1, val_interval=1),
+        },
+    ),
 }
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
-def test_an_example_trains_on_synthetic_data(
+def test_an_example_is_what_the_tool_writes_and_trains(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     example = ROOT / 'examples' / f'{name}.py'
     monkeypatch.chdir(tmp_path)
-    write, folder, small = EXAMPLES[name]
-    write(folder, ShapesParameters(train=4, val=2, size=96))
+    base, write, folder, small = EXAMPLES[name]
+    write(folder, ShapesParameters(train=20, val=5, size=96))
+    # As somebody's own folders: synthetic ones come without names, or with lists.
+    if write is write_shapes_segment:
+        Path(folder, 'classes.txt').write_text('ground\nsquare\ntriangle\nring\ncross\n')
+    shutil.rmtree(Path(folder, 'meta'), ignore_errors=True)
     options = {
         **small,
         'model.backbone.arch': 'nano',
         'param_scheduler': [],
         'train_dataloader.batch_size': 2,
+        'train_dataloader.dataset.indices': 4,
+        'val_dataloader.dataset.indices': 2,
         **{
             f'{split}_dataloader.{key}': value
             for split in ('train', 'val')
@@ -83,6 +103,12 @@ def test_an_example_trains_on_synthetic_data(
         },
     }
     save_pretrained(example, options)
+    written = tmp_path / f'{name}.py'
+    base_path = str(ROOT / 'configs' / f'{base}.py')
+    new_config(base_path, folder, str(written), load_from=f'{base}.pth')
+    text = written.read_text().replace(f"'{ROOT}/", "'../").replace(f'{tmp_path}/', '')
+    # Where lines break depends on the paths.
+    assert text.replace('#', '').split() == example.read_text().replace('#', '').split()
     runner = train(str(example), str(tmp_path / 'work'), cfg_options=options)
     losses = runner.message_hub.get_scalar('train/loss').data[0]
     assert len(losses) == 2 and np.isfinite(losses).all()

@@ -1,0 +1,565 @@
+"""Write a config for data of one's own: what lies in a folder, and a schedule that fits it."""
+
+import contextlib
+import json
+import math
+import os
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdat import checks
+from mmdat.checkpoints.reading import read_checkpoint
+from mmdat.checks import config_tree
+from mmdat.checks.config_file import read_config
+from mmdat.checks.config_keys import check_scope
+from mmdat.checks.run import check_share, check_writable
+from mmdat.datasets.formats import (
+    Classified,
+    Segmented,
+    read_classified,
+    read_detection,
+    read_segmented,
+)
+from mmdat.datasets.formats.coco import Detection
+from mmdat.datasets.formats.pixels import write_values
+from mmdat.errors import UserError
+
+from .config_text import WIDTH, Code, assignment
+
+ROOT = Path(__file__).resolve().parents[2]  # of the clone
+# A base without masks, for data without.
+BOXES_ALONE = 'configs/retinanet_dat_pp_t_coco.py'
+# So many steps train a small model of a few classes; of fewer images, epochs are more.
+LEAST_STEPS = 3000
+FEWEST_EPOCHS, MOST_EPOCHS = 12, 100
+# From so many images on the base's schedule stays.
+MANY_IMAGES = 20_000
+WARM_UP_SHARE = 0.1
+VALIDATIONS = 10
+MOST_ROWS = 40
+# Paths stay whole.
+COMMENT: Any = dict(
+    initial_indent='# ', subsequent_indent='# ', break_long_words=False, break_on_hyphens=False
+)
+Found = Detection | Segmented | Classified
+
+
+@dataclass
+class Draft:
+    """A config that is being written.
+
+    Attributes:
+        values: Key -> value, in order; a key that begins with ``#`` is a comment.
+        files: File that is written beside the config -> function that writes it.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    files: dict[Path, Callable[[Path], None]] = field(default_factory=dict)
+
+    def comment(self, text: str) -> None:
+        """Add a comment."""
+        self.values['\n'.join(textwrap.wrap(text, WIDTH, **COMMENT))] = None
+
+    def text(self) -> str:
+        """The config's text."""
+        lines = [
+            key if key.startswith('#') else assignment(key, value)
+            for key, value in self.values.items()
+        ]
+        return '\n'.join(lines) + '\n'
+
+
+def new_config(
+    base: str,
+    data: str,
+    out: str,
+    *,
+    load_from: str | None = None,
+    seed: int = 0,
+    val_share: float = 0.2,
+    zero: str | None = None,
+) -> list[str]:
+    """Write a config that trains a base on data of one's own, and files beside it that it needs.
+
+    Args:
+        base: Path of a config of a detector, segmentor or classifier.
+        data: Folder of the data, in which nothing is written; or the annotation file in it.
+        out: Path of the config to write.
+        load_from: A checkpoint to start from.
+        seed: Seed of the choice of images to validate on, if the data does not say which.
+        val_share: Share of them.
+        zero: Whether 0 in masks is ``'background'``, a class, or ``'ignored'``; found if None.
+
+    Returns:
+        Lines that say what was found and decided.
+
+    Raises:
+        UserError: If the data is not recognized or does not fit the base, or if a file is in the
+            way. Then nothing is written.
+    """
+    path, folder = Path(out).resolve(), Path(data).expanduser().resolve()
+    _check_paths(path, folder, out, data)
+    check_share('--val-share', val_share, below_one=True)
+    cfg = read_config(base)
+    check_scope(cfg)
+    draft = Draft()
+    write, found = _find(cfg, folder, val_share, seed, zero)
+    title = f'{Path(base).stem} on {found.root}: {found.kind}, {len(found.classes)} classes.'
+    draft.comment(' '.join(title.split()))
+    draft.values['_base_'] = _base_path(Path(base).resolve(), path)
+    draft.values['classes'] = found.classes
+    batch = _batch_size(cfg, len(_train_images(found)))
+    write(draft, cfg, path, found, batch)
+    model = _class_changes(cfg, len(found.classes))
+    start: dict[str, Any] = dict(load_from=Code('None  # a checkpoint of the base, to start from'))
+    if load_from:
+        start = _weights(load_from, cfg)
+    model.update({key: value for key, value in start.items() if key != 'load_from'})
+    draft.values.update(_nested(model, cfg))
+    steps = _fit_schedule(draft, cfg, len(_train_images(found)), batch)
+    if 'load_from' in start:
+        draft.values['load_from'] = start['load_from']
+    _write_all(draft, path)
+    return _summary(found, draft, path, base, steps, out)
+
+
+def _check_paths(path: Path, folder: Path, out: str, data: str) -> None:
+    if path.suffix != '.py':
+        raise UserError(f'OUT {out} must end in .py')
+    if path.exists():
+        raise UserError(f'OUT {out} is there already: remove it, or give another name')
+    if not folder.exists():
+        raise UserError(f'DATA {data} does not exist: give a folder')
+    if path.is_relative_to(folder):
+        raise UserError(f'OUT {out} lies in {data}, where nothing is written: give another place')
+    check_writable('OUT', path.parent)
+
+
+def _find(
+    cfg: Config, data: Path, share: float, seed: int, zero: str | None
+) -> tuple[Callable, Found]:
+    """Read the folder as the base's task needs it, and choose what writes its part."""
+    if cfg.default_scope == 'mmdet':
+        return _write_detection, read_detection(data, share, seed)
+    if cfg.default_scope == 'mmseg':
+        return _write_segmented, read_segmented(data, share, seed, zero)
+    return _write_classified, read_classified(data, share, seed)
+
+
+def _train_images(found: Found) -> Any:
+    train = found.splits['train']
+    if isinstance(found, Detection):
+        return found.splits['train'].content['images']
+    return train.pairs if isinstance(found, Segmented) else train.labels  # type: ignore[union-attr]
+
+
+def _base_path(base: Path, out: Path) -> str:
+    """Path of the base, relative where both lie in the clone."""
+    if base.is_relative_to(ROOT) and out.is_relative_to(ROOT):
+        return os.path.relpath(base, out.parent)
+    return str(base)
+
+
+# What the three tasks need
+
+
+def _write_detection(draft: Draft, cfg: Config, path: Path, found: Detection, batch: int) -> None:
+    needs_masks = any(
+        step.get('with_mask')
+        for _, dataset in config_tree.datasets(cfg, 'train')
+        for step in config_tree.transforms(dataset.pipeline)
+    )
+    if needs_masks and (count := found.without_mask()):
+        raise UserError(
+            f'{cfg.filename} learns masks, but {count} objects in {found.root} have a box alone: '
+            f'give a BASE that learns boxes, such as {BOXES_ALONE}'
+        )
+    draft.values['data'] = dict(
+        type='mmdat.CocoDataset', data_root=f'{found.root}/', metainfo=dict(classes=Code('classes'))
+    )
+    sides = [min(item['width'], item['height']) for item in found.splits['train'].content['images']]
+    files = {}
+    datasets: dict[str, dict[str, Any]] = {}
+    for name, split in found.splits.items():
+        files[name] = str(found.root / (split.file or ''))
+        datasets[name] = dict(ann_file=split.file, data_prefix=dict(img=split.prefix))
+        if split.file is None:
+            target = path.with_name(f'{path.stem}_{name}.json')
+            files[name] = datasets[name]['ann_file'] = str(target)
+            draft.files[target] = _json_writer(split.content)
+    least = max(
+        (dataset.get('filter_cfg') or {}).get('min_size', 0)
+        for _, dataset in config_tree.datasets(cfg, 'train')
+    )
+    if min(sides) < least:
+        datasets['train']['filter_cfg'] = dict(min_size=1)
+        found.notes.append(
+            f'{sum(side < least for side in sides)} images have a side below {least} pixels: '
+            'filter_cfg keeps them.'
+        )
+    _add_loaders(draft, cfg, datasets, batch)
+    for name in ('val', 'test'):
+        if name in files:
+            draft.values[f'{name}_evaluator'] = dict(ann_file=files[name])
+    _share_with_test(draft, 'evaluator')
+
+
+def _json_writer(content: Any) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
+
+    return write
+
+
+def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, batch: int) -> None:
+    data: dict[str, Any] = dict(
+        type='mmdat.SegmentationDataset',
+        data_root=str(found.root),
+        metainfo=dict(classes=Code('classes')),
+    )
+    if found.palette:
+        data['metainfo']['palette'] = [list(color) for color in found.palette]
+    if found.values:
+        data['mask_values'] = found.values
+        draft.comment('Value in the masks -> class.')
+    else:
+        data['reduce_zero_label'] = found.zero_is_nothing
+        draft.comment(_question(found))
+    draft.values['data'] = data
+    datasets: dict[str, dict[str, Any]] = {}
+    for name, split in found.splits.items():
+        datasets[name] = dict(data_prefix=dict(img_path=split.images, seg_map_path=split.masks))
+        if split.suffix:
+            datasets[name]['seg_map_suffix'] = split.suffix
+        if split.listed:
+            stems = [os.path.splitext(image)[0] for image in split.pairs]
+            datasets[name]['ann_file'] = _list_file(draft, path, name, stems)
+        if found.colors:
+            _rewrite_masks(draft, path.with_name(f'{path.stem}_masks'), found, name)
+            masks = path.with_name(f'{path.stem}_masks') / name
+            datasets[name]['data_prefix']['seg_map_path'] = str(masks)
+    _add_loaders(draft, cfg, datasets, batch)
+
+
+def _question(found: Segmented) -> str:
+    """Ask whether it is right what 0 in the masks was taken for."""
+    if found.zero_is_nothing:
+        meaning = f'0 in the masks is no class, and 1 is {found.classes[0]!r}'
+        other = 'If 0 is a class too, write this anew with --zero background.'
+    else:
+        meaning = f'0 in the masks is the class {found.classes[0]!r}'
+        other = 'If 0 is where nothing is known, write this anew with --zero ignored.'
+    return f'{meaning}.' if found.zero_is_clear else f'{meaning}. {other}'
+
+
+def _rewrite_masks(draft: Draft, folder: Path, found: Segmented, name: str) -> None:
+    split = found.splits[name]
+    for image, mask in split.pairs.items():
+        source = found.root / split.masks / mask
+        draft.files[(folder / name / image).with_suffix('.png')] = _mask_writer(found, source)
+
+
+def _mask_writer(found: Segmented, source: Path) -> Callable[[Path], None]:
+    return lambda path: write_values(source, path, found.colors or {}, found.classes)
+
+
+def _list_file(draft: Draft, path: Path, split: str, lines: list[str]) -> str:
+    """Add a list of images beside the config, and return its path."""
+    target = path.with_name(f'{path.stem}_{split}.txt')
+    draft.files[target] = lambda path: _write_lines(path, lines)
+    return str(target)
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
+
+
+def _write_classified(draft: Draft, cfg: Config, path: Path, found: Classified, batch: int) -> None:
+    draft.values['data'] = dict(
+        type='mmdat.ClassificationDataset',
+        data_root=str(found.root),
+        metainfo=dict(classes=Code('classes')),
+    )
+    datasets: dict[str, dict[str, Any]] = {}
+    for name, split in found.splits.items():
+        datasets[name] = dict(data_prefix=split.folder or '')
+        if split.folder is None:
+            lines = [f'{image}\t{found.classes[label]}' for image, label in split.labels.items()]
+            datasets[name]['ann_file'] = _list_file(draft, path, name, lines)
+    _add_loaders(draft, cfg, datasets, batch)
+    topk = (cfg.val_evaluator or {}).get('topk') or (1,)
+    fitting = tuple(k for k in topk if k < len(found.classes))
+    if fitting != tuple(topk):
+        draft.values['val_evaluator'] = dict(topk=fitting)
+        _share_with_test(draft, 'evaluator')
+
+
+def _add_loaders(draft: Draft, cfg: Config, datasets: dict[str, dict], batch: int) -> None:
+    """Add the data loaders of the splits."""
+    for split in datasets:
+        places = list(config_tree.datasets(cfg, split))
+        if len(places) != 1:
+            raise UserError(
+                f'{cfg.filename} joins {len(places)} data sets in {split}_dataloader: give a BASE '
+                'with one'
+            )
+        (place, old), new = places[0], datasets[split]
+        prefix = old.get('data_prefix')
+        if isinstance(prefix, dict) and prefix.keys() - new['data_prefix'].keys():
+            new['data_prefix'] = dict(_delete_=True, **new['data_prefix'])
+        if old.get('ann_file') and 'ann_file' not in new:
+            new['ann_file'] = ''
+        if 'split' in old:  # ImageNet's, which other data sets do not know
+            new = dict(_delete_=True, pipeline=Code(f'_base_.{place}.pipeline'), **new)
+        value: Any = {**new, '**': Code('data')}
+        for key in reversed(place.split('.')[1:]):
+            value = {key: value}
+        if split == 'train':
+            value = dict(batch_size=batch, **value)
+        draft.values[f'{split}_dataloader'] = value
+    _share_with_test(draft, 'dataloader')
+
+
+def _share_with_test(draft: Draft, part: str) -> None:
+    """Test as in validation if there is no test data."""
+    if f'test_{part}' not in draft.values:
+        value = draft.values.pop(f'val_{part}')
+        draft.values[f'val_{part} = test_{part}'] = value
+
+
+# What goes by the number of classes
+
+
+def _class_changes(cfg: Config, num_classes: int) -> dict[str, Any]:
+    """Dotted key -> new value, of all parts of the model that count classes."""
+    changes: dict[str, Any] = {}
+    for root in ('model', 'data_preprocessor'):
+        for key in ('num_classes', 'num_things_classes'):
+            for path in config_tree.paths(cfg.get(root) or {}, key, prefix=f'{root}.'):
+                if 'rpn_head' not in path:  # tells objects from background
+                    changes[path] = num_classes
+        for path in config_tree.paths(cfg.get(root) or {}, 'class_weight', prefix=f'{root}.'):
+            old = config_tree.value_at(cfg, path)
+            if not isinstance(old, (list, tuple)):
+                continue
+            # Mask2Former and DETR weigh "no object" after the classes.
+            whole = len(set(old[:-1])) == 1 and old[0] == 1.0
+            changes[path] = [1.0] * num_classes + [old[-1]] if whole else None
+        for path in config_tree.paths(cfg.get(root) or {}, 'seg_pad_val', prefix=f'{root}.'):
+            if config_tree.value_at(cfg, path) != 255:  # a class of the base's data
+                changes[path] = 255
+        for path in config_tree.paths(cfg.get(root) or {}, 'topk', prefix=f'{root}.'):
+            old = config_tree.value_at(cfg, path)
+            ks = tuple(old) if isinstance(old, (list, tuple)) else (old,)
+            if max(ks) >= num_classes:
+                changes[path] = tuple(k for k in ks if k < num_classes)
+    return changes
+
+
+def _nested(changes: Mapping[str, Any], cfg: Config) -> dict[str, Any]:
+    """Nest dotted keys; lists, in which a config cannot change an item, are written by items."""
+    tree: dict[str, Any] = {}
+    for path, value in changes.items():
+        *parents, last = path.split('.')
+        place = tree
+        for key in parents:
+            place = place.setdefault(key, {})
+        place[last] = value
+    return {key: _with_lists(value, cfg, key) for key, value in tree.items()}
+
+
+def _with_lists(value: Any, cfg: Config, path: str) -> Any:
+    if not isinstance(value, dict):
+        return value
+    old = config_tree.value_at(cfg, path)
+    if not isinstance(old, (list, tuple)):
+        return {key: _with_lists(item, cfg, f'{path}.{key}') for key, item in value.items()}
+    first = next(iter(value.values()))
+    flat = all(not isinstance(item, dict) for item in first.values())
+    if flat and len(value) == len(old) and all(item == first for item in value.values()):
+        changed = ', '.join(f'{key}={item!r}' for key, item in first.items())
+        return Code(f'[dict(head, {changed}) for head in _base_.{path}]')
+    raise UserError(
+        f'{cfg.filename} has the list {path}, whose items count classes in parts of their own: '
+        'give a BASE with a dict there'
+    )
+
+
+def _weights(load_from: str, cfg: Config) -> dict[str, Any]:
+    """Start from an OpenMMLab checkpoint, or let the backbone start from one of the authors."""
+    source = str(Path(load_from).expanduser().resolve())
+    content = read_checkpoint(source)
+    checks.before_loading(content, source, resume=False)
+    state = content.get('state_dict', content)
+    if any(name.removeprefix('module.').startswith('backbone.') for name in state):
+        return dict(load_from=source)
+    pretrained: dict[str, Any] = dict(type='Pretrained', checkpoint=source)
+    if (cfg.model.backbone.get('init_cfg') or {}).keys() - pretrained.keys():
+        pretrained = dict(_delete_=True, **pretrained)
+    return {'model.backbone.init_cfg': pretrained}
+
+
+# What goes by the number of images
+
+
+def _batch_size(cfg: Config, images: int) -> int:
+    """Images a step: the base's, or as many as leave ten steps an epoch, but at least 2."""
+    fitting = 2 ** int(math.log2(max(2, images // 10)))
+    return min(cfg.train_dataloader.batch_size, fitting)
+
+
+def _fit_schedule(draft: Draft, cfg: Config, images: int, batch: int) -> str:
+    """Add learning rate, length, schedulers and intervals; return them in a sentence."""
+    by_epoch = cfg.train_cfg.get('max_iters') is None
+    total = cfg.train_cfg.max_epochs if by_epoch else cfg.train_cfg.max_iters
+    steps = -(-images // batch)
+    epochs = min(max(-(-LEAST_STEPS // steps), FEWEST_EPOCHS), MOST_EPOCHS)
+    length = epochs if by_epoch else max(VALIDATIONS, epochs * steps // VALIDATIONS * VALIDATIONS)
+    if images >= MANY_IMAGES:
+        length = total
+    interval = max(1, length // VALIDATIONS)
+    base_batch = cfg.get('auto_scale_lr', {}).get('base_batch_size', batch)
+    optimizer = cfg.optim_wrapper.optimizer
+    # Adam's step does not grow with the gradient: its rate goes by the root of the batch size.
+    root = 'Adam' in optimizer.type
+    ratio = math.sqrt(batch / base_batch) if root else batch / base_batch
+    rate = float(f'{optimizer.lr * ratio:.2g}')
+    if batch != base_batch:
+        rule = 'the root of ' if root else ''
+        draft.comment(
+            f'The rate goes by {rule}the images a step: {optimizer.lr:g} are for {base_batch}.'
+        )
+        draft.values['optim_wrapper'] = dict(optimizer=dict(lr=rate))
+        draft.values['auto_scale_lr'] = dict(base_batch_size=batch)
+    unit = 'epochs' if by_epoch else 'steps'
+    sentence = f'{length} {unit}; {images} images at {batch} a step are {steps} steps an epoch.'
+    draft.comment(sentence)
+    loop: dict[str, Any] = {'max_epochs' if by_epoch else 'max_iters': length}
+    loop['val_interval'] = interval
+    if cfg.train_cfg.get('dynamic_intervals'):
+        loop['dynamic_intervals'] = None
+    draft.values['train_cfg'] = loop
+    all_steps = length * steps if by_epoch else length
+    schedulers = cfg.get('param_scheduler') or []
+    schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
+    if schedulers:
+        draft.values['param_scheduler'] = list(
+            _fit_schedulers(schedulers, length / total, all_steps, by_epoch, ratio)
+        )
+    checkpoint = dict(interval=interval)
+    draft.values['default_hooks'] = dict(
+        checkpoint=checkpoint, logger=dict(interval=min(50, max(1, steps // 2)))
+    )
+    return f'{sentence[0].upper()}{sentence[1:]} Learning rate {rate:g}.'
+
+
+def _fit_schedulers(
+    schedulers: list[dict[str, Any]], ratio: float, all_steps: int, by_epoch: bool, lr_ratio: float
+) -> Iterator[dict[str, Any]]:
+    """Yield the schedulers of a base for another length of training.
+
+    Args:
+        schedulers: Those of the base.
+        ratio: New length over the base's.
+        all_steps: Steps of the new training.
+        by_epoch: Whether the length is in epochs.
+        lr_ratio: New learning rate over the base's.
+    """
+    # Warm-ups are in steps whatever the length is in; what begins where one ends, begins there.
+    most = max(1, int(all_steps * WARM_UP_SHARE))
+    warm = {
+        item['end']: min(item['end'], most)
+        for item in schedulers
+        if item['type'] == 'LinearLR' and not item.get('by_epoch', True) and 'end' in item
+    }
+
+    def fit(value: int, in_steps: bool) -> int:
+        if in_steps and value in warm:
+            return warm[value]
+        if not value or (in_steps and by_epoch):
+            return value
+        return max(1, round(value * ratio))
+
+    for item in schedulers:
+        in_steps = not item.get('by_epoch', True)
+        new = {key: value for key, value in item.items() if key != '_scope_'}
+        for key in ('begin', 'end', 'T_max'):
+            if key in new:
+                new[key] = fit(new[key], in_steps)
+        if 'milestones' in new:
+            new['milestones'] = [fit(value, in_steps) for value in new['milestones']]
+        if new.get('eta_min'):
+            new['eta_min'] = float(f'{new["eta_min"] * lr_ratio:.2g}')
+        yield new
+
+
+# Files and summary
+
+
+def _write_all(draft: Draft, path: Path) -> None:
+    """Write the config and the files beside it: all, or none if one cannot be written."""
+    if there := [file for file in draft.files if file.exists()]:
+        raise UserError(f'{there[0]} is there already: remove it, or give OUT another name')
+    written: list[Path] = []
+    made: list[Path] = []
+    try:
+        for target, write in draft.files.items():
+            made += [folder for folder in target.parents if not folder.exists()]
+            written.append(target)
+            write(target)
+        written.append(path)
+        path.write_text(draft.text(), encoding='utf-8')
+        cfg = read_config(path)
+        checks.after_reading(cfg)
+    except BaseException as error:
+        for target in written:
+            target.unlink(missing_ok=True)
+        for folder in sorted(made, reverse=True):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise UserError(f'{error.filename or path} cannot be written: {error}') from error
+        raise
+
+
+def _summary(found: Found, draft: Draft, path: Path, base: str, steps: str, out: str) -> list[str]:
+    splits = [split for split in ('train', 'val', 'test') if split in found.splits]
+    lines = [f'{found.root}: {found.kind}, {len(found.classes)} classes']
+    width = max(len('images'), *(len(name) for name in found.classes[:MOST_ROWS]))
+    lines.append(f'  {"":{width}}' + ''.join(f'{split:>9}' for split in splits))
+    sizes = [len(_images_of(found, split)) for split in splits]
+    lines.append(f'  {"images":{width}}' + ''.join(f'{size:9}' for size in sizes))
+    if isinstance(found, Segmented):
+        listed = ', '.join(found.classes[:MOST_ROWS])
+        lines.append(f'  classes: {listed}')
+    else:
+        counts = [found.objects(split) for split in splits]
+        lines += [
+            f'  {name:{width}}' + ''.join(f'{count[name]:9}' for count in counts)
+            for name in found.classes[:MOST_ROWS]
+        ]
+    if len(found.classes) > MOST_ROWS:
+        lines.append(f'  and {len(found.classes) - MOST_ROWS} more classes')
+    if isinstance(found, Segmented) and not found.values and not found.colors:
+        lines.append(_question(found))
+    lines += found.notes
+    lines.append(steps)
+    beside = sorted({str(file) for file in draft.files if file.parent == path.parent})
+    if isinstance(found, Segmented) and found.colors:
+        beside.append(str(path.with_name(f'{path.stem}_masks')))
+    lines.append(f'Written: {", ".join([out, *beside])}')
+    lines.append(f'Next: tools/train.py {out}')
+    return lines
+
+
+def _images_of(found: Found, split: str) -> Any:
+    if isinstance(found, Detection):
+        return found.splits[split].content['images']
+    if isinstance(found, Segmented):
+        return found.splits[split].pairs
+    return found.splits[split].labels

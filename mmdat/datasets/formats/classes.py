@@ -1,0 +1,203 @@
+"""Images by class: in a folder for each class, or in a list."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from mmdat.errors import UserError, enumerate_names
+
+from .files import SPLITS, Images, hold_back, read_text, split_of
+
+NAMES_FILES = ('classes.txt', 'labels.txt')
+LISTS = ('.txt', '.csv')
+
+
+@dataclass
+class ClassSplit:
+    """Images of a split.
+
+    Attributes:
+        labels: Path relative to the root -> number of its class.
+        folder: The folder that holds the classes' folders and no other image; None if a list of the
+            images must be written.
+    """
+
+    labels: dict[str, int]
+    folder: str | None = None
+
+
+@dataclass
+class Classified:
+    """Images by class that were found in a folder.
+
+    Attributes:
+        kind: Name of the layout.
+        root: Folder that all paths are relative to.
+        classes: Names of the classes, in the order of their labels.
+        splits: Split -> its images; train and val at least.
+        notes: What was decided that one might not expect, as sentences.
+    """
+
+    kind: str
+    root: Path
+    classes: tuple[str, ...]
+    splits: dict[str, ClassSplit]
+    notes: list[str] = field(default_factory=list)
+
+    def objects(self, split: str) -> Counter[str]:
+        """Count the images of a split by class."""
+        return Counter(self.classes[label] for label in self.splits[split].labels.values())
+
+
+def read_classified(data: Path, share: float, seed: int) -> Classified:
+    """Find the images of each class below a folder.
+
+    Args:
+        data: The folder, or a list of images and classes.
+        share: Share of the images to validate on, if the folder does not say which.
+        seed: Seed that chooses them.
+
+    Raises:
+        UserError: If there are less than two classes.
+    """
+    images = Images(data if data.is_dir() else data.parent)
+    notes: list[str] = []
+    named = _listed(data, images)
+    kind = 'lists of images and classes' if named else 'a folder for each class'
+    if not named:
+        named = _in_folders(images, notes)
+    classes = sorted({name for split in named.values() for name in split.values()})
+    if len(classes) < 2:
+        raise UserError(
+            f'{data} has images of {len(classes)} classes (a folder for each class, or a list with '
+            'lines "path class"): at least 2 are needed to tell apart'
+        )
+    if 'train' not in named:
+        raise UserError(f'{data} has images of {enumerate_names(named)} alone: name a folder train')
+    if 'val' not in named and 'test' in named:
+        named['val'] = named.pop('test')
+        notes.append('There is no val: the images of test are validated on.')
+    if 'val' not in named:
+        whole = named['train']
+        parts = hold_back({path: [name] for path, name in whole.items()}, share, seed)
+        for split, paths in zip(('train', 'val'), parts, strict=True):
+            named[split] = {path: whole[path] for path in paths}
+        notes.append(
+            f'There is no val: {len(parts[1])} images, chosen with the seed {seed}, are held back.'
+        )
+    numbers = {name: number for number, name in enumerate(classes)}
+    splits = {
+        split: ClassSplit({path: numbers[name] for path, name in paths.items()})
+        for split, paths in named.items()
+    }
+    if kind == 'a folder for each class':
+        _use_folders(images, splits, classes)
+    for split in ('train', 'val'):
+        if absent := set(classes) - set(named[split].values()):
+            notes.append(f'{split} has no image of {enumerate_names(sorted(absent))}.')
+    return Classified(kind, images.root, tuple(classes), splits, notes)
+
+
+def _listed(data: Path, images: Images) -> dict[str, dict[str, str]]:
+    """Read lists with a line for each image: its path and its class, or the class's number."""
+    paths = [path for path in images.files if path.lower().endswith(LISTS) and split_of(path)]
+    named: dict[str, dict[str, str]] = {}
+    for path in [data.name] if data.is_file() else paths:
+        lines = [line for line in read_text(images.root / path).splitlines() if line.strip()]
+        pairs = [_name_and_label(line.strip()) for line in lines]
+        if pairs and images.find(pairs[0][0], path) is None:
+            del pairs[0]  # the names of columns
+        if not pairs or any(not label for _, label in pairs):
+            continue
+        found = {images.find(name, path): (name, label) for name, label in pairs}
+        if None in found:
+            raise UserError(
+                f'image {found[None][0]} of {images.root / path} is not below {images.root}, or '
+                'more than once'
+            )
+        split = named.setdefault(split_of(path) or 'train', {})
+        split.update({at: label for at, (_, label) in found.items() if at})
+    return _named_by_file(named, images)
+
+
+def _name_and_label(line: str) -> tuple[str, str]:
+    """Split a line into a path and a class, between which a tab, semicolon, comma or blank is."""
+    for sign in '\t;,':
+        if sign in line:
+            name, label, *_ = line.split(sign)
+            break
+    else:
+        name, _, label = line.rpartition(' ')
+    return name.strip().strip('"'), label.strip().strip('"')
+
+
+def _named_by_file(named: dict[str, dict[str, str]], images: Images) -> dict[str, dict[str, str]]:
+    """Replace numbers of classes by their names: in a file line by line, or of the folders."""
+    labels = {label for split in named.values() for label in split.values()}
+    texts = [path for path in images.files if PurePosixPath(path).name in NAMES_FILES]
+    if not all(label.isdigit() for label in labels):
+        return named
+    if not texts:
+        return _named_by_folder(named)
+    names = [line.strip() for line in read_text(images.root / texts[0]).splitlines()]
+    if max(map(int, labels), default=0) >= len(names):
+        raise UserError(
+            f'{images.root / texts[0]} has {len(names)} names, but a list has the class '
+            f'{max(map(int, labels))} (counted from 0): add its name'
+        )
+    return {
+        split: {path: names[int(label)] for path, label in paths.items()}
+        for split, paths in named.items()
+    }
+
+
+def _named_by_folder(named: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Replace numbers of classes by the names of the folders, where each number has its own."""
+    pairs = {
+        (PurePosixPath(path).parent.name, label)
+        for split in named.values()
+        for path, label in split.items()
+    }
+    names = {label: name for name, label in pairs}
+    if len({name for name, _ in pairs} - {''}) < len(pairs) or len(names) < len(pairs):
+        return named
+    return {
+        split: {path: names[label] for path, label in paths.items()}
+        for split, paths in named.items()
+    }
+
+
+def _in_folders(images: Images, notes: list[str]) -> dict[str, dict[str, str]]:
+    """Take the class of each image from its folder, in folders for splits or without."""
+    paths = [PurePosixPath(path) for path in images.paths]
+    depth = 0
+    while len({path.parts[: depth + 1] for path in paths}) == 1 and len(paths[0].parts) > depth + 1:
+        depth += 1  # a single folder that holds everything
+    deeper = [path for path in paths if len(path.parts) > depth + 1]
+    splits = {path.parts[depth]: split_of(path.parts[depth]) for path in deeper}
+    by_split = set(splits.values()) <= set(SPLITS) and 'train' in splits.values()
+    at = depth + by_split
+    named: dict[str, dict[str, str]] = {}
+    for path in deeper:
+        if len(path.parts) > at + 1:
+            split = splits[path.parts[depth]] if by_split else 'train'
+            named.setdefault(split or 'train', {})[str(path)] = path.parts[at]
+    if lost := len(paths) - sum(map(len, named.values())):
+        notes.append(f'{lost} images are in no folder of a class: they are left out.')
+    return named
+
+
+def _use_folders(images: Images, splits: dict[str, ClassSplit], classes: list[str]) -> None:
+    """Do without lists where the folders of a split are just the classes."""
+    for split in splits.values():
+        folders = {
+            path[: path.index(f'/{classes[label]}/') + 1] if f'/{classes[label]}/' in path else ''
+            for path, label in split.labels.items()
+        }
+        if len(folders) != 1:
+            continue
+        folder = folders.pop()
+        inside = [path for path in images.paths if path.startswith(folder)]
+        there = {path.removeprefix(folder).split('/')[0] for path in inside}
+        if there <= set(classes) and len(inside) == len(split.labels):
+            split.folder = folder.rstrip('/')

@@ -1,0 +1,328 @@
+"""Boxes and masks of a folder in any known format, as COCO's."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mmdat.errors import UserError, enumerate_names
+
+from .files import Images, hold_back, read_text, split_of, upright_size
+from .labelme import read_labelme
+from .voc import read_voc
+from .yolo import read_yolo
+
+# Classes that programs write for what is no object.
+NO_OBJECT = ('_background_', 'background', '__ignore__')
+KNOWN = 'COCO JSON, YOLO (data.yaml), Pascal VOC (XML) and labelme (JSON)'
+
+
+@dataclass
+class CocoSplit:
+    """Annotations of a split in COCO format.
+
+    Attributes:
+        content: What the file holds.
+        prefix: Folder of its images, relative to the root: empty, or with a slash at its end.
+        file: The file relative to the root; None if it is not there and must be written.
+    """
+
+    content: dict[str, Any]
+    prefix: str = ''
+    file: str | None = None
+
+
+@dataclass
+class Detection:
+    """Boxes and masks that were found in a folder.
+
+    Attributes:
+        kind: Name of the format.
+        root: Folder that all paths are relative to.
+        classes: Names of the classes, in the order of their labels.
+        splits: Split -> its annotations; train and val at least.
+        notes: What was decided that one might not expect, as sentences.
+    """
+
+    kind: str
+    root: Path
+    classes: tuple[str, ...]
+    splits: dict[str, CocoSplit]
+    notes: list[str] = field(default_factory=list)
+
+    def objects(self, split: str) -> Counter[str]:
+        """Count the objects of a split by class."""
+        content = self.splits[split].content
+        names = {item['id']: item['name'] for item in content['categories']}
+        return Counter(names[item['category_id']] for item in content['annotations'])
+
+    def without_mask(self) -> int:
+        """Count the objects that have a box alone."""
+        return sum(
+            not item.get('segmentation')
+            for split in self.splits.values()
+            for item in split.content['annotations']
+        )
+
+
+Read = tuple[Path, dict[str, CocoSplit]]
+
+
+def read_detection(data: Path, share: float, seed: int) -> Detection:
+    """Read the boxes and masks of a folder, of whatever known format they are.
+
+    Args:
+        data: The folder, or its JSON or YAML file.
+        share: Share of the images to validate on, if the folder does not say which.
+        seed: Seed that chooses them.
+
+    Raises:
+        UserError: If there are none, or if they cannot be read.
+    """
+    images = Images(data if data.is_dir() else data.parent)
+    notes: list[str] = []
+    kind, splits = _recognize(data, images, notes)
+    if not images.paths:
+        raise UserError(f'{data} holds no image: give the folder that has them too')
+    classes = _unite_classes(splits, notes)
+    _choose_splits(splits, share, seed, notes)
+    found = Detection(kind, images.root, classes, splits, notes)
+    if absent := [name for name in classes if not found.objects('train')[name]]:
+        notes.append(f'The training images have no object of {enumerate_names(absent)}.')
+    return found
+
+
+def _recognize(data: Path, images: Images, notes: list[str]) -> tuple[str, dict[str, CocoSplit]]:
+    """Read the annotations in the first format of which there is a file."""
+    jsons = [path for path in images.files if path.lower().endswith('.json')]
+    if data.is_file():
+        jsons = [data.name] if data.suffix.lower() == '.json' else []
+    if files := list(_coco_files(images, jsons)):
+        return 'COCO JSON', _read_coco_files(images, files, notes)
+    readers: tuple[tuple[str, Callable], ...] = (
+        ('YOLO', lambda: read_yolo(data, images, notes)),
+        ('Pascal VOC', lambda: read_voc(images, notes)),
+        ('labelme', lambda: read_labelme(images, jsons, notes)),
+    )
+    for kind, read in readers:
+        contents = read()
+        if contents:
+            return kind, {name: CocoSplit(content) for name, content in contents.items()}
+    raise UserError(
+        f'{data} holds no boxes or masks of objects in a known format ({KNOWN}): export your '
+        'annotations in one of them; for folders of masks give a BASE of semantic segmentation'
+    )
+
+
+def _coco_files(images: Images, paths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the files in COCO format with their content."""
+    # COCO's own folder has captions and keypoints of the same images too.
+    named = [path for path in paths if 'instances' in PurePosixPath(path).name]
+    for path in named or paths:
+        content = read_json(images.root / path)
+        if isinstance(content, dict) and all(
+            isinstance(content.get(name), list) for name in ('images', 'categories')
+        ):
+            yield path, content
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: If it is none.
+    """
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise UserError(f'{path} is not JSON ({error}): mend it, or take it out') from None
+
+
+def _read_coco_files(
+    images: Images, files: list[tuple[str, dict[str, Any]]], notes: list[str]
+) -> dict[str, CocoSplit]:
+    by_split: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+    for path, content in files:
+        by_split[split_of(path) or ''].append((path, content))
+    if '' in by_split and len(files) == 1:
+        by_split = defaultdict(list, train=files)
+    splits = {}
+    for name, parts in by_split.items():
+        if len(parts) > 1 or not name:
+            listed = enumerate_names(path for path, _ in parts)
+            raise UserError(
+                f'{images.root} has the COCO files {listed}, and their names do not say which is '
+                'for training and which for validation: give the one to use as DATA, or put train '
+                'and val into their names'
+            )
+        path, content = parts[0]
+        if content.get('annotations'):  # those of a test may be secret
+            splits[name] = _read_coco_file(images, path, content, notes)
+    return splits
+
+
+def _read_coco_file(
+    images: Images, path: str, content: dict[str, Any], notes: list[str]
+) -> CocoSplit:
+    """Find the images of a file, and mend in its content what programs write differently."""
+    where = images.root / path
+    try:
+        mended = _mend(content)
+        found = [images.find(item['file_name'], path) for item in content['images']]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f'{where} is not in COCO format: an image, category or annotation lacks, or has '
+            f'another kind of, {error}'
+        ) from None
+    if lost := [item['file_name'] for item, at in zip(content['images'], found, strict=True)
+                if at is None]:  # fmt: skip
+        raise UserError(
+            f'{len(lost)} of {len(found)} images of {where} are not below {images.root}, or more '
+            f'than once, the first is {lost[0]}: put them there, or take them out of the file'
+        )
+    paths = [at for at in found if at]
+    names = [item['file_name'] for item in content['images']]
+    prefixes = {
+        at[: -len(name)] if name and at.endswith(name) else None
+        for at, name in zip(paths, names, strict=True)
+    }
+    prefix = prefixes.pop() if len(prefixes) == 1 else None
+    for item, at in zip(content['images'], paths, strict=True):
+        if not all(isinstance(item.get(key), int) and item[key] > 0 for key in ('width', 'height')):
+            item['width'], item['height'] = upright_size(images.root / at)
+            mended = True
+    if prefix is None or (prefix and not prefix.endswith('/')):
+        for item, at in zip(content['images'], paths, strict=True):
+            item['file_name'] = at
+        notes.append(f'{path} names images otherwise than they lie: they were found by name.')
+        return CocoSplit(content)
+    if mended:
+        for item, at in zip(content['images'], paths, strict=True):
+            item['file_name'] = at
+        notes.append(f'{path} is written in a dialect of COCO: a mended copy is used.')
+        return CocoSplit(content)
+    return CocoSplit(content, prefix, path)
+
+
+def _mend(content: dict[str, Any]) -> bool:
+    """Mend numbers written as strings, polygons that are not in a list, and what is left out.
+
+    Returns:
+        Whether there was something to mend.
+    """
+    mended = False
+    ids = {
+        key: {str(item['id']): item['id'] for item in content[name]}
+        for key, name in (('image_id', 'images'), ('category_id', 'categories'))
+    }
+    for number, item in enumerate(content['annotations'], 1):
+        changes: dict[str, Any] = {}
+        for key, known in ids.items():
+            # An id that is nowhere stays, and is refused when the data set is built.
+            changes[key] = known.get(str(item[key]), item[key])
+        polygons = item.get('segmentation')
+        if isinstance(polygons, list) and polygons and not isinstance(polygons[0], list):
+            changes['segmentation'] = polygons = [polygons]
+        if not item.get('bbox') and isinstance(polygons, list) and polygons:
+            x = [value for polygon in polygons for value in polygon[::2]]
+            y = [value for polygon in polygons for value in polygon[1::2]]
+            changes['bbox'] = [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+        box = changes.get('bbox') or item['bbox']
+        if not item.get('area'):
+            changes['area'] = box[2] * box[3]
+        changes['iscrowd'] = int(item.get('iscrowd') or 0)
+        changes['id'] = item.get('id', number)
+        if any(key not in item or item[key] != value for key, value in changes.items()):
+            item.update(changes)
+            mended = True
+    return mended
+
+
+def _unite_classes(splits: dict[str, CocoSplit], notes: list[str]) -> tuple[str, ...]:
+    """Give all splits the same classes with the same ids; those of the first split come first.
+
+    A file that has other ones, or ids of annotations that pycocotools cannot evaluate, is written
+    anew.
+    """
+    categories = [item for split in splits.values() for item in split.content['categories']]
+    parents = {
+        item.get('supercategory')
+        for item in categories
+        if item.get('supercategory') != item['name']
+    }
+    used: set[str] = set()
+    for split in splits.values():
+        named = {item['id']: item['name'] for item in split.content['categories']}
+        used |= {named.get(item['category_id'], '') for item in split.content['annotations']}
+    classes, dropped = [], []
+    for name in dict.fromkeys(item['name'] for item in categories):
+        # Roboflow's first category is the name of the project.
+        if name not in used and (name in NO_OBJECT or name in parents):
+            dropped.append(name)
+        else:
+            classes.append(name)
+    if dropped:
+        notes.append(f'No class: {enumerate_names(dropped)}, which no object has.')
+    first = next(iter(splits.values()))
+    wanted = [(item['id'], item['name']) for item in first.content['categories']]
+    for split in splits.values():
+        content = split.content
+        named = {item['id']: item['name'] for item in content['categories']}
+        ids = [item['id'] for item in content['annotations']]
+        alike = list(named.items()) == wanted and set(classes) <= set(named.values())
+        in_order = [name for name in named.values() if name in classes] == classes
+        if split.file and alike and in_order and len(set(ids)) == len(ids) and 0 not in ids:
+            continue
+        if split.file:
+            notes.append(f'{split.file} has other ids than the rest: a copy has like ones.')
+        _renumber(split, classes)
+    return tuple(classes)
+
+
+def _renumber(split: CocoSplit, classes: list[str]) -> None:
+    """Number the categories and annotations of a split from 1, in a copy that is yet to write."""
+    content = split.content
+    numbers = {name: number for number, name in enumerate(classes, 1)}
+    new = {item['id']: numbers.get(item['name']) for item in content['categories']}
+    prefix, split.prefix, split.file = split.prefix, '', None
+    for image in content['images']:
+        image['file_name'] = prefix + image['file_name']
+    for number, item in enumerate(content['annotations'], 1):
+        item.update(id=number, category_id=new[item['category_id']])
+    content['categories'] = [dict(id=number, name=name) for name, number in numbers.items()]
+
+
+def _choose_splits(splits: dict[str, CocoSplit], share: float, seed: int, notes: list[str]) -> None:
+    """Take the test images to validate on if there are no others, or hold some back."""
+    if 'train' not in splits and len(splits) == 1:
+        splits['train'] = splits.pop(next(iter(splits)))
+    if 'train' not in splits:
+        raise UserError(
+            f'there are annotations of {enumerate_names(splits)} alone: name a file or folder train'
+        )
+    if 'val' in splits:
+        return
+    if 'test' in splits:
+        splits['val'] = splits.pop('test')
+        notes.append('There is no val: the images of test are validated on.')
+        return
+    whole = splits['train']
+    classes_of: dict[Any, set] = {item['id']: set() for item in whole.content['images']}
+    for item in whole.content['annotations']:
+        classes_of[item['image_id']].add(item['category_id'])
+    for name, ids in zip(('train', 'val'), hold_back(classes_of, share, seed), strict=True):
+        kept = set(ids)
+        splits[name] = CocoSplit(
+            {
+                'images': [item for item in whole.content['images'] if item['id'] in kept],
+                'annotations': [
+                    item for item in whole.content['annotations'] if item['image_id'] in kept
+                ],
+                'categories': whole.content['categories'],
+            },
+            whole.prefix,
+        )
+    count = len(splits['val'].content['images'])
+    notes.append(f'There is no val: {count} images, chosen with the seed {seed}, are held back.')

@@ -1,0 +1,220 @@
+"""Files below a folder, their names, and their parts for training and validation."""
+
+import os
+import random
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from PIL import Image
+
+from mmdat.errors import UserError
+
+SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+SPLITS = ('train', 'val', 'test')
+# Word in the name of a file or folder -> the split that it means.
+SPLIT_WORDS = dict(
+    train='train', training='train', val='val', valid='val', validation='val', dev='val',
+    test='test', testing='test',
+)  # fmt: skip
+ORIENTATION = 0x0112  # tag of EXIF
+TURNED = (5, 6, 7, 8)  # its values that swap width and height
+Item = TypeVar('Item')
+
+
+def files_below(root: Path) -> list[str]:
+    """List the files below a folder, relative to it and sorted, without hidden ones.
+
+    Symbolic links are followed, each folder once.
+    """
+    found, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        if os.path.realpath(folder) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        place = PurePosixPath(os.path.relpath(folder, root))
+        found += [str(place / name) for name in sorted(names) if not is_hidden(name)]
+    return found
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one of an operating system or editor."""
+    return name.startswith('.') or name in ('__MACOSX', '@eaDir')
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends as an image's."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def split_of(path: str) -> str | None:
+    """Name the split that a path speaks of, by its last part that speaks of just one.
+
+    Example:
+        >>> split_of('annotations/instances_train2017.json'), split_of('valid/a.jpg')
+        ('train', 'val')
+    """
+    for part in reversed(PurePosixPath(path).parts):
+        words = re.findall('[a-z]+', part.lower())
+        splits = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+        if len(splits) == 1:
+            return splits.pop()
+    return None
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    try:
+        return path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError:
+        raise UserError(f'{path} is not UTF-8: save it as such') from None
+    except OSError as error:
+        raise UserError(f'{path} cannot be read ({error.strerror})') from None
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image once it is turned as its EXIF data says, as mmcv reads it.
+
+    Raises:
+        UserError: If it is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ORIENTATION) in TURNED
+            return (image.height, image.width) if turned else image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise UserError(f'image {path} cannot be read: mend it, or take it out') from None
+
+
+class Images:
+    """The images below a folder, found by whatever name an annotation has for them.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files = files_below(root)
+        self.paths = [path for path in self.files if is_image(path)]
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for path in self.paths:
+            self._by_name[_folded(path)[-1]].append(path)
+            self._by_name[PurePosixPath(_folded(path)[-1]).stem].append(path)
+
+    def find(self, name: str, near: str) -> str | None:
+        r"""Find an image by the name that a file of annotations has for it.
+
+        Folders in the name may be missing or be those of another computer, and its suffix may
+        differ. Of several images of that name the one is taken whose folders agree best.
+
+        Args:
+            name: The name, such as ``'C:\data\a.JPG'``.
+            near: Path of the file of annotations, relative to the root.
+
+        Returns:
+            The path relative to the root; None if there is no such image, or if there are several.
+        """
+        wanted = _folded(name)
+        if not wanted:
+            return None
+        stem = PurePosixPath(wanted[-1]).stem
+        candidates = self._by_name.get(wanted[-1]) or self._by_name.get(stem, [])
+        if len(candidates) < 2:
+            return next(iter(candidates), None)
+
+        def agreement(path: str) -> tuple[int, bool, int]:
+            parts = _folded(path)[:-1]
+            tail = _common(reversed(parts), reversed(wanted[:-1]))
+            same_split = split_of(str(PurePosixPath(path).parent)) == split_of(near)
+            return tail, same_split, _common(parts, _folded(near))
+
+        best, second = sorted(candidates, key=agreement, reverse=True)[:2]
+        return None if agreement(best) == agreement(second) else best
+
+
+def image_sets(images: Images, kind: str) -> dict[str, str]:
+    """Read which split an image is in, by the stem of its name, from the lists that VOC has.
+
+    Args:
+        images: The images of the folder.
+        kind: ``'Main'`` or ``'Segmentation'``.
+    """
+    splits: dict[str, str] = {}
+    # What is in trainval alone is trained on.
+    for split, name in [('train', 'trainval'), *((split, split) for split in SPLITS)]:
+        for path in images.files:
+            if path.endswith(f'ImageSets/{kind}/{name}.txt'):
+                lines = filter(None, map(str.strip, read_text(images.root / path).splitlines()))
+                for line in lines:
+                    splits[line] = splits[line.split()[0]] = split
+    return splits
+
+
+def _folded(path: str) -> list[str]:
+    """Split a path into parts that are equal where they differ in case or in Unicode's form."""
+    text = unicodedata.normalize('NFC', path).casefold().replace('\\', '/')
+    return [part for part in text.split('/') if part not in ('', '.', '..')]
+
+
+def _common(some: Iterable[str], others: Iterable[str]) -> int:
+    """Count the parts at the beginning of two paths that are equal."""
+    count = 0
+    for one, other in zip(some, others, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def hold_back(
+    classes_of: Mapping[Item, Collection], share: float, seed: int
+) -> tuple[list[Item], list[Item]]:
+    """Split items into those to train on and those to validate on.
+
+    Each class keeps an item to train on, if possible, and the parts have like shares of each
+    class's items, where an item has one class.
+
+    Args:
+        classes_of: Item -> its classes.
+        share: Share of the items that are held back.
+        seed: Seed of the random numbers.
+
+    Returns:
+        Items to train on and items to validate on, each in the order given.
+
+    Raises:
+        UserError: If there are less than two.
+    """
+    items = list(classes_of)
+    if len(items) < 2:
+        raise UserError(f'there is {len(items)} image with annotations: at least 2 are needed')
+    random.Random(seed).shuffle(items)
+    left = Counter(name for classes in classes_of.values() for name in set(classes))
+    # Item by item from all classes in turn, as each class's share of the held-back is due.
+    seen: Counter = Counter()
+    due = {}
+    for item in items:
+        first = next(iter(classes_of[item]), None)
+        seen[first] += 1
+        due[item] = seen[first] / (left[first] + 1)
+    held: list[Item] = []
+    wanted = min(max(1, round(len(items) * share)), len(items) - 1)
+    for item in sorted(items, key=lambda item: due[item]):
+        if len(held) < wanted and all(left[name] > 1 for name in classes_of[item]):
+            held.append(item)
+            left.subtract(set(classes_of[item]))
+    chosen = set(held or items[:1])
+    return (
+        [item for item in classes_of if item not in chosen],
+        [item for item in classes_of if item in chosen],
+    )

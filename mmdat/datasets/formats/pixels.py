@@ -1,0 +1,424 @@
+"""Masks of semantic segmentation: which belongs to which image, and what their values mean."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmdat.errors import UserError, enumerate_names
+
+from .files import SUFFIXES, Images, hold_back, image_sets, read_text, split_of
+
+IMAGE_WORDS = ('images', 'image', 'imgs', 'img', 'jpegimages', 'photos', 'inputs')
+# The first that is there counts: programs write pictures of the masks beside them.
+MASK_WORDS = (
+    'segmentationclasspng', 'segmentationclass', 'masks', 'mask', 'labels', 'label', 'annotations',
+    'annotation', 'ann', 'gt', 'groundtruth', 'targets', 'segmentation',
+)  # fmt: skip
+MASK_END = re.compile(r'[_-](masks?|seg|labels?|gt)$', re.IGNORECASE)
+NAMES_FILES = (
+    'labelmap.txt', 'class_names.txt', 'classes.txt', 'labels.txt', '_classes.csv', 'classes.json',
+    'labels.json', 'class_names.json', 'label_map.json', 'meta.json',
+)  # fmt: skip
+BACKGROUND = ('_background_', 'background', 'bg', 'unlabeled', 'unlabelled', 'void', 'other')
+IGNORED = 255
+MOST_READ = 2000  # masks that are looked at
+Color = tuple[int, int, int]
+
+
+@dataclass
+class MaskSplit:
+    """Images and masks of a split.
+
+    Attributes:
+        images: Folder of the images, relative to the root.
+        masks: Folder of their masks.
+        pairs: Image -> mask, both relative to their folders.
+        suffix: What the names of all masks end in beyond those of the images; empty if in nothing.
+        listed: Whether there is more in the folders, so that a list must be written.
+    """
+
+    images: str
+    masks: str
+    pairs: dict[str, str]
+    suffix: str = ''
+    listed: bool = False
+
+
+@dataclass
+class Segmented:
+    """Images with masks that were found in a folder.
+
+    Attributes:
+        kind: Name of the layout.
+        root: Folder that all paths are relative to.
+        classes: Names of the classes, in the order of their labels.
+        palette: Their colors, if the masks have them.
+        values: Value in the masks -> class, if labels are not 0, 1, 2 and so on.
+        colors: Color in the masks -> class, if they must be written anew with values.
+        zero_is_nothing: Whether 0 is no class and 1 the first (``reduce_zero_label``).
+        zero_is_clear: Whether the names leave no doubt of that.
+        splits: Split -> its images and masks; train and val at least.
+        notes: What was decided that one might not expect, as sentences.
+    """
+
+    kind: str
+    root: Path
+    classes: tuple[str, ...]
+    palette: list[Color] | None
+    values: dict[int, str] | None
+    colors: dict[Color, str] | None
+    zero_is_nothing: bool
+    zero_is_clear: bool
+    splits: dict[str, MaskSplit]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Segmented:
+    """Find the images and masks below a folder, and what the masks' values mean.
+
+    Args:
+        data: The folder.
+        share: Share of the images to validate on, if the folder does not say which.
+        seed: Seed that chooses them.
+        zero: ``'background'`` if 0 is a class in the masks, ``'ignored'`` if it is nothing; found
+            from names and values if None.
+
+    Raises:
+        UserError: If there are none, or if their values have no meaning.
+    """
+    if not data.is_dir():
+        raise UserError(f'{data} is no folder: give the one with images and masks')
+    images = Images(data)
+    notes: list[str] = []
+    splits, kind = _find_splits(images, share, seed, notes)
+    masks = [
+        data / split.masks / mask for split in splits.values() for mask in split.pairs.values()
+    ]
+    look = _Look(masks, notes)
+    names, colors_of = _read_names(images)
+    if look.colors:
+        colors = _name_colors(look.colors, names, colors_of, notes)
+        classes = tuple(dict.fromkeys(colors.values()))
+        color_of = {name: color for color, name in colors.items()}
+        return Segmented(
+            kind,
+            data,
+            classes,
+            [color_of[name] for name in classes],
+            None,
+            colors,
+            False,
+            True,
+            splits,
+            notes,
+        )
+    values, nothing, clear, classes = _meaning(look.values, names, zero, kind)
+    kept = values or dict(enumerate(classes, int(nothing)))
+    palette = [look.palette[value] for value in kept] if look.palette else None
+    return Segmented(kind, data, classes, palette, values, None, nothing, clear, splits, notes)
+
+
+def _find_splits(
+    images: Images, share: float, seed: int, notes: list[str]
+) -> tuple[dict[str, MaskSplit], str]:
+    """Find pairs of an image and a mask, by split."""
+    pairs = _pairs(images, notes)
+    lists = image_sets(images, 'Segmentation')
+    by_split: dict[str, dict[str, str]] = {}
+    for image, mask in pairs.items():
+        stem = PurePosixPath(image).stem
+        split = lists.get(stem) if lists else split_of(str(PurePosixPath(image).parent))
+        if split or not lists:
+            by_split.setdefault(split or 'train', {})[image] = mask
+    kind = "VOC's layout" if lists else 'folders of images and masks'
+    if {'training', 'annotations'} <= {part for path in pairs.values() for part in path.split('/')}:
+        kind = "ADE20K's layout"
+    if 'train' not in by_split:
+        raise UserError(
+            f'{images.root} has no masks to train on: put them into folders such as images/train '
+            'and masks/train'
+        )
+    if 'val' not in by_split and 'test' in by_split:
+        by_split['val'] = by_split.pop('test')
+        notes.append('There is no val: the images of test are validated on.')
+    if 'val' not in by_split:
+        whole = by_split['train']
+        parts = hold_back(dict.fromkeys(whole, ()), share, seed)
+        for name, chosen in zip(('train', 'val'), parts, strict=True):
+            by_split[name] = {image: whole[image] for image in chosen}
+        notes.append(
+            f'There is no val: {len(parts[1])} images, chosen with the seed {seed}, are held back.'
+        )
+    return {name: _split(images, pairs) for name, pairs in by_split.items()}, kind
+
+
+def _split(images: Images, pairs: dict[str, str]) -> MaskSplit:
+    """Put the pairs of a split in relation to their folders."""
+    first, second = (
+        os.path.commonpath([str(PurePosixPath(path).parent) for path in paths])
+        for paths in (pairs, pairs.values())
+    )
+    relative = {os.path.relpath(a, first): os.path.relpath(b, second) for a, b in pairs.items()}
+    ends = {mask.removeprefix(os.path.splitext(image)[0]) for image, mask in relative.items()}
+    suffix = ends.pop() if len(ends) == 1 else ''
+    inside = sum(path.startswith(f'{first}/') for path in images.paths)
+    return MaskSplit(
+        first,
+        second,
+        relative,
+        '' if suffix.lower() in SUFFIXES else suffix,
+        listed=inside != len(pairs),
+    )
+
+
+def _pairs(images: Images, notes: list[str]) -> dict[str, str]:
+    """Pair images with masks of the same stem: in folders that are named so, or beside them.
+
+    Stems of masks may end in a word for a mask.
+    """
+    photos: dict[tuple, str] = {}
+    masks: dict[tuple, tuple[int, str]] = {}
+    for path in images.paths:
+        whole = str(PurePosixPath(path).with_suffix(''))
+        stem = MASK_END.sub('', whole)
+        parts = PurePosixPath(stem).parts
+        for index in reversed(range(len(parts) - 1)):
+            words = re.findall('[a-z]+', parts[index].lower())
+            mask_word = next((word for word in MASK_WORDS if word in words), None)
+            image_word = next((word for word in IMAGE_WORDS if word in words), None)
+            word = mask_word or image_word
+            if word is None:
+                continue
+            rest = tuple(item for item in words if item != word)
+            key = (parts[:index], rest, parts[index + 1 :])
+            if mask_word is None:
+                photos[key] = path
+            elif not path.lower().endswith(('.jpg', '.jpeg')):
+                rank = MASK_WORDS.index(mask_word)
+                masks[key] = min(masks.get(key, (rank, path)), (rank, path))
+            break
+        else:
+            if stem == whole:
+                photos[parts] = path
+            else:
+                masks[parts] = (0, path)
+    pairs = {path: masks[key][1] for key, path in photos.items() if key in masks}
+    if not pairs:
+        raise UserError(
+            f'{images.root} has no pairs of an image and a mask: give a folder with images/ and '
+            'masks/ (or labels/, annotations/), whose files have the same names up to the suffix; '
+            'masks are no JPEG files'
+        )
+    if lonely := [path for key, path in photos.items() if key not in masks]:
+        notes.append(f'{len(lonely)} images have no mask, such as {lonely[0]}: they are left out.')
+    return pairs
+
+
+class _Look:
+    """What the masks hold: values, a palette, colors.
+
+    Args:
+        paths: The masks; of many, as many as suffice, evenly spaced.
+        notes: Is told if not all were read.
+    """
+
+    def __init__(self, paths: list[Path], notes: list[str]) -> None:
+        self.values: set[int] = set()
+        self.colors: set[Color] = set()
+        self.palette: list[Color] | None = None
+        step = -(-len(paths) // MOST_READ)
+        if step > 1:
+            notes.append(f'Of {len(paths)} masks every {step}th was read to find the classes.')
+        with ThreadPoolExecutor() as threads:
+            for values, colors, palette in threads.map(self._read, paths[::step]):
+                self.values |= values
+                self.colors |= colors
+                self.palette = self.palette or palette
+
+    @staticmethod
+    def _read(path: Path) -> tuple[set[int], set[Color], list[Color] | None]:
+        try:
+            with Image.open(path) as image:
+                mode, palette = image.mode, image.getpalette()
+                pixels = np.asarray(image)
+        except (OSError, ValueError, SyntaxError):
+            raise UserError(f'mask {path} cannot be read: mend it, or take it out') from None
+        if pixels.ndim == 3:
+            flat = pixels[..., :3].reshape(-1, pixels.shape[-1])[:, :3]
+            packed = np.unique(flat.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32))
+            return set(), {(v >> 16, v >> 8 & 255, v & 255) for v in packed.tolist()}, None
+        colors = None
+        if mode == 'P' and palette:
+            colors = list(zip(palette[::3], palette[1::3], palette[2::3], strict=True))
+            colors += [(0, 0, 0)] * (256 - len(colors))
+            if all(len(set(color)) == 1 for color in colors):
+                colors = None
+        return set(np.unique(pixels).astype(int).tolist()), set(), colors
+
+
+def _read_names(images: Images) -> tuple[dict[int, str] | list[str], dict[Color, str]]:
+    """Read the names of classes: a list, or by value; and by color where a file has colors."""
+    by_name = {PurePosixPath(path).name: path for path in reversed(images.files)}
+    path = next((by_name[name] for name in NAMES_FILES if name in by_name), None)
+    if path is None:
+        return [], {}
+    text = read_text(images.root / path)
+    if path.endswith('.json'):
+        try:
+            return _names_in_json(json.loads(text))
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f'{images.root / path} holds no list of names of classes') from None
+    lines = [line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != '#']
+    if path.endswith('.csv'):
+        rows = [row for row in csv.reader(lines) if row[0].strip().isdigit()]
+        return {int(row[0]): row[1].strip() for row in rows}, {}
+    if path.endswith('labelmap.txt') and all(':' in line for line in lines):  # CVAT's
+        fields = [line.split(':') for line in lines]
+        colors = {tuple(map(int, color.split(','))): name for name, color, *_ in fields if color}
+        return [name for name, *_ in fields], colors  # type: ignore[return-value]
+    numbered = [re.fullmatch(r'(\d+)[\s:,;]+(.+)', line) for line in lines]
+    if all(numbered):
+        return {int(match[1]): match[2].strip() for match in numbered if match}, {}
+    return [line for line in lines if line != '__ignore__'], {}
+
+
+def _names_in_json(content: Any) -> tuple[dict[int, str] | list[str], dict[Color, str]]:
+    if isinstance(content, dict):
+        content = content.get('classes') or content.get('names') or content.get('labels') or content
+    if isinstance(content, dict):
+        if all(isinstance(value, int) for value in content.values()):
+            return {value: name for name, value in content.items()}, {}
+        return {int(value): str(name) for value, name in content.items()}, {}
+    names = [
+        item if isinstance(item, str) else item.get('name') or item['title'] for item in content
+    ]
+    return names, {}
+
+
+def _meaning(
+    values: set[int], names: Mapping[int, str] | list[str], zero: str | None, kind: str
+) -> tuple[dict[int, str] | None, bool, bool, tuple[str, ...]]:
+    """Say what the values of masks mean.
+
+    Returns:
+        Value -> class if they are not just numbered, whether 0 is nothing, whether the names leave
+        no doubt of that, and the classes.
+
+    Raises:
+        UserError: If there are more values than names, or less than two classes.
+    """
+    ordered = sorted(values)
+    spaced = len(ordered) > 1 and np.ptp(np.diff(ordered)) <= 1 and ordered[-1] == IGNORED
+    numbers = ordered if spaced else [value for value in ordered if value != IGNORED]
+    if not numbers:
+        raise UserError(f'the masks hold nothing but {IGNORED}, which is no class')
+    top, sparse = numbers[-1], numbers[-1] + 1 > 2 * len(numbers)
+    if isinstance(names, Mapping):
+        clear = True
+        if unknown := set(numbers) - set(names) - {0}:
+            raise UserError(
+                f'the masks hold the values {enumerate_names(map(str, sorted(unknown)))}, which '
+                'the file with the names of the classes does not have: add them'
+            )
+        classes = tuple(names[value] for value in sorted(names))
+        if sorted(names) == list(range(1, len(names) + 1)):
+            return _at_least_two(None, zero != 'background', clear, classes)
+        if sorted(names) == list(range(len(names))):
+            return _at_least_two(None, zero == 'ignored', clear, classes)
+        return _at_least_two(
+            {value: names[value] for value in sorted(names)}, False, clear, classes
+        )
+    count = len(names)
+    first_is_background = count > 0 and names[0].lower() in BACKGROUND
+    if sparse or spaced:
+        named = list(names)
+        if count == len(numbers) - 1 and numbers[0] == 0:
+            named = ['background', *names]
+        if count and len(named) != len(numbers):
+            raise UserError(
+                f'the masks hold the values {enumerate_names(map(str, numbers), 20)}, but there '
+                f'are {count} names of classes: name one class for each'
+            )
+        named = named or ['background' if v == 0 else f'value_{v}' for v in numbers]
+        meaning = dict(zip(numbers, named, strict=True))
+        if zero == 'ignored':
+            meaning.pop(0, None)
+        return _at_least_two(meaning, False, True, tuple(meaning.values()))
+    if count:
+        if top > count or (top == count and first_is_background):
+            raise UserError(
+                f'the masks hold the value {top}, but there are {count} names of classes, the '
+                f'first {names[0]!r}: name all classes'
+            )
+        nothing = zero == 'ignored' or (zero is None and top == count and count > 1)
+        classes = tuple(names)
+        if not nothing and top == count:
+            classes = ('background', *names)
+        if nothing and first_is_background:
+            classes = classes[1:]
+        return _at_least_two(None, nothing, first_is_background, classes)
+    nothing = zero == 'ignored' or (zero is None and kind.startswith('ADE20K') and top > 1)
+    classes = tuple('background' if v == 0 else f'class_{v}' for v in range(nothing, top + 1))
+    return _at_least_two(None, nothing, False, classes)
+
+
+def _at_least_two(
+    values: dict[int, str] | None, nothing: bool, clear: bool, classes: tuple[str, ...]
+) -> tuple[dict[int, str] | None, bool, bool, tuple[str, ...]]:
+    if len(classes) < 2:
+        raise UserError(
+            f'the masks have the class {enumerate_names(classes)} alone: there is nothing to tell '
+            'it from; is 0 a class (--zero background)?'
+        )
+    return values, nothing, clear, classes
+
+
+def _name_colors(
+    found: set[Color],
+    names: Mapping[int, str] | list[str],
+    colors_of: dict[Color, str],
+    notes: list[str],
+) -> dict[Color, str]:
+    """Name the colors of masks: by the file that has them, by gray values, or by themselves."""
+    if colors_of:
+        if unknown := found - set(colors_of):
+            raise UserError(
+                f'the masks hold {len(unknown)} colors that labelmap.txt does not have, such as '
+                f'{min(unknown)}: add them'
+            )
+        return colors_of
+    if len(found) > 256:
+        raise UserError(
+            f'the masks hold {len(found)} colors: save them without loss, as PNG with a color or '
+            'a value for each class'
+        )
+    ordered = sorted(found)
+    if len(names) == len(ordered):
+        listed = names if isinstance(names, list) else [names[key] for key in sorted(names)]
+        return dict(zip(ordered, listed, strict=True))
+    notes.append('The masks are in color and no file names the colors: classes are named so.')
+    return {
+        color: 'background' if color == (0, 0, 0) else 'color_{:02x}{:02x}{:02x}'.format(*color)
+        for color in ordered
+    }
+
+
+def write_values(source: Path, target: Path, colors: dict[Color, str], classes: tuple) -> None:
+    """Write a mask in colors anew, with the number of its class in each pixel."""
+    with Image.open(source) as image:
+        pixels = np.asarray(image.convert('RGB'), np.uint32)
+    packed = pixels @ np.array([65536, 256, 1], np.uint32)
+    labels = np.full(packed.shape, IGNORED, np.uint8)
+    for (red, green, blue), name in colors.items():
+        labels[packed == red * 65536 + green * 256 + blue] = classes.index(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(labels).save(target)

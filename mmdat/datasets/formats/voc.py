@@ -1,0 +1,105 @@
+"""Pascal VOC's boxes: an XML file for each image."""
+
+import xml.etree.ElementTree as ET
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mmdat.errors import UserError
+
+from .files import SPLITS, Images, image_sets, read_text, split_of, upright_size
+from .library import convert, labelformat
+
+
+def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
+    """Read Pascal VOC's boxes, and return the content of a COCO file for each split.
+
+    The splits are those of ``ImageSets/Main``, or else of the folders.
+
+    Args:
+        images: The images of the folder.
+        notes: Is told what was left out.
+
+    Raises:
+        UserError: If a file cannot be read, or if its image is not there.
+    """
+    trees: dict[str, ET.Element] = {}
+    for path in images.files:
+        if path.lower().endswith('.xml'):
+            try:
+                root = ET.fromstring(read_text(images.root / path))
+            except ET.ParseError as error:
+                raise UserError(f'{images.root / path} is not XML ({error})') from None
+            if root.tag == 'annotations' and root.find('image') is not None:
+                raise UserError(
+                    f'{images.root / path} is in the format "CVAT for images": export the task as '
+                    '"COCO 1.0", which has all its shapes'
+                )
+            if root.tag == 'annotation':
+                trees[path] = root
+    if not trees:
+        return {}
+    listed = image_sets(images, 'Main')
+    splits: dict[str, list[str]] = {}
+    for path in trees:
+        split = listed.get(PurePosixPath(path).stem) if listed else None
+        if listed and split is None:
+            continue
+        splits.setdefault(split or split_of(path) or SPLITS[0], []).append(path)
+    if left := len(trees) - sum(map(len, splits.values())):
+        notes.append(f'{left} images are in no list of ImageSets/Main: they are left out.')
+    names = sorted({name.text or '' for tree in trees.values() for name in _names(tree)})
+    return {
+        split: _convert(images, {path: trees[path] for path in paths}, names)
+        for split, paths in splits.items()
+    }
+
+
+def _names(tree: ET.Element) -> list[ET.Element]:
+    return tree.findall('object/name')
+
+
+def _convert(images: Images, trees: dict[str, ET.Element], names: list[str]) -> dict[str, Any]:
+    paths, sizes = [], []
+    for path, tree in trees.items():
+        name = tree.findtext('filename') or PurePosixPath(path).stem
+        found = images.find(name, path) or images.find(PurePosixPath(path).stem, path)
+        if found is None:
+            raise UserError(
+                f'image {name} of {images.root / path} is not below {images.root}: put it there'
+            )
+        paths.append(found)
+        sizes.append(_size(tree) or upright_size(images.root / found))
+
+    def write(folder: Path) -> Any:
+        for number, (tree, size) in enumerate(zip(trees.values(), sizes, strict=True)):
+            copy = ET.Element('annotation')
+            ET.SubElement(copy, 'filename').text = str(number)
+            element = ET.SubElement(copy, 'size')
+            for side, value in zip(('width', 'height'), size, strict=True):
+                ET.SubElement(element, side).text = str(value)
+            for item in tree.findall('object'):
+                numbered = ET.SubElement(copy, 'object')
+                ET.SubElement(numbered, 'name').text = str(names.index(item.findtext('name') or ''))
+                numbered.extend(item.findall('bndbox'))
+            ET.ElementTree(copy).write(folder / f'{number}.xml', encoding='utf-8')
+        return labelformat().PascalVOCObjectDetectionInput(
+            folder, ','.join(str(number) for number in range(len(names)))
+        )
+
+    try:
+        return convert(write, paths, sizes, names)
+    except (ValueError, TypeError, LookupError) as error:
+        raise UserError(
+            f'a box of the XML files in {images.root / next(iter(trees))} and its neighbors '
+            f'cannot be read: {error}'
+        ) from None
+
+
+def _size(tree: ET.Element) -> tuple[int, int] | None:
+    """Width and height that a file gives, if it does; some programs write 0."""
+    try:
+        width, height = (int(float(tree.findtext(f'size/{side}') or 0)) for side in (
+            'width', 'height'))  # fmt: skip
+    except ValueError:
+        return None
+    return (width, height) if width > 0 and height > 0 else None

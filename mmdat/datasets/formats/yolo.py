@@ -1,0 +1,207 @@
+"""YOLO's text files: a line for each object, with its class and shares of the image's sides."""
+
+import math
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from mmdat.errors import UserError
+
+from .files import SPLITS, Images, is_image, read_text, split_of, upright_size
+from .library import convert, labelformat
+
+NAMES_FILES = ('classes.txt', 'obj.names', 'labels.txt', 'predefined_classes.txt')
+SLACK = 0.01  # by how much shares may leave the image, of rounding
+
+
+def read_yolo(data: Path, images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
+    """Read YOLO's boxes and polygons, and return the content of a COCO file for each split.
+
+    Args:
+        data: The folder, or its YAML file.
+        images: The images of the folder.
+        notes: Is told what one might not expect.
+
+    Raises:
+        UserError: If a line is not YOLO's, or an image of a list is not there.
+    """
+    found = _description(data, images)
+    if found is None:
+        return {}
+    near, names, splits = found
+    labels = {path for path in images.files if path.endswith('.txt')}
+    rows = {
+        split: {path: _rows(images.root, _label_of(path, labels), names) for path in paths}
+        for split, paths in splits.items()
+        if paths
+    }
+    counts = [len(row) for split in rows.values() for parts in split.values() for row in parts]
+    if not counts:
+        raise UserError(
+            f'none of the images that {images.root / near} names has a label file (.txt) with an '
+            'object: labels lie in the folder labels beside images, or beside the images'
+        )
+    polygons = max(counts) > 5
+    if polygons and 5 in counts:
+        notes.append(
+            f'{counts.count(5)} of {len(counts)} objects have a box alone: it is taken as the mask.'
+        )
+    return {split: _convert(images.root, parts, names, polygons) for split, parts in rows.items()}
+
+
+def _description(data: Path, images: Images) -> tuple[str, list[str], dict[str, list[str]]] | None:
+    """Find the file that names the classes, and the images of each split."""
+    yamls = [path for path in images.files if path.endswith(('.yaml', '.yml'))]
+    for path in [data.name] if data.is_file() else yamls:
+        try:
+            content = yaml.safe_load(read_text(images.root / path))
+        except yaml.YAMLError:
+            continue
+        if isinstance(content, dict) and content.get('names') and SPLITS[0] in content:
+            named = content['names']
+            names = [named[key] for key in sorted(named)] if isinstance(named, dict) else named
+            if isinstance(named, dict) and sorted(named) != list(range(len(named))):
+                raise UserError(
+                    f'{images.root / path} numbers its names {sorted(named)[:8]}: they must be 0 '
+                    f'to {len(named) - 1}'
+                )
+            return path, [str(name) for name in names], _splits(path, content, images)
+    texts = [path for path in images.files if PurePosixPath(path).name in NAMES_FILES]
+    labeled = {path for path in images.files if path.endswith('.txt')}
+    paths = [path for path in images.paths if _label_of(path, labeled - set(texts))]
+    if not texts or not paths:
+        return None
+    names = [line.strip() for line in read_text(images.root / texts[0]).splitlines()]
+    splits: dict[str, list[str]] = {}
+    for path in images.paths:
+        folder = str(PurePosixPath(path).parent)
+        splits.setdefault(split_of(folder) or SPLITS[0], []).append(path)
+    return texts[0], [name for name in names if name], splits
+
+
+def _splits(path: str, content: dict[str, Any], images: Images) -> dict[str, list[str]]:
+    """List the images of the folders and lists that a YAML file names, by split."""
+    start = PurePosixPath(path).parent
+    bases = [start / _inside(str(content.get('path') or ''), images.root), start, PurePosixPath()]
+    splits: dict[str, list[str]] = {}
+    for split in SPLITS:
+        places = content.get(split) or []
+        for place in [places] if isinstance(places, str) else places:
+            listed = list(_images_at(_inside(place, images.root), bases, images, path))
+            if not listed:
+                raise UserError(
+                    f'{images.root / path} names {place!r} for {split}, where no image is: give '
+                    'the folder that has the images as DATA, or mend the path'
+                )
+            splits.setdefault(split, []).extend(listed)
+    return splits
+
+
+def _inside(place: str, root: Path) -> str:
+    """Write a path relative to the root if it is below it, without dots at its beginning."""
+    if Path(place).is_absolute() and Path(place).is_relative_to(root):
+        return str(Path(place).relative_to(root))
+    return re.sub(r'^(\.{0,2}[/\\])+', '', place).replace('\\', '/')
+
+
+def _images_at(place: str, bases: list[PurePosixPath], images: Images, near: str) -> Iterator[str]:
+    """Yield the images of a folder, or of a text file that lists them."""
+    for base in bases:
+        target = str(base / place)
+        if target in images.files and not is_image(target):
+            for line in read_text(images.root / target).splitlines():
+                if line.strip():
+                    found = images.find(line.strip(), target)
+                    if found is None:
+                        raise UserError(
+                            f'image {line.strip()} of {images.root / target} is not below '
+                            f'{images.root}'
+                        )
+                    yield found
+            return
+        inside = '' if target == '.' else f'{target}/'
+        if (images.root / target).is_dir():
+            yield from (path for path in images.paths if path.startswith(inside))
+            return
+
+
+def _label_of(path: str, labels: set[str]) -> str | None:
+    """Find the label file of an image: in the folder labels for images, or beside it."""
+    text = PurePosixPath(path).with_suffix('.txt')
+    parts = text.parts
+    for index in reversed(range(len(parts) - 1)):
+        if parts[index] in ('images', 'JPEGImages'):
+            swapped = str(PurePosixPath(*parts[:index], 'labels', *parts[index + 1 :]))
+            if swapped in labels:
+                return swapped
+    beside = (str(text), str(text.parent / 'labels' / text.name), str('labels' / text))
+    return next((label for label in beside if label in labels), None)
+
+
+def _rows(root: Path, label: str | None, names: list[str]) -> list[list[float]]:
+    """Read the lines of a label file: a class, and a box or a polygon."""
+    rows = []
+    for number, line in enumerate(read_text(root / label).splitlines() if label else (), 1):
+        if not line.strip():
+            continue
+        try:
+            row = [float(value) for value in line.split()]
+        except ValueError:
+            row = []
+        if len(row) == 6:  # a box with a confidence or the number of a track
+            del row[5]
+        within = all(-SLACK <= value <= 1 + SLACK for value in row[1:])
+        fits = len(row) == 5 or (len(row) > 6 and len(row) % 2)
+        if not (fits and within and row[0] in range(len(names)) and all(map(math.isfinite, row))):
+            raise UserError(
+                f'{root / str(label)} has in line {number} {line.strip()[:60]!r}, which is not a '
+                f'class from 0 to {len(names) - 1} and a box (4 numbers) or a polygon, in shares '
+                "of the image's sides: mend it, or take it out"
+            )
+        rows.append(row)
+    return rows
+
+
+def _convert(
+    root: Path, rows: dict[str, list[list[float]]], names: list[str], polygons: bool
+) -> dict[str, Any]:
+    with ThreadPoolExecutor() as threads:
+        sizes = list(threads.map(lambda path: upright_size(root / path), rows))
+    formats = labelformat()
+    from labelformat.model.image import Image
+
+    kind: Any = (
+        formats.YOLOv8InstanceSegmentationInput if polygons else formats.YOLOv8ObjectDetectionInput
+    )
+
+    class Numbered(kind):
+        """Labels of images whose sizes are known and whose names are numbers."""
+
+        def get_images(self) -> Iterator[Image]:
+            for number, (width, height) in enumerate(sizes):
+                yield Image(number, f'{number}.txt', width, height)
+
+    def write(folder: Path) -> Numbered:
+        (folder / 'labels').mkdir()
+        for number, lines in enumerate(rows.values()):
+            whole = [_as_polygon(row) if polygons else row for row in lines]
+            text = ''.join(f'{int(row[0])} {" ".join(map(repr, row[1:]))}\n' for row in whole)
+            (folder / 'labels' / f'{number}.txt').write_text(text)
+        numbers = list(range(len(names)))
+        (folder / 'data.yaml').write_text(yaml.safe_dump(dict(train='images', names=numbers)))
+        return Numbered(folder / 'data.yaml', 'train')
+
+    return convert(write, list(rows), sizes, names)
+
+
+def _as_polygon(row: list[float]) -> list[float]:
+    """Give a box its four corners; leave a polygon as it is."""
+    if len(row) > 5:
+        return row
+    label, x, y, width, height = row
+    left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    return [label, left, top, right, top, right, bottom, left, bottom]

@@ -1,0 +1,306 @@
+"""A config for data of one's own is written from a folder, and trains."""
+
+import ast
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.configs import CONFIGS, NAMES, load
+from helpers.foreign import DIALECTS, write_json, write_roboflow, write_yolo
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.registry import METRICS, MODELS, DefaultScope
+from mmengine.runner import Runner
+from PIL import Image
+from torch import nn
+
+from mmdat.apis import train
+from mmdat.apis.new_config import Draft, _fit_schedule, new_config
+from mmdat.checks import before_first_step, config_tree
+from mmdat.checks.config_tree import replace_values
+from mmdat.datasets import ShapesParameters, write_shapes_coco
+from mmdat.datasets.shapes.classify import write_shapes_classify
+from mmdat.datasets.shapes.segment import write_shapes_segment
+from mmdat.errors import UserError
+
+NANO = dict(
+    mmdet='mask_rcnn_dat_pp_nano_shapes',
+    mmseg='upernet_dat_pp_nano_shapes',
+    mmpretrain='dat_pp_nano_shapes',
+)
+LOADER = dict(num_workers=0, persistent_workers=False)
+A_STEP = {
+    'train_cfg.val_interval': 9,
+    'param_scheduler': [],
+    'default_hooks.checkpoint': None,
+    'default_hooks.logger.interval': 1,
+    'log_level': 'ERROR',
+    **{f'train_dataloader.{key}': value for key, value in LOADER.items()},
+    **{f'val_dataloader.{key}': value for key, value in LOADER.items()},
+}
+
+
+@pytest.fixture(scope='module')
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, tuple[Path, nn.Module]]:
+    """Detectors for small images: whether one learns masks -> its config in a flat file, and it."""
+    found = {}
+    for with_masks in (True, False):
+        cfg = load(NANO['mmdet'])
+        cfg.model.train_cfg.rcnn.sampler.num = 16
+        if not with_masks:
+            cfg.model.roi_head.update(mask_roi_extractor=None, mask_head=None)
+            cfg.val_evaluator.metric = cfg.test_evaluator.metric = 'bbox'
+        for split in ('train', 'val', 'test'):
+            loader = cfg[f'{split}_dataloader']
+            loader.update(LOADER)
+            for step in loader.dataset.pipeline:
+                step.pop('with_mask', None) if not with_masks else None
+                step.update(scale=(96, 80)) if 'scale' in step else None
+        path = tmp_path_factory.mktemp('bases') / 'base.py'
+        path.write_text(''.join(f'{key} = {value!r}\n' for key, value in cfg.to_dict().items()))
+        replace_values(cfg.model, 'num_classes', 4, 2)
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            found[with_masks] = path, MODELS.build(cfg.model)
+    return found
+
+
+def nano(scope: str) -> str:
+    return str(CONFIGS / f'{NANO[scope]}.py')
+
+
+def train_a_step(config: Path) -> None:
+    unit = next(key for key in Config.fromfile(config).train_cfg if key.startswith('max_'))
+    options = {**A_STEP, f'train_cfg.{unit}': 1}
+    runner = train(str(config), str(config.parent / 'work'), cfg_options=options)
+    assert np.isfinite(runner.message_hub.get_scalar('train/loss').data[0]).all()
+    dataset = runner.train_dataloader.dataset
+    assert dataset.metainfo['classes'] == Config.fromfile(config).classes
+    runner.build_evaluator(runner.cfg.val_evaluator)
+    assert len(runner.build_dataloader(runner.cfg.val_dataloader).dataset)
+
+
+@pytest.mark.parametrize('program', DIALECTS)
+def test_data_of_a_program_is_trained_on(
+    program: str, bases: dict[bool, tuple[Path, nn.Module]], tmp_path: Path
+) -> None:
+    write, with_masks, _ = DIALECTS[program]
+    write(tmp_path / 'data')
+    base, model = bases[with_masks]
+    new_config(str(base), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        train, val = (
+            Runner.build_dataloader(cfg[f'{split}_dataloader'], seed=0)
+            for split in ('train', 'val')
+        )
+        before_first_step(model, dict(train=train.dataset, val=val.dataset))
+        optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-6))
+        losses = model.train_step(next(iter(train)), optimizer)
+        assert math.isfinite(float(losses['loss'].detach()))
+        metric = METRICS.build(cfg.val_evaluator)
+        metric.dataset_meta = val.dataset.metainfo
+        for batch in val:
+            with torch.no_grad():
+                metric.process(batch, [item.to_dict() for item in model.val_step(batch)])
+        assert 'coco/bbox_mAP' in metric.evaluate(len(val.dataset))
+
+
+def test_masks_in_color_are_written_anew_and_trained_on(tmp_path: Path) -> None:
+    """CVAT's "Segmentation mask 1.1": masks in color, which labelmap.txt names."""
+    root = tmp_path / 'data'
+    colors = np.array([[0, 0, 0], [250, 50, 83], [51, 221, 255]], np.uint8)
+    (root / 'ImageSets' / 'Segmentation').mkdir(parents=True)
+    names = [f'street {i}' for i in range(4)]
+    for name in names:
+        labels = np.random.default_rng(len(name)).integers(0, 3, (64, 64))
+        for folder, pixels in (
+            ('JPEGImages', colors[labels]),
+            ('SegmentationClass', colors[labels]),
+        ):
+            (root / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(root / folder / f'{name}.png')
+    (root / 'ImageSets' / 'Segmentation' / 'default.txt').write_text('\n'.join(names))
+    (root / 'labelmap.txt').write_text(
+        '# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:250,50,83::\nroad:51,221,255::\n'
+    )
+    new_config(nano('mmseg'), str(root), str(tmp_path / 'mine.py'))
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    assert cfg.classes == ('background', 'car', 'road')
+    assert cfg.data.metainfo.palette == colors.tolist()
+    mask = next((tmp_path / 'mine_masks' / 'val').glob('*.png'))
+    original = np.asarray(Image.open(root / 'SegmentationClass' / mask.name))
+    assert (colors[np.asarray(Image.open(mask))] == original).all()
+    train_a_step(tmp_path / 'mine.py')
+
+
+def test_images_by_class_are_trained_on(tmp_path: Path) -> None:
+    for name, count in (('cat', 4), ('dog', 3), ('.ipynb_checkpoints', 1)):
+        (tmp_path / 'pets' / name).mkdir(parents=True)
+        for index in range(count):
+            image = np.random.default_rng(index).integers(0, 255, (64, 64, 3), np.uint8)
+            Image.fromarray(image).save(tmp_path / 'pets' / name / f'my {index}.JPG', 'jpeg')
+    lines = new_config(nano('mmpretrain'), str(tmp_path / 'pets'), str(tmp_path / 'mine.py'))
+    held_back = (tmp_path / 'mine_val.txt').read_text().splitlines()
+    assert len(held_back) == 1 and held_back[0].split('\t')[1] in ('cat', 'dog')
+    assert len((tmp_path / 'mine_train.txt').read_text().splitlines()) == 6
+    assert any('1 images, chosen with the seed 0' in line for line in lines)
+    train_a_step(tmp_path / 'mine.py')
+
+
+# One config of each set of bases: others differ from it in their backbone alone.
+FAMILIES = {
+    ast.get_source_segment(text, ast.parse(text).body[0]): name
+    for name in NAMES
+    for text in [(CONFIGS / f'{name}.py').read_text()]
+}
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Data of each toolbox's task."""
+    root, size = tmp_path_factory.mktemp('shapes'), ShapesParameters(train=8, val=4, size=64)
+    write_shapes_coco(root / 'mmdet', size)
+    write_shapes_segment(root / 'mmseg', size)
+    write_shapes_classify(root / 'mmpretrain', size)
+    return {scope: root / scope for scope in NANO}
+
+
+@pytest.mark.parametrize('name', sorted(FAMILIES.values()))
+def test_all_parts_fit_the_data(name: str, shapes: dict[str, Path], tmp_path: Path) -> None:
+    scope = load(name).default_scope
+    new_config(str(CONFIGS / f'{name}.py'), str(shapes[scope]), str(tmp_path / 'mine.py'))
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    assert not list(tmp_path.glob('*.json'))  # the files of the folder do
+    num_classes = len(cfg.classes)
+    for key in ('num_classes', 'num_things_classes'):
+        for part in ('model', 'data_preprocessor'):
+            for path in config_tree.paths(cfg.get(part), key):
+                assert config_tree.value_at(cfg[part], path) == num_classes, path
+    for path in config_tree.paths(cfg.model, 'class_weight'):
+        weight = config_tree.value_at(cfg.model, path)
+        assert not isinstance(weight, list) or len(weight) == num_classes + 1, path
+    for split in ('train', 'val', 'test'):
+        ((_, dataset),) = config_tree.datasets(cfg, split)
+        assert dataset.metainfo.classes == cfg.classes and dataset.pipeline
+        assert dataset.type.startswith('mmdat.')
+    if scope == 'mmdet':
+        for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+            assert Path(evaluator.ann_file) == shapes[scope] / 'annotations/instances_val.json'
+    total = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs
+    assert total % cfg.train_cfg.val_interval == 0
+    assert cfg.default_hooks.checkpoint.interval == cfg.train_cfg.val_interval
+    schedulers = cfg.param_scheduler
+    last = schedulers[-1]
+    assert last.get('end', last.get('T_max', total)) == total
+    assert all(value < total for value in last.get('milestones', []))
+    steps = total if 'max_iters' in cfg.train_cfg else total * 8 // cfg.train_dataloader.batch_size
+    for warm_up in schedulers[:-1]:
+        unit = total if warm_up.by_epoch else steps
+        assert 0 < warm_up.end <= unit / 10
+        assert last.get('begin', 0) in (0, warm_up.end)
+
+
+@pytest.mark.parametrize(
+    'images, batch, length, rate',
+    [(8, 2, 100, 3.5e-5), (250, 2, 24, 3.5e-5), (118_287, 2, 12, 3.5e-5)],
+)
+def test_few_images_are_seen_more_often(images: int, batch: int, length: int, rate: float) -> None:
+    draft = Draft()
+    _fit_schedule(draft, load('mask_rcnn_dat_pp_t_coco'), images, batch)
+    assert draft.values['train_cfg']['max_epochs'] == length
+    assert draft.values['optim_wrapper']['optimizer']['lr'] == rate
+
+
+def test_a_config_in_the_clone_names_its_base_relative_to_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_roboflow(tmp_path / 'data')
+    base = tmp_path / 'clone' / 'configs' / 'base.py'
+    base.parent.mkdir(parents=True)
+    base.write_text(f"_base_ = '{nano('mmdet')}'\n")
+    monkeypatch.setattr('mmdat.apis.new_config.ROOT', tmp_path / 'clone')
+    (tmp_path / 'clone' / 'mine').mkdir()
+    out = tmp_path / 'clone' / 'mine' / 'parts.py'
+    new_config(str(base), str(tmp_path / 'data'), str(out))
+    assert "_base_ = '../configs/base.py'" in out.read_text()
+    Config.fromfile(out)
+
+
+def write_nothing(root: Path) -> None:
+    write_json(root / 'notes.json', {'a': 1})
+
+
+def write_yolo_of_pixels(root: Path) -> None:
+    write_yolo(root)
+    label = next((root / 'train' / 'labels').iterdir())
+    label.write_text('0 40 30 20 10\n')
+
+
+def write_lost_image(root: Path) -> None:
+    write_roboflow(root)
+    next((root / 'valid').glob('*.jpg')).unlink()
+
+
+def write_two_files(root: Path) -> None:
+    write_roboflow(root)
+    content = json.loads((root / 'train' / '_annotations.coco.json').read_text())
+    write_json(root / 'train' / 'old.json', content)
+
+
+@pytest.mark.parametrize(
+    'write, sentence',
+    [
+        (write_yolo, r'learns masks, but 6 objects in .* have a box alone: give a BASE'),
+        (write_nothing, r'holds no boxes or masks of objects in a known format'),
+        (write_yolo_of_pixels, r"in line 1 '0 40 30 20 10', which is not a class from 0 to 1"),
+        (write_lost_image, r'1 of 2 images of .*_annotations.coco.json are not below'),
+        (write_two_files, r'give the one to use as DATA'),
+    ],
+)
+def test_data_that_does_not_do_leaves_nothing_behind(
+    write: Any, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / 'data').mkdir()
+    write(tmp_path / 'data')
+    with pytest.raises(UserError, match=sentence):
+        new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+    assert [path.name for path in tmp_path.iterdir()] == ['data']
+
+
+@pytest.mark.parametrize(
+    'out, sentence',
+    [
+        ('there.py', r'OUT .*there.py is there already'),
+        ('mine.txt', r'OUT .*mine.txt must end in .py'),
+        ('data/mine.py', r'where nothing is written'),
+        ('used.py', r'used_train.json is there already'),
+    ],
+)
+def test_nothing_is_overwritten(out: str, sentence: str, tmp_path: Path) -> None:
+    write_roboflow(tmp_path / 'data')
+    for name in ('there.py', 'used_train.json'):
+        (tmp_path / name).write_text('mine')
+    with pytest.raises(UserError, match=sentence):
+        new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / out))
+    assert (tmp_path / 'there.py').read_text() == (tmp_path / 'used_train.json').read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'data',
+        'there.py',
+        'used_train.json',
+    ]
+
+
+def test_files_of_a_failed_try_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_roboflow(tmp_path / 'data')
+
+    def fail(path: Path) -> None:
+        raise UserError('too bad')
+
+    monkeypatch.setattr('mmdat.apis.new_config.checks.after_reading', fail)
+    with pytest.raises(UserError, match='too bad'):
+        new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+    assert [path.name for path in tmp_path.iterdir()] == ['data']

@@ -1,0 +1,330 @@
+"""Data of other programs is recognized, and means what it meant there."""
+
+import base64
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.foreign import DIALECTS, OBJECTS, TRAIN, write_json, write_roboflow, write_yolo
+from PIL import Image
+
+from mmdat.datasets.formats import read_classified, read_detection, read_segmented
+from mmdat.datasets.formats.coco import Detection
+from mmdat.errors import UserError
+
+
+def boxes_of(found: Detection, split: str) -> dict[str, list[tuple[str, list[float]]]]:
+    """Objects by the name of their image, which must be where the file says."""
+    part = found.splits[split]
+    content = part.content
+    names = {item['id']: item['name'] for item in content['categories']}
+    images = {item['id']: item for item in content['images']}
+    for item in images.values():
+        assert (found.root / part.prefix / item['file_name']).is_file()
+        assert (item['width'], item['height']) == (96, 80)
+    boxes: dict[str, list] = {Path(item['file_name']).name: [] for item in images.values()}
+    for item in content['annotations']:
+        name = Path(images[item['image_id']]['file_name']).name
+        boxes[name].append((names[item['category_id']], item['bbox']))
+    return boxes
+
+
+@pytest.mark.parametrize('program', DIALECTS)
+def test_boxes_of_a_program_are_read(program: str, tmp_path: Path) -> None:
+    write, with_masks, split = DIALECTS[program]
+    write(tmp_path)
+    before = sorted(tmp_path.rglob('*'))
+    found = read_detection(tmp_path, 0.5, 0)
+    assert sorted(tmp_path.rglob('*')) == before
+    assert found.classes == ('bolt', 'nut')
+    train, val = boxes_of(found, 'train'), boxes_of(found, 'val')
+    assert train.pop('nothing.jpg', []) == []  # a picture of background
+    assert {**train, **val} == {
+        name: [(label, pytest.approx(box)) for label, box in objects]
+        for name, objects in OBJECTS.items()
+    }
+    assert len(train) == len(val) == 2
+    assert set(train) == set(TRAIN) or not split
+    assert bool(found.without_mask()) != with_masks
+
+
+def write_masks(root: Path, layout: str, labels: np.ndarray, palette: bool = False) -> None:
+    """Write four images and masks; ``layout`` has the folders of images and of masks."""
+    for index in range(4):
+        photos, masks = (
+            root / folder.format(*(('train', 'training') if index < 3 else ('val', 'validation')))
+            for folder in layout.split()
+        )
+        photos.mkdir(parents=True, exist_ok=True)
+        masks.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (8, 8)).save(photos / f'bild {index}.JPG', 'jpeg')
+        mask = Image.fromarray(np.resize(labels, (8, 8)).astype(np.uint8))
+        if palette:
+            mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+        mask.save(masks / f'bild {index}.png')
+
+
+PLAIN = 'images/{} masks/{}'
+# Values in the masks, file of names -> classes, whether 0 is nothing, mask_values.
+MEANINGS = {
+    'background is first': (
+        [0, 1, 2, 255],
+        ('classes.txt', '_background_\nroad\nsky'),
+        (('_background_', 'road', 'sky'), False, None),
+    ),
+    'labelme ignores first': (
+        [0, 1, 2, 255],
+        ('class_names.txt', '__ignore__\n_background_\nroad\nsky'),
+        (('_background_', 'road', 'sky'), False, None),
+    ),
+    'as many values as names': (
+        [0, 1],
+        ('labels.txt', 'road\nsky'),
+        (('road', 'sky'), False, None),
+    ),
+    'one value more': ([0, 1, 2], ('labels.txt', 'road\nsky'), (('road', 'sky'), True, None)),
+    'one name': ([0, 1], ('classes.txt', 'crack'), (('background', 'crack'), False, None)),
+    'black and white': (
+        [0, 255],
+        ('classes.txt', 'background\ncrack'),
+        (('background', 'crack'), False, {0: 'background', 255: 'crack'}),
+    ),
+    'white has a name': (
+        [0, 255],
+        ('classes.txt', 'crack'),
+        (('background', 'crack'), False, {0: 'background', 255: 'crack'}),
+    ),
+    'white has none': (
+        [0, 255],
+        None,
+        (('background', 'value_255'), False, {0: 'background', 255: 'value_255'}),
+    ),
+    'gray steps': (
+        [0, 85, 170, 255],
+        ('classes.txt', 'a\nb\nc\nd'),
+        (('a', 'b', 'c', 'd'), False, {0: 'a', 85: 'b', 170: 'c', 255: 'd'}),
+    ),
+    'numbered names': (
+        [0, 7, 11],
+        ('_classes.csv', 'Pixel Value, Class\n0, unlabeled\n7, road\n11, wall'),
+        (('unlabeled', 'road', 'wall'), False, {0: 'unlabeled', 7: 'road', 11: 'wall'}),
+    ),
+    'numbered from 1': (
+        [0, 1, 2],
+        ('classes.json', '{"road": 1, "sky": 2}'),
+        (('road', 'sky'), True, None),
+    ),
+    'no names': ([0, 1, 255], None, (('background', 'class_1'), False, None)),
+}
+
+
+@pytest.mark.parametrize('case', MEANINGS)
+def test_values_of_masks_have_a_meaning(case: str, tmp_path: Path) -> None:
+    values, names, (classes, nothing, meaning) = MEANINGS[case]
+    write_masks(tmp_path, PLAIN, np.array(values))
+    if names:
+        (tmp_path / names[0]).write_text(names[1])
+    found = read_segmented(tmp_path, 0.2, 0, None)
+    assert (found.classes, found.zero_is_nothing, found.values) == (classes, nothing, meaning)
+
+
+def test_what_zero_means_can_be_told(tmp_path: Path) -> None:
+    write_masks(tmp_path, PLAIN, np.arange(3))
+    (tmp_path / 'classes.txt').write_text('road\nsky\n')
+    assert read_segmented(tmp_path, 0.2, 0, 'ignored').classes == ('road', 'sky')
+    told = read_segmented(tmp_path, 0.2, 0, 'background')
+    assert told.classes == ('background', 'road', 'sky') and not told.zero_is_nothing
+
+
+@pytest.mark.parametrize(
+    'layout, nothing',
+    [
+        ('images/{1} annotations/{1}', True),
+        ('images labels', False),
+        ('JPEGImages SegmentationClassPNG', False),
+        ('{}/images {}/masks', False),
+        ('{}_images {}_masks', False),
+        ('deep/er/images/{}/a deep/er/labels/{}/a', False),
+    ],
+)
+def test_images_and_masks_are_paired(layout: str, nothing: bool, tmp_path: Path) -> None:
+    write_masks(tmp_path, layout, np.arange(3), palette=True)
+    found = read_segmented(tmp_path, 0.25, 0, None)
+    assert found.zero_is_nothing == nothing
+    assert found.palette == [(0, 0, 0), (128, 0, 0), (0, 128, 0)][int(nothing) :]
+    assert {name: len(split.pairs) for name, split in found.splits.items()} == dict(train=3, val=1)
+    for split in found.splits.values():
+        assert split.listed == ('{' not in layout)
+        for image, mask in split.pairs.items():
+            assert (tmp_path / split.images / image).is_file()
+            assert (tmp_path / split.masks / mask).is_file()
+
+
+def test_masks_beside_their_images_end_in_a_word(tmp_path: Path) -> None:
+    write_masks(tmp_path, '{} {}', np.array([0, 1]))
+    for mask in tmp_path.rglob('*.png'):
+        mask.rename(mask.with_name(f'{mask.stem}_mask.png'))
+    found = read_segmented(tmp_path, 0.2, 0, None)
+    assert found.splits['val'].pairs == {'bild 3.JPG': 'bild 3_mask.png'}
+    assert found.splits['val'].suffix == '_mask.png'
+
+
+@pytest.mark.parametrize(
+    'values, names, sentence',
+    [
+        ([0, 1, 2, 3], 'road\nsky', 'hold the value 3, but there are 2 names'),
+        (
+            [0, 50, 100],
+            'road\nsky\nsea\nsand',
+            "hold the values '0', '50' and '100', but there are 4",
+        ),
+        ([255], 'road\nsky', 'hold nothing but 255'),
+        ([0], '', 'there is nothing to tell it from'),
+    ],
+)
+def test_masks_without_a_meaning_are_refused(
+    values: list[int], names: str, sentence: str, tmp_path: Path
+) -> None:
+    write_masks(tmp_path, PLAIN, np.array(values))
+    (tmp_path / 'classes.txt').write_text(names)
+    with pytest.raises(UserError, match=sentence):
+        read_segmented(tmp_path, 0.2, 0, None)
+
+
+def write_pictures(root: Path, paths: list[str]) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (8, 8)).save(root / path, 'jpeg')
+
+
+def test_folders_of_classes_go_by_name(tmp_path: Path) -> None:
+    """A class that validation lacks shifts no label; no list is needed."""
+    write_pictures(
+        tmp_path,
+        ['train/a b/1.jpg', 'train/ç/1.jpg', 'train/z/x/1.JPG', 'valid/z/1.jpg', 'train/.c/1.jpg'],
+    )
+    found = read_classified(tmp_path, 0.2, 0)
+    assert found.classes == ('a b', 'z', 'ç')
+    assert found.splits['val'].labels == {'valid/z/1.jpg': 1}
+    assert [found.splits[split].folder for split in ('train', 'val')] == ['train', 'valid']
+    assert found.notes == ["val has no image of 'a b' and 'ç'."]
+
+
+def test_a_share_of_each_class_is_held_back(tmp_path: Path) -> None:
+    names = dict(common=20, rare=5)
+    write_pictures(
+        tmp_path, [f'all/{name}/{i}.jpg' for name, count in names.items() for i in range(count)]
+    )
+    found = read_classified(tmp_path, 0.2, 0)
+    assert found.objects('val') == dict(common=4, rare=1)
+    assert found.splits == read_classified(tmp_path, 0.2, 0).splits
+    assert found.splits['val'].labels != read_classified(tmp_path, 0.2, 1).splits['val'].labels
+
+
+@pytest.mark.parametrize(
+    'lines, names, classes',
+    [
+        (['my cat.jpg 0', 'dog.jpg 1'], 'cat\ndog', ('cat', 'dog')),
+        (['path,label', 'my cat.jpg,cat', 'dog.jpg,dog'], '', ('cat', 'dog')),
+        (['C:\\pets\\my cat.jpg\tcat', 'dog.jpg\tdog'], '', ('cat', 'dog')),
+    ],
+)
+def test_a_list_of_images_and_classes_is_read(
+    lines: list[str], names: str, classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_pictures(tmp_path, ['photos/my cat.jpg', 'photos/dog.jpg'])
+    (tmp_path / 'train.txt').write_text('\r\n'.join(lines), encoding='utf-8-sig')
+    if names:
+        (tmp_path / 'classes.txt').write_text(names)
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.classes == classes
+    labels = {**found.splits['train'].labels, **found.splits['val'].labels}
+    assert labels == {'photos/my cat.jpg': 0, 'photos/dog.jpg': 1}
+
+
+def test_a_jpeg_that_is_turned_has_its_upright_size(tmp_path: Path) -> None:
+    """A YOLO box is a share of the image as it is seen, not as it is stored."""
+    (tmp_path / 'data.yaml').write_text('train: .\nnames: [a]\n')
+    for index in range(2):
+        image = Image.new('RGB', (40, 20))
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(tmp_path / f'{index}.jpg', exif=exif)
+        (tmp_path / f'{index}.txt').write_text('0 0.5 0.5 0.5 0.5\n')
+    content = read_detection(tmp_path, 0.5, 0).splits['train'].content
+    assert (content['images'][0]['width'], content['images'][0]['height']) == (20, 40)
+    assert content['annotations'][0]['bbox'] == [5, 10, 10, 20]
+
+
+def test_equal_names_in_two_folders_are_told_apart_by_the_split(tmp_path: Path) -> None:
+    for split in ('train', 'val'):
+        write_pictures(tmp_path, [f'{split}2017/1.jpg'])
+        content = dict(
+            images=[dict(id=1, file_name='1.jpg', width=8, height=8)],
+            annotations=[
+                dict(id=1, image_id=1, category_id=1, bbox=[1, 1, 4, 4], area=16, iscrowd=0)
+            ],
+            categories=[dict(id=1, name='a')],
+        )
+        write_json(tmp_path / 'annotations' / f'instances_{split}2017.json', content)
+        write_json(
+            tmp_path / 'annotations' / f'captions_{split}2017.json', dict(content, categories=[])
+        )
+    found = read_detection(tmp_path, 0.2, 0)
+    assert [(found.splits[s].file, found.splits[s].prefix) for s in ('train', 'val')] == [
+        ('annotations/instances_train2017.json', 'train2017/'),
+        ('annotations/instances_val2017.json', 'val2017/'),
+    ]
+
+
+def test_classes_in_another_order_get_the_ids_of_training(tmp_path: Path) -> None:
+    write_roboflow(tmp_path)
+    path = tmp_path / 'valid' / '_annotations.coco.json'
+    content = json.loads(path.read_text())
+    for item in content['categories']:
+        item['id'] = 2 - item['id']
+    for item in content['annotations']:
+        item['category_id'] = 2 - item['category_id']
+    write_json(path, dict(content, categories=content['categories'][::-1]))
+    found = read_detection(tmp_path, 0.2, 0)
+    assert found.splits['val'].file is None
+    assert found.objects('val') == dict(bolt=2, nut=1)
+    assert found.splits['val'].content['categories'] == [
+        dict(id=1, name='bolt'),
+        dict(id=2, name='nut'),
+    ]
+
+
+def test_groups_and_masks_of_labelme_are_objects(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((3, 4), 255, np.uint8)).save(buffer, 'png')
+    triangle = [[0, 0], [4, 0], [0, 4]]
+    shapes: list[dict] = [
+        dict(label='a', points=triangle, group_id=1, shape_type='polygon'),
+        dict(label='a', points=[[6, 6], [8, 6], [8, 8]], group_id=1, shape_type='polygon'),
+        dict(label='b', points=[[5, 5], [7, 5]], group_id=None, shape_type='circle'),
+        dict(
+            label='b', points=[[2, 3], [6, 6]], group_id=None, shape_type='mask',
+            mask=base64.b64encode(buffer.getvalue()).decode(),
+        ),
+    ]  # fmt: skip
+    for name in ('1', '2'):
+        write_pictures(tmp_path, [f'images/{name}.jpg'])
+        content = dict(shapes=shapes, imagePath=f'..\\images\\{name}.jpg', imageHeight=10)
+        write_json(tmp_path / 'labels' / f'{name}.json', dict(content, imageWidth=10))
+    content = read_detection(tmp_path, 0.5, 0).splits['train'].content
+    boxes = [np.round(item['bbox'], 3).tolist() for item in content['annotations']]
+    assert boxes == [[0, 0, 8, 8], [3, 3, 4, 4], [2, 3, 4, 3]]
+    assert len(content['annotations'][0]['segmentation']) == 2
+
+
+def test_without_labelformat_a_sentence_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_yolo(tmp_path)
+    monkeypatch.setitem(sys.modules, 'labelformat', None)
+    with pytest.raises(UserError, match=r"pip install 'mmdat\[data\]'"):
+        read_detection(tmp_path, 0.2, 0)
