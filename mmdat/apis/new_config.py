@@ -104,7 +104,7 @@ def new_config(
     """
     path, folder = Path(out).resolve(), Path(data).expanduser().resolve()
     _check_paths(path, folder, out, data)
-    check_share('--val-share', val_share, below_one=True)
+    check_share('--val-share', val_share, 0.9)
     cfg = read_config(base)
     check_scope(cfg)
     draft = Draft()
@@ -553,7 +553,7 @@ def _summary(found: Found, draft: Draft, path: Path, base: str, steps: str, out:
     if isinstance(found, Segmented) and found.colors:
         beside.append(str(path.with_name(f'{path.stem}_masks')))
     lines.append(f'Written: {", ".join([out, *beside])}')
-    lines.append(f'Next: tools/train.py {out}')
+    lines.append(f'Next: tools/check_data.py {out}, then tools/train.py {out}')
     return lines
 
 
