@@ -48,7 +48,7 @@ def one_type_of_id(ids: Sequence[Any]) -> Callable[[Any], Any]:
     integers = [_as_integer(value) for value in ids]
     if all(isinstance(value, int) and abs(value) <= LARGEST_ID for value in integers):
         return _as_integer
-    return lambda value: str(value) if isinstance(value, (int, float)) else value
+    return lambda value: str(as_number(value)) if isinstance(value, (int, float)) else value
 
 
 def _as_integer(value: Any) -> Any:
