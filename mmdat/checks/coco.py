@@ -4,7 +4,6 @@ import functools
 import json
 import logging
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch import nn
 from mmdat.errors import UserError, enumerate_names
 
 from .coco_reading import Reading
+from .coco_repairs import plain_name
 from .config_tree import unwrap
 
 # Detections of a class in an image that COCO's average precision counts.
@@ -88,7 +88,9 @@ def class_names(content: Mapping[str, Any]) -> tuple[str, ...]:
 
     def is_class(category: Mapping[str, Any]) -> bool:
         is_group = category.get('supercategory') == 'none' and category['name'] in groups
-        return category['id'] in used or not (is_group or _plain(category['name']) == 'background')
+        return category['id'] in used or not (
+            is_group or plain_name(category['name']) == 'background'
+        )
 
     ordered = sorted(categories, key=lambda category: category['id'])
     return tuple(category['name'] for category in ordered if is_class(category))
@@ -131,7 +133,7 @@ def check_categories(content: Mapping[str, Any], path: str, classes: Collection[
     others = [name for name in numbers if name not in classes]
     for name in missing:
         for other in others:
-            if _plain(name) == _plain(other):
+            if plain_name(name) == plain_name(other):
                 raise UserError(
                     f'annotation file {path} has no category {name!r}, which the config expects, '
                     f'but {other!r}: write the name alike in metainfo.classes and in the file'
@@ -238,7 +240,7 @@ def _nothing_to_use(
 
 
 def _list_reasons(reasons: Counter[str]) -> str:
-    return ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
+    return ', '.join(f'{count} {reason}' for reason, count in reasons.most_common() if count)
 
 
 def check_left_out(dataset: Any, warn: Warn) -> None:
@@ -396,9 +398,3 @@ def _limits(model: nn.Module) -> Iterator[tuple[int, str]]:
         limit = getattr(module, 'num_queries', None)
         if isinstance(limit, int):
             yield limit, '.'.join(filter(None, ('model', name, 'num_queries')))
-
-
-def _plain(name: str) -> str:
-    """A name without what is often written in several ways: case, blanks and signs."""
-    letters = filter(str.isalnum, unicodedata.normalize('NFKC', name).casefold())
-    return ''.join(letters) or name

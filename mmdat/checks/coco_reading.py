@@ -9,7 +9,16 @@ from typing import Any
 
 from mmdat.errors import enumerate_names
 
-from .coco_repairs import are_finite, area_of, as_number, box_of, one_type_of_id, polygons_of
+from .coco_repairs import (
+    are_finite,
+    area_of,
+    as_number,
+    box_of,
+    one_type_of_id,
+    overlap,
+    plain_name,
+    polygons_of,
+)
 
 Check = Callable[[dict], str | None]
 Rule = tuple[Callable[[Any], bool], str]
@@ -21,6 +30,8 @@ FIELDS: dict[str, dict[str, Rule]] = {
     'images': dict(id=ID, file_name=STRING, height=LENGTH, width=LENGTH),
     'categories': dict(id=ID, name=STRING),
 }
+# Boxes that are compared with their polygons, at most and at least.
+SAMPLE, FEW = 1000, 10
 LISTS = (*FIELDS, 'annotations')
 # Key of an annotation -> the list in which the id is that it holds.
 REFERENCES = (('image_id', 'images'), ('category_id', 'categories'))
@@ -72,7 +83,7 @@ class Reading:
                     f'take it out{more}'
                 )
         yield from self._category_problems(content)
-        yield from self._box_problems(len(lists['annotations']))
+        yield from self._box_problems(lists['annotations'])
         self._look_for_double_images(lists['images'])
         self._clear_crowds(lists['annotations'])
         self._number(lists['annotations'])
@@ -166,33 +177,61 @@ class Reading:
         """Take out categories without objects whose name is another's; yield double names."""
         categories = content['categories']
         names = Counter(category['name'] for category in categories)
+        alike = Counter(map(plain_name, names))
+        if twins := [name for name in names if alike[plain_name(name)] > 1]:
+            same = [name for name in twins if plain_name(name) == plain_name(twins[0])]
+            self.findings[
+                f'categories differ but in case, blanks or signs, such as {same[0]!r} and '
+                f'{same[1]!r}: give one name to those that are one class'
+            ] = len(twins)
         if len(names) == len(categories):
             return
         used = {annotation['category_id'] for annotation in content.get('annotations', [])}
         for name in (name for name, count in names.items() if count > 1):
-            same = [category for category in categories if category['name'] == name]
-            with_objects = [category for category in same if category['id'] in used]
+            doubles = [category for category in categories if category['name'] == name]
+            with_objects = [category for category in doubles if category['id'] in used]
             if len(with_objects) > 1:
                 ids = ' and '.join(_show(category['id']) for category in with_objects)
                 yield (
                     f'the categories {ids} have one name, {name!r}: give each its own, or their '
                     'objects one category_id'
                 )
-            kept = (with_objects or same)[-1]
+            kept = (with_objects or doubles)[-1]
             categories[:] = [x for x in categories if x['name'] != name or x is kept]
             self.findings[f'categories have the name {name!r}: the one with objects is used'] += (
-                len(same)
+                len(doubles)
             )
 
-    def _box_problems(self, num_boxes: int) -> Iterator[str]:
-        """Yield that boxes seem to be corners; else count those that reach beyond the image."""
-        if 2 * self._num_beyond > num_boxes == self._num_like_corners:
+    def _box_problems(self, annotations: list[dict]) -> Iterator[str]:
+        """Yield that boxes seem to be corners; else count those that cannot be right."""
+        beyond, num_boxes = self._num_beyond, len(annotations)
+        if 2 * beyond > num_boxes == self._num_like_corners:
             yield (
-                f'{self._num_beyond} of the {num_boxes} boxes reach beyond their image, and all '
+                f'{beyond} of the {num_boxes} boxes reach beyond their image, and all '
                 'could be x1, y1, x2, y2: write bbox as x, y, width, height'
             )
-        if self._num_beyond:
-            self.findings['boxes reach beyond their image by more than a pixel'] = self._num_beyond
+        if beyond:
+            self.findings['boxes reach beyond their image by more than a pixel'] = beyond
+        sample = [item for item in annotations if isinstance(item.get('segmentation'), list)]
+        sample = [item for item in sample[:: 1 + len(sample) // SAMPLE] if item['segmentation']]
+        outlines = [box_of(dict(segmentation=item['segmentation']), {}) for item in sample]
+        elsewhere = corners = 0
+        for item, outline in zip(sample, outlines, strict=True):
+            x, y, right, bottom = item['bbox']
+            if overlap(item['bbox'], outline) < 0.5:
+                elsewhere += 1
+                corners += overlap([x, y, right - x, bottom - y], outline) >= 0.5
+        if len(sample) < FEW or 2 * elsewhere < len(sample):
+            return
+        if 2 * corners > elsewhere:
+            yield (
+                f'{corners} of {len(sample)} boxes surround their polygons if read as x1, y1, x2, '
+                'y2: write bbox as x, y, width, height'
+            )
+        self.findings[
+            f'{len(sample)} boxes that were compared are not around their polygons: give both in '
+            'pixels of the image, bbox as x, y, width, height'
+        ] = elsewhere
 
     def _look_for_double_images(self, images: list[dict]) -> None:
         doubles = len(images) - len({image['file_name'] for image in images})

@@ -1,6 +1,7 @@
 """Compute what an annotation in COCO format lacks, as programs write it in many dialects."""
 
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def one_type_of_id(ids: Sequence[Any]) -> Callable[[Any], Any]:
     integers = [_as_integer(value) for value in ids]
     if all(isinstance(value, int) and abs(value) <= LARGEST_ID for value in integers):
         return _as_integer
-    return lambda value: str(value) if isinstance(value, (int, float)) else value
+    return lambda value: str(as_number(value)) if isinstance(value, (int, float)) else value
 
 
 def _as_integer(value: Any) -> Any:
@@ -56,6 +57,17 @@ def _as_integer(value: Any) -> Any:
     number = as_number(value)
     # '007' is a name.
     return number if isinstance(value, float) or str(number) == value else value
+
+
+def plain_name(name: str) -> str:
+    """A name without what is often written in several ways: case, blanks and signs.
+
+    Example:
+        >>> plain_name('Stop_sign '), plain_name('stop sign')
+        ('stopsign', 'stopsign')
+    """
+    letters = filter(str.isalnum, unicodedata.normalize('NFKC', name).casefold())
+    return ''.join(letters) or name
 
 
 def polygons_of(segmentation: Any) -> Any:
@@ -102,6 +114,19 @@ def box_of(annotation: dict, image: dict) -> Any:
     left, right = _ends(segmentation, 0)
     top, bottom = _ends(segmentation, 1)
     return [left, top, right - left, bottom - top]
+
+
+def overlap(box: list[float], other: list[float]) -> float:
+    """Intersection over union of two boxes ``[x, y, width, height]``; 0 if they have no area.
+
+    Example:
+        >>> overlap([0, 0, 2, 2], [1, 0, 2, 2])
+        0.3333333333333333
+    """
+    width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
+    height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
+    shared = max(0, width) * max(0, height)
+    return shared and shared / (box[2] * box[3] + other[2] * other[3] - shared)
 
 
 def _ends(polygons: list[list[float]], axis: int) -> tuple[float, float]:

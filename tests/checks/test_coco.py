@@ -272,6 +272,38 @@ def test_boxes_that_are_corners_are_refused(tmp_path: Path) -> None:
     assert '2 of the boxes reach beyond their image' in warnings[0]
 
 
+def test_boxes_that_are_not_around_their_polygons_are_found(tmp_path: Path) -> None:
+    content = copy.deepcopy(GOOD)
+    content['images'][0].update(height=90, width=90)
+
+    def problems(box: list[int], polygon: list[int]) -> list[str]:
+        content['annotations'] = [
+            dict(id=number, image_id=7, category_id=5, area=1, iscrowd=0, bbox=box)
+            | dict(segmentation=[polygon])
+            for number in range(1, 11)
+        ]
+        warnings: list[str] = []
+        read_coco(write(tmp_path / 'boxes.json', content), warn=warnings.append)
+        return warnings
+
+    assert problems([10, 20, 20, 10], [10, 20, 30, 20, 30, 30, 10, 30]) == []
+    (warning,) = problems([1, 2, 2, 1], [10, 20, 30, 20, 30, 30, 10, 30])
+    assert '10 of the 10 boxes that were compared are not around their polygons' in warning
+    with pytest.raises(UserError, match=r'10 of 10 boxes surround their polygons if read as x1'):
+        problems([10, 20, 30, 30], [10, 20, 30, 20, 30, 30, 10, 30])
+
+
+def test_names_that_are_nearly_alike_are_told(tmp_path: Path) -> None:
+    content = copy.deepcopy(GOOD)
+    content['categories'] += [dict(id=6, name='Box '), dict(id=7, name='Disk')]
+    warnings: list[str] = []
+    read_coco(write(tmp_path / 'alike.json', content), warn=warnings.append)
+    assert len(warnings) == 1
+    assert (
+        "2 of the categories differ but in case, blanks or signs, such as 'box' and" in warnings[0]
+    )
+
+
 def test_double_names_are_told_apart_by_their_objects(tmp_path: Path) -> None:
     content = copy.deepcopy(GOOD)
     content['categories'].insert(0, dict(id=0, name='box', supercategory='none'))

@@ -26,6 +26,8 @@ def load(whole: nn.Module, weights: dict[str, Tensor], doing: str) -> dict[str, 
     runner: Any = SimpleNamespace(
         model=whole,
         _train_loop=None if doing == 'test' else Loop(),
+        _val_loop=None,
+        _test_loop=None,
         _resume=doing == 'resume',
         _load_from='x.pth',
     )
