@@ -125,7 +125,7 @@ def rare_classes(summary: Summary) -> Iterator[str]:
 
 
 def same_images(datasets: Mapping[str, Any]) -> Iterator[str]:
-    """Say how many images two splits share, by their content."""
+    """Say how many images two splits share in files of their own, by the files' content."""
     by_size: dict[int, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for split, dataset in datasets.items():
         for _, info in items_of(dataset):
@@ -140,7 +140,7 @@ def same_images(datasets: Mapping[str, Any]) -> Iterator[str]:
                 seen[digest].update(dict.fromkeys(splits, path))
     pairs: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
     for places in seen.values():
-        if len(places) > 1:
+        if len(set(places.values())) > 1:
             pairs[tuple(split for split in datasets if split in places)].append(places)
     for names, shared in pairs.items():
         examples = ' and '.join(dict.fromkeys(shared[0].values()))

@@ -191,7 +191,8 @@ def of_first_step(
     for split, of_split in metrics.items():
         for metric in of_split:
             yield partial(model_fit.check_metric, metric, datasets[split], split)
-            yield partial(coco.check_evaluator, metric, datasets[split])
+            for _, single in config_tree.unwrap(datasets[split]):
+                yield partial(coco.check_evaluator, metric, single)
     ignore_index = getattr(getattr(model, 'decode_head', None), 'ignore_index', masks.IGNORED)
     for split, dataset in datasets.items():
         in_training = split == 'train'
