@@ -131,16 +131,15 @@ def check_image_headers(dataset: Any, in_training: bool, warn: Warn) -> None:
     """
     if not are_loaded(dataset, 'img_path', {'LoadImageFromFile'}):
         return
-    items = evenly_spaced(dataset, MOST_HEADERS if in_training else None)
-    source = str(dataset.ann_file or os.path.dirname(items[0]['img_path']))
-    headers = read_headers([item['img_path'] for item in items])
-    pairs = [(item, header) for item, header in zip(items, headers, strict=True) if header]
-    _check_kinds([(item['img_path'], header) for item, header in pairs], dataset, source, warn)
-    annotated = [
-        Annotated(item['img_path'], header, (item['width'], item['height']), source)
-        for item, header in pairs
-        if item.get('height') and item.get('width')
+    images = [
+        (item['img_path'], (item.get('width') or 0, item.get('height') or 0))
+        for item in evenly_spaced(dataset, MOST_HEADERS if in_training else None)
     ]
+    source = str(dataset.ann_file or os.path.dirname(images[0][0]))
+    headers = read_headers([path for path, _ in images])
+    pairs = [(*image, header) for image, header in zip(images, headers, strict=True) if header]
+    _check_kinds([(path, header) for path, _, header in pairs], dataset, source, warn)
+    annotated = [Annotated(path, header, size, source) for path, size, header in pairs if all(size)]
     check_sizes(annotated, is_turning(dataset), warn)
 
 
@@ -193,10 +192,11 @@ def image_paths(dataset: Any) -> list[str]:
     return paths
 
 
-def evenly_spaced(dataset: Any, most: int | None) -> list[dict]:
-    """Return what a data set knows of its images, of at most so many, evenly spaced."""
+def evenly_spaced(dataset: Any, most: int | None) -> Iterator[dict]:
+    """Yield what a data set knows of its images, of at most so many, evenly spaced."""
     count = len(dataset) if most is None else min(most, len(dataset))
-    return [dataset.get_data_info(index * len(dataset) // count) for index in range(count)]
+    for index in range(count):
+        yield dataset.get_data_info(index * len(dataset) // count)
 
 
 def in_threads(

@@ -67,7 +67,7 @@ def check_mask_files(dataset: Any) -> None:
     """
     if not _has_masks(dataset):
         return
-    items = evenly_spaced(dataset, None)
+    items = list(evenly_spaced(dataset, None))
     missing = [item for item in items if not os.path.exists(item['seg_map_path'])]
     if missing:
         others = f' ({len(missing)} of {len(items)} images are so)' if len(missing) > 1 else ''
@@ -91,7 +91,7 @@ def check_mask_sizes(dataset: Any, in_training: bool, warn: Warn) -> None:
     """
     if not _has_masks(dataset) or not are_loaded(dataset, 'img_path', {'LoadImageFromFile'}):
         return
-    items = evenly_spaced(dataset, MOST_HEADERS if in_training else None)
+    items = list(evenly_spaced(dataset, MOST_HEADERS if in_training else None))
     images = read_headers([item['img_path'] for item in items])
     masks = read_headers([item['seg_map_path'] for item in items])
     pairs = [
@@ -122,7 +122,7 @@ def check_mask_values(
     if not _has_masks(dataset):
         return
     loader = loader_of(dataset, ANNOTATION_LOADERS)
-    items = evenly_spaced(dataset, MOST_MASKS if in_training else None)
+    items = list(evenly_spaced(dataset, MOST_MASKS if in_training else None))
     read = partial(read_mask, backend=getattr(loader, 'imdecode_backend', 'pillow'))
     paths = [item['seg_map_path'] for item in items]
     masks = in_threads(read, paths, 'Looking at masks', MANY_MASKS)
