@@ -20,9 +20,12 @@ reported on                     | ``results.check_same_data``      |
 a part of the config is built   | ``exceptions.explained``         | ``apis``, ``analysis``
 a data set in COCO format is    | ``coco.read_coco``,              | ``datasets.CocoDataset``
 built                           | ``coco.check_categories``        |
-all is built, before a step     | :func:`before_first_step`        | ``engine.CheckFitHook``
-weights go into the model       | ``model_fit.check_weights_fit``  | ``engine.CheckFitHook``,
-                                |                                  | ``apis.model``
+all is built, before a step     | :func:`before_first_step`,       | ``engine.CheckFitHook``,
+                                | :func:`check_schedule`           | ``analysis.data``
+an image or a mask is loaded    | ``images.misfit``,               | ``datasets``
+                                | ``masks.decode_mask``            |
+weights go into the model       | ``model_fit.check_weights_fit``, | ``engine.CheckFitHook``,
+                                | ``checkpoint.check_class_order`` | ``apis.model``
 training begins                 | ``checkpoint.warn_if_finished``  | ``engine.CheckFitHook``
 a training step                 | ``masks.check_mask_classes``     | ``engine.CheckFitHook``
 

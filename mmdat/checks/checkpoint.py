@@ -57,7 +57,7 @@ def check_resumable(content: dict[str, Any], source: str) -> None:
         )
 
 
-def check_trained_classes(
+def check_class_order(
     content: Mapping[str, Any], source: str, classes: Sequence[str], warn: Callable[[str], object]
 ) -> None:
     """Refuse a checkpoint that was trained with the data's classes in another order.

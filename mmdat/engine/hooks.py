@@ -60,7 +60,7 @@ class CheckFitHook(Hook):
         )
         if not is_fine_tuning:
             for loop in mmengine_private.built_loops(runner).values():
-                checks.checkpoint.check_trained_classes(
+                checks.checkpoint.check_class_order(
                     checkpoint,
                     source,
                     getattr(loop.dataloader.dataset, 'metainfo', {}).get('classes') or (),

@@ -10,7 +10,7 @@ import torch
 
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
-from mmdat.checks.checkpoint import check_trained_classes, latest_checkpoint
+from mmdat.checks.checkpoint import check_class_order, latest_checkpoint
 from mmdat.errors import UserError
 
 
@@ -80,12 +80,12 @@ def test_the_latest_checkpoint_is_the_one_named_last(tmp_path: Path) -> None:
 def test_classes_in_another_order_than_in_training_are_refused() -> None:
     warnings: list[str] = []
     trained = dict(meta=dict(dataset_meta=dict(classes=('person', 'sofa', 'cat'))))
-    check_trained_classes(trained, 'a.pth', ['person', 'sofa', 'cat'], warnings.append)
-    check_trained_classes(dict(), 'a.pth', ['cat'], warnings.append)
-    check_trained_classes(trained, 'a.pth', ['cat'], warnings.append)  # heads differ
+    check_class_order(trained, 'a.pth', ['person', 'sofa', 'cat'], warnings.append)
+    check_class_order(dict(), 'a.pth', ['cat'], warnings.append)
+    check_class_order(trained, 'a.pth', ['cat'], warnings.append)  # heads differ
     assert not warnings
     with pytest.raises(UserError, match=r"order, so that 'person -> sofa' and 'sofa -> person' w"):
-        check_trained_classes(trained, 'a.pth', ('sofa', 'person', 'cat'), warnings.append)
-    check_trained_classes(trained, 'a.pth', ('person', 'couch', 'cat'), warnings.append)
+        check_class_order(trained, 'a.pth', ('sofa', 'person', 'cat'), warnings.append)
+    check_class_order(trained, 'a.pth', ('person', 'couch', 'cat'), warnings.append)
     assert len(warnings) == 1
     assert "1 of the 3 classes of a.pth have another name in the data: 'sofa -> co" in warnings[0]
