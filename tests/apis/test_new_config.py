@@ -215,6 +215,26 @@ def test_few_images_are_seen_more_often(images: int, batch: int, length: int, ra
     assert draft.values['optim_wrapper']['optimizer']['lr'] == rate
 
 
+def test_weights_of_a_backbone_go_into_the_backbone(tmp_path: Path) -> None:
+    write_roboflow(tmp_path / 'data')
+    for name, key in (
+        ('whole', 'backbone.patch_proj.0.weight'),
+        ('authors', 'patch_proj.0.weight'),
+    ):
+        checkpoint = tmp_path / f'{name}.pth'
+        torch.save(dict(state_dict={key: torch.zeros(1)}), checkpoint)
+        new_config(
+            nano('mmdet'),
+            str(tmp_path / 'data'),
+            str(tmp_path / f'{name}.py'),
+            load_from=str(checkpoint),
+        )
+    whole, authors = (Config.fromfile(tmp_path / f'{name}.py') for name in ('whole', 'authors'))
+    assert whole.load_from == str(tmp_path / 'whole.pth')
+    assert authors.load_from is None
+    assert authors.model.backbone.init_cfg.checkpoint == str(tmp_path / 'authors.pth')
+
+
 def test_a_config_in_the_clone_names_its_base_relative_to_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,23 @@ def test_values_of_masks_have_a_meaning(case: str, tmp_path: Path) -> None:
     assert (found.classes, found.zero_is_nothing, found.values) == (classes, nothing, meaning)
 
 
+@pytest.mark.parametrize(
+    'layout, name, first, nothing',
+    [
+        ('images/{1} annotations/{1}', 'ADE_train_0000000{}', 'wall', True),
+        ('JPEGImages SegmentationClass', '2007_00000{}', 'background', False),
+    ],
+)
+def test_public_data_needs_no_names(
+    layout: str, name: str, first: str, nothing: bool, tmp_path: Path
+) -> None:
+    write_masks(tmp_path, layout, np.array([0, 1, 20]))
+    for path in [*tmp_path.rglob('*.png'), *tmp_path.rglob('*.JPG')]:
+        path.rename(path.with_name(name.format(path.stem[-1]) + path.suffix))
+    found = read_segmented(tmp_path, 0.25, 0, None)
+    assert (found.classes[0], found.zero_is_nothing, found.values) == (first, nothing, None)
+
+
 def test_what_zero_means_can_be_told(tmp_path: Path) -> None:
     write_masks(tmp_path, PLAIN, np.arange(3))
     (tmp_path / 'classes.txt').write_text('road\nsky\n')
