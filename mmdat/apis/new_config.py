@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -553,7 +554,7 @@ def _summary(found: Found, draft: Draft, path: Path, base: str, steps: str, out:
     if isinstance(found, Segmented) and found.colors:
         beside.append(str(path.with_name(f'{path.stem}_masks')))
     lines.append(f'Written: {", ".join([out, *beside])}')
-    lines.append(f'Next: tools/train.py {out}')
+    lines.append(f'Next: tools/train.py {shlex.quote(out)}')
     return lines
 
 
