@@ -8,7 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.foreign import DIALECTS, OBJECTS, TRAIN, write_json, write_roboflow, write_yolo
+from helpers.foreign import (
+    DIALECTS,
+    OBJECTS,
+    TRAIN,
+    write_cvat,
+    write_json,
+    write_roboflow,
+    write_yolo,
+)
 from PIL import Image
 
 from mmdat.datasets.formats import read_classified, read_detection, read_segmented
@@ -295,6 +303,12 @@ def test_equal_names_in_two_folders_are_told_apart_by_the_split(tmp_path: Path) 
         ('annotations/instances_train2017.json', 'train2017/'),
         ('annotations/instances_val2017.json', 'val2017/'),
     ]
+
+
+def test_a_file_beside_the_folder_of_images_can_be_named(tmp_path: Path) -> None:
+    write_cvat(tmp_path)
+    found = read_detection(tmp_path / 'annotations' / 'instances_default.json', 0.5, 0)
+    assert found.root == tmp_path and boxes_of(found, 'val')
 
 
 def test_classes_in_another_order_get_the_ids_of_training(tmp_path: Path) -> None:

@@ -438,5 +438,4 @@ def write_values(source: Path, target: Path, colors: dict[Color, str], classes: 
     labels = np.full(packed.shape, IGNORED, np.uint8)
     for (red, green, blue), name in colors.items():
         labels[packed == red * 65536 + green * 256 + blue] = classes.index(name)
-    target.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(labels).save(target)
