@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -507,15 +508,14 @@ def _write_all(draft: Draft, path: Path) -> None:
         raise UserError(f'{there[0]} is there already: remove it, or give OUT another name')
     written: list[Path] = []
     made: list[Path] = []
+    config = {path: lambda path: path.write_text(draft.text(), encoding='utf-8')}
     try:
-        for target, write in draft.files.items():
+        for target, write in {**draft.files, **config}.items():
             made += [folder for folder in target.parents if not folder.exists()]
+            target.parent.mkdir(parents=True, exist_ok=True)
             written.append(target)
             write(target)
-        written.append(path)
-        path.write_text(draft.text(), encoding='utf-8')
-        cfg = read_config(path)
-        checks.after_reading(cfg)
+        checks.after_reading(read_config(path))
     except BaseException as error:
         for target in written:
             target.unlink(missing_ok=True)
@@ -553,7 +553,8 @@ def _summary(found: Found, draft: Draft, path: Path, base: str, steps: str, out:
     if isinstance(found, Segmented) and found.colors:
         beside.append(str(path.with_name(f'{path.stem}_masks')))
     lines.append(f'Written: {", ".join([out, *beside])}')
-    lines.append(f'Next: tools/check_data.py {out}, then tools/train.py {out}')
+    name = shlex.quote(out)
+    lines.append(f'Next: tools/check_data.py {name}, then tools/train.py {name}')
     return lines
 
 

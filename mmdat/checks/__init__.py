@@ -3,6 +3,7 @@
 When                            | What runs                        | Called by
 ------------------------------- | -------------------------------- | -------------------------
 a config is read                | ``config_file.read_config``      | every tool with a config
+--cfg-options were read         | ``variables.check_options``      | ``config_file``
 a config was read               | :func:`after_reading`            | every tool with a config
 before training, before testing | :func:`before_training`,         | ``apis.train``,
                                 | :func:`before_testing`           | ``apis.test``
@@ -27,6 +28,7 @@ an image or a mask is loaded    | ``images.misfit``,               | ``datasets`
 weights go into the model       | ``model_fit.check_weights_fit``, | ``engine.CheckFitHook``,
                                 | ``checkpoint.check_class_order`` | ``apis.model``
 training begins                 | ``checkpoint.warn_if_finished``  | ``engine.CheckFitHook``
+the first training step         | ``schedule.watch_batch_norm``    | ``engine.CheckFitHook``
 a training step                 | ``masks.check_mask_classes``     | ``engine.CheckFitHook``
 
 A check returns nothing and raises :class:`mmdat.errors.UserError`. Readers (``read_config``,

@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.configs import CONFIGS, NAMES, load
-from helpers.foreign import DIALECTS, write_json, write_roboflow, write_yolo
+from helpers.foreign import DIALECTS, write_images, write_json, write_roboflow, write_yolo
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import METRICS, MODELS, DefaultScope
@@ -215,6 +216,26 @@ def test_few_images_are_seen_more_often(images: int, batch: int, length: int, ra
     assert draft.values['optim_wrapper']['optimizer']['lr'] == rate
 
 
+def test_weights_of_a_backbone_go_into_the_backbone(tmp_path: Path) -> None:
+    write_roboflow(tmp_path / 'data')
+    for name, key in (
+        ('whole', 'backbone.patch_proj.0.weight'),
+        ('authors', 'patch_proj.0.weight'),
+    ):
+        checkpoint = tmp_path / f'{name}.pth'
+        torch.save(dict(state_dict={key: torch.zeros(1)}), checkpoint)
+        new_config(
+            nano('mmdet'),
+            str(tmp_path / 'data'),
+            str(tmp_path / f'{name}.py'),
+            load_from=str(checkpoint),
+        )
+    whole, authors = (Config.fromfile(tmp_path / f'{name}.py') for name in ('whole', 'authors'))
+    assert whole.load_from == str(tmp_path / 'whole.pth')
+    assert authors.load_from is None
+    assert authors.model.backbone.init_cfg.checkpoint == str(tmp_path / 'authors.pth')
+
+
 def test_a_config_in_the_clone_names_its_base_relative_to_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,9 +272,32 @@ def write_two_files(root: Path) -> None:
     write_json(root / 'train' / 'old.json', content)
 
 
+def write_annotations(root: Path, **changes: int) -> None:
+    """One image and one annotation, with changes of it."""
+    write_images(root, ['a.jpg'])
+    item = dict(id=3, image_id=1, category_id=1, bbox=[1, 2, 30, 40])
+    content = dict(
+        images=[dict(id=1, file_name='a.jpg', width=96, height=80)],
+        annotations=[{**item, **changes}] if changes else [],
+        categories=[dict(id=1, name='bolt')],
+    )
+    write_json(root / 'a.json', content)
+
+
+def write_voc_without_box(root: Path) -> None:
+    write_images(root, ['a.jpg', 'b.jpg'])
+    for name in 'ab':
+        text = f'<annotation><filename>{name}.jpg</filename><object><name>nut</name></object>'
+        (root / f'{name}.xml').write_text(f'{text}</annotation>')
+
+
 @pytest.mark.parametrize(
     'write, sentence',
     [
+        (partial(write_annotations, image_id=7), r'1 annotations of .* the first has the id 3'),
+        (partial(write_annotations, category_id=7), r'1 annotations of .* the first has the id 3'),
+        (write_annotations, r'such as a.json, have no annotations'),
+        (write_voc_without_box, r"a.xml has an object 'nut' without a box"),
         (write_yolo, r'learns masks, but 6 objects in .* have a box alone: give a BASE'),
         (write_nothing, r'holds no boxes or masks of objects in a known format'),
         (write_yolo_of_pixels, r"in line 1 '0 40 30 20 10', which is not a class from 0 to 1"),
@@ -302,5 +346,5 @@ def test_files_of_a_failed_try_are_removed(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr('mmdat.apis.new_config.checks.after_reading', fail)
     with pytest.raises(UserError, match='too bad'):
-        new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+        new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'new' / 'mine.py'))
     assert [path.name for path in tmp_path.iterdir()] == ['data']

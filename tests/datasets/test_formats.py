@@ -8,7 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.foreign import DIALECTS, OBJECTS, TRAIN, write_json, write_roboflow, write_yolo
+from helpers.foreign import (
+    DIALECTS,
+    OBJECTS,
+    TRAIN,
+    write_cvat,
+    write_json,
+    write_roboflow,
+    write_yolo,
+)
 from PIL import Image
 
 from mmdat.datasets.formats import read_classified, read_detection, read_segmented
@@ -129,6 +137,23 @@ def test_values_of_masks_have_a_meaning(case: str, tmp_path: Path) -> None:
         (tmp_path / names[0]).write_text(names[1])
     found = read_segmented(tmp_path, 0.2, 0, None)
     assert (found.classes, found.zero_is_nothing, found.values) == (classes, nothing, meaning)
+
+
+@pytest.mark.parametrize(
+    'layout, name, first, nothing',
+    [
+        ('images/{1} annotations/{1}', 'ADE_train_0000000{}', 'wall', True),
+        ('JPEGImages SegmentationClass', '2007_00000{}', 'background', False),
+    ],
+)
+def test_public_data_needs_no_names(
+    layout: str, name: str, first: str, nothing: bool, tmp_path: Path
+) -> None:
+    write_masks(tmp_path, layout, np.array([0, 1, 20]))
+    for path in [*tmp_path.rglob('*.png'), *tmp_path.rglob('*.JPG')]:
+        path.rename(path.with_name(name.format(path.stem[-1]) + path.suffix))
+    found = read_segmented(tmp_path, 0.25, 0, None)
+    assert (found.classes[0], found.zero_is_nothing, found.values) == (first, nothing, None)
 
 
 def test_what_zero_means_can_be_told(tmp_path: Path) -> None:
@@ -278,6 +303,12 @@ def test_equal_names_in_two_folders_are_told_apart_by_the_split(tmp_path: Path) 
         ('annotations/instances_train2017.json', 'train2017/'),
         ('annotations/instances_val2017.json', 'val2017/'),
     ]
+
+
+def test_a_file_beside_the_folder_of_images_can_be_named(tmp_path: Path) -> None:
+    write_cvat(tmp_path)
+    found = read_detection(tmp_path / 'annotations' / 'instances_default.json', 0.5, 0)
+    assert found.root == tmp_path and boxes_of(found, 'val')
 
 
 def test_classes_in_another_order_get_the_ids_of_training(tmp_path: Path) -> None:

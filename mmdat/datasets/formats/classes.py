@@ -9,6 +9,8 @@ from mmdat.errors import UserError, enumerate_names
 from .files import SPLITS, Images, hold_back, read_text, split_of
 
 NAMES_FILES = ('classes.txt', 'labels.txt')
+# Folders of data for other tasks.
+NO_CLASSES = {'images', 'labels', 'masks', 'annotations', 'JPEGImages', 'SegmentationClass'}
 LISTS = ('.txt', '.csv')
 
 
@@ -71,6 +73,11 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         raise UserError(
             f'{data} has images of {len(classes)} classes (a folder for each class, or a list with '
             'lines "path class"): at least 2 are needed to tell apart'
+        )
+    if set(classes) <= NO_CLASSES:
+        raise UserError(
+            f'{data} has the folders {enumerate_names(classes)}, which hold no classes of images: '
+            'give a BASE of detection or semantic segmentation'
         )
     if 'train' not in named:
         raise UserError(f'{data} has images of {enumerate_names(named)} alone: name a folder train')

@@ -82,6 +82,8 @@ def read_detection(data: Path, share: float, seed: int) -> Detection:
         UserError: If there are none, or if they cannot be read.
     """
     images = Images(data if data.is_dir() else data.parent)
+    if data.is_file() and not images.paths:  # in a folder of annotations, beside that of images
+        images = Images(data.parent.parent)
     notes: list[str] = []
     kind, splits = _recognize(data, images, notes)
     if not images.paths:
@@ -98,7 +100,8 @@ def _recognize(data: Path, images: Images, notes: list[str]) -> tuple[str, dict[
     """Read the annotations in the first format of which there is a file."""
     jsons = [path for path in images.files if path.lower().endswith('.json')]
     if data.is_file():
-        jsons = [data.name] if data.suffix.lower() == '.json' else []
+        name = str(data.relative_to(images.root))
+        jsons = [name] if data.suffix.lower() == '.json' else []
     if files := list(_coco_files(images, jsons)):
         return 'COCO JSON', _read_coco_files(images, files, notes)
     readers: tuple[tuple[str, Callable], ...] = (
@@ -160,6 +163,11 @@ def _read_coco_files(
         path, content = parts[0]
         if content.get('annotations'):  # those of a test may be secret
             splits[name] = _read_coco_file(images, path, content, notes)
+    if not splits:
+        raise UserError(
+            f'the COCO files of {images.root}, such as {files[0][0]}, have no annotations: there '
+            'is nothing to learn'
+        )
     return splits
 
 
@@ -171,11 +179,23 @@ def _read_coco_file(
     try:
         mended = _mend(content)
         found = [images.find(item['file_name'], path) for item in content['images']]
+        known = {name: {item['id'] for item in content[name]} for name in ('images', 'categories')}
+        lonely = [
+            item['id']
+            for item in content['annotations']
+            if item['image_id'] not in known['images']
+            or item['category_id'] not in known['categories']
+        ]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f'{where} is not in COCO format: an image, category or annotation lacks, or has '
             f'another kind of, {error}'
         ) from None
+    if lonely:
+        raise UserError(
+            f'{len(lonely)} annotations of {where} are of images or categories that it does not '
+            f'have, the first has the id {lonely[0]}: mend them, or take them out'
+        )
     if lost := [item['file_name'] for item, at in zip(content['images'], found, strict=True)
                 if at is None]:  # fmt: skip
         raise UserError(
@@ -220,7 +240,6 @@ def _mend(content: dict[str, Any]) -> bool:
     for number, item in enumerate(content['annotations'], 1):
         changes: dict[str, Any] = {}
         for key, known in ids.items():
-            # An id that is nowhere stays, and is refused when the data set is built.
             changes[key] = known.get(str(item[key]), item[key])
         polygons = item.get('segmentation')
         if isinstance(polygons, list) and polygons and not isinstance(polygons[0], list):

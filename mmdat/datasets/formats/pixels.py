@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,6 +30,11 @@ NAMES_FILES = (
     'labels.json', 'class_names.json', 'label_map.json', 'meta.json',
 )  # fmt: skip
 BACKGROUND = ('_background_', 'background', 'bg', 'unlabeled', 'unlabelled', 'void', 'other')
+# Pattern of their images' names, data set of mmsegmentation, and value of its first class.
+PAPERS = (
+    (r'ADE_(train|val)_\d{8}', 'ADE20KDataset', 1),
+    (r'(19|20)\d\d_\d{6}', 'PascalVOCDataset', 0),
+)
 IGNORED = 255
 MOST_READ = 2000  # masks that are looked at
 Color = tuple[int, int, int]
@@ -105,6 +111,8 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
     ]
     look = _Look(masks, notes)
     names, colors_of = _read_names(images)
+    if not names:
+        names = _names_of_papers(splits['train']) or []
     if look.colors:
         colors = _name_colors(look.colors, names, colors_of, notes)
         classes = tuple(dict.fromkeys(colors.values()))
@@ -265,6 +273,16 @@ class _Look:
         return set(np.unique(pixels).astype(int).tolist()), set(), colors
 
 
+def _names_of_papers(split: MaskSplit) -> dict[int, str]:
+    """Value -> class of ADE20K and Pascal VOC, if the images are named as theirs; else empty."""
+    first = PurePosixPath(next(iter(split.pairs))).stem
+    for pattern, name, lowest in PAPERS:
+        if re.fullmatch(pattern, first):
+            classes = import_module('mmseg.datasets').__dict__[name].METAINFO['classes']
+            return dict(enumerate(map(str.strip, classes), lowest))
+    return {}
+
+
 def _read_names(images: Images) -> tuple[dict[int, str] | list[str], dict[Color, str]]:
     """Read the names of classes: a list, or by value; and by color where a file has colors."""
     by_name = {PurePosixPath(path).name: path for path in reversed(images.files)}
@@ -339,7 +357,7 @@ def _meaning(
         )
     count = len(names)
     first_is_background = count > 0 and names[0].lower() in BACKGROUND
-    if sparse or spaced:
+    if (sparse and (count or not kind.startswith('ADE20K'))) or spaced:
         named = list(names)
         if count == len(numbers) - 1 and numbers[0] == 0:
             named = ['background', *names]
@@ -420,5 +438,4 @@ def write_values(source: Path, target: Path, colors: dict[Color, str], classes: 
     labels = np.full(packed.shape, IGNORED, np.uint8)
     for (red, green, blue), name in colors.items():
         labels[packed == red * 65536 + green * 256 + blue] = classes.index(name)
-    target.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(labels).save(target)

@@ -71,13 +71,14 @@ def _convert(images: Images, trees: dict[str, ET.Element], names: list[str]) -> 
         sizes.append(_size(tree) or upright_size(images.root / found))
 
     def write(folder: Path) -> Any:
-        for number, (tree, size) in enumerate(zip(trees.values(), sizes, strict=True)):
+        for number, ((path, tree), size) in enumerate(zip(trees.items(), sizes, strict=True)):
             copy = ET.Element('annotation')
             ET.SubElement(copy, 'filename').text = str(number)
             element = ET.SubElement(copy, 'size')
             for side, value in zip(('width', 'height'), size, strict=True):
                 ET.SubElement(element, side).text = str(value)
             for item in tree.findall('object'):
+                _check_box(item, images.root / path)
                 numbered = ET.SubElement(copy, 'object')
                 ET.SubElement(numbered, 'name').text = str(names.index(item.findtext('name') or ''))
                 numbered.extend(item.findall('bndbox'))
@@ -86,12 +87,18 @@ def _convert(images: Images, trees: dict[str, ET.Element], names: list[str]) -> 
             folder, ','.join(str(number) for number in range(len(names)))
         )
 
+    return convert(write, paths, sizes, names)
+
+
+def _check_box(item: ET.Element, path: Path) -> None:
+    """Refuse an object without a box of four numbers."""
     try:
-        return convert(write, paths, sizes, names)
-    except (ValueError, TypeError, LookupError) as error:
+        for side in ('xmin', 'ymin', 'xmax', 'ymax'):
+            float(item.findtext(f'bndbox/{side}') or 'none')
+    except ValueError:
         raise UserError(
-            f'a box of the XML files in {images.root / next(iter(trees))} and its neighbors '
-            f'cannot be read: {error}'
+            f'{path} has an object {item.findtext("name")!r} without a box of four numbers '
+            '(bndbox): mend it, or take it out'
         ) from None
 
 

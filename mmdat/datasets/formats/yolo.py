@@ -56,7 +56,7 @@ def read_yolo(data: Path, images: Images, notes: list[str]) -> dict[str, dict[st
 def _description(data: Path, images: Images) -> tuple[str, list[str], dict[str, list[str]]] | None:
     """Find the file that names the classes, and the images of each split."""
     yamls = [path for path in images.files if path.endswith(('.yaml', '.yml'))]
-    for path in [data.name] if data.is_file() else yamls:
+    for path in [str(data.relative_to(images.root))] if data.is_file() else yamls:
         try:
             content = yaml.safe_load(read_text(images.root / path))
         except yaml.YAMLError:
