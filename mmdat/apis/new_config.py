@@ -21,13 +21,13 @@ from mmdat.checks.config_keys import check_scope
 from mmdat.checks.run import check_share, check_writable
 from mmdat.datasets.formats import (
     Classified,
+    Detection,
     Segmented,
     read_classified,
     read_detection,
     read_segmented,
+    write_values,
 )
-from mmdat.datasets.formats.coco import Detection
-from mmdat.datasets.formats.pixels import write_values
 from mmdat.errors import UserError
 
 from .config_text import WIDTH, Code, assignment
@@ -114,7 +114,7 @@ def new_config(
     draft.comment(' '.join(title.split()))
     draft.values['_base_'] = _base_path(Path(base).resolve(), path)
     draft.values['classes'] = found.classes
-    batch = _batch_size(cfg, len(_train_images(found)))
+    batch = _batch_size(cfg, len(_images_of(found, 'train')))
     write(draft, cfg, path, found, batch)
     model = _class_changes(cfg, len(found.classes))
     start: dict[str, Any] = dict(load_from=Code('None  # a checkpoint of the base, to start from'))
@@ -122,11 +122,11 @@ def new_config(
         start = _weights(load_from, cfg)
     model.update({key: value for key, value in start.items() if key != 'load_from'})
     draft.values.update(_nested(model, cfg))
-    steps = _fit_schedule(draft, cfg, len(_train_images(found)), batch)
+    steps = _fit_schedule(draft, cfg, len(_images_of(found, 'train')), batch)
     if 'load_from' in start:
         draft.values['load_from'] = start['load_from']
     _write_all(draft, path)
-    return _summary(found, draft, path, base, steps, out)
+    return _summary(found, draft, path, steps, out)
 
 
 def _check_paths(path: Path, folder: Path, out: str, data: str) -> None:
@@ -150,13 +150,6 @@ def _find(
     if cfg.default_scope == 'mmseg':
         return _write_segmented, read_segmented(data, share, seed, zero)
     return _write_classified, read_classified(data, share, seed)
-
-
-def _train_images(found: Found) -> Any:
-    train = found.splits['train']
-    if isinstance(found, Detection):
-        return found.splits['train'].content['images']
-    return train.pairs if isinstance(found, Segmented) else train.labels  # type: ignore[union-attr]
 
 
 def _base_path(base: Path, out: Path) -> str:
@@ -527,7 +520,7 @@ def _write_all(draft: Draft, path: Path) -> None:
         raise
 
 
-def _summary(found: Found, draft: Draft, path: Path, base: str, steps: str, out: str) -> list[str]:
+def _summary(found: Found, draft: Draft, path: Path, steps: str, out: str) -> list[str]:
     splits = [split for split in ('train', 'val', 'test') if split in found.splits]
     lines = [f'{found.root}: {found.kind}, {len(found.classes)} classes']
     width = max(len('images'), *(len(name) for name in found.classes[:MOST_ROWS]))

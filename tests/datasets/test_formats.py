@@ -19,8 +19,7 @@ from helpers.foreign import (
 )
 from PIL import Image
 
-from mmdat.datasets.formats import read_classified, read_detection, read_segmented
-from mmdat.datasets.formats.coco import Detection
+from mmdat.datasets.formats import Detection, read_classified, read_detection, read_segmented
 from mmdat.errors import UserError
 
 

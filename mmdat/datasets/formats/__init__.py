@@ -1,16 +1,15 @@
 """What lies in a folder of data: boxes and masks, masks of pixels, or images by class."""
 
 from .classes import Classified, read_classified
-from .coco import CocoSplit, read_detection
-from .files import Images
-from .pixels import Segmented, read_segmented
+from .coco import Detection, read_detection
+from .pixels import Segmented, read_segmented, write_values
 
 __all__ = [
     'Classified',
-    'CocoSplit',
-    'Images',
+    'Detection',
     'Segmented',
     'read_classified',
     'read_detection',
     'read_segmented',
+    'write_values',
 ]
