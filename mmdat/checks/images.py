@@ -26,7 +26,20 @@ Result = TypeVar('Result')
 Warn = Callable[[str], None]
 
 IMAGE_SUFFIXES = (
-    *('.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.avif', '.jp2'),
+    *(
+        '.jpg',
+        '.jpeg',
+        '.jpe',
+        '.jfif',
+        '.png',
+        '.bmp',
+        '.webp',
+        '.tif',
+        '.tiff',
+        '.gif',
+        '.avif',
+        '.jp2',
+    ),
     *('.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.ico'),
 )
 JPEG_START, JPEG_END, PNG_START = b'\xff\xd8\xff', b'\xff\xd9', b'\x89PN'
@@ -213,7 +226,7 @@ def in_threads(
 def read_headers(paths: Sequence[str]) -> list[Header | None]:
     """Read the headers of image files; None for what Pillow cannot read."""
     with _of_any_size():
-        return in_threads(_read_header, paths, 'Reading the headers of images')
+        return in_threads(read_header, paths, 'Reading the headers of images')
 
 
 @contextmanager
@@ -339,7 +352,7 @@ def is_whole(path: str) -> bool:
         start = file.read(len(JPEG_START))
         file.seek(max(0, os.path.getsize(path) - TAIL_BYTES))
         if start == JPEG_START and JPEG_END in file.read():
-            return _read_header(path) is not None
+            return read_header(path) is not None
     if start == PNG_START and has_right_checksums(path):
         return True
     # Other formats, and a JPEG with much behind its image, such as a phone's with a video.
@@ -356,7 +369,8 @@ def has_right_checksums(file: str | BinaryIO) -> bool:
     return True
 
 
-def _read_header(path: str) -> Header | None:
+def read_header(path: str) -> Header | None:
+    """Read the header of an image file; None for what Pillow cannot read."""
     try:
         with Image.open(path) as image:
             exif = Image.Exif()

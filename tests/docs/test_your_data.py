@@ -66,7 +66,7 @@ def test_commands_run_and_configs_say_what_the_page_says(
         name = text.split('\n')[0].removeprefix('# ')
         (folder / name).write_text(text)
     commands = [line for text in blocks('shell') for line in text.splitlines()]
-    assert len(commands) == 7
+    assert len(commands) == 8
     for command in commands:
         run(command, monkeypatch)
     long, batch, small = (

@@ -1,6 +1,5 @@
 """Files below a folder, their names, and their parts for training and validation."""
 
-import os
 import random
 import re
 import unicodedata
@@ -9,47 +8,22 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from PIL import Image
-
+from mmdat.checks.folders import find_files
+from mmdat.checks.images import IMAGE_SUFFIXES, read_header
 from mmdat.errors import UserError
 
-SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 SPLITS = ('train', 'val', 'test')
 # Word in the name of a file or folder -> the split that it means.
 SPLIT_WORDS = dict(
     train='train', training='train', val='val', valid='val', validation='val', dev='val',
     test='test', testing='test',
 )  # fmt: skip
-ORIENTATION = 0x0112  # tag of EXIF
-TURNED = (5, 6, 7, 8)  # its values that swap width and height
 Item = TypeVar('Item')
-
-
-def files_below(root: Path) -> list[str]:
-    """List the files below a folder, relative to it and sorted, without hidden ones.
-
-    Symbolic links are followed, each folder once.
-    """
-    found, seen = [], set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        if os.path.realpath(folder) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(folder))
-        place = PurePosixPath(os.path.relpath(folder, root))
-        found += [str(place / name) for name in sorted(names) if not is_hidden(name)]
-    return found
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is one of an operating system or editor."""
-    return name.startswith('.') or name in ('__MACOSX', '@eaDir')
 
 
 def is_image(name: str) -> bool:
     """Whether a file's name ends as an image's."""
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def split_of(path: str) -> str | None:
@@ -87,12 +61,10 @@ def upright_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: If it is no image.
     """
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(ORIENTATION) in TURNED
-            return (image.height, image.width) if turned else image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise UserError(f'image {path} cannot be read: mend it, or take it out') from None
+    header = read_header(str(path))
+    if header is None:
+        raise UserError(f'image {path} cannot be read: mend it, or take it out')
+    return header.upright
 
 
 class Images:
@@ -104,7 +76,8 @@ class Images:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.files = files_below(root)
+        paths = find_files(str(root), ('',))
+        self.files = [Path(path).relative_to(root).as_posix() for path in paths]
         self.paths = [path for path in self.files if is_image(path)]
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for path in self.paths:

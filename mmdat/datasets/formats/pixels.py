@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.errors import UserError, enumerate_names
 
-from .files import SUFFIXES, Images, hold_back, image_sets, read_text, split_of
+from .files import Images, hold_back, image_sets, read_text, split_of
 
 IMAGE_WORDS = ('images', 'image', 'imgs', 'img', 'jpegimages', 'photos', 'inputs')
 # The first that is there counts: programs write pictures of the masks beside them.
@@ -183,7 +184,7 @@ def _split(images: Images, pairs: dict[str, str]) -> MaskSplit:
         first,
         second,
         relative,
-        '' if suffix.lower() in SUFFIXES else suffix,
+        '' if suffix.lower() in IMAGE_SUFFIXES else suffix,
         listed=inside != len(pairs),
     )
 
