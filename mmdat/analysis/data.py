@@ -1,8 +1,9 @@
 """What the data of a config hold and what is wrong with them, before anything is trained."""
 
+import contextlib
+import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,16 @@ from mmdat.visualization.comparison import SIDE, draw_titled
 from mmdat.visualization.predictions import draw_classes_of_pixels, draw_instances, draw_text
 
 from .browse import evenly_spaced
-from .data_summary import Summary, items_of, load, rare_classes, same_images, small_boxes, summarize
+from .data_summary import (
+    Summary,
+    broken_images,
+    items_of,
+    load,
+    rare_classes,
+    same_images,
+    small_boxes,
+    summarize,
+)
 from .detections import ground_truth_in
 
 SPLITS = ('train', 'val', 'test')
@@ -97,6 +107,7 @@ def check_data(
                 report.attempt(check)
         report.splits = {split: summarize(dataset) for split, dataset in datasets.items()}
         if 'train' in report.splits:
+            report.warnings += broken_images(datasets['train'])
             report.warnings += rare_classes(report.splits['train'])
         report.warnings += same_images(datasets)
         if model is not None and cfg.default_scope == 'mmdet':
@@ -112,14 +123,16 @@ def check_data(
 def print_data_report(report: DataReport) -> None:
     """Print what the splits hold, then errors, warnings, and the path of the pictures."""
     if report.splits:
-        table = Table('split', 'images', 'without objects', 'shorter sides', 'longer sides')
+        table = Table(
+            'split', 'images', 'not used', 'without objects', 'shorter sides', 'longer sides'
+        )
         for name, split in report.splits.items():
             empty = '-' if split.empty is None else str(split.empty)
             sides = (
                 f'{least}' if least == most else f'{least} to {most}, median {median}'
                 for least, median, most in split.sides
             )
-            table.add_row(name, str(split.images), empty, *sides)
+            table.add_row(name, str(split.images), str(split.left_out), empty, *sides)
         counts = Table('class', *report.splits)
         for name in dict.fromkeys(
             name for split in report.splits.values() for name in split.counts
@@ -136,7 +149,7 @@ def print_data_report(report: DataReport) -> None:
         print(f'Pictures: {report.pictures.resolve()}')
 
 
-@contextmanager
+@contextlib.contextmanager
 def _collect(warnings: list[str]) -> Iterator[None]:
     """Add what is logged as a warning to a list, and print nothing of what is logged."""
 
@@ -171,12 +184,14 @@ def _build_metrics(cfg: Config, split: str, report: DataReport) -> Sequence[Any]
     evaluator = cfg.get(f'{split}_evaluator')  # training has none
     if evaluator is None:
         return ()
-    built = report.attempt(partial(_explained, cfg, partial(Evaluator, evaluator)))
+    with _collect([]):  # metrics warn of themselves
+        built = report.attempt(partial(_explained, cfg, partial(Evaluator, evaluator)))
     return () if built is None else built.metrics
 
 
 def _explained(cfg: Config, build: Callable[[], Any]) -> Any:
-    with explained(cfg):
+    # pycocotools reports its progress.
+    with explained(cfg), contextlib.redirect_stdout(io.StringIO()):
         return build()
 
 

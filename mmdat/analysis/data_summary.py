@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from mmdat.checks import config_tree
+from mmdat.checks.images import in_threads, is_whole
 from mmdat.errors import UserError, enumerate_names
 
 from .browse import evenly_spaced
@@ -34,12 +35,14 @@ class Summary:
         images: Number of images.
         counts: By class, of a detector objects, of a classifier images, of a segmentor the part of
             the pixels.
+        left_out: Number of images that the data set knows and does not use.
         empty: Number of the images without objects; None if they have other annotations.
         sides: Shorter and longer sides in pixels (least, median, most), of some images.
     """
 
     images: int
     counts: Mapping[str, float]
+    left_out: int
     empty: int | None
     sides: tuple[tuple[int, int, int], ...]
 
@@ -58,6 +61,8 @@ def load(dataset: Any, info: dict[str, Any]) -> dict[str, Any] | None:
         for step in config_tree.transforms(dataset.pipeline.transforms):
             if type(step).__name__.startswith('Load'):
                 loaded = step(loaded)
+                if loaded is None:  # of a broken image, which a loader for training skips
+                    return None
     except (UserError, AssertionError, OSError, ValueError, IndexError, cv2.error):
         return None
     return loaded
@@ -89,6 +94,11 @@ def summarize(dataset: Any) -> Summary:
     return Summary(
         images=len(items),
         counts=dict(zip(names, counts, strict=True)),
+        left_out=sum(
+            single.tally.images_left_out.total()
+            for _, single in config_tree.unwrap(dataset)
+            if hasattr(single, 'tally')
+        ),
         empty=empty,
         sides=tuple(tuple(column) for column in quantiles.T.tolist()),
     )
@@ -122,6 +132,19 @@ def rare_classes(summary: Summary) -> Iterator[str]:
     rare = [name for name, x in summary.counts.items() if isinstance(x, int) and 0 < x < FEW]
     if rare:
         yield f'train has fewer than {FEW} examples of {enumerate_names(rare)}: collect more'
+
+
+def broken_images(dataset: Any) -> Iterator[str]:
+    """Say how many images a training will skip, since they are not whole."""
+    paths = [info['img_path'] for _, info in items_of(dataset)]
+    paths = [path for path in paths if Path(path).is_file()]  # others are missing
+    whole = in_threads(is_whole, paths, 'Looking for broken images')
+    broken = [path for path, fine in zip(paths, whole, strict=True) if not fine]
+    if broken:
+        yield (
+            f'{len(broken)} of {len(paths)} images in train are broken, such as {broken[0]}: they '
+            'are skipped; mend them, or take them out'
+        )
 
 
 def same_images(datasets: Mapping[str, Any]) -> Iterator[str]:

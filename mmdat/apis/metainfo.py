@@ -90,9 +90,9 @@ def category_ids(annotations: dict[str, Any], classes: tuple[str, ...]) -> list[
 
 def image_ids(dataset: dict[str, Any], annotations: dict[str, Any]) -> dict[str, int]:
     """Numbers of the images in a detector's data, by absolute path; empty if it is not there."""
-    folder = os.path.join(
-        dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img') or ''
-    )
+    prefix = dataset.get('data_prefix')  # classifiers' is a string
+    prefix = prefix.get('img') if isinstance(prefix, Mapping) else prefix
+    folder = os.path.join(dataset.get('data_root') or '', prefix or '')
     with contextlib.suppress(KeyError, TypeError):
         return {
             os.path.abspath(os.path.join(folder, item['file_name'])): item['id']

@@ -4,6 +4,7 @@ import filecmp
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -89,6 +90,8 @@ def check_data_roots(cfg: Config, splits: Sequence[str]) -> None:
                 continue
             data, variable = DATA_OF_SCOPE[cfg.default_scope]
             how = f'set the environment variable that the config reads ({variable} for {data})'
+            if cfg.filename and 'data_root' in Path(cfg.filename).read_text(encoding='utf-8'):
+                how = f'set data_root in {cfg.filename} to where the data are now,'
             if task := TASK_OF_SHAPES.get(dataset.get('type')):
                 how = (
                     f'make it with tools/make_shapes.py {root} --task {task}, or set the '

@@ -71,6 +71,23 @@ def test_what_cannot_be_used_is_an_error_and_the_rest_is_shown(
     assert (tmp_path / 'out' / 'data.png').is_file()
 
 
+def test_broken_images_and_those_that_are_gone_are_told_of(
+    config: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    image = coco_root / 'train2017' / '0.png'
+    image.write_bytes(image.read_bytes()[:-40])
+    (coco_root / 'train2017' / '5.png').unlink()
+    report = check_data(str(config), str(tmp_path / 'out'), 12)
+    assert report.errors == []
+    assert any(
+        text.startswith(f'1 of 5 images in train are broken, such as {image}: they are skipped')
+        for text in report.warnings
+    )
+    assert any(text.startswith('1 of the 6 images') for text in report.warnings)
+    assert report.splits['train'].left_out == 0
+    assert report.pictures is not None and report.pictures.is_file()
+
+
 @pytest.mark.parametrize(
     'name, variable, write',
     [

@@ -80,6 +80,13 @@ def test_a_missing_data_root_is_refused(dataset: dict[str, Any], scope: str, sen
         check_data_roots(config(dataset, scope), ('val', 'train'))
 
 
+def test_the_data_of_a_config_of_one_s_own_have_moved(tmp_path: Path) -> None:
+    path = tmp_path / 'own.py'
+    path.write_text("default_scope = 'mmdet'\ntrain_dataloader = dict(dataset=dict(data_root='x'))")
+    with pytest.raises(UserError, match=f'set data_root in {path} to where the data are now'):
+        check_data_roots(Config.fromfile(path), ('train',))
+
+
 def test_data_roots_that_are_there_or_elsewhere_pass() -> None:
     check_data_roots(config(concatenated('.', 's3://bucket/data', '')), ('train', 'val'))
 
