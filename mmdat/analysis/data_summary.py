@@ -182,10 +182,11 @@ def small_boxes(model: nn.Module, datasets: Mapping[str, Any]) -> Iterator[str]:
         if len(anchors)
         else f'a cell of the finest map, of {cell}'
     )
+    scale = _test_scale(datasets)
     for split, dataset in datasets.items():
         boxes = [
-            _resized(single, info) * (np.array(item['bbox'][2:]) - item['bbox'][:2])
-            for single, info in items_of(dataset)
+            _resized(info, scale) * (np.array(item['bbox'][2:]) - item['bbox'][:2])
+            for _, info in items_of(dataset)
             for item in objects_in(info)
         ]
         if not boxes:
@@ -216,10 +217,19 @@ def _smallest_anchors(model: nn.Module) -> np.ndarray:
     return np.empty((0, 2))
 
 
-def _resized(dataset: Any, info: dict[str, Any]) -> float:
-    """How much larger an image is after a test's resizing."""
-    for step in config_tree.transforms(dataset.pipeline.transforms):
-        if isinstance(step, Resize) and step.scale is not None and step.keep_ratio:
-            sides = sorted((info['height'], info['width'])), sorted(step.scale)
-            return min(to / side for side, to in zip(*sides, strict=True))
-    return 1.0
+def _test_scale(datasets: Mapping[str, Any]) -> Sequence[int] | None:
+    """Two sides into which images are resized for a test, or else always in training."""
+    for split in sorted(datasets, key=lambda split: split == 'train'):
+        for _, single in config_tree.unwrap(datasets[split]):
+            for step in single.pipeline.transforms:
+                if isinstance(step, Resize) and step.scale is not None and step.keep_ratio:
+                    return step.scale
+    return None
+
+
+def _resized(info: dict[str, Any], scale: Sequence[int] | None) -> float:
+    """How much larger an image is after it was resized to fit into two sides."""
+    if scale is None:
+        return 1.0
+    sides = sorted((info['height'], info['width'])), sorted(scale)
+    return min(to / side for side, to in zip(*sides, strict=True))
