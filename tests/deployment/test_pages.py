@@ -203,6 +203,12 @@ def test_a_check_that_compares_nothing_fails(
     assert out.exists()
 
 
+# The small detector has no product of matrices that could be quantized.
+only_demo = pytest.mark.parametrize('shared_file', ['demo'], indirect=True)
+
+
+@pytest.mark.slow
+@only_demo
 def test_the_code_of_the_page_converts(file: Exported) -> None:
     exec(CONVERT, {})
     image = np.random.default_rng(0).random((1, 3, 64, 96), np.float32) * 255
@@ -212,7 +218,7 @@ def test_the_code_of_the_page_converts(file: Exported) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('shared_file', ['demo'], indirect=True)
+@only_demo
 def test_the_benchmark_of_the_page_evaluates(
     file: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
