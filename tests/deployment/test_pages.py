@@ -124,6 +124,8 @@ def shared_file(
     for name, weight in model.named_parameters():
         if weight.dim() > 1 and not name.startswith('backbone'):
             nn.init.kaiming_normal_(weight)
+            # Scores that are all but 1 would be suppressed in any order.
+            weight.data.mul_(0.3 if 'cls' in name or 'reg' in name else 1.0)
         elif 'cls' in name:
             nn.init.normal_(weight)
     meta = dict(dataset_meta=dict(classes=('circle', 'rectangle', 'triangle', 'star')))
