@@ -1,6 +1,7 @@
 """Which packages mmdat accepts below it, and what it does where some are missing."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -160,8 +161,25 @@ print(json.dumps(dict(
     assert 'cannot be downloaded' in got['loads'][2]
 
 
-def test_a_backbone_extracts_features_with_mmengine_alone() -> None:
+def test_a_backbone_extracts_features_with_mmengine_alone(tmp_path: Path) -> None:
+    """The blocks of the page run, the last on the checkpoint of a detector that was trained."""
     page = (Path(__file__).parents[1] / 'docs' / 'feature_extractor.md').read_text()
-    snippet = page.split('```python\n')[1].split('```')[0].replace("'tiny'", "'nano'")
-    printed = run(snippet, without=OPENMMLAB[1:]).splitlines()[-1]
-    assert printed == '{8: (1, 256, 60, 80), 16: (1, 256, 30, 40), 32: (1, 256, 15, 20)}'
+    page = page.replace("'tiny'", "'nano'")
+    pyramid, load = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+    file = re.findall(r"checkpoint = '(.+)'", load)[0]
+    script = f"""
+import os
+{pyramid}
+os.chdir({str(tmp_path)!r})
+trained = DATPlusPlus('nano').state_dict()
+weights = {{f'backbone.{{name}}': tensor for name, tensor in trained.items()}}
+weights['roi_head.fc.weight'] = torch.zeros(1)
+os.makedirs(os.path.dirname({file!r}))
+torch.save(dict(meta={{}}, state_dict=weights), {file!r})
+{load}
+own = backbone.state_dict()
+print(all(torch.equal(own[name], trained[name]) for name in own))
+"""
+    shapes, *_, equal = run(script, without=OPENMMLAB[1:]).splitlines()
+    assert shapes == '{8: (1, 256, 60, 80), 16: (1, 256, 30, 40), 32: (1, 256, 15, 20)}'
+    assert equal == 'True'

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from rich.console import Console
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from mmdat import checks
 from mmdat.checks.config_file import read_config
+from mmdat.checks.config_tree import type_name
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_writable
 from mmdat.deployment.checking import TOLERANCE, Comparison, compare
@@ -24,7 +26,7 @@ from mmdat.deployment.writing import OPSET, Traced, quiet, trace, write
 from mmdat.errors import UserError, enumerate_names, reason
 from mmdat.version import __version__
 
-from .metainfo import class_names, dataset_of, metainfo_of
+from .metainfo import class_names, dataset_of, metainfo_of, pipeline_of
 from .model import build_model, load_weights
 from .toolboxes import toolbox_of
 
@@ -55,7 +57,8 @@ def export(
         A comparison for each size if ``check``, else none.
 
     Raises:
-        UserError: For a mistake in what was given, or if the file computes something else.
+        UserError: For a mistake in what was given, or if the file computes something else or, as
+            a detector finds nothing, the check compares nothing.
     """
     path = Path(out)
     _check_file(path)
@@ -75,8 +78,12 @@ def export(
         meta = dict(
             config=Path(config).name,
             mmdat_version=__version__,
+            channels='RGB' if channels == 3 else 'as the config loads them',
             classes=json.dumps(classes, ensure_ascii=False),
         )
+        steps = _image_steps(cfg)
+        if steps is not None:
+            meta['test_pipeline'] = json.dumps(steps, default=str)
         try:
             traced = trace(exportable, smallest, channels)
             write(traced, path, meta)
@@ -85,6 +92,7 @@ def export(
                 f'the model of {config} cannot be exported ({reason(error)})'
             ) from error
         print(_describe(path, traced, channels))
+        print(_describe_steps(steps))
         if toolbox == 'mmseg' and model.test_cfg.get('mode') == 'slide':
             print('test_cfg has sliding windows: the file takes each window, or the whole image')
         comparisons = compare(own, path, smallest, channels) if check else []
@@ -92,6 +100,11 @@ def export(
         _print(comparisons)
         if not all(comparison.difference <= TOLERANCE for comparison in comparisons):
             raise UserError(f'{out} and the model differ by more than {TOLERANCE:g}')
+        if not any(comparison.num_objects != 0 for comparison in comparisons):
+            raise UserError(
+                f'{out} is written, but not checked, as the model finds no object in the images '
+                'of the check: lower score_thr in model.test_cfg for it'
+            )
     return comparisons
 
 
@@ -136,6 +149,32 @@ def _describe(path: Path, traced: Traced, channels: int) -> str:
     return f'{path}: {size:.1f} MB{opset}, images (batch, {channels}, height, width) -> {outputs}'
 
 
+def _image_steps(cfg: Config) -> list[dict[str, Any]] | None:
+    """What a test does to an image between loading and packing; None if the config has no test."""
+    try:
+        _, *steps = pipeline_of(cfg)
+    except UserError:
+        return None
+    kept = []
+    for step in steps:
+        kind = type_name(step)
+        if not kind.startswith('Pack'):
+            defaults = dict(keep_ratio=False) if kind == 'Resize' else {}
+            kept.append({**defaults, **step, 'type': kind})
+    return kept
+
+
+def _describe_steps(steps: list[dict[str, Any]] | None) -> str:
+    """Describe in a line what is to be done to images before they are given to a file."""
+    if steps is None:
+        return 'the config has no transforms of a test: resize images as the model was trained'
+    calls = [
+        f'{step["type"]}({", ".join(f"{k}={v!r}" for k, v in step.items() if k != "type")})'
+        for step in steps
+    ]
+    return f'before the file, as in a test of the config: {", ".join(calls) or "nothing"}'
+
+
 def _print(comparisons: list[Comparison]) -> None:
     table = Table('images', 'largest difference', 'PyTorch (s)', 'file (s)')
     is_detector = comparisons[0].num_objects is not None
@@ -150,5 +189,3 @@ def _print(comparisons: list[Comparison]) -> None:
         ]
         table.add_row(*row, *[str(comparison.num_objects)] * is_detector)
     Console().print(table)
-    if is_detector and not any(comparison.num_objects for comparison in comparisons):
-        print('the model finds no object in these images: there was nothing to compare')

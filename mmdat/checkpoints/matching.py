@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from mmdat.errors import UserError
 
-from .layout import OUTPUT_NORMS, STEM, PublishedBackbone, ResizesBiasTable, published_names
+from .layout import (
+    OUTPUT_NORMS,
+    STEM,
+    PublishedBackbone,
+    PublishedLayout,
+    ResizesBiasTable,
+    published_names,
+)
 from .reading import Weights, describe, read_weights, strip_prefix
 
 # Buffers that the authors compute from sizes; other buffers are known by their integer dtype.
@@ -214,6 +221,12 @@ def _match(backbone: PublishedBackbone, weights: Weights, source: str, with_head
     """Rename published tensors as in an OpenMMLab model, the backbone's under ``backbone.``."""
     layout, match = backbone.published_layout(), _Match()
     body = strip_prefix(weights, 'backbone.')
+    if _is_ours(body or weights, layout):
+        raise UserError(
+            f'{source} is of mmdat, not of the authors, and needs no conversion: load it into a '
+            "backbone by init_cfg=dict(type='Pretrained', checkpoint=...) and init_weights(), into "
+            'a whole model by load_checkpoint of mmengine.runner'
+        )
     is_classifier = not body
     places = {theirs: f'backbone.{ours}' for ours, theirs in layout.parameters.items()}
     modules = {name[:end] for name in places for end in range(len(name)) if name[end] == '.'}
@@ -258,6 +271,12 @@ def _match(backbone: PublishedBackbone, weights: Weights, source: str, with_head
         )
     match.unfilled += sorted(wanted - set(match.filled))
     return match
+
+
+def _is_ours(body: Weights, layout: PublishedLayout) -> bool:
+    """Whether a backbone's weights have names of ours, and none that the authors use alone."""
+    ours, theirs = set(layout.parameters), set(layout.parameters.values())
+    return not (ours - theirs).isdisjoint(body) and (theirs - ours).isdisjoint(body)
 
 
 def _drop_unbuilt_stages(weights: Weights, backbone: PublishedBackbone, source: str) -> Weights:

@@ -27,7 +27,7 @@ class Comparison(NamedTuple):
 
     Attributes:
         size: (batch, height, width) of the images.
-        difference: Largest difference of an output, relative to its largest value.
+        difference: Largest difference of an output, see :func:`largest_difference`.
         model_seconds: Time of the model in PyTorch.
         file_seconds: Time of the file.
         num_objects: How many objects the model finds; None if it is no detector.
@@ -95,15 +95,22 @@ def load(path: Path) -> Callable[[np.ndarray], Outputs]:
 
 
 def largest_difference(expected: Outputs, found: Outputs) -> float:
-    """The largest difference of floating-point outputs, relative to the largest value of each."""
-    differences = [
-        np.abs(ours - theirs).max() / max(np.abs(ours).max(), np.finfo(ours.dtype).tiny)
-        if ours.shape == theirs.shape
-        else np.inf
-        for ours, theirs in zip(expected, found, strict=True)
-        if ours.dtype.kind == 'f'
-    ]
+    """The largest difference of outputs; infinite if shapes differ.
+
+    That of numbers is relative to the largest of an output, that of classes the share of pixels
+    in which they differ: rounding turns those few whose best two logits are all but equal.
+    """
+    differences = [_difference(*pair) for pair in zip(expected, found, strict=True)]
     return float(np.max(differences))  # not a number if there is one
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    if ours.shape != theirs.shape:
+        return np.inf
+    if ours.dtype.kind != 'f':
+        return float((ours != theirs).mean())
+    largest = max(np.abs(ours).max(), np.finfo(ours.dtype).tiny)
+    return float(np.abs(ours - theirs).max() / largest)
 
 
 def difference_of_objects(expected: Outputs, found: Outputs) -> float:

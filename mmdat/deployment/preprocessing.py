@@ -42,7 +42,9 @@ class Preprocess(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Tensor[batch, channels, height, width] -> the same, normalized and padded."""
-        images = fresh_sizes(images, 0, 2, 3)
+        # Sizes that padding leaves as they are keep the least value that the trace knows of them.
+        if self.divisor > 1:
+            images = fresh_sizes(images, 0, 2, 3)
         if self.to_bgr:
             images = in_loaded_order(images)
         images = (images - self.mean) / self.std

@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 from mmdat.files import whole_file
 
 OPSET = 20
-# Sizes that a map may have are called so in the file, in this order.
+# The sizes of images, in their order; maps of another size have names of their own for theirs.
 DYNAMIC = ('batch', 'height', 'width')
 
 
@@ -26,10 +26,12 @@ class Traced(NamedTuple):
     Attributes:
         program: The graph.
         outputs: Names of its outputs.
+        image_sized: Names of those that are as high and wide as the images.
     """
 
     program: ExportedProgram
     outputs: tuple[str, ...]
+    image_sized: tuple[str, ...]
 
 
 def trace(model: nn.Module, smallest: int, channels: int = 3) -> Traced:
@@ -45,11 +47,13 @@ def trace(model: nn.Module, smallest: int, channels: int = 3) -> Traced:
     dynamic = {0: Dim('batch', min=1)}
     dynamic |= {i: Dim(name, min=smallest) for i, name in ((2, 'height'), (3, 'width'))}
     with torch.no_grad(), quiet():
-        outputs = model(images)._fields
+        outputs = model(images)._asdict()
         program = torch.export.export(
             _Named(model).eval(), (images,), dynamic_shapes=(dynamic,), strict=False
         )
-    return Traced(program, outputs)
+    size = images.shape[2:]
+    image_sized = tuple(name for name, value in outputs.items() if value.shape[-2:] == size)
+    return Traced(program, tuple(outputs), image_sized)
 
 
 class _Named(nn.Module):
@@ -95,15 +99,16 @@ def _write_onnx(traced: Traced, path: Path, metadata: Mapping[str, str]) -> None
     model = program.model
     model.metadata_props.update(metadata)
     for value in (*model.graph.inputs, *model.graph.outputs):
-        _name_sizes(value)
+        _name_sizes(value, is_image=value.name in ('images', *traced.image_sized))
     program.save(path, external_data=False)
 
 
-def _name_sizes(value: Any) -> None:
-    """Call the sizes of an input or output that are not fixed batch, height and width."""
+def _name_sizes(value: Any, is_image: bool) -> None:
+    """Call the sizes that are not fixed batch, height and width, by its own name if no image's."""
     import onnx_ir
 
-    names = iter(DYNAMIC)
+    batch, *sides = DYNAMIC
+    names = iter([batch, *(side if is_image else f'{value.name}_{side}' for side in sides)])
     value.shape = onnx_ir.Shape(
         [size if isinstance(size, int) else next(names) for size in value.shape]
     )

@@ -283,6 +283,16 @@ def test_init_cfg_takes_published_and_ordinary_files(
         assert torch.equal(backbone.state_dict()[name], tensor), name
 
 
+@every_family
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_what_mmdat_trained_is_told_from_the_authors(name: str, prefix: str) -> None:
+    backbone = CLASSIFIERS[name]('nano')
+    weights = {f'{prefix}{key}': value for key, value in backbone.state_dict().items()}
+    for load in (load_published_checkpoint, matching.convert_published_checkpoint):
+        with pytest.raises(UserError, match=r"is of mmdat, .*by init_cfg=dict\(type='Pretrained'"):
+            load(backbone, dict(state_dict=weights))
+
+
 def test_init_cfg_refuses_a_checkpoint_of_another_model(tmp_path: Path) -> None:
     torch.save(dict(state_dict=ScalableViT('nano').state_dict()), tmp_path / 'other.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'other.pth'))

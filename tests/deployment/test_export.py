@@ -5,9 +5,11 @@ import runpy
 import sys
 import warnings
 from collections import namedtuple
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.scripts import TOOLS
@@ -19,13 +21,14 @@ from torch import Tensor, nn
 from mmdat.apis.export import export
 from mmdat.apis.model import build_model
 from mmdat.checks.config_file import read_config
-from mmdat.deployment.checking import TOLERANCE, compare, load
+from mmdat.deployment.checking import TOLERANCE, compare, largest_difference, load
 from mmdat.deployment.heads import ExportableClassifier, ExportableSegmentor
 from mmdat.deployment.pooling import BinPooling
 from mmdat.deployment.preprocessing import Preprocess
 from mmdat.deployment.reference import own_predictions
 from mmdat.deployment.writing import trace, write
 from mmdat.errors import UserError
+from mmdat.models import DAT
 from mmdat.registry import MODELS
 
 # A backbone of few layers in three stages, as tracing takes long with each.
@@ -76,10 +79,10 @@ def onnx() -> Any:
 class Backbone(nn.Module):
     """A backbone that returns a named tuple."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, indices: Sequence[int]) -> None:
         super().__init__()
         self.backbone = backbone
-        self.maps = namedtuple('Maps', [f'map{i}' for i in backbone.out_indices])
+        self.maps = namedtuple('Maps', [f'map{i}' for i in indices])
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return self.maps(*self.backbone(images / 255 - 0.5))
@@ -101,7 +104,7 @@ def test_a_backbone_in_a_file_computes_the_same_at_any_size(
     name: str, suffix: str, tmp_path: Path, onnx: Any
 ) -> None:
     backbone = randomized(build(name))
-    model, path = Backbone(backbone), tmp_path / f'model{suffix}'
+    model, path = Backbone(backbone, backbone.out_indices), tmp_path / f'model{suffix}'
     write(trace(model, backbone.smallest_image), path, {})
     for comparison in compare(model, path, backbone.smallest_image):
         assert comparison.difference < TOLERANCE
@@ -234,6 +237,51 @@ def test_images_in_rgb_are_prepared_as_the_toolbox_prepares_what_it_loads(
         sample['data_samples'] = [SegDataSample()]
     expected = preprocessor(sample)['inputs']
     torch.testing.assert_close(Preprocess(preprocessor)(rgb[None].float()), expected)
+
+
+def test_a_backbone_with_a_least_size_is_traced_without_padding() -> None:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        preprocessor = MODELS.build(dict(type='ClsDataPreprocessor', mean=[110], std=[60]))
+    backbone = DAT(
+        dict(
+            embed_dims=(8, 8), num_heads=(1, 1), blocks=('L', 'D'), window_size=4, offset_range=2,
+            stride=2),
+        out_indices=(0,), pretrain_img_size=64,
+    )  # fmt: skip
+    assert backbone.smallest_image > 1
+    model = Backbone(nn.Sequential(Preprocess(preprocessor), backbone), backbone.out_indices)
+    assert trace(model, backbone.smallest_image).outputs == ('map0',)
+
+
+def test_maps_of_other_sizes_have_names_of_their_own(tmp_path: Path, onnx: Any) -> None:
+    class Maps(nn.Module):
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            maps = images * 2, images[:, :, ::4, ::4] * 2, images[:, :, ::8, ::8] * 2
+            return namedtuple('Maps', 'logits, feature0, feature1')(*maps)
+
+    path = tmp_path / 'model.onnx'
+    write(trace(Maps(), 32), path, {})
+    sizes = {
+        output.name: [
+            size.dim_param or size.dim_value for size in output.type.tensor_type.shape.dim
+        ]
+        for output in onnx.load(path).graph.output
+    }
+    assert sizes == dict(
+        logits=['batch', 3, 'height', 'width'],
+        feature0=['batch', 3, 'feature0_height', 'feature0_width'],
+        feature1=['batch', 3, 'feature1_height', 'feature1_width'],
+    )
+
+
+def test_classes_that_differ_are_a_difference() -> None:
+    logits, classes = np.ones((1, 2, 4, 5), np.float32), np.zeros((1, 4, 5), np.int64)
+    wrong = classes.copy()
+    wrong[0, 1, :2] = 7
+    assert largest_difference((logits, classes), (logits, classes)) == 0
+    assert largest_difference((logits, classes), (logits, wrong)) == pytest.approx(0.1)
+    assert largest_difference((logits, classes), (logits, wrong[:, :3])) == np.inf
+    assert np.isnan(largest_difference((logits, classes), (logits * np.nan, classes)))
 
 
 @pytest.mark.parametrize('size', [(1, 1), (2, 5), (7, 13), (12, 6)])

@@ -1,10 +1,14 @@
 """Learning rates and weight decays of parameter groups."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import mmdet.models  # noqa: F401  registers its backbones
 import pytest
+from helpers.imports import ROOT
 from helpers.published import mask_rcnn, upernet
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmpretrain.models import ImageClassifier
@@ -65,6 +69,23 @@ def test_the_learning_rate_falls_from_layer_to_layer(build: Any) -> None:
             or isinstance(model.get_submodule(name.rpartition('.')[0]), nn.LayerNorm)
         )
         assert group['weight_decay'] == (0 if undecayed else WEIGHT_DECAY), name
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])
+def test_the_lines_of_readme_decay_by_layer(scope: str, tmp_path: Path) -> None:
+    readme = (ROOT / 'README.md').read_text().split('\n## In your own mmdet project\n')[1]
+    project, decay = re.findall(r'```python\n(.*?)```', readme.split('\n## ')[0], re.DOTALL)
+    if scope != 'mmdet':
+        project = "optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-4))"
+    (tmp_path / 'project.py').write_text(project)
+    (tmp_path / 'decay.py').write_text(f"_base_ = 'project.py'\n{decay}")
+    options = Config.fromfile(tmp_path / 'decay.py').optim_wrapper
+    options.pop('type', None)
+    model = dict(mmdet=mask_rcnn, mmseg=upernet, mmpretrain=classifier)[scope]()
+    found = groups(model, scope, **options)
+    assert found['backbone.embeddings.0.0.weight']['lr'] == pytest.approx(1e-4 * 0.9**9)
+    heads = [name for name in found if not name.startswith('backbone.')]
+    assert heads and all(found[name]['lr'] == 1e-4 for name in heads)
 
 
 def test_layers_are_those_that_mmpretrain_finds() -> None:
