@@ -215,7 +215,7 @@ def draw_prediction(prediction: Prediction, palette: Sequence[Color]) -> np.ndar
             for label, score in zip(labels, instances.scores.tolist(), strict=True)
         ],
         [palette[label] for label in labels],
-        [mask_api.decode(mask).astype(bool) for mask in instances.masks or ()],
+        (mask_api.decode(mask).astype(bool) for mask in instances.masks or ()),
     )
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -32,13 +33,16 @@ from .metainfo import (
     pipeline_of,
 )
 from .model import build_model, load_weights
-from .results import Instances
+from .results import Instances, Mask
 from .slicing import Tile, average_logits, merge_instances, tiles
 from .toolboxes import toolbox_of
 
 # Classes whose scores are brought to an image's size at a time; all of them could fill the memory.
 CLASSES_AT_ONCE = 8
 LEAST_SLICE = 32  # in pixels: the coarsest stride of the backbones
+# Heads draw the masks of all objects at once, a byte or more for each pixel; in larger images they
+# are drawn smaller, and enlarged one by one.
+MOST_MASK_PIXELS = 4096 * 4096
 MOST_OVERLAP = 0.9  # each pixel is then in a hundred tiles
 
 
@@ -138,7 +142,7 @@ class Predictor:
         if self.toolbox == 'mmpretrain':
             return dict(class_scores=sample.pred_score.cpu().numpy())
         if self.toolbox == 'mmdet':
-            return dict(instances=_instances(sample.pred_instances, self._score_thr))
+            return dict(instances=_instances(sample, self._score_thr, shape))
         return dict(class_map=self._class_map(sample.seg_logits.data, shape))
 
     def _predict_tiles(self, image: np.ndarray) -> dict[str, Any]:
@@ -150,7 +154,10 @@ class Predictor:
             places.append(Tile(0, 0, shape[1], shape[0]))
         parts = self._run((place.crop(image) for place in places), in_tiles=True)
         if self.toolbox == 'mmdet':
-            instances = [_instances(part.pred_instances, self._score_thr) for part in parts]
+            instances = [
+                _instances(part, self._score_thr, place.shape)
+                for part, place in zip(parts, places, strict=True)
+            ]
             return dict(instances=merge_instances(instances, places, shape))
         bands = average_logits((part.seg_logits.data for part in parts), places, shape)
         return dict(class_map=np.vstack([self._class_map(band, band.shape[1:]) for band in bands]))
@@ -171,6 +178,9 @@ class Predictor:
                 items = [
                     self._pipeline(dict(img=image, img_path=None, img_id=0)) for image in batch
                 ]
+                if self.toolbox == 'mmdet':
+                    for item in items:
+                        _bound_masks(item['data_samples'])
                 samples: list[BaseDataElement] = [None] * len(items)
                 for indices in self._equal(items):
                     chosen = [items[index] for index in indices]
@@ -224,15 +234,37 @@ def _raise_thresholds(model: nn.Module, score_thr: float) -> None:
             test_cfg.score_thr = max(test_cfg.score_thr, math.nextafter(score_thr, 0))
 
 
-def _instances(predicted: Any, score_thr: float) -> Instances:
-    predicted = predicted[predicted.scores >= score_thr]
-    predicted = predicted[predicted.scores.argsort(descending=True)].cpu()
+def _bound_masks(sample: BaseDataElement) -> None:
+    """Let a detector predict objects in a smaller size of a very large image."""
+    height, width = sample.metainfo['ori_shape']
+    ratio = math.sqrt(MOST_MASK_PIXELS / (height * width))
+    if ratio < 1:
+        shape = tuple(max(1, int(side * ratio)) for side in (height, width))
+        x_scale, y_scale = sample.metainfo['scale_factor']
+        scale_factor = (x_scale * width / shape[1], y_scale * height / shape[0])
+        sample.set_metainfo(dict(ori_shape=shape, scale_factor=scale_factor))
+
+
+def _instances(sample: Any, score_thr: float, shape: tuple[int, int]) -> Instances:
+    """Bring what a detector predicts to the size of the image."""
+    predicted = sample.pred_instances
+    kept = torch.nonzero(predicted.scores >= score_thr)[:, 0]
+    kept = kept[predicted.scores[kept].argsort(descending=True)]
     masks = None
     if 'masks' in predicted:
-        masks = [mask_api.encode(np.asfortranarray(mask, np.uint8)) for mask in predicted.masks]
+        masks = [_encode(predicted.masks[index].cpu().numpy(), shape) for index in kept]
+    height, width = sample.metainfo['ori_shape']
+    scales = np.array([shape[1] / width, shape[0] / height] * 2, np.float32)
     return Instances(
-        predicted.bboxes.float().numpy(),
-        predicted.scores.float().numpy(),
-        predicted.labels.numpy(),
+        predicted.bboxes[kept].float().cpu().numpy() * scales,
+        predicted.scores[kept].float().cpu().numpy(),
+        predicted.labels[kept].cpu().numpy(),
         masks,
     )
+
+
+def _encode(mask: np.ndarray, shape: tuple[int, int]) -> Mask:
+    """Run-length encode a mask, in another size if it has one."""
+    if mask.shape != shape:
+        mask = cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return mask_api.encode(np.asfortranarray(mask, np.uint8))

@@ -27,6 +27,11 @@ class Tile(NamedTuple):
     right: int
     bottom: int
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.bottom - self.top, self.right - self.left
+
     def crop(self, image: np.ndarray) -> np.ndarray:
         """Cut the tile out of an image, (height, width, 3)."""
         return image[self.top : self.bottom, self.left : self.right]

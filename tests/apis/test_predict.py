@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from helpers import nano
 from mmengine.config import Config
 from PIL import Image
@@ -16,6 +17,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from mmdat.apis import predict, write_predictions
+from mmdat.apis import predictor as predictor_module
 from mmdat.apis.metainfo import annotations_of, category_ids, image_ids, metainfo_of, pipeline_of
 from mmdat.apis.prediction_files import PredictionFiles
 from mmdat.apis.predictor import Predictor
@@ -96,6 +98,38 @@ def test_a_model_predicts_tiles(name: str, model: Callable[[str], Model], tmp_pa
         assert result.class_map.shape == whole.class_map.shape == (70, 100)
         if name == SEGMENTOR:  # the other sees one class everywhere
             assert (result.class_map != whole.class_map).any()
+
+
+@pytest.mark.parametrize('name', [DETECTOR, 'retinanet_dat_t_coco'])
+def test_objects_in_a_very_large_image_are_the_same(
+    name: str, model: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8)
+    predictor = Predictor(*model(name), score_thr=0.0)
+    if name == DETECTOR:  # masks that fill the boxes; those of random weights are all edges
+        logits = predictor._model.roi_head.mask_head.conv_logits
+        torch.nn.init.zeros_(logits.weight)
+        torch.nn.init.ones_(logits.bias)
+    (expected,) = predictor([image])
+    drawn = []
+    encode = predictor_module._encode
+
+    def record(mask: np.ndarray, shape: tuple[int, int]) -> Any:
+        drawn.append(mask.shape)
+        return encode(mask, shape)
+
+    monkeypatch.setattr(predictor_module, '_encode', record)
+    monkeypatch.setattr(predictor_module, 'MOST_MASK_PIXELS', 50 * 71)
+    (found,) = predictor([image])
+    found, expected = found['instances'], expected['instances']
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+    if expected.masks is not None:
+        assert set(drawn) == {(49, 71)}
+        masks, truth = mask_api.decode(found.masks), mask_api.decode(expected.masks)
+        assert masks.shape == truth.shape == (70, 100, len(expected.scores))
+        assert (masks & truth).sum() > 0.85 * (masks | truth).sum() > 0
 
 
 def test_segments_are_those_of_the_toolbox(model: Callable[[str], Model], tmp_path: Path) -> None:
