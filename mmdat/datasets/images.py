@@ -11,6 +11,7 @@ import numpy as np
 from mmengine import fileio
 from PIL import Image, ImageOps
 
+from mmdat.checks.images import UNREADABLE_SUFFIXES
 from mmdat.errors import reason
 
 SCALED = 'images of more than 8 bits are scaled from their smallest and largest value to 0 and 255'
@@ -45,12 +46,14 @@ def read_image(path: str, notify: Callable[[str], None] = print) -> np.ndarray:
             image = _decode(str(file))
             pages = cv2.imcount(str(file))
     except (OSError, ValueError, SyntaxError, MemoryError, cv2.error) as error:  # as PIL raises
-        raise UnreadableError(_reason(error)) from error
+        raise UnreadableError(_reason(path, error)) from error
     except (
         Exception
     ) as error:  # of a kind of URL that mmengine does not know or lacks a package for
         if '://' not in path:
             raise
+        if isinstance(error, KeyError):
+            raise UnreadableError('there is no such kind of URL') from error
         raise UnreadableError(f'it cannot be fetched: {reason(error)}') from error
     if pages > 1:
         notify(f'{path} holds {pages} images: the first is taken')
@@ -78,12 +81,16 @@ def _memory() -> int:
     return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: str, error: Exception) -> str:
     if isinstance(error, (URLError, HTTPException)):
         return f'it cannot be fetched: {reason(error)}'
     if isinstance(error, MemoryError):
         return 'it does not fit into the memory'
-    return getattr(error, 'strerror', None) or 'it does not decode'
+    if told := getattr(error, 'strerror', None):
+        return told
+    if path.lower().endswith(UNREADABLE_SUFFIXES):
+        return 'this format is not read: convert it to JPEG or PNG'
+    return 'it does not decode'
 
 
 def _decode(file: str) -> np.ndarray:

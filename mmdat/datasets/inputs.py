@@ -6,17 +6,18 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
 
-from mmdat.checks.images import IMAGE_SUFFIXES
+from mmdat.checks.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from mmdat.errors import UserError
 
 from .images import UnreadableError, quiet_opencv, read_image
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.ts')
+STREAMS = ('rtsp', 'rtsps', 'rtmp')  # kinds of URLs that OpenCV plays as they come
 WHAT_TO_GIVE = (
     "give images, folders, patterns such as 'photos/**/*.jpg', videos, a camera's number or URLs"
 )
@@ -36,9 +37,17 @@ class Input:
     path: str
 
     @property
+    def is_live(self) -> bool:
+        """Whether it is a camera, on this machine or in the network."""
+        return self.path.isdigit() or self.path.lower().startswith(
+            tuple(f'{kind}://' for kind in STREAMS)
+        )
+
+    @property
     def is_video(self) -> bool:
         """Whether it has frames: a video or a camera."""
-        return self.path.isdigit() or urlsplit(self.path).path.lower().endswith(VIDEO_SUFFIXES)
+        path = urlsplit(self.path).path if '://' in self.path else self.path
+        return self.is_live or path.lower().endswith(VIDEO_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,8 @@ def find_inputs(
     """Find the images and videos that were named.
 
     Folders are searched through, with linked ones, without hidden files. What is named twice is
-    found once. A file that does not exist is found too, as reading it says so.
+    found once. A file that does not exist is found too, and an image of a format that cannot be
+    read, as reading it says so.
 
     Args:
         arguments: Files, folders, patterns (``**`` for any folders), URLs, numbers of cameras.
@@ -106,7 +116,7 @@ def count_frames(inputs: Iterable[Input]) -> int | None:
     for item in inputs:
         frames = 1
         if item.is_video:
-            if item.path.isdigit():
+            if item.is_live:
                 return None
             video = _open_video(item.path)
             # What cannot be read counts as an image that cannot.
@@ -141,6 +151,8 @@ def read_frames(
 
 def _find(text: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, str]]:
     """Yield the paths that an argument names, each with the folder that its name begins below."""
+    if text.lower().startswith('file://'):
+        text = unquote(urlsplit(text).path)
     path = os.path.abspath(os.path.expanduser(text))
     if '://' in text or (text.isdigit() and not os.path.exists(path)):
         yield text, ''
@@ -179,7 +191,7 @@ def _search(folder: str, leave_out: Sequence[Path]) -> Iterator[str]:
 
 
 def _is_wanted(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+    return name.lower().endswith(IMAGE_SUFFIXES + UNREADABLE_SUFFIXES + VIDEO_SUFFIXES)
 
 
 def _is_inside(path: str, folders: Sequence[Path]) -> bool:
@@ -222,7 +234,7 @@ def _read_video(item: Input, notify: Callable[[str], None]) -> Iterator[Frame]:
         told = _frame_count(video)
     finally:
         video.release()
-    if number == 0 and item.path.isdigit():
+    if number == 0 and item.is_live:
         raise UnreadableError('there is no such camera, or it is in use')
     if number == 0:
         raise UnreadableError('no frame of a video can be read')
