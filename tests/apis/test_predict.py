@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from mmdat.apis import predict, write_predictions
 from mmdat.apis import predictor as predictor_module
 from mmdat.apis.metainfo import annotations_of, category_ids, image_ids, metainfo_of, pipeline_of
+from mmdat.apis.predict import Summary, print_summary
 from mmdat.apis.prediction_files import PredictionFiles
 from mmdat.apis.predictor import Predictor
 from mmdat.apis.results import Prediction
@@ -410,19 +411,49 @@ def test_a_checkpoint_of_another_model_is_a_sentence(
         predict(config, checkpoint, draw(tmp_path / 'x.png'))
 
 
-def test_a_video_that_cannot_be_written_keeps_what_was_predicted(
-    model: Callable[[str], Model], tmp_path: Path
-) -> None:
-    draw(tmp_path / 'in' / '1.png')
-    writer = cv2.VideoWriter(
-        str(tmp_path / 'in/2.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 25, (1, 1)
+def write_scores(folder: Path, *frames: tuple[str, int | None, float, np.ndarray]) -> Any:
+    """Write what a classifier says of frames, by their name, number, rate and image."""
+    predictor: Any = SimpleNamespace(classes=('a', 'b'), palette=[], image_ids={})
+    scores = np.array([0.5, 0.5], np.float32)
+    with PredictionFiles(folder, predictor) as out:
+        for name, number, rate, image in frames:
+            out.write(Prediction(name, name, number, rate, image, 'ab', class_scores=scores))
+    return out
+
+
+def test_a_video_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> None:
+    wide = np.zeros((2, 9000, 3), np.uint8)  # MPEG-4 has room for less
+    image = np.zeros((20, 20, 3), np.uint8)
+    out = write_scores(
+        tmp_path,
+        ('1.png', None, 0, image),
+        *(('2.avi', frame, 25.0, wide) for frame in range(2)),
+        ('3.png', None, 0, image),
     )
-    writer.write(np.zeros((1, 1, 3), np.uint8))
-    writer.release()
-    out = tmp_path / 'out'
-    with pytest.raises(UserError, match=r'2.mp4 cannot be written: OpenCV does not write such'):
-        write_predictions(*model(CLASSIFIER), tmp_path / 'in', out)
-    assert [entry['file_name'] for entry in entries(out)] == ['1.png', '2.avi']
+    names = [entry['file_name'] for entry in entries(tmp_path)]
+    assert names == ['1.png', '2.avi', '2.avi', '3.png']
+    assert files(tmp_path) == ['pictures/1.png', 'pictures/3.png', 'predictions.json']
+    with pytest.raises(UserError, match=r'^videos that OpenCV does not write: 1 \(.*2.mp4\)$'):
+        print_summary(Summary(4, 1.0, {}, out.paths, out.unwritten))
+
+
+@pytest.mark.parametrize(
+    'rate, written', [(240.2143, 240.21), (29.97, 29.97), (90000.0, 65535.0), (0.001, 0.01)]
+)
+def test_a_video_of_any_size_and_rate_is_whole(rate: float, written: float, tmp_path: Path) -> None:
+    image = np.full((47, 65, 3), 200, np.uint8)
+    write_scores(tmp_path, *(('x.avi', frame, rate, image) for frame in range(3)))
+    video = cv2.VideoCapture(str(tmp_path / 'pictures/x.mp4'))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(written)
+    frames = [video.read()[1] for _ in range(3)]
+    assert frames[2].shape == (48, 66, 3) and not video.read()[0]
+    assert abs(frames[2][-2:, -2:].mean() - 200) < 5
+
+
+def test_a_picture_too_wide_for_jpeg_is_a_png(tmp_path: Path) -> None:
+    image = np.zeros((20, 65501, 3), np.uint8)
+    write_scores(tmp_path, ('x.jpg', None, 0, image))
+    assert cv2.imread(str(tmp_path / 'pictures/x.png')).shape == image.shape
 
 
 def test_the_transforms_are_those_of_a_test(model: Callable[[str], Model]) -> None:
