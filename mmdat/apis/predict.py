@@ -57,8 +57,8 @@ class Summary:
 
 
 def predict(
-    config: str | Config,
-    checkpoint: str,
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike,
     inputs: str | os.PathLike | Iterable[str | os.PathLike],
     **options: Any,
 ) -> Iterator[Prediction]:
@@ -72,7 +72,7 @@ def predict(
         inputs: Images, folders, patterns, videos, numbers of cameras or URLs.
         options: As for :class:`mmdat.apis.predictor.Predictor`: ``score_thr=0.3``,
             ``batch_size=1``, ``device='cpu'``, ``slice_size=None``, ``overlap=0.2``,
-            ``cfg_options=None``.
+            ``cfg_options=None``. It is also what predicts images in memory.
 
     Raises:
         UserError: For a mistake in what was given, before the first image is read.
@@ -87,8 +87,8 @@ def predict(
 
 
 def write_predictions(
-    config: str | Config,
-    checkpoint: str,
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike,
     inputs: str | os.PathLike | Iterable[str | os.PathLike],
     out_dir: str | Path = 'predictions',
     *,
@@ -182,7 +182,9 @@ def _print_files(summary: Summary) -> None:
 
 
 def _listed(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> Iterable[str | os.PathLike]:
-    return [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
+    if isinstance(inputs, (str, os.PathLike)) or not isinstance(inputs, Iterable):
+        return [inputs]
+    return inputs
 
 
 def _run(
@@ -199,7 +201,7 @@ def _run(
             told.add(text)
             notify(text)
 
-    frames = read_frames(inputs, on_unreadable, notify_once)
+    frames = read_frames(inputs, on_unreadable, notify_once, predictor.is_turning)
     while batch := list(itertools.islice(frames, predictor.batch_size)):
         outputs = predictor([frame.image for frame in batch])
         for frame, output in zip(batch, outputs, strict=True):

@@ -1,7 +1,9 @@
 """A trained model that predicts images in memory, whatever its toolbox."""
 
 import itertools
+import logging
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from mmcv.transforms import Compose
 from mmdet.visualization.palette import get_palette
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from pycocotools import mask as mask_api
@@ -27,6 +30,7 @@ from .metainfo import (
     annotations_of,
     category_ids,
     class_names,
+    color_type_of,
     dataset_of,
     image_ids,
     metainfo_of,
@@ -43,6 +47,7 @@ LEAST_SLICE = 32  # in pixels: the coarsest stride of the backbones
 # Heads draw the masks of all objects at once, a byte or more for each pixel; in larger images they
 # are drawn smaller, and enlarged one by one.
 MOST_MASK_PIXELS = 4096 * 4096
+SCORE_THR, OVERLAP = 0.3, 0.2  # where none are given
 MOST_OVERLAP = 0.9  # each pixel is then in a hundred tiles
 
 
@@ -52,12 +57,12 @@ class Predictor:
     Args:
         config: Path of a config, or the config. Its data sets need not be there.
         checkpoint: Path or URL of a checkpoint of the config's model.
-        score_thr: Objects with a lower score are left out.
+        score_thr: Objects with a lower score are left out; 0.3 if None.
         batch_size: Images that run through the model together.
         device: Such as ``'cpu'`` or ``'cuda:0'``.
         slice_size: Side in pixels of tiles to predict one by one, where an image is larger; None
             for no tiles.
-        overlap: Share of a tile that the next one has too.
+        overlap: Share of a tile that the next one has too; 0.2 if None.
         cfg_options: Values to put into the config, by dotted key.
 
     Attributes:
@@ -66,6 +71,7 @@ class Predictor:
         classes: Names of the classes.
         palette: An RGB color for each class.
         category_ids: The number of each class in a detector's data.
+        is_turning: Whether images are to be turned upright, as their EXIF data says.
         image_ids: The number of each image of a detector's data, by absolute path, if they are
             there.
 
@@ -75,27 +81,37 @@ class Predictor:
 
     def __init__(
         self,
-        config: str | Config,
-        checkpoint: str,
+        config: str | os.PathLike | Config,
+        checkpoint: str | os.PathLike,
         *,
-        score_thr: float = 0.3,
+        score_thr: float | None = None,
         batch_size: int = 1,
         device: str = 'cpu',
         slice_size: int | None = None,
-        overlap: float = 0.2,
+        overlap: float | None = None,
         cfg_options: dict[str, Any] | None = None,
     ) -> None:
+        told = dict(score_thr=score_thr is not None, overlap=overlap is not None)
+        score_thr = SCORE_THR if score_thr is None else score_thr
+        overlap = OVERLAP if overlap is None else overlap
         check_share('--score-thr', score_thr)
         check_least('--batch-size', batch_size, 1)
         check_device(device)
         check_share('--overlap', overlap, MOST_OVERLAP)
         if slice_size is not None:
             check_least('--slice', slice_size, LEAST_SLICE)
-        cfg = config if isinstance(config, Config) else read_config(config, cfg_options)
+        cfg = config if isinstance(config, Config) else read_config(os.fspath(config), cfg_options)
         checks.after_reading(cfg)
         self.toolbox = toolbox_of(cfg).name
         if slice_size is not None and self.toolbox == 'mmpretrain':
             raise UserError('--slice is not for classifiers: leave it out')
+        if told['overlap'] and slice_size is None:
+            _warn('--overlap has no effect without --slice')
+        if told['score_thr'] and self.toolbox != 'mmdet':
+            _warn('--score-thr has no effect: it is for detectors')
+        color_type = color_type_of(cfg)
+        self._is_gray = color_type == 'grayscale'
+        self.is_turning = color_type != 'color_ignore_orientation'
         self._score_thr = score_thr
         self.batch_size = batch_size
         self._slice_size = slice_size
@@ -103,7 +119,7 @@ class Predictor:
         with DefaultScope.overwrite_default_scope(self.toolbox), explained(cfg):
             self._model = build_model(cfg).eval()
             _raise_thresholds(self._model, score_thr)
-            meta = load_weights(self._model, checkpoint)
+            meta = load_weights(self._model, os.fspath(checkpoint))
             self._pipeline = Compose(pipeline_of(cfg))
             dataset = dataset_of(cfg)
             metainfo = metainfo_of(dataset, meta.get('dataset_meta'))
@@ -175,6 +191,8 @@ class Predictor:
         images = iter(images)
         while batch := list(itertools.islice(images, self.batch_size)):
             with DefaultScope.overwrite_default_scope(self.toolbox), torch.no_grad():
+                if self._is_gray:
+                    batch = [cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in batch]
                 items = [
                     self._pipeline(dict(img=image, img_path=None, img_id=0)) for image in batch
                 ]
@@ -268,3 +286,7 @@ def _encode(mask: np.ndarray, shape: tuple[int, int]) -> Mask:
     if mask.shape != shape:
         mask = cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_LINEAR)
     return mask_api.encode(np.asfortranarray(mask, np.uint8))
+
+
+def _warn(text: str) -> None:
+    print_log(text, 'current', logging.WARNING)

@@ -89,6 +89,11 @@ def find_inputs(
     left_out = [Path(folder).resolve() for folder in leave_out]
     found: dict[str, str] = {}  # path -> folder that its name begins below
     for argument in arguments:
+        if not isinstance(argument, (str, os.PathLike)):
+            raise UserError(
+                f'an input is a path, URL or the like, got {type(argument).__name__}: '
+                'mmdat.apis.predictor.Predictor predicts images in memory'
+            )
         matches = list(_find(os.fspath(argument), left_out))
         if not matches:
             raise UserError(f'there is no image or video in {argument}: {WHAT_TO_GIVE}')
@@ -131,6 +136,7 @@ def read_frames(
     inputs: Iterable[Input],
     on_unreadable: Callable[[str, str], None],
     notify: Callable[[str], None] = print,
+    is_turning: bool = True,
 ) -> Iterator[Frame]:
     """Read images and the frames of videos, one at a time.
 
@@ -138,13 +144,14 @@ def read_frames(
         inputs: As from :func:`find_inputs`.
         on_unreadable: Is told the path of an input that cannot be read, and why.
         notify: Is told what was done to an image that one might not expect.
+        is_turning: Whether to turn images upright, as their EXIF data says.
     """
     for item in inputs:
         try:
             if item.is_video:
                 yield from _read_video(item, notify)
             else:
-                yield Frame(item.name, item.path, read_image(item.path, notify))
+                yield Frame(item.name, item.path, read_image(item.path, notify, is_turning))
         except UnreadableError as error:
             on_unreadable(item.path, str(error))
 

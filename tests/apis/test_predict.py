@@ -11,14 +11,24 @@ import numpy as np
 import pytest
 import torch
 from helpers import nano
+from mmcv.transforms import Compose
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from mmdat.apis import predict, write_predictions
 from mmdat.apis import predictor as predictor_module
-from mmdat.apis.metainfo import annotations_of, category_ids, image_ids, metainfo_of, pipeline_of
+from mmdat.apis.metainfo import (
+    annotations_of,
+    category_ids,
+    color_type_of,
+    image_ids,
+    metainfo_of,
+    pipeline_of,
+)
+from mmdat.apis.model import build_model
 from mmdat.apis.predict import Summary, print_summary
 from mmdat.apis.prediction_files import PredictionFiles
 from mmdat.apis.predictor import Predictor
@@ -400,6 +410,82 @@ def test_a_bad_option_is_a_sentence(
     with pytest.raises(UserError) as error:
         predict(*model(CLASSIFIER), draw(tmp_path / 'x.png'), **options)
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'name, options, sentences',
+    [
+        (DETECTOR, dict(overlap=0.3), ['--overlap has no effect without --slice']),
+        (CLASSIFIER, dict(score_thr=0.3), ['--score-thr has no effect: it is for detectors']),
+        (SEGMENTOR, dict(overlap=0.2, slice_size=64), []),
+        (DETECTOR, dict(score_thr=0.3), []),
+    ],
+)
+def test_an_option_without_effect_is_told(
+    name: str,
+    options: dict[str, Any],
+    sentences: list[str],
+    model: Callable[[str], Model],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(predictor_module, '_warn', told.append)
+    config, checkpoint = model(name)
+    Predictor(Path(config), Path(checkpoint), **options)
+    assert told == sentences
+
+
+@pytest.mark.parametrize('inputs', [np.zeros((4, 4, 3), np.uint8), [np.zeros((4, 4, 3))], 0])
+def test_what_is_no_path_is_a_sentence(inputs: Any) -> None:
+    with pytest.raises(UserError, match='got (ndarray|int): mmdat.apis.predictor.Predictor'):
+        predict('x.py', 'x.pth', inputs)
+
+
+def gray_config(path: str) -> Config:
+    """A config whose model takes gray images."""
+    cfg = Config.fromfile(path)
+    cfg.model.backbone.in_channels = 1
+    cfg.model.data_preprocessor = dict(mean=[127.0], std=[50.0], num_classes=1000)
+    cfg.test_dataloader.dataset.pipeline[0].color_type = 'grayscale'
+    return cfg
+
+
+def test_a_model_of_gray_images_is_predicted(model: Callable[[str], Model], tmp_path: Path) -> None:
+    cfg = gray_config(model(CLASSIFIER)[0])
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        classifier = build_model(cfg).eval()
+        classifier.init_weights()
+        torch.save(classifier.state_dict(), tmp_path / 'gray.pth')
+        cv2.imwrite(
+            str(tmp_path / 'x.png'),
+            np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8),
+        )
+        transforms = Compose(cfg.test_dataloader.dataset.pipeline)
+        sample = transforms(dict(img_path=str(tmp_path / 'x.png'), gt_label=0))
+        assert sample['inputs'].shape[0] == 1
+        batch = dict(inputs=sample['inputs'][None], data_samples=[sample['data_samples']])
+        with torch.no_grad():
+            expected = classifier.test_step(batch)[0].pred_score
+    (result,) = predict(cfg, tmp_path / 'gray.pth', tmp_path / 'x.png')
+    np.testing.assert_allclose(result.class_scores, expected, rtol=1e-4)
+    assert result.image.shape == (64, 64, 3)
+
+
+def test_images_that_cannot_be_loaded_as_in_training_are_a_sentence(
+    model: Callable[[str], Model],
+) -> None:
+    cfg = gray_config(model(CLASSIFIER)[0])
+    assert color_type_of(cfg) == 'grayscale'
+    loader = cfg.test_dataloader.dataset.pipeline[0]
+    loader.color_type = 'unchanged'
+    with pytest.raises(UserError, match=r"in_channels is 1, but .* with 3, as of color_type='unch"):
+        color_type_of(cfg)
+    loader.type = 'LoadBands'
+    with pytest.raises(UserError, match='the transform LoadBands of the test in .* of its own kin'):
+        color_type_of(cfg)
+    cfg.test_dataloader.dataset.pipeline.pop(0)
+    with pytest.raises(UserError, match='have no LoadImageFromFile, whose place'):
+        color_type_of(cfg)
 
 
 def test_a_checkpoint_of_another_model_is_a_sentence(
