@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--out-dir', default='predictions', help='folder to write (predictions)')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='least score of objects that are told (0.3)'
+        '--score-thr', type=float, help='least score of objects that are told (0.3)'
     )
     parser.add_argument('--batch-size', type=int, default=1, help='images that run together (1)')
     parser.add_argument('--device', default='cpu', help='cpu or cuda:0 and so on (cpu)')
@@ -36,9 +36,7 @@ def parse_args() -> argparse.Namespace:
         metavar='PIXELS',
         help='predict larger images in square tiles of that side, such as 640, and merge',
     )
-    parser.add_argument(
-        '--overlap', type=float, default=0.2, help='share of a tile that the next has too (0.2)'
-    )
+    parser.add_argument('--overlap', type=float, help='share of a tile that the next has too (0.2)')
     parser.add_argument('--no-pictures', action='store_true', help='draw no pictures')
     add_cfg_options(parser)
     return parser.parse_args()

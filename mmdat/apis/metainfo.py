@@ -13,9 +13,12 @@ from mmengine.registry import DATASETS
 from torch import nn
 
 from mmdat.checks import config_tree
+from mmdat.checks.masks import ANNOTATION_LOADERS
 from mmdat.checks.model_fit import head_classes
 from mmdat.errors import UserError
 
+# Transforms that load an 8-bit image of a file, or take one in memory.
+IMAGE_LOADERS = ('LoadImageFromFile', 'LoadImageFromNDArray', 'LoadImageFromWebcam')
 COCO_CATEGORY_IDS = sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
 
 
@@ -31,17 +34,54 @@ def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
     Raises:
         UserError: If the config has none; those of training change images at random.
     """
+    steps = _test_steps(cfg)
+    to_float32 = any(step.get('to_float32', False) for step in steps)
+    return [
+        dict(type='mmdet.LoadImageFromNDArray', to_float32=to_float32),
+        *(step for step in steps if not config_tree.type_name(step).startswith('Load')),
+    ]
+
+
+def color_type_of(cfg: Config) -> str:
+    """How a test of a config loads images, as mmcv calls it: ``'color'``, ``'grayscale'``, ...
+
+    Raises:
+        UserError: If it loads them so that an image in memory does not take its place, or with
+            other channels than the model has.
+    """
+    for step in _test_steps(cfg):
+        name = config_tree.type_name(step)
+        if name in ANNOTATION_LOADERS or not name.startswith('Load'):
+            continue
+        if name not in IMAGE_LOADERS:
+            raise UserError(
+                f'the transform {step["type"]} of the test in {cfg.filename} loads images of its '
+                f'own kind, which cannot be predicted: load them with {IMAGE_LOADERS[0]}'
+            )
+        color_type = step.get('color_type', 'color')
+        channels = 1 if color_type == 'grayscale' else 3
+        expected = (cfg.model.get('backbone') or {}).get('in_channels', 3)
+        if expected != channels:
+            raise UserError(
+                f'model.backbone.in_channels is {expected}, but images are predicted with '
+                f"{channels}, as of color_type='{color_type}' of {step['type']} in the test "
+                "pipeline: only 3, or 1 with color_type='grayscale', can be predicted"
+            )
+        return color_type
+    raise UserError(
+        f'the transforms for a test in {cfg.filename} have no {IMAGE_LOADERS[0]}, whose place '
+        'images in memory could take: begin with it'
+    )
+
+
+def _test_steps(cfg: Config) -> list[dict[str, Any]]:
     steps = dataset_of(cfg, ('test', 'val')).get('pipeline') or cfg.get('test_pipeline')
     if not steps:
         raise UserError(
             f'config {cfg.filename} has no transforms for a test: add test_dataloader or '
             'test_pipeline'
         )
-    to_float32 = any(step.get('to_float32', False) for step in steps)
-    return [
-        dict(type='mmdet.LoadImageFromNDArray', to_float32=to_float32),
-        *(step for step in steps if not config_tree.type_name(step).startswith('Load')),
-    ]
+    return steps
 
 
 def metainfo_of(dataset: dict[str, Any], trained_on: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ COLUMNS = (
     TextColumn('{task.fields[rate]} images/s'),
     TimeRemainingColumn(),
 )
-MOST_NAMED = 8  # inputs that could not be read
+MOST_NAMED = 8  # inputs that could not be read, and videos that could not be written
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,14 @@ class Summary:
         seconds: From the first image's reading to the last file.
         unreadable: Path of each input that could not be read, with the reason.
         paths: What was written: ``predictions.json``, ``pictures``, ``masks``.
+        unwritten: Path of each video that OpenCV does not write.
     """
 
     images: int
     seconds: float
     unreadable: dict[str, str]
     paths: list[Path]
+    unwritten: list[Path]
 
     @property
     def images_per_second(self) -> float:
@@ -55,8 +57,8 @@ class Summary:
 
 
 def predict(
-    config: str | Config,
-    checkpoint: str,
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike,
     inputs: str | os.PathLike | Iterable[str | os.PathLike],
     **options: Any,
 ) -> Iterator[Prediction]:
@@ -70,7 +72,7 @@ def predict(
         inputs: Images, folders, patterns, videos, numbers of cameras or URLs.
         options: As for :class:`mmdat.apis.predictor.Predictor`: ``score_thr=0.3``,
             ``batch_size=1``, ``device='cpu'``, ``slice_size=None``, ``overlap=0.2``,
-            ``cfg_options=None``.
+            ``cfg_options=None``. It is also what predicts images in memory.
 
     Raises:
         UserError: For a mistake in what was given, before the first image is read.
@@ -85,8 +87,8 @@ def predict(
 
 
 def write_predictions(
-    config: str | Config,
-    checkpoint: str,
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike,
     inputs: str | os.PathLike | Iterable[str | os.PathLike],
     out_dir: str | Path = 'predictions',
     *,
@@ -120,7 +122,8 @@ def write_predictions(
     console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
     def summary() -> Summary:
-        return Summary(files.num_images, time.monotonic() - start, unreadable, files.paths)
+        seconds = time.monotonic() - start
+        return Summary(files.num_images, seconds, unreadable, files.paths, files.unwritten)
 
     def on_unreadable(path: str, why: str) -> None:
         unreadable[path] = why
@@ -152,16 +155,24 @@ def print_summary(summary: Summary) -> None:
     """Print what was predicted and where it is.
 
     Raises:
-        UserError: If an input could not be read.
+        UserError: If an input could not be read, or a video could not be written.
     """
     _print_files(summary)
-    if summary.unreadable:
-        names = ', '.join(list(summary.unreadable)[:MOST_NAMED])
-        more = len(summary.unreadable) - MOST_NAMED
-        raise UserError(
-            f'inputs that could not be read and were skipped: {len(summary.unreadable)} ({names}'
-            + (f' and {more} more)' if more > 0 else ')')
+    problems = [
+        f'{what}: {len(paths)} ({_named(paths)})'
+        for what, paths in (
+            ('inputs that could not be read and were skipped', list(summary.unreadable)),
+            ('videos that OpenCV does not write', list(map(str, summary.unwritten))),
         )
+        if paths
+    ]
+    if problems:
+        raise UserError('; '.join(problems))
+
+
+def _named(paths: Sequence[str]) -> str:
+    more = len(paths) - MOST_NAMED
+    return ', '.join(paths[:MOST_NAMED]) + (f' and {more} more' if more > 0 else '')
 
 
 def _print_files(summary: Summary) -> None:
@@ -171,7 +182,9 @@ def _print_files(summary: Summary) -> None:
 
 
 def _listed(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> Iterable[str | os.PathLike]:
-    return [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
+    if isinstance(inputs, (str, os.PathLike)) or not isinstance(inputs, Iterable):
+        return [inputs]
+    return inputs
 
 
 def _run(
@@ -188,7 +201,7 @@ def _run(
             told.add(text)
             notify(text)
 
-    frames = read_frames(inputs, on_unreadable, notify_once)
+    frames = read_frames(inputs, on_unreadable, notify_once, predictor.is_turning)
     while batch := list(itertools.islice(frames, predictor.batch_size)):
         outputs = predictor([frame.image for frame in batch])
         for frame, output in zip(batch, outputs, strict=True):

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_api
 
+from mmdat.datasets.images import quiet_opencv
 from mmdat.datasets.inputs import FRAME_RATE
 from mmdat.errors import UserError
 from mmdat.files import partial_path, whole_file, writing_to
@@ -22,6 +23,9 @@ from .results import Instances, Prediction
 FOLDERS = PICTURES, MASKS = 'pictures', 'masks'
 TOP = 5  # classes of a classifier that are told
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png')
+MOST_JPEG = 65500  # pixels a side
+# MPEG-4 counts time in at most 65535 parts of a second, and OpenCV in decimal ones.
+MOST_RATE = 655
 
 
 class PredictionFiles:
@@ -40,7 +44,8 @@ class PredictionFiles:
     ``pictures/`` has the images with what was found in them, ``masks/`` PNG files of the images'
     sizes whose pixels are classes, from 0, with the classes' colors as palette.
 
-    A file appears when it is complete. No two are of the same name.
+    A file appears when it is complete. No two are of the same name. The videos have even sides, as
+    their codec wants them: the last row or column is there twice.
 
     Args:
         folder: Folder to write into, made if it is not there.
@@ -50,6 +55,7 @@ class PredictionFiles:
     Attributes:
         num_images: Number of predictions that were written.
         paths: What has been written, at the end.
+        unwritten: Path of each video that OpenCV does not write; the rest is written without it.
 
     Raises:
         UserError: If a file cannot be written.
@@ -58,6 +64,7 @@ class PredictionFiles:
     def __init__(self, folder: str | Path, predictor: Predictor, pictures: bool = True) -> None:
         self.folder = Path(folder)
         self.paths: list[Path] = []
+        self.unwritten: list[Path] = []
         self._predictor = predictor
         self._pictures = pictures
         self.num_images = 0
@@ -160,7 +167,8 @@ class PredictionFiles:
         if prediction.frame is None:
             self._end_video(complete=True)
             suffix = PurePath(prediction.name).suffix.lower()
-            suffix = suffix if suffix in PICTURE_SUFFIXES else '.png'
+            if suffix not in PICTURE_SUFFIXES or max(picture.shape) > MOST_JPEG:
+                suffix = '.png'
             path = self._path(PICTURES, prediction.name, suffix)
             _write_whole(path, cv2.imencode(suffix, picture)[1].tobytes())
             return
@@ -168,6 +176,8 @@ class PredictionFiles:
         if self._video is None or self._video.path != path:
             self._end_video(complete=True)
             self._video = _VideoFile(path, prediction.rate or FRAME_RATE, picture.shape[:2])
+            if not self._video.is_open:
+                self.unwritten.append(path)
         self._video.write(picture)
 
     def _end_video(self, complete: bool) -> None:
@@ -215,28 +225,34 @@ def draw_prediction(prediction: Prediction, palette: Sequence[Color]) -> np.ndar
             for label, score in zip(labels, instances.scores.tolist(), strict=True)
         ],
         [palette[label] for label in labels],
-        [mask_api.decode(mask).astype(bool) for mask in instances.masks or ()],
+        (mask_api.decode(mask).astype(bool) for mask in instances.masks or ()),
     )
 
 
 class _VideoFile:
-    """A video that appears when it is closed."""
+    """A video that appears when it is closed, unless OpenCV does not open it."""
 
     def __init__(self, path: Path, rate: float, shape: tuple[int, int]) -> None:
         self.path = path
         with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         codec = cv2.VideoWriter.fourcc(*'mp4v')
-        self._writer = cv2.VideoWriter(str(partial_path(path)), codec, rate, shape[::-1])
-        if not self._writer.isOpened():
-            raise UserError(f'{path} cannot be written: OpenCV does not write such a video')
+        self._padding = [side % 2 for side in shape]
+        height, width = (side + odd for side, odd in zip(shape, self._padding, strict=True))
+        rate = max(0.01, round(rate, 2 if rate <= MOST_RATE else None))
+        with quiet_opencv():
+            self._writer = cv2.VideoWriter(
+                str(partial_path(path)), codec, min(rate, 65535), (width, height)
+            )
+        self.is_open = self._writer.isOpened()
 
     def write(self, picture: np.ndarray) -> None:
-        self._writer.write(picture)
+        bottom, right = self._padding
+        self._writer.write(cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REPLICATE))
 
     def close(self, complete: bool) -> None:
         self._writer.release()
-        if complete:
+        if complete and self.is_open:
             partial_path(self.path).replace(self.path)
         else:
             partial_path(self.path).unlink(missing_ok=True)

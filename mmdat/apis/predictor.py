@@ -1,16 +1,20 @@
 """A trained model that predicts images in memory, whatever its toolbox."""
 
 import itertools
+import logging
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.transforms import Compose
 from mmdet.visualization.palette import get_palette
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from pycocotools import mask as mask_api
@@ -26,19 +30,24 @@ from .metainfo import (
     annotations_of,
     category_ids,
     class_names,
+    color_type_of,
     dataset_of,
     image_ids,
     metainfo_of,
     pipeline_of,
 )
 from .model import build_model, load_weights
-from .results import Instances
+from .results import Instances, Mask
 from .slicing import Tile, average_logits, merge_instances, tiles
 from .toolboxes import toolbox_of
 
 # Classes whose scores are brought to an image's size at a time; all of them could fill the memory.
 CLASSES_AT_ONCE = 8
 LEAST_SLICE = 32  # in pixels: the coarsest stride of the backbones
+# Heads draw the masks of all objects at once, a byte or more for each pixel; in larger images they
+# are drawn smaller, and enlarged one by one.
+MOST_MASK_PIXELS = 4096 * 4096
+SCORE_THR, OVERLAP = 0.3, 0.2  # where none are given
 MOST_OVERLAP = 0.9  # each pixel is then in a hundred tiles
 
 
@@ -48,12 +57,12 @@ class Predictor:
     Args:
         config: Path of a config, or the config. Its data sets need not be there.
         checkpoint: Path or URL of a checkpoint of the config's model.
-        score_thr: Objects with a lower score are left out.
+        score_thr: Objects with a lower score are left out; 0.3 if None.
         batch_size: Images that run through the model together.
         device: Such as ``'cpu'`` or ``'cuda:0'``.
         slice_size: Side in pixels of tiles to predict one by one, where an image is larger; None
             for no tiles.
-        overlap: Share of a tile that the next one has too.
+        overlap: Share of a tile that the next one has too; 0.2 if None.
         cfg_options: Values to put into the config, by dotted key.
 
     Attributes:
@@ -62,6 +71,7 @@ class Predictor:
         classes: Names of the classes.
         palette: An RGB color for each class.
         category_ids: The number of each class in a detector's data.
+        is_turning: Whether images are to be turned upright, as their EXIF data says.
         image_ids: The number of each image of a detector's data, by absolute path, if they are
             there.
 
@@ -71,27 +81,37 @@ class Predictor:
 
     def __init__(
         self,
-        config: str | Config,
-        checkpoint: str,
+        config: str | os.PathLike | Config,
+        checkpoint: str | os.PathLike,
         *,
-        score_thr: float = 0.3,
+        score_thr: float | None = None,
         batch_size: int = 1,
         device: str = 'cpu',
         slice_size: int | None = None,
-        overlap: float = 0.2,
+        overlap: float | None = None,
         cfg_options: dict[str, Any] | None = None,
     ) -> None:
+        told = dict(score_thr=score_thr is not None, overlap=overlap is not None)
+        score_thr = SCORE_THR if score_thr is None else score_thr
+        overlap = OVERLAP if overlap is None else overlap
         check_share('--score-thr', score_thr)
         check_least('--batch-size', batch_size, 1)
         check_device(device)
         check_share('--overlap', overlap, MOST_OVERLAP)
         if slice_size is not None:
             check_least('--slice', slice_size, LEAST_SLICE)
-        cfg = config if isinstance(config, Config) else read_config(config, cfg_options)
+        cfg = config if isinstance(config, Config) else read_config(os.fspath(config), cfg_options)
         checks.after_reading(cfg)
         self.toolbox = toolbox_of(cfg).name
         if slice_size is not None and self.toolbox == 'mmpretrain':
             raise UserError('--slice is not for classifiers: leave it out')
+        if told['overlap'] and slice_size is None:
+            _warn('--overlap has no effect without --slice')
+        if told['score_thr'] and self.toolbox != 'mmdet':
+            _warn('--score-thr has no effect: it is for detectors')
+        color_type = color_type_of(cfg)
+        self._is_gray = color_type == 'grayscale'
+        self.is_turning = color_type != 'color_ignore_orientation'
         self._score_thr = score_thr
         self.batch_size = batch_size
         self._slice_size = slice_size
@@ -99,7 +119,7 @@ class Predictor:
         with DefaultScope.overwrite_default_scope(self.toolbox), explained(cfg):
             self._model = build_model(cfg).eval()
             _raise_thresholds(self._model, score_thr)
-            meta = load_weights(self._model, checkpoint)
+            meta = load_weights(self._model, os.fspath(checkpoint))
             self._pipeline = Compose(pipeline_of(cfg))
             dataset = dataset_of(cfg)
             metainfo = metainfo_of(dataset, meta.get('dataset_meta'))
@@ -138,7 +158,7 @@ class Predictor:
         if self.toolbox == 'mmpretrain':
             return dict(class_scores=sample.pred_score.cpu().numpy())
         if self.toolbox == 'mmdet':
-            return dict(instances=_instances(sample.pred_instances, self._score_thr))
+            return dict(instances=_instances(sample, self._score_thr, shape))
         return dict(class_map=self._class_map(sample.seg_logits.data, shape))
 
     def _predict_tiles(self, image: np.ndarray) -> dict[str, Any]:
@@ -150,7 +170,10 @@ class Predictor:
             places.append(Tile(0, 0, shape[1], shape[0]))
         parts = self._run((place.crop(image) for place in places), in_tiles=True)
         if self.toolbox == 'mmdet':
-            instances = [_instances(part.pred_instances, self._score_thr) for part in parts]
+            instances = [
+                _instances(part, self._score_thr, place.shape)
+                for part, place in zip(parts, places, strict=True)
+            ]
             return dict(instances=merge_instances(instances, places, shape))
         bands = average_logits((part.seg_logits.data for part in parts), places, shape)
         return dict(class_map=np.vstack([self._class_map(band, band.shape[1:]) for band in bands]))
@@ -168,9 +191,14 @@ class Predictor:
         images = iter(images)
         while batch := list(itertools.islice(images, self.batch_size)):
             with DefaultScope.overwrite_default_scope(self.toolbox), torch.no_grad():
+                if self._is_gray:
+                    batch = [cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in batch]
                 items = [
                     self._pipeline(dict(img=image, img_path=None, img_id=0)) for image in batch
                 ]
+                if self.toolbox == 'mmdet':
+                    for item in items:
+                        _bound_masks(item['data_samples'])
                 samples: list[BaseDataElement] = [None] * len(items)
                 for indices in self._equal(items):
                     chosen = [items[index] for index in indices]
@@ -224,15 +252,41 @@ def _raise_thresholds(model: nn.Module, score_thr: float) -> None:
             test_cfg.score_thr = max(test_cfg.score_thr, math.nextafter(score_thr, 0))
 
 
-def _instances(predicted: Any, score_thr: float) -> Instances:
-    predicted = predicted[predicted.scores >= score_thr]
-    predicted = predicted[predicted.scores.argsort(descending=True)].cpu()
+def _bound_masks(sample: BaseDataElement) -> None:
+    """Let a detector predict objects in a smaller size of a very large image."""
+    height, width = sample.metainfo['ori_shape']
+    ratio = math.sqrt(MOST_MASK_PIXELS / (height * width))
+    if ratio < 1:
+        shape = tuple(max(1, int(side * ratio)) for side in (height, width))
+        x_scale, y_scale = sample.metainfo['scale_factor']
+        scale_factor = (x_scale * width / shape[1], y_scale * height / shape[0])
+        sample.set_metainfo(dict(ori_shape=shape, scale_factor=scale_factor))
+
+
+def _instances(sample: Any, score_thr: float, shape: tuple[int, int]) -> Instances:
+    """Bring what a detector predicts to the size of the image."""
+    predicted = sample.pred_instances
+    kept = torch.nonzero(predicted.scores >= score_thr)[:, 0]
+    kept = kept[predicted.scores[kept].argsort(descending=True)]
     masks = None
     if 'masks' in predicted:
-        masks = [mask_api.encode(np.asfortranarray(mask, np.uint8)) for mask in predicted.masks]
+        masks = [_encode(predicted.masks[index].cpu().numpy(), shape) for index in kept]
+    height, width = sample.metainfo['ori_shape']
+    scales = np.array([shape[1] / width, shape[0] / height] * 2, np.float32)
     return Instances(
-        predicted.bboxes.float().numpy(),
-        predicted.scores.float().numpy(),
-        predicted.labels.numpy(),
+        predicted.bboxes[kept].float().cpu().numpy() * scales,
+        predicted.scores[kept].float().cpu().numpy(),
+        predicted.labels[kept].cpu().numpy(),
         masks,
     )
+
+
+def _encode(mask: np.ndarray, shape: tuple[int, int]) -> Mask:
+    """Run-length encode a mask, in another size if it has one."""
+    if mask.shape != shape:
+        mask = cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return mask_api.encode(np.asfortranarray(mask, np.uint8))
+
+
+def _warn(text: str) -> None:
+    print_log(text, 'current', logging.WARNING)

@@ -15,6 +15,8 @@ from .results import Instances, Mask
 SAME = 0.5
 # An object ends at the edge of a tile if it is nearer than this share of the tile, in pixels.
 NEAR_EDGE = 0.01
+# A cut object is a part of a whole one that has more than this share of its box.
+INSIDE = 0.7
 
 
 class Tile(NamedTuple):
@@ -24,6 +26,11 @@ class Tile(NamedTuple):
     top: int
     right: int
     bottom: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.bottom - self.top, self.right - self.left
 
     def crop(self, image: np.ndarray) -> np.ndarray:
         """Cut the tile out of an image, (height, width, 3)."""
@@ -61,7 +68,8 @@ def merge_instances(
 
     Objects of one class in two tiles are the same if the tiles agree on what both can see. One that
     a tile has whole is taken from there, the one of highest score; of one that is cut by the edges
-    of all its tiles the parts are joined.
+    of all its tiles the parts are joined. A part that lies in a whole object is left out, whatever
+    its class: less of an object is more easily taken for another.
 
     Args:
         parts: The objects in each tile, in the tile's pixels.
@@ -77,9 +85,10 @@ def merge_instances(
     masks = [mask for part in parts for mask in part.masks or ()]
 
     is_whole = ~_are_cut(boxes, windows, shape)
+    is_part = _are_parts(boxes, is_whole)
     kept: list[tuple[float, int, np.ndarray, Mask | None]] = []
-    for label in np.unique(labels):
-        of_class = np.flatnonzero(labels == label)
+    for label in np.unique(labels[~is_part]):
+        of_class = np.flatnonzero((labels == label) & ~is_part)
         same = _are_same(boxes[of_class], windows[of_class])
         _, objects = connected_components(same)
         groups: list[np.ndarray] = []
@@ -146,6 +155,16 @@ def _are_cut(boxes: np.ndarray, windows: np.ndarray, shape: tuple[int, int]) -> 
     height, width = shape
     at_edge = np.abs(boxes - windows) <= NEAR_EDGE * np.tile(sides, 2)
     return (at_edge & (windows != (0, 0, width, height))).any(1)
+
+
+def _are_parts(boxes: np.ndarray, is_whole: np.ndarray) -> np.ndarray:
+    """Whether boxes (n, 4) that are not whole, (n,) bool, lie in one that is; (n,) bool."""
+    whole, areas = boxes[is_whole], _areas(boxes)
+    parts = np.zeros(len(boxes), bool)
+    for index in np.flatnonzero(~is_whole):  # one by one: all pairs could fill the memory
+        common = _areas(_intersect(boxes[index], whole))
+        parts[index] = (common > INSIDE * areas[index]).any()
+    return parts
 
 
 def _are_same(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:

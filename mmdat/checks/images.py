@@ -26,21 +26,8 @@ Result = TypeVar('Result')
 Warn = Callable[[str], None]
 
 IMAGE_SUFFIXES = (
-    *(
-        '.jpg',
-        '.jpeg',
-        '.jpe',
-        '.jfif',
-        '.png',
-        '.bmp',
-        '.webp',
-        '.tif',
-        '.tiff',
-        '.gif',
-        '.avif',
-        '.jp2',
-    ),
-    *('.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.ico'),
+    *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.avif'),
+    *('.jp2', '.ppm', '.pgm', '.pbm', '.pnm', '.tga', '.ico'),
 )
 JPEG_START, JPEG_END, PNG_START = b'\xff\xd8\xff', b'\xff\xd9', b'\x89PN'
 TAIL_BYTES = 4096

@@ -11,6 +11,7 @@ import numpy as np
 from mmengine import fileio
 from PIL import Image, ImageOps
 
+from mmdat.checks.images import UNREADABLE_SUFFIXES
 from mmdat.errors import reason
 
 SCALED = 'images of more than 8 bits are scaled from their smallest and largest value to 0 and 255'
@@ -24,8 +25,10 @@ class UnreadableError(Exception):
     """An input that cannot be read; the text says why."""
 
 
-def read_image(path: str, notify: Callable[[str], None] = print) -> np.ndarray:
-    """Read an image: upright, in its own size, in color.
+def read_image(
+    path: str, notify: Callable[[str], None] = print, is_turning: bool = True
+) -> np.ndarray:
+    """Read an image: in its own size, in color.
 
     Gray becomes color and transparency is left out, as in training; of several images in a file
     the first is read. What has more than 8 bits is scaled from its smallest and largest value.
@@ -33,6 +36,7 @@ def read_image(path: str, notify: Callable[[str], None] = print) -> np.ndarray:
     Args:
         path: A file or URL.
         notify: Is told what was done to the image that one might not expect.
+        is_turning: Whether to turn it upright, as its EXIF data says.
 
     Returns:
         (height, width, 3), BGR uint8.
@@ -42,15 +46,17 @@ def read_image(path: str, notify: Callable[[str], None] = print) -> np.ndarray:
     """
     try:
         with fileio.get_local_path(path) as file, quiet_opencv():
-            image = _decode(str(file))
+            image = _decode(str(file), is_turning)
             pages = cv2.imcount(str(file))
     except (OSError, ValueError, SyntaxError, MemoryError, cv2.error) as error:  # as PIL raises
-        raise UnreadableError(_reason(error)) from error
+        raise UnreadableError(_reason(path, error)) from error
     except (
         Exception
     ) as error:  # of a kind of URL that mmengine does not know or lacks a package for
         if '://' not in path:
             raise
+        if isinstance(error, KeyError):
+            raise UnreadableError('there is no such kind of URL') from error
         raise UnreadableError(f'it cannot be fetched: {reason(error)}') from error
     if pages > 1:
         notify(f'{path} holds {pages} images: the first is taken')
@@ -78,31 +84,36 @@ def _memory() -> int:
     return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
-def _reason(error: Exception) -> str:
+def _reason(path: str, error: Exception) -> str:
     if isinstance(error, (URLError, HTTPException)):
         return f'it cannot be fetched: {reason(error)}'
     if isinstance(error, MemoryError):
         return 'it does not fit into the memory'
-    return getattr(error, 'strerror', None) or 'it does not decode'
+    if told := getattr(error, 'strerror', None):
+        return told
+    if path.lower().endswith(UNREADABLE_SUFFIXES):
+        return 'this format is not read: convert it to JPEG or PNG'
+    return 'it does not decode'
 
 
-def _decode(file: str) -> np.ndarray:
+def _decode(file: str, is_turning: bool) -> np.ndarray:
     """Decode an image as the toolboxes do, with OpenCV, or with PIL what OpenCV does not know."""
     data = np.fromfile(file, np.uint8)
+    flags = FLAGS if is_turning else FLAGS | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(data, FLAGS) if data.size else None
+        image = cv2.imdecode(data, flags) if data.size else None
     except cv2.error:  # of more pixels than OpenCV reads
         image = None
-    return _decode_with_pil(file) if image is None else image
+    return _decode_with_pil(file, is_turning) if image is None else image
 
 
-def _decode_with_pil(file: str) -> np.ndarray:
+def _decode_with_pil(file: str, is_turning: bool) -> np.ndarray:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(file) as opened:
             if opened.width * opened.height * BYTES_PER_PIXEL > _memory():
                 raise MemoryError
-            image = ImageOps.exif_transpose(opened)
+            image = ImageOps.exif_transpose(opened) if is_turning else opened.copy()
     finally:
         Image.MAX_IMAGE_PIXELS = limit
     if image.mode.startswith(('I', 'F')):  # one channel of more than 8 bits

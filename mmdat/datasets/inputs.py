@@ -6,17 +6,18 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
 
-from mmdat.checks.images import IMAGE_SUFFIXES
+from mmdat.checks.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from mmdat.errors import UserError
 
 from .images import UnreadableError, quiet_opencv, read_image
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.ts')
+STREAMS = ('rtsp', 'rtsps', 'rtmp')  # kinds of URLs that OpenCV plays as they come
 WHAT_TO_GIVE = (
     "give images, folders, patterns such as 'photos/**/*.jpg', videos, a camera's number or URLs"
 )
@@ -36,9 +37,17 @@ class Input:
     path: str
 
     @property
+    def is_live(self) -> bool:
+        """Whether it is a camera, on this machine or in the network."""
+        return self.path.isdigit() or self.path.lower().startswith(
+            tuple(f'{kind}://' for kind in STREAMS)
+        )
+
+    @property
     def is_video(self) -> bool:
         """Whether it has frames: a video or a camera."""
-        return self.path.isdigit() or urlsplit(self.path).path.lower().endswith(VIDEO_SUFFIXES)
+        path = urlsplit(self.path).path if '://' in self.path else self.path
+        return self.is_live or path.lower().endswith(VIDEO_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,8 @@ def find_inputs(
     """Find the images and videos that were named.
 
     Folders are searched through, with linked ones, without hidden files. What is named twice is
-    found once. A file that does not exist is found too, as reading it says so.
+    found once. A file that does not exist is found too, and an image of a format that cannot be
+    read, as reading it says so.
 
     Args:
         arguments: Files, folders, patterns (``**`` for any folders), URLs, numbers of cameras.
@@ -79,6 +89,11 @@ def find_inputs(
     left_out = [Path(folder).resolve() for folder in leave_out]
     found: dict[str, str] = {}  # path -> folder that its name begins below
     for argument in arguments:
+        if not isinstance(argument, (str, os.PathLike)):
+            raise UserError(
+                f'an input is a path, URL or the like, got {type(argument).__name__}: '
+                'mmdat.apis.predictor.Predictor predicts images in memory'
+            )
         matches = list(_find(os.fspath(argument), left_out))
         if not matches:
             raise UserError(f'there is no image or video in {argument}: {WHAT_TO_GIVE}')
@@ -106,7 +121,7 @@ def count_frames(inputs: Iterable[Input]) -> int | None:
     for item in inputs:
         frames = 1
         if item.is_video:
-            if item.path.isdigit():
+            if item.is_live:
                 return None
             video = _open_video(item.path)
             # What cannot be read counts as an image that cannot.
@@ -121,6 +136,7 @@ def read_frames(
     inputs: Iterable[Input],
     on_unreadable: Callable[[str, str], None],
     notify: Callable[[str], None] = print,
+    is_turning: bool = True,
 ) -> Iterator[Frame]:
     """Read images and the frames of videos, one at a time.
 
@@ -128,19 +144,22 @@ def read_frames(
         inputs: As from :func:`find_inputs`.
         on_unreadable: Is told the path of an input that cannot be read, and why.
         notify: Is told what was done to an image that one might not expect.
+        is_turning: Whether to turn images upright, as their EXIF data says.
     """
     for item in inputs:
         try:
             if item.is_video:
                 yield from _read_video(item, notify)
             else:
-                yield Frame(item.name, item.path, read_image(item.path, notify))
+                yield Frame(item.name, item.path, read_image(item.path, notify, is_turning))
         except UnreadableError as error:
             on_unreadable(item.path, str(error))
 
 
 def _find(text: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, str]]:
     """Yield the paths that an argument names, each with the folder that its name begins below."""
+    if text.lower().startswith('file://'):
+        text = unquote(urlsplit(text).path)
     path = os.path.abspath(os.path.expanduser(text))
     if '://' in text or (text.isdigit() and not os.path.exists(path)):
         yield text, ''
@@ -179,7 +198,7 @@ def _search(folder: str, leave_out: Sequence[Path]) -> Iterator[str]:
 
 
 def _is_wanted(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+    return name.lower().endswith(IMAGE_SUFFIXES + UNREADABLE_SUFFIXES + VIDEO_SUFFIXES)
 
 
 def _is_inside(path: str, folders: Sequence[Path]) -> bool:
@@ -222,7 +241,7 @@ def _read_video(item: Input, notify: Callable[[str], None]) -> Iterator[Frame]:
         told = _frame_count(video)
     finally:
         video.release()
-    if number == 0 and item.path.isdigit():
+    if number == 0 and item.is_live:
         raise UnreadableError('there is no such camera, or it is in use')
     if number == 0:
         raise UnreadableError('no frame of a video can be read')

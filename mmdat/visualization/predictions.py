@@ -1,6 +1,6 @@
 """Pictures of what a model predicts, drawn on the image in its own size."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ def draw_instances(
     boxes: np.ndarray,
     texts: Sequence[str],
     colors: Sequence[Color],
-    masks: Sequence[np.ndarray] = (),
+    masks: Iterable[np.ndarray] = (),
 ) -> np.ndarray:
     """Draw boxes with texts, and masks.
 
@@ -27,14 +27,14 @@ def draw_instances(
         boxes: (n, 4), as (x1, y1, x2, y2) in pixels.
         texts: Written at each box.
         colors: RGB, of each box.
-        masks: (height, width) bool, of each box, or none.
+        masks: (height, width) bool, of each box, or none; taken one by one.
 
     Returns:
         (height, width, 3), RGB uint8.
     """
     picture = image.copy()
     width = _line_width(image)
-    for mask, color in zip(masks, colors, strict=bool(len(masks))):
+    for mask, color in zip(masks, colors, strict=False):
         picture[mask] = (1 - OPACITY) * picture[mask] + OPACITY * np.array(color)
         contours, _ = cv2.findContours(
             mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE

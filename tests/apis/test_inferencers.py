@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from helpers import configs
 from helpers.nano import CLASSIFIERS, DETECTORS, SEGMENTORS, write_nano
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmengine.registry import DefaultScope
@@ -44,6 +45,18 @@ def inputs_in(folder: Path) -> list[Any]:
     """The two images: a path, and an array."""
     first, second = sorted((folder / 'images').iterdir())
     return [str(first), cv2.imread(str(second))]
+
+
+@pytest.mark.parametrize('name', configs.NAMES)
+def test_each_config_has_the_transforms_that_inferencers_look_for(name: str) -> None:
+    cfg = configs.load(name)
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    # They find and replace the loaders by these names, without a scope.
+    first, *loaders = [step.type for step in pipeline if 'Load' in step.type]
+    assert first == pipeline[0].type == 'LoadImageFromFile'
+    assert loaders == ([] if cfg.default_scope == 'mmpretrain' else ['LoadAnnotations'])
+    if cfg.default_scope == 'mmseg':  # whose inference_model looks at the top of the config
+        assert cfg.test_pipeline == pipeline
 
 
 @pytest.mark.parametrize('name', DETECTORS)
@@ -85,6 +98,26 @@ def test_a_segmentor_is_used(name: str, folder: Path) -> None:
     assert model.dataset_meta['classes'][0] == 'wall'
     for classes, image in zip(expected, inputs_in(folder), strict=True):
         np.testing.assert_array_equal(inference_model(model, image).pred_sem_seg.data[0], classes)
+
+
+@pytest.mark.parametrize(
+    'name', ['retinanet_dat_t_coco', 'semantic_fpn_scalablevit_s_ade20k', 'dat_t_in1k']
+)
+def test_pictures_are_written(name: str, folder: Path, tmp_path: Path) -> None:
+    model, images, out = write_once(name, folder), str(folder / 'images'), str(tmp_path)
+    if name in DETECTORS:
+        detector = DetInferencer(*model, show_progress=False, **ON_CPU)
+        detector(images, out_dir=out, pred_score_thr=0.0)
+    elif name in SEGMENTORS:
+        MMSegInferencer(*model, **ON_CPU)(images, out_dir=out)
+    else:
+        ImageClassificationInferencer(*model, **ON_CPU)(images, show_dir=out)
+    pictures = [path for path in tmp_path.rglob('*') if path.parent.name != 'pred']
+    pictures = [path for path in pictures if path.suffix in ('.png', '.jpg')]
+    assert len(pictures) == 2
+    original = cv2.imread(str(folder / 'images' / 'a.png'))
+    drawn = cv2.imread(str(min(pictures)))
+    assert drawn.shape != original.shape or (drawn != original).any()
 
 
 @pytest.mark.parametrize('name', CLASSIFIERS)

@@ -9,14 +9,27 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from helpers import nano
+from mmcv.transforms import Compose
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from mmdat.apis import predict, write_predictions
-from mmdat.apis.metainfo import annotations_of, category_ids, image_ids, metainfo_of, pipeline_of
+from mmdat.apis import predictor as predictor_module
+from mmdat.apis.metainfo import (
+    annotations_of,
+    category_ids,
+    color_type_of,
+    image_ids,
+    metainfo_of,
+    pipeline_of,
+)
+from mmdat.apis.model import build_model
+from mmdat.apis.predict import Summary, print_summary
 from mmdat.apis.prediction_files import PredictionFiles
 from mmdat.apis.predictor import Predictor
 from mmdat.apis.results import Prediction
@@ -96,6 +109,38 @@ def test_a_model_predicts_tiles(name: str, model: Callable[[str], Model], tmp_pa
         assert result.class_map.shape == whole.class_map.shape == (70, 100)
         if name == SEGMENTOR:  # the other sees one class everywhere
             assert (result.class_map != whole.class_map).any()
+
+
+@pytest.mark.parametrize('name', [DETECTOR, 'retinanet_dat_t_coco'])
+def test_objects_in_a_very_large_image_are_the_same(
+    name: str, model: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8)
+    predictor = Predictor(*model(name), score_thr=0.0)
+    if name == DETECTOR:  # masks that fill the boxes; those of random weights are all edges
+        logits = predictor._model.roi_head.mask_head.conv_logits
+        torch.nn.init.zeros_(logits.weight)
+        torch.nn.init.ones_(logits.bias)
+    (expected,) = predictor([image])
+    drawn = []
+    encode = predictor_module._encode
+
+    def record(mask: np.ndarray, shape: tuple[int, int]) -> Any:
+        drawn.append(mask.shape)
+        return encode(mask, shape)
+
+    monkeypatch.setattr(predictor_module, '_encode', record)
+    monkeypatch.setattr(predictor_module, 'MOST_MASK_PIXELS', 50 * 71)
+    (found,) = predictor([image])
+    found, expected = found['instances'], expected['instances']
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+    if expected.masks is not None:
+        assert set(drawn) == {(49, 71)}
+        masks, truth = mask_api.decode(found.masks), mask_api.decode(expected.masks)
+        assert masks.shape == truth.shape == (70, 100, len(expected.scores))
+        assert (masks & truth).sum() > 0.85 * (masks | truth).sum() > 0
 
 
 def test_segments_are_those_of_the_toolbox(model: Callable[[str], Model], tmp_path: Path) -> None:
@@ -367,6 +412,82 @@ def test_a_bad_option_is_a_sentence(
     assert sentence in str(error.value)
 
 
+@pytest.mark.parametrize(
+    'name, options, sentences',
+    [
+        (DETECTOR, dict(overlap=0.3), ['--overlap has no effect without --slice']),
+        (CLASSIFIER, dict(score_thr=0.3), ['--score-thr has no effect: it is for detectors']),
+        (SEGMENTOR, dict(overlap=0.2, slice_size=64), []),
+        (DETECTOR, dict(score_thr=0.3), []),
+    ],
+)
+def test_an_option_without_effect_is_told(
+    name: str,
+    options: dict[str, Any],
+    sentences: list[str],
+    model: Callable[[str], Model],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(predictor_module, '_warn', told.append)
+    config, checkpoint = model(name)
+    Predictor(Path(config), Path(checkpoint), **options)
+    assert told == sentences
+
+
+@pytest.mark.parametrize('inputs', [np.zeros((4, 4, 3), np.uint8), [np.zeros((4, 4, 3))], 0])
+def test_what_is_no_path_is_a_sentence(inputs: Any) -> None:
+    with pytest.raises(UserError, match='got (ndarray|int): mmdat.apis.predictor.Predictor'):
+        predict('x.py', 'x.pth', inputs)
+
+
+def gray_config(path: str) -> Config:
+    """A config whose model takes gray images."""
+    cfg = Config.fromfile(path)
+    cfg.model.backbone.in_channels = 1
+    cfg.model.data_preprocessor = dict(mean=[127.0], std=[50.0], num_classes=1000)
+    cfg.test_dataloader.dataset.pipeline[0].color_type = 'grayscale'
+    return cfg
+
+
+def test_a_model_of_gray_images_is_predicted(model: Callable[[str], Model], tmp_path: Path) -> None:
+    cfg = gray_config(model(CLASSIFIER)[0])
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        classifier = build_model(cfg).eval()
+        classifier.init_weights()
+        torch.save(classifier.state_dict(), tmp_path / 'gray.pth')
+        cv2.imwrite(
+            str(tmp_path / 'x.png'),
+            np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8),
+        )
+        transforms = Compose(cfg.test_dataloader.dataset.pipeline)
+        sample = transforms(dict(img_path=str(tmp_path / 'x.png'), gt_label=0))
+        assert sample['inputs'].shape[0] == 1
+        batch = dict(inputs=sample['inputs'][None], data_samples=[sample['data_samples']])
+        with torch.no_grad():
+            expected = classifier.test_step(batch)[0].pred_score
+    (result,) = predict(cfg, tmp_path / 'gray.pth', tmp_path / 'x.png')
+    np.testing.assert_allclose(result.class_scores, expected, rtol=1e-4)
+    assert result.image.shape == (64, 64, 3)
+
+
+def test_images_that_cannot_be_loaded_as_in_training_are_a_sentence(
+    model: Callable[[str], Model],
+) -> None:
+    cfg = gray_config(model(CLASSIFIER)[0])
+    assert color_type_of(cfg) == 'grayscale'
+    loader = cfg.test_dataloader.dataset.pipeline[0]
+    loader.color_type = 'unchanged'
+    with pytest.raises(UserError, match=r"in_channels is 1, but .* with 3, as of color_type='unch"):
+        color_type_of(cfg)
+    loader.type = 'LoadBands'
+    with pytest.raises(UserError, match='the transform LoadBands of the test in .* of its own kin'):
+        color_type_of(cfg)
+    cfg.test_dataloader.dataset.pipeline.pop(0)
+    with pytest.raises(UserError, match='have no LoadImageFromFile, whose place'):
+        color_type_of(cfg)
+
+
 def test_a_checkpoint_of_another_model_is_a_sentence(
     model: Callable[[str], Model], tmp_path: Path
 ) -> None:
@@ -376,19 +497,49 @@ def test_a_checkpoint_of_another_model_is_a_sentence(
         predict(config, checkpoint, draw(tmp_path / 'x.png'))
 
 
-def test_a_video_that_cannot_be_written_keeps_what_was_predicted(
-    model: Callable[[str], Model], tmp_path: Path
-) -> None:
-    draw(tmp_path / 'in' / '1.png')
-    writer = cv2.VideoWriter(
-        str(tmp_path / 'in/2.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 25, (1, 1)
+def write_scores(folder: Path, *frames: tuple[str, int | None, float, np.ndarray]) -> Any:
+    """Write what a classifier says of frames, by their name, number, rate and image."""
+    predictor: Any = SimpleNamespace(classes=('a', 'b'), palette=[], image_ids={})
+    scores = np.array([0.5, 0.5], np.float32)
+    with PredictionFiles(folder, predictor) as out:
+        for name, number, rate, image in frames:
+            out.write(Prediction(name, name, number, rate, image, 'ab', class_scores=scores))
+    return out
+
+
+def test_a_video_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> None:
+    wide = np.zeros((2, 9000, 3), np.uint8)  # MPEG-4 has room for less
+    image = np.zeros((20, 20, 3), np.uint8)
+    out = write_scores(
+        tmp_path,
+        ('1.png', None, 0, image),
+        *(('2.avi', frame, 25.0, wide) for frame in range(2)),
+        ('3.png', None, 0, image),
     )
-    writer.write(np.zeros((1, 1, 3), np.uint8))
-    writer.release()
-    out = tmp_path / 'out'
-    with pytest.raises(UserError, match=r'2.mp4 cannot be written: OpenCV does not write such'):
-        write_predictions(*model(CLASSIFIER), tmp_path / 'in', out)
-    assert [entry['file_name'] for entry in entries(out)] == ['1.png', '2.avi']
+    names = [entry['file_name'] for entry in entries(tmp_path)]
+    assert names == ['1.png', '2.avi', '2.avi', '3.png']
+    assert files(tmp_path) == ['pictures/1.png', 'pictures/3.png', 'predictions.json']
+    with pytest.raises(UserError, match=r'^videos that OpenCV does not write: 1 \(.*2.mp4\)$'):
+        print_summary(Summary(4, 1.0, {}, out.paths, out.unwritten))
+
+
+@pytest.mark.parametrize(
+    'rate, written', [(240.2143, 240.21), (29.97, 29.97), (90000.0, 65535.0), (0.001, 0.01)]
+)
+def test_a_video_of_any_size_and_rate_is_whole(rate: float, written: float, tmp_path: Path) -> None:
+    image = np.full((47, 65, 3), 200, np.uint8)
+    write_scores(tmp_path, *(('x.avi', frame, rate, image) for frame in range(3)))
+    video = cv2.VideoCapture(str(tmp_path / 'pictures/x.mp4'))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(written)
+    frames = [video.read()[1] for _ in range(3)]
+    assert frames[2].shape == (48, 66, 3) and not video.read()[0]
+    assert abs(frames[2][-2:, -2:].mean() - 200) < 5
+
+
+def test_a_picture_too_wide_for_jpeg_is_a_png(tmp_path: Path) -> None:
+    image = np.zeros((20, 65501, 3), np.uint8)
+    write_scores(tmp_path, ('x.jpg', None, 0, image))
+    assert cv2.imread(str(tmp_path / 'pictures/x.png')).shape == image.shape
 
 
 def test_the_transforms_are_those_of_a_test(model: Callable[[str], Model]) -> None:

@@ -91,6 +91,21 @@ def test_a_box_over_two_objects_hides_neither() -> None:
     assert sorted(found.boxes[:, 0].tolist()) == [10, 90]
 
 
+def test_a_part_that_is_taken_for_another_class_is_left_out() -> None:
+    # Of the box, the tile on the left sees a part and calls it 2; the disk in it is whole in both.
+    disk = (84, 20, 94, 40, 3)
+    parts = [
+        detect(draw([(60, 10, 150, 60, 2), disk])[:100, :100]),
+        detect(draw([(60, 10, 150, 60, 1), disk])[:100, 50:200]),
+    ]
+    places = [Tile(0, 0, 100, 100), Tile(50, 0, 200, 100)]
+    merged = merge_instances(parts, places, (300, 500))
+    assert as_set(merged) == as_set(detect(draw([(60, 10, 150, 60, 1), disk])))
+    # Where no tile sees it whole, the part is all that there is.
+    alone = merge_instances(parts[:1], places[:1], (300, 500))
+    assert sorted(alone.labels) == [2, 3]
+
+
 def test_nothing_found_is_nothing_merged() -> None:
     nothing = detect(np.zeros((100, 100), np.uint8))
     places = tiles((100, 180), 100, 0.2)

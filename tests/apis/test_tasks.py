@@ -195,6 +195,27 @@ def test_segments_of_images_without_masks_are_written(
         assert (tmp_path / 'work' / 'pictures' / f'{name}.jpg').exists()
 
 
+def test_masks_of_one_name_are_refused_before_the_test(data: Path, tmp_path: Path) -> None:
+    for folder in 'ab':
+        (tmp_path / 'images' / folder).mkdir(parents=True)
+        image = data / 'ade20k/images/validation/0.jpg'
+        shutil.copy(image, tmp_path / 'images' / folder / '0.jpg')
+    options = {
+        'test_dataloader.dataset.data_root': str(tmp_path),
+        'test_dataloader.dataset.data_prefix.img_path': 'images',
+        'test_evaluator.format_only': True,
+        'test_evaluator.output_dir': str(tmp_path / 'out'),
+    }
+    with pytest.raises(
+        UserError, match=r'masks of .*/a/0.jpg and .*/b/0.jpg would both be .* 0.png'
+    ):
+        evaluate(
+            **arguments('segment', tmp_path / 'work', **options),
+            checkpoint=checkpoint_in(trained('segment', data)),
+        )
+    assert not list((tmp_path / 'out').glob('*.png'))
+
+
 def test_a_class_too_many_in_a_mask_ends_training(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

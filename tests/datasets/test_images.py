@@ -158,3 +158,12 @@ def test_infinite_values_leave_the_others_their_range(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / 'x.tif'), values)
     image = read_image(str(tmp_path / 'x.tif'), lambda _: None)
     assert image[0, :, 0].tolist() == [0, 128, 255, 0, 0, 0]
+
+
+@pytest.mark.parametrize('name', ['x.jpg', 'x.png'])
+def test_an_image_is_not_turned_where_training_does_not(name: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(RGB).save(tmp_path / name, exif=exif)
+    image = read_image(str(tmp_path / name), is_turning=False)
+    assert image.shape == (HEIGHT, WIDTH, 3)

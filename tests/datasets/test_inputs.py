@@ -40,6 +40,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (['a/notes.txt'], ['notes.txt']),  # named, so that reading it says what is wrong
         (['a/missing.jpg', 'b'], ['a/missing.jpg', 'b/1.jpg']),
         (['0', 'b/1.jpg'], ['camera_0', '1.jpg']),
+        (['file://{}/b/1.jpg'], ['1.jpg']),
+        (['rtsp://10.0.0.7:554/live'], ['10.0.0.7:554/live']),
         (
             ['http://x.org/p/1.jpg?id=1', 'http://x.org/p/1.jpg?id=2'],
             ['x.org/p/1.jpg', 'x.org/p/1_2.jpg'],
@@ -47,12 +49,43 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_inputs_are_found_and_named(arguments: list[str], names: list[str], folder: Path) -> None:
-    assert [item.name for item in find_inputs(arguments)] == names
+    found = find_inputs([argument.format(folder) for argument in arguments])
+    assert [item.name for item in found] == names
 
 
 def test_a_file_named_like_a_pattern_is_a_file(folder: Path) -> None:
     (folder / '[1].jpg').touch()
     assert [item.name for item in find_inputs(['[1].jpg'])] == ['[1].jpg']
+
+
+@pytest.mark.parametrize(
+    'path, is_video',
+    [
+        ('/a/clip #2.mp4', True),
+        ('/a/what?.MOV', True),
+        ('/a/x.mp4#1.jpg', False),
+        ('http://x.org/x.mp4?id=1', True),
+        ('http://x.org/x.jpg?of=x.mp4', False),
+        ('rtsp://10.0.0.7/live', True),
+    ],
+)
+def test_videos_are_known_by_their_names(path: str, is_video: bool) -> None:
+    assert Input('x', path).is_video is is_video
+
+
+def test_images_that_are_not_read_are_told(folder: Path) -> None:
+    for name in ('x.heic', 'x.DNG'):
+        (folder / 'b' / name).write_bytes(b'data')
+    cv2.imwrite('x.jpg', np.full((8, 8), 200, np.uint8))
+    (folder / 'x.jpg').rename(folder / 'b' / 'x.jfif')
+    frames, unreadable = read(['b'])
+    assert frames == [('x.jfif', None, None, 200)]
+    why = 'this format is not read: convert it to JPEG or PNG'
+    assert unreadable == {
+        str(folder / 'b/1.jpg'): 'it does not decode',
+        str(folder / 'b/x.DNG'): why,
+        str(folder / 'b/x.heic'): why,
+    }
 
 
 def test_the_output_is_not_searched(folder: Path) -> None:
@@ -131,6 +164,7 @@ def test_frames_are_counted_where_that_can_be(tmp_path: Path) -> None:
     inputs = find_inputs([tmp_path])
     assert count_frames(inputs) == 7
     assert count_frames([*inputs, Input('camera_0', '0')]) is None
+    assert count_frames([*inputs, Input('x', 'rtsp://10.0.0.7/live')]) is None
 
 
 def test_a_video_that_ends_early_is_told(tmp_path: Path) -> None:
@@ -212,5 +246,5 @@ def test_images_and_videos_are_read_from_the_web(tmp_path: Path, server: str) ->
     assert unreadable == {
         f'{server}/missing.jpg': 'it cannot be fetched: HTTP Error 404: File not found',
         f'{server}/page.jpg': 'it does not decode',
-        'smoke://signal/1.jpg': "it cannot be fetched: KeyError: 'smoke'",
+        'smoke://signal/1.jpg': 'there is no such kind of URL',
     }

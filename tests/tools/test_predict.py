@@ -1,13 +1,17 @@
 """``tools/predict.py``, run as a user runs it."""
 
 import json
+import re
 import runpy
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from helpers.imports import ROOT
 from helpers.nano import write_nano
 from helpers.scripts import TOOLS
 
@@ -41,3 +45,47 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(TOOLS / 'predict.py'), run_name='__main__')
     return str(ended.value.code)
+
+
+def test_the_command_of_readme_predicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / 'README.md').read_text().split('## Predict\n')[1].split('\n## ')[0]
+    (command,) = re.findall(r'^tools/predict\.py (.*)$', section, re.MULTILINE)
+    text = r'`(--slice [\d.]+ --overlap [\d.]+)`.*?`(--[^`]*)` are the other'
+    flags = re.search(text, section, re.DOTALL)
+    assert flags is not None
+    values = {'--score-thr': '0', '--batch-size': '2', '--device': 'cpu', '--no-pictures': None}
+    others = flags[2].split()
+    assert set(others) == set(values)
+    model = dict(
+        zip(('CONFIG', 'CHECKPOINT'), write_nano('retinanet_dat_t_coco', tmp_path), strict=True)
+    )
+    arguments = [model.get(word, word) for word in shlex.split(command)]
+    for path in ('photos/a/1.jpg', 'more/b/c/2.jpg'):
+        Path(path).parent.mkdir(parents=True)
+        cv2.imwrite(path, np.zeros((48, 64, 3), np.uint8))
+    writer = cv2.VideoWriter('clip.mp4', cv2.VideoWriter.fourcc(*'mp4v'), 25, (64, 48))
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    few = ['--cfg-options', 'model.test_cfg.max_per_img=2']
+    tool(monkeypatch, *arguments, *few)
+    out = Path('predictions')
+    pictures = sorted(p.relative_to(out).as_posix() for p in out.glob('pictures/**/*.*'))
+    assert pictures == [
+        *('pictures/clip.mp4', 'pictures/more/b/c/2.jpg', 'pictures/photos/a/1.jpg')
+    ]
+    shutil.rmtree(out)
+    given = [word for flag in others for word in (flag, values[flag]) if word]
+    tool(monkeypatch, *arguments, *flags[1].split(), *given, *few)
+    assert [path.name for path in out.iterdir()] == ['predictions.json']
+    names = {entry['file_name'] for entry in json.loads((out / 'predictions.json').read_text())}
+    assert names == {'clip.mp4', 'more/b/c/2.jpg', 'photos/a/1.jpg'}
+    assert capsys.readouterr().out.count('Predicted: 3 images') == 2
+
+
+def tool(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """Run the tool in this process to its end."""
+    monkeypatch.setattr(sys, 'argv', ['predict.py', *arguments])
+    runpy.run_path(str(TOOLS / 'predict.py'), run_name='__main__')
