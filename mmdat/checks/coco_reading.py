@@ -110,7 +110,7 @@ class Reading:
         }
         mended['id'] = self._as_id[name](item['id'])
         if any(value is not item[key] for key, value in mended.items()):
-            self.findings[f'{name} had an id or a size that is text: converted'] += 1
+            self.findings[f'{name} had an id or a size that is text or a float: converted'] += 1
             item.update(mended)
         for key, (fits, wanted) in fields.items():
             if not fits(item[key]):

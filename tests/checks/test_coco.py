@@ -372,6 +372,10 @@ def test_images_that_are_there_twice_are_told(tmp_path: Path) -> None:
         (Path.mkdir, 'cannot be read (Is a directory)'),
         (lambda path: path.write_text('a,b'), 'is not JSON'),
         (lambda path: path.write_bytes(b'\xff\xd8\xff'), 'is not JSON'),
+        (
+            lambda path: path.write_bytes(b'{"\xf6"}'),
+            'in UTF-8 (byte 2 is no text): save it as UTF',
+        ),
     ],
 )
 def test_file_that_cannot_be_read_is_refused(
