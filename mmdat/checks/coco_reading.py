@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -109,6 +110,8 @@ class Reading:
             key: as_number(item[key]) for key in ('height', 'width') if key in fields
         }
         mended['id'] = self._as_id[name](item['id'])
+        if isinstance(item.get('name'), str):
+            item['name'] = unicodedata.normalize('NFC', item['name'])
         if any(value is not item[key] for key, value in mended.items()):
             self.findings[f'{name} had an id or a size that is text or a float: converted'] += 1
             item.update(mended)
@@ -149,8 +152,14 @@ class Reading:
             self._mend(item, 'bbox', box, 'read as numbers, or computed from the segmentation')
         x, y, width, height = box
         area: Any = item.get('area')
-        # COCO has boxes without an area too; mmdet leaves them out.
-        if not are_finite([area]) or (area <= 0 and width > 0 and height > 0):
+        # COCO has boxes without an area too; mmdet leaves them out. Some programs count both ends.
+        if not are_finite([area]) or (
+            width > 0
+            and height > 0
+            and not 0.01 * width * height <= area <= 1.2 * (width + 1) * (height + 1)
+            # Of a thin object, that of its box says little.
+            and not 0.01 * area_of(item, image) <= area <= width * height
+        ):
             self._mend(item, 'area', area_of(item, image), 'computed from the segmentation or box')
         crowd = item.get('iscrowd')
         if crowd not in (0, 1) or (item.get('ignore') and not crowd):

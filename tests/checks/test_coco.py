@@ -59,6 +59,20 @@ def test_what_is_good_is_read(tmp_path: Path) -> None:
     assert read_coco(write(tmp_path / 'test-dev.json', unannotated)) == unannotated
 
 
+def test_areas_of_thin_objects_and_of_whole_pixels_are_kept(tmp_path: Path) -> None:
+    content = copy.deepcopy(GOOD)
+    content['images'][0].update(height=300, width=300)
+    thin = dict(bbox=[0, 0, 300, 300], area=300, segmentation=[[0, 0, 300, 299, 300, 300]])
+    content['annotations'] = [
+        content['annotations'][0] | thin,
+        content['annotations'][0] | dict(id=2, bbox=[0, 0, 2, 2], area=9, segmentation=[]),
+    ]
+    warnings: list[str] = []
+    path = write(tmp_path / 'areas.json', content)
+    assert read_coco(path, warn=warnings.append) == content
+    assert not warnings
+
+
 def test_masks_are_needed_only_where_they_are_used(tmp_path: Path) -> None:
     content = copy.deepcopy(GOOD)
     del content['annotations'][0]['segmentation']
@@ -174,6 +188,9 @@ def test_value_that_is_missing_is_refused(tmp_path: Path, name: str, field: str)
 MENDED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ('annotations', dict(area=0), dict(area=0.75), 'had no usable area'),
     ('annotations', dict(area=-3.5), dict(area=0.75), 'had no usable area'),
+    ('annotations', dict(area=0.007), dict(area=0.75), 'had no usable area'),
+    ('annotations', dict(area=99), dict(area=0.75), 'had no usable area'),
+    ('annotations', dict(area=0.007, segmentation=[]), dict(area=1), 'had no usable area'),
     ('annotations', dict(area=None), dict(area=0.75), 'had no usable area'),
     ('annotations', dict(area=[]), dict(area=0.75), 'had no usable area'),
     ('annotations', dict(area=math.nan), dict(area=0.75), 'had no usable area'),
@@ -262,12 +279,12 @@ def test_boxes_that_are_corners_are_refused(tmp_path: Path) -> None:
     content = copy.deepcopy(GOOD)
     content['images'][0].update(height=60, width=80)
     content['annotations'] = [
-        dict(id=number, image_id=7, category_id=5, area=1, iscrowd=0, bbox=box)
+        dict(id=number, image_id=7, category_id=5, area=box[2] * box[3], iscrowd=0, bbox=box)
         for number, box in enumerate([[50, 30, 70, 55], [1, 1, 9, 9], [40, 30, 80, 60]], start=1)
     ]
     path = write(tmp_path / 'corners.json', content)
     check_refusal(path, '2 of the 3 boxes reach beyond their image', 'write bbox as x, y, width')
-    content['annotations'][1]['bbox'] = [9, 9, 2, 2]
+    content['annotations'][1].update(bbox=[9, 9, 2, 2], area=4)
     warnings: list[str] = []
     read_coco(write(tmp_path / 'beyond.json', content), warn=warnings.append)
     assert len(warnings) == 1

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,15 @@ def test_classes_are_those_of_the_file_if_the_config_names_none(coco_root: Path)
     change(coco_root, 'val2017', lambda content: content['categories'].extend(of_coco))
     change(coco_root, 'val2017', lambda content: content['annotations'][0].update(category_id=100))
     assert build(coco_root, metainfo=None).metainfo['classes'] == COCO_CLASSES
+
+
+@pytest.mark.parametrize('forms', [('NFC', 'NFD'), ('NFD', 'NFC')])
+def test_accents_may_be_written_in_two_ways(coco_root: Path, forms: tuple[str, str]) -> None:
+    in_file, in_config = (unicodedata.normalize(form, 'Tür') for form in forms)
+    change(coco_root, 'val2017', lambda content: content['categories'][0].update(name=in_file))
+    dataset = build(coco_root, metainfo=dict(classes=(in_config, 'disk')))
+    assert dataset.metainfo['classes'] == (unicodedata.normalize('NFC', 'Tür'), 'disk')
+    assert dataset.cat_ids == [5, 9]
 
 
 @pytest.mark.parametrize(
