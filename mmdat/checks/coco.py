@@ -37,8 +37,9 @@ def log_once(text: str) -> None:
 def read_coco(path: str, needs_masks: bool = False, warn: Warn = log_once) -> dict[str, Any]:
     """Read a file of annotations in COCO format, and compute what it lacks.
 
-    Computed are missing areas, boxes and ``iscrowd``, ids of annotations that pycocotools cannot
-    work with, numbers that are written as text, and polygons without their list.
+    Computed are missing or wrong areas, missing boxes and ``iscrowd``, ids of annotations
+    that pycocotools cannot work with, numbers that are written as text, and polygons without
+    their list.
 
     Args:
         path: Path of a JSON file.
