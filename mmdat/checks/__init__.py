@@ -201,12 +201,12 @@ def of_first_step(
     ignore_index = getattr(getattr(model, 'decode_head', None), 'ignore_index', masks.IGNORED)
     for split, dataset in datasets.items():
         in_training = split == 'train'
+        yield partial(coco.check_classes_occur, dataset, warn)
         for _, single in config_tree.unwrap(dataset):
             yield partial(model_fit.check_num_classes, model, single)
             if in_training:
                 yield partial(model_fit.check_padding, model, single, warn)
             yield partial(coco.check_left_out, single, warn)
-            yield partial(coco.check_classes_occur, single, warn)
             yield partial(coco.check_object_counts, model, single, warn)
             yield partial(folders.check_labels, single, in_training, warn)
             yield partial(folders.check_left_out, single, warn)

@@ -15,7 +15,7 @@ from torch import nn
 from mmdat.errors import UserError, enumerate_names
 
 from .coco_reading import Reading
-from .coco_repairs import plain_name
+from .coco_repairs import overlap, plain_name
 from .config_tree import unwrap
 
 # Detections of a class in an image that COCO's average precision counts.
@@ -37,8 +37,9 @@ def log_once(text: str) -> None:
 def read_coco(path: str, needs_masks: bool = False, warn: Warn = log_once) -> dict[str, Any]:
     """Read a file of annotations in COCO format, and compute what it lacks.
 
-    Computed are missing areas, boxes and ``iscrowd``, ids of annotations that pycocotools cannot
-    work with, numbers that are written as text, and polygons without their list.
+    Computed are missing or wrong areas, missing boxes and ``iscrowd``, ids of annotations
+    that pycocotools cannot work with, numbers that are written as text, and polygons without
+    their list.
 
     Args:
         path: Path of a JSON file.
@@ -60,6 +61,11 @@ def read_coco(path: str, needs_masks: bool = False, warn: Warn = log_once) -> di
         raise UserError(
             f'annotation file {path} cannot be read ({error.strerror}): check '
             'data_root and ann_file'
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f'annotation file {path} is not JSON in UTF-8 (byte {error.start} is no text): save it '
+            'as UTF-8'
         ) from None
     except ValueError as error:
         raise UserError(
@@ -110,6 +116,11 @@ def check_class_names(classes: Any) -> None:
     for name in classes:
         if not isinstance(name, str):
             raise UserError(f'metainfo.classes has {name!r}, which is no string: give names')
+        if not name.strip():
+            raise UserError(
+                f'metainfo.classes has an empty name, {name!r}: take it out, as blank lines of a '
+                'file of classes'
+            )
     for name, count in Counter(classes).items():
         if count > 1:
             raise UserError(f'metainfo.classes names {name!r} {count} times: name each class once')
@@ -160,6 +171,7 @@ class Tally:
         ignored: Reason -> number of objects that are neither learned nor looked for.
         left_out: Reason -> number of objects that the data set does not have.
         images_left_out: Reason -> number of images.
+        unusable: Number of those ignored or left out, by label.
         images_by_objects: Number of objects in an image -> number of such images.
         crowded: Number of images with more objects of a class than are evaluated.
     """
@@ -168,6 +180,7 @@ class Tally:
     ignored: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     images_left_out: Counter[str] = field(default_factory=Counter)
+    unusable: Counter[int] = field(default_factory=Counter)
     images_by_objects: Counter[int] = field(default_factory=Counter)
     crowded: int = 0
 
@@ -177,12 +190,15 @@ class Tally:
         for instance in instances:
             mask = instance.get('mask')
             if instance['ignore_flag']:
-                self.ignored[CROWD] += 1
+                reason = CROWD
             # mmdet takes no polygon of two points.
             elif needs_masks and isinstance(mask, list) and all(len(part) < 6 for part in mask):
-                self.ignored['without a polygon of three points'] += 1
+                reason = 'without a polygon of three points'
             else:
                 labels.append(instance['bbox_label'])
+                continue
+            self.ignored[reason] += 1
+            self.unusable[instance['bbox_label']] += 1
         self.objects.update(labels)
         self.images_by_objects[len(labels)] += 1
         if len(labels) > MOST_EVALUATED:
@@ -202,12 +218,17 @@ class Tally:
             x, y, width, height = annotation['bbox']
             if annotation['category_id'] not in ids:
                 self.left_out[OTHER_CATEGORY] += 1
-            elif annotation.get('ignore'):
-                self.left_out[MARKED] += 1
+                continue
+            if annotation.get('ignore'):
+                reason = MARKED
             elif width < 1 or height < 1:
-                self.left_out['less than a pixel wide or high (bbox is in pixels)'] += 1
+                reason = 'less than a pixel wide or high (bbox is in pixels)'
             elif not (-width < x < image['width'] and -height < y < image['height']):
-                self.left_out['outside of their image'] += 1
+                reason = 'outside of their image (bbox is x, y, width, height in pixels)'
+            else:
+                continue
+            self.left_out[reason] += 1
+            self.unusable[ids.index(annotation['category_id'])] += 1
 
 
 def check_any_left(tally: Tally, path: str, classes: Collection[str], test_mode: bool) -> None:
@@ -235,7 +256,9 @@ def _nothing_to_use(
     listed = '; '.join(filter(None, map(_list_reasons, reasons)))
     return UserError(
         f'annotation file {path} leaves no {what}: it has none with an object of the classes '
-        f'{enumerate_names(classes)}' + (f' that can be used ({listed})' if listed else '')
+        f'{enumerate_names(classes)}'
+        + (f' that can be used ({listed})' if listed else '')
+        + ': mend the file, or set metainfo=dict(classes=(...)) to classes that it has objects of'
     )
 
 
@@ -273,21 +296,39 @@ def check_left_out(dataset: Any, warn: Warn) -> None:
 
 
 def check_classes_occur(dataset: Any, warn: Warn) -> None:
-    """Warn of classes without an object.
+    """Warn of classes without an object; refuse training where none that a class has is usable.
 
     Args:
-        dataset: A built data set; any but mmdat's in COCO format passes.
-        warn: Is told their names, and how many.
+        dataset: A built data set, which may wrap others; of these, those of mmdat in COCO format
+            are looked at, together.
+        warn: Is told the names of the classes, and how many.
+
+    Raises:
+        UserError: Names the classes, the files and what is wrong with the objects.
     """
-    for tally in _tallies(dataset):
-        classes = dataset.metainfo['classes']
-        lacking = [name for label, name in enumerate(classes) if not tally.objects[label]]
-        if lacking and tally.objects:
-            what = 'are not evaluated' if dataset.test_mode else 'cannot be learned'
-            warn(
-                f'{len(lacking)} of the {len(classes)} classes have no object in '
-                f'{dataset.ann_file} and {what}: {enumerate_names(lacking)}'
-            )
+    parts = [part for _, part in unwrap(dataset) if _tallies(part)]
+    objects = sum((part.tally.objects for part in parts), Counter[int]())
+    if not objects:
+        return
+    files = ' and '.join(dict.fromkeys(part.ann_file for part in parts))
+    classes = parts[0].metainfo['classes']
+    lacking = {label: name for label, name in enumerate(classes) if not objects[label]}
+    in_training = [part for part in parts if not part.test_mode and part._indices is None]
+    unusable = sum((part.tally.unusable for part in in_training), Counter[int]())
+    if spoiled := [name for label, name in lacking.items() if unusable[label]]:
+        left_out = (part.tally.ignored + part.tally.left_out for part in in_training)
+        reasons = sum(left_out, Counter[str]())
+        raise UserError(
+            f'none of the objects that {files} has of {enumerate_names(spoiled)} can be learned '
+            f'(of all classes are left out: {_list_reasons(reasons)}): mend them, or take these '
+            'classes out of metainfo.classes'
+        )
+    if lacking:
+        what = 'are not evaluated' if parts[0].test_mode else 'cannot be learned'
+        warn(
+            f'{len(lacking)} of the {len(classes)} classes have no object in {files} and {what}: '
+            f'{enumerate_names(lacking.values())}'
+        )
 
 
 def check_object_counts(model: nn.Module, dataset: Any, warn: Warn) -> None:
@@ -325,18 +366,19 @@ def check_same_classes(datasets: Mapping[str, Any]) -> None:
     Raises:
         UserError: Names the splits and the classes.
     """
-    first: tuple[str, tuple[str, ...]] | None = None
+    first: tuple[str, tuple[str, ...], str] | None = None
     for split, dataset in datasets.items():
         for _, single in unwrap(dataset):
             if not _tallies(single):
                 continue
             classes = tuple(single.metainfo['classes'])
-            first = first or (split, classes)
+            first = first or (split, classes, single.ann_file)
             if classes != first[1]:
                 raise UserError(
                     f'the classes of the {first[0]} data are {enumerate_names(first[1])}, those of '
-                    f'the {split} data {enumerate_names(classes)}: set the same metainfo='
-                    'dict(classes=(...)) for all data sets, in the same order'
+                    f'the {split} data {enumerate_names(classes)} (in {first[2]} and '
+                    f'{single.ann_file}): set the same metainfo=dict(classes=(...)) for all data '
+                    'sets, in the same order'
                 )
 
 
@@ -361,6 +403,7 @@ def check_evaluator(metric: Any, dataset: Any) -> None:
         )
     if os.path.realpath(path) == os.path.realpath(dataset.ann_file):
         return
+    remedy = 'give the evaluator the ann_file of the data set'
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     for what, wrong in (
         ('not in', [info for info in infos if info['img_id'] not in truth.imgs]),
@@ -370,14 +413,44 @@ def check_evaluator(metric: Any, dataset: Any) -> None:
             raise UserError(
                 f'{len(wrong)} of the {len(infos)} images of {dataset.ann_file} are {what} the '
                 f"evaluator's ann_file {path}, such as {wrong[0]['img_path']} (id "
-                f'{wrong[0]["img_id"]!r}): give the evaluator the ann_file of the data set'
+                f'{wrong[0]["img_id"]!r}): {remedy}'
             )
+    # Images of two splits may have equal ids, names and sizes.
+    known = [
+        _is_known(instance, info, truth, dataset)
+        for info in infos
+        for instance in info['instances']
+    ]
+    if 2 * sum(known) < len(known):
+        raise UserError(
+            f'{known.count(False)} of the {len(known)} objects in {dataset.ann_file} are not in '
+            f"the evaluator's ann_file {path}, though it has images of the same ids and names: "
+            f'{remedy}'
+        )
 
 
 def _is_same_image(info: Mapping[str, Any], images: Mapping[Any, Mapping[str, Any]]) -> bool:
-    """Whether an image of a data set has the file name that its id has in the metric's file."""
-    name = images[info['img_id']]['file_name'] if info['img_id'] in images else ''
-    return name.replace('\\', '/').split('/')[-1] == os.path.basename(info['img_path'])
+    """Whether an image of a data set has the name and size that its id has in a metric's file."""
+    image = images.get(info['img_id'])
+    return (
+        image is not None
+        and image['file_name'].replace('\\', '/').split('/')[-1]
+        == os.path.basename(info['img_path'])
+        and (image['width'], image['height']) == (info['width'], info['height'])
+    )
+
+
+def _is_known(
+    instance: Mapping[str, Any], info: Mapping[str, Any], truth: Any, dataset: Any
+) -> bool:
+    """Whether a metric's file has an object of a data set, or one that was drawn a bit better."""
+    left, top, right, bottom = instance['bbox']
+    box = [left, top, right - left, bottom - top]
+    name = dataset.metainfo['classes'][instance['bbox_label']]
+    return any(
+        truth.cats[other['category_id']]['name'] == name and overlap(box, other['bbox']) > 0.75
+        for other in truth.imgToAnns.get(info['img_id'], ())
+    )
 
 
 def _tallies(dataset: Any) -> list[Tally]:

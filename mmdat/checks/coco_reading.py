@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,8 +31,20 @@ FIELDS: dict[str, dict[str, Rule]] = {
     'images': dict(id=ID, file_name=STRING, height=LENGTH, width=LENGTH),
     'categories': dict(id=ID, name=STRING),
 }
-# Boxes that are compared with their polygons, at most and at least.
-SAMPLE, FEW = 1000, 10
+# Boxes that are compared with their segmentations, at most and at least.
+SAMPLE, FEW = 1000, 4
+# Boxes that lie as corners would, from which on this is told, and is refused.
+SUSPICIOUS, CERTAIN = 10, 50
+# How a box is written by mistake -> what makes x, y, width, height of it.
+READINGS: dict[str, Callable[..., list[float]]] = {
+    'x1, y1, x2, y2': lambda x, y, right, bottom: [x, y, right - x, bottom - y],
+    'center x, center y, width, height': lambda x, y, width, height: [
+        x - width / 2,
+        y - height / 2,
+        width,
+        height,
+    ],
+}
 LISTS = (*FIELDS, 'annotations')
 # Key of an annotation -> the list in which the id is that it holds.
 REFERENCES = (('image_id', 'images'), ('category_id', 'categories'))
@@ -53,7 +66,7 @@ class Reading:
         self._needs_masks = needs_masks
         self._known: dict[str, dict[Any, dict]] = {}  # list -> id -> image or category
         self._as_id: dict[str, Callable[[Any], Any]] = {}
-        self._num_beyond = self._num_like_corners = 0
+        self._num_beyond = self._num_like_corners = self._num_top_left = 0
 
     # Each check presupposes that those before it found nothing.
 
@@ -97,8 +110,10 @@ class Reading:
             key: as_number(item[key]) for key in ('height', 'width') if key in fields
         }
         mended['id'] = self._as_id[name](item['id'])
+        if isinstance(item.get('name'), str):
+            item['name'] = unicodedata.normalize('NFC', item['name'])
         if any(value is not item[key] for key, value in mended.items()):
-            self.findings[f'{name} had an id or a size that is text: converted'] += 1
+            self.findings[f'{name} had an id or a size that is text or a float: converted'] += 1
             item.update(mended)
         for key, (fits, wanted) in fields.items():
             if not fits(item[key]):
@@ -137,8 +152,14 @@ class Reading:
             self._mend(item, 'bbox', box, 'read as numbers, or computed from the segmentation')
         x, y, width, height = box
         area: Any = item.get('area')
-        # COCO has boxes without an area too; mmdet leaves them out.
-        if not are_finite([area]) or (area <= 0 and width > 0 and height > 0):
+        # COCO has boxes without an area too; mmdet leaves them out. Some programs count both ends.
+        if not are_finite([area]) or (
+            width > 0
+            and height > 0
+            and not 0.01 * width * height <= area <= 1.2 * (width + 1) * (height + 1)
+            # Of a thin object, that of its box says little.
+            and not 0.01 * area_of(item, image) <= area <= width * height
+        ):
             self._mend(item, 'area', area_of(item, image), 'computed from the segmentation or box')
         crowd = item.get('iscrowd')
         if crowd not in (0, 1) or (item.get('ignore') and not crowd):
@@ -153,6 +174,9 @@ class Reading:
             self._num_beyond += 1
         if x < width <= right and y < height <= bottom:
             self._num_like_corners += 1
+            # Clearly: boxes of whole images may end a pixel before them.
+            is_left, is_high = 2 * x + width < 0.9 * right, 2 * y + height < 0.9 * bottom
+            self._num_top_left += is_left and is_high
         return None
 
     def _reference_problem(self, item: dict, key: str, name: str) -> str | None:
@@ -212,26 +236,61 @@ class Reading:
             )
         if beyond:
             self.findings['boxes reach beyond their image by more than a pixel'] = beyond
-        sample = [item for item in annotations if isinstance(item.get('segmentation'), list)]
-        sample = [item for item in sample[:: 1 + len(sample) // SAMPLE] if item['segmentation']]
-        outlines = [box_of(dict(segmentation=item['segmentation']), {}) for item in sample]
-        elsewhere = corners = 0
-        for item, outline in zip(sample, outlines, strict=True):
-            x, y, right, bottom = item['bbox']
-            if overlap(item['bbox'], outline) < 0.5:
-                elsewhere += 1
-                corners += overlap([x, y, right - x, bottom - y], outline) >= 0.5
-        if len(sample) < FEW or 2 * elsewhere < len(sample):
+        pairs = list(self._boxes_and_outlines(annotations))
+        if len(pairs) < FEW:
+            if num_boxes >= SUSPICIOUS and num_boxes == self._num_like_corners:
+                yield from self._corner_problems(num_boxes)
             return
-        if 2 * corners > elsewhere:
-            yield (
-                f'{corners} of {len(sample)} boxes surround their polygons if read as x1, y1, x2, '
-                'y2: write bbox as x, y, width, height'
-            )
-        self.findings[
-            f'{len(sample)} boxes that were compared are not around their polygons: give both in '
-            'pixels of the image, bbox as x, y, width, height'
-        ] = elsewhere
+        elsewhere = [(box, outline) for box, outline in pairs if overlap(box, outline) < 0.5]
+        if 2 * len(elsewhere) < len(pairs):
+            return
+        for meaning, read in READINGS.items():
+            fitting = sum(overlap(read(*box), outline) >= 0.5 for box, outline in elsewhere)
+            if 2 * fitting > len(elsewhere):
+                yield (
+                    f'{fitting} of {len(pairs)} boxes surround their polygons if read as '
+                    f'{meaning}: write bbox as x, y, width, height'
+                )
+        problem = (
+            f'{len(pairs)} boxes that were compared are not around their polygons or masks: give '
+            'both in pixels of the image, bbox as x, y, width, height, polygons as x, y, x, y, '
+            '..., and run lengths column by column'
+        )
+        if self._needs_masks and len(elsewhere) == len(pairs):
+            yield f'all {problem}'
+        self.findings[problem] = len(elsewhere)
+
+    def _corner_problems(self, num_boxes: int) -> Iterator[str]:
+        """Yield or count boxes without polygons that could all be corners.
+
+        Those of large objects could be, too, but these do not lie top left of the middle.
+        """
+        if 4 * self._num_top_left < 3 * num_boxes:
+            return
+        problem = (
+            'boxes lie in the top left of their image, and all could be x1, y1, x2, y2: write bbox '
+            'as x, y, width, height'
+        )
+        if num_boxes >= CERTAIN:
+            yield f'{self._num_top_left} of the {num_boxes} {problem}'
+        self.findings[problem] = self._num_top_left
+
+    def _boxes_and_outlines(
+        self, annotations: list[dict]
+    ) -> Iterator[tuple[list[float], list[float]]]:
+        """Yield boxes that mmdet uses, and those around their segmentations, of a sample."""
+        sample = [item for item in annotations if item.get('segmentation')]
+        for item in sample[:: 1 + len(sample) // SAMPLE]:
+            image = self._known['images'][item['image_id']]
+            box, whole = item['bbox'], [0, 0, image['width'], image['height']]
+            if min(box[2:]) < 1 or not overlap(box, whole):
+                continue
+            segmentation = item['segmentation']
+            if isinstance(segmentation, list):
+                segmentation = [polygon for polygon in segmentation if len(polygon) >= 6]
+            outline = segmentation and box_of(dict(segmentation=segmentation), image)
+            if outline and min(outline[2:]) > 0:
+                yield box, outline
 
     def _look_for_double_images(self, images: list[dict]) -> None:
         doubles = len(images) - len({image['file_name'] for image in images})

@@ -55,11 +55,16 @@ def _misfits(scheduler: _ParamScheduler, loop: BaseLoop) -> Iterator[str]:
         return
     length, unit = _length(scheduler, loop)
     training = f'but the training has {length} {unit}'
+    steps = getattr(scheduler, 'total_steps', None)  # those of OneCycleLR
+    available = min(scheduler.end, length) - scheduler.begin
     period = getattr(scheduler, 'T_max', None)
     target = scheduler.end if period is None else scheduler.begin + period
     late = sorted(step for step in getattr(scheduler, 'milestones', ()) if step >= length)
     if scheduler.begin >= length:
         yield f'begins after {scheduler.begin} {unit}, {training}: it has no effect'
+    elif steps is not None and abs(available - steps) > LEAST_REST * length:
+        result = 'ends halfway' if steps > available else 'cannot go on after them'
+        yield f'has {steps} total_steps, {training}: it {result}; set total_steps to {available}'
     elif late:
         yield (
             f'has milestones at {" and ".join(map(str, late))}, {training}: the learning rate is '

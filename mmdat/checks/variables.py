@@ -35,7 +35,8 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
         if not found:  # as in a dump of another config, which has values alone
             namesakes = chain(paths(cfg, name), paths(cfg, name.split('_')[-1]))
             found = [(place, True) for place in namesakes if _is_read(place.split('.')[0], cfg)]
-        # A config may have put something else in such a place since.
+        # A config may have put something else in such a place since, or nothing.
+        found = [x for x in found if value_at(cfg, x[0]) is not None]
         equal = [x for x in found if not x[1] or value_at(cfg, x[0]) == cfg[name]]
         places = [f'{place}{rest}' if is_whole else place for place, is_whole in equal or found]
         if name == 'test_pipeline' and rest:

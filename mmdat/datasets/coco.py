@@ -1,6 +1,7 @@
 """COCO-format data that is checked before anything is trained on it."""
 
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -95,7 +96,14 @@ class CocoDataset(MMDetCocoDataset):
 
     def _load_metainfo(self, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
         self._are_classes_given = 'classes' in (metainfo or {})
-        return super()._load_metainfo(metainfo)
+        loaded = super()._load_metainfo(metainfo)
+        if isinstance(classes := loaded['classes'], (list, tuple)):
+            # The names of the file are in this form as well.
+            loaded['classes'] = tuple(
+                unicodedata.normalize('NFC', name) if isinstance(name, str) else name
+                for name in classes
+            )
+        return loaded
 
     def load_data_list(self) -> list[dict]:
         check_class_names(self.metainfo['classes'])

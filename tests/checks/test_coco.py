@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pycocotools import mask as mask_api
 
 from mmdat.checks.coco import read_coco
 from mmdat.errors import UserError
@@ -55,6 +57,20 @@ def test_what_is_good_is_read(tmp_path: Path) -> None:
     assert not warnings
     unannotated = {name: GOOD[name] for name in ('images', 'categories')}
     assert read_coco(write(tmp_path / 'test-dev.json', unannotated)) == unannotated
+
+
+def test_areas_of_thin_objects_and_of_whole_pixels_are_kept(tmp_path: Path) -> None:
+    content = copy.deepcopy(GOOD)
+    content['images'][0].update(height=300, width=300)
+    thin = dict(bbox=[0, 0, 300, 300], area=300, segmentation=[[0, 0, 300, 299, 300, 300]])
+    content['annotations'] = [
+        content['annotations'][0] | thin,
+        content['annotations'][0] | dict(id=2, bbox=[0, 0, 2, 2], area=9, segmentation=[]),
+    ]
+    warnings: list[str] = []
+    path = write(tmp_path / 'areas.json', content)
+    assert read_coco(path, warn=warnings.append) == content
+    assert not warnings
 
 
 def test_masks_are_needed_only_where_they_are_used(tmp_path: Path) -> None:
@@ -172,6 +188,9 @@ def test_value_that_is_missing_is_refused(tmp_path: Path, name: str, field: str)
 MENDED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ('annotations', dict(area=0), dict(area=0.75), 'had no usable area'),
     ('annotations', dict(area=-3.5), dict(area=0.75), 'had no usable area'),
+    ('annotations', dict(area=0.007), dict(area=0.75), 'had no usable area'),
+    ('annotations', dict(area=99), dict(area=0.75), 'had no usable area'),
+    ('annotations', dict(area=0.007, segmentation=[]), dict(area=1), 'had no usable area'),
     ('annotations', dict(area=None), dict(area=0.75), 'had no usable area'),
     ('annotations', dict(area=[]), dict(area=0.75), 'had no usable area'),
     ('annotations', dict(area=math.nan), dict(area=0.75), 'had no usable area'),
@@ -260,12 +279,12 @@ def test_boxes_that_are_corners_are_refused(tmp_path: Path) -> None:
     content = copy.deepcopy(GOOD)
     content['images'][0].update(height=60, width=80)
     content['annotations'] = [
-        dict(id=number, image_id=7, category_id=5, area=1, iscrowd=0, bbox=box)
+        dict(id=number, image_id=7, category_id=5, area=box[2] * box[3], iscrowd=0, bbox=box)
         for number, box in enumerate([[50, 30, 70, 55], [1, 1, 9, 9], [40, 30, 80, 60]], start=1)
     ]
     path = write(tmp_path / 'corners.json', content)
     check_refusal(path, '2 of the 3 boxes reach beyond their image', 'write bbox as x, y, width')
-    content['annotations'][1]['bbox'] = [9, 9, 2, 2]
+    content['annotations'][1].update(bbox=[9, 9, 2, 2], area=4)
     warnings: list[str] = []
     read_coco(write(tmp_path / 'beyond.json', content), warn=warnings.append)
     assert len(warnings) == 1
@@ -276,21 +295,59 @@ def test_boxes_that_are_not_around_their_polygons_are_found(tmp_path: Path) -> N
     content = copy.deepcopy(GOOD)
     content['images'][0].update(height=90, width=90)
 
-    def problems(box: list[int], polygon: list[int]) -> list[str]:
+    polygons = [[10, 20, 30, 20, 30, 30, 10, 30]]
+    row_by_row = np.zeros((90, 90), np.uint8)
+    row_by_row[10:30, 20:30] = 1
+    masks = mask_api.encode(np.asfortranarray(row_by_row))
+    masks['counts'] = masks['counts'].decode()
+
+    def problems(box: list[int], segmentation: Any = polygons, masks: bool = True) -> list[str]:
         content['annotations'] = [
-            dict(id=number, image_id=7, category_id=5, area=1, iscrowd=0, bbox=box)
-            | dict(segmentation=[polygon])
-            for number in range(1, 11)
+            dict(id=number, image_id=7, category_id=5, area=box[2] * box[3], iscrowd=0, bbox=box)
+            | dict(segmentation=segmentation)
+            for number in range(1, 5)
+        ]
+        warnings: list[str] = []
+        read_coco(write(tmp_path / 'boxes.json', content), masks, warn=warnings.append)
+        return warnings
+
+    assert problems([10, 20, 20, 10]) == []
+    (warning,) = problems([1, 2, 2, 1], masks=False)
+    assert '4 of the 4 boxes that were compared are not around their polygons' in warning
+    for box, segmentation in (
+        ([1, 2, 2, 1], polygons),
+        ([10, 20, 20, 10], [polygons[0][::-1]]),
+        ([10, 20, 20, 10], [[value / 90 for value in polygons[0]]]),
+        ([10, 20, 20, 10], masks),
+    ):
+        with pytest.raises(UserError, match=r'all 4 boxes that were compared .* column by column'):
+            problems(box, segmentation)
+    assert problems([20, 10, 10, 20], masks) == []
+    with pytest.raises(UserError, match=r'4 of 4 boxes surround their polygons if read as x1'):
+        problems([10, 20, 30, 30])
+    with pytest.raises(UserError, match=r'4 of 4 boxes surround .* read as center x, center y'):
+        problems([20, 25, 20, 10], masks=False)
+
+
+def test_boxes_that_all_lie_as_corners_would_are_found(tmp_path: Path) -> None:
+    content = copy.deepcopy(GOOD)
+    content['images'][0].update(height=90, width=90)
+
+    def problems(number: int, box: list[int]) -> list[str]:
+        content['annotations'] = [
+            dict(id=index, image_id=7, category_id=5, area=box[2] * box[3], iscrowd=0, bbox=box)
+            for index in range(1, number + 1)
         ]
         warnings: list[str] = []
         read_coco(write(tmp_path / 'boxes.json', content), warn=warnings.append)
         return warnings
 
-    assert problems([10, 20, 20, 10], [10, 20, 30, 20, 30, 30, 10, 30]) == []
-    (warning,) = problems([1, 2, 2, 1], [10, 20, 30, 20, 30, 30, 10, 30])
-    assert '10 of the 10 boxes that were compared are not around their polygons' in warning
-    with pytest.raises(UserError, match=r'10 of 10 boxes surround their polygons if read as x1'):
-        problems([10, 20, 30, 30], [10, 20, 30, 20, 30, 30, 10, 30])
+    for number, box in ((9, [10, 15, 25, 30]), (50, [15, 15, 60, 60]), (50, [0, 0, 89, 89])):
+        assert problems(number, box) == []  # few, or large
+    (warning,) = problems(10, [10, 15, 25, 30])
+    assert '10 of the boxes lie in the top left of their image, and all could be x1' in warning
+    with pytest.raises(UserError, match=r'50 of the 50 boxes lie in the top left of their image'):
+        problems(50, [10, 15, 25, 30])
 
 
 def test_names_that_are_nearly_alike_are_told(tmp_path: Path) -> None:
@@ -332,6 +389,10 @@ def test_images_that_are_there_twice_are_told(tmp_path: Path) -> None:
         (Path.mkdir, 'cannot be read (Is a directory)'),
         (lambda path: path.write_text('a,b'), 'is not JSON'),
         (lambda path: path.write_bytes(b'\xff\xd8\xff'), 'is not JSON'),
+        (
+            lambda path: path.write_bytes(b'{"\xf6"}'),
+            'in UTF-8 (byte 2 is no text): save it as UTF',
+        ),
     ],
 )
 def test_file_that_cannot_be_read_is_refused(

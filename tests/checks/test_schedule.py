@@ -61,6 +61,7 @@ WARM_UP = dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=20)
         ([dict(type='CosineAnnealingLR', eta_min=0.02, T_max=6, end=6)], epochs(12)),
         ([dict(type='PolyLR', end=6), dict(type='ConstantLR', begin=6, end=12)], epochs(12)),
         ([dict(type='StepLR', step_size=4, end=12)], epochs(12)),
+        ([dict(type='OneCycleLR', eta_max=1, total_steps=12)], epochs(12)),
         ([dict(type='ExponentialLR', gamma=0.9)], epochs(12)),
         ([], epochs(1)),
     ],
@@ -110,6 +111,17 @@ def test_a_schedule_that_fits_is_not_told(configs: list[dict], loop: Any) -> Non
             epochs(12),
             'has T_max 6, but the training has 12 epochs: the learning rate rises again after 6',
         ),
+        (
+            dict(type='OneCycleLR', eta_max=1, total_steps=500, by_epoch=False),
+            iterations(90),
+            'has 500 total_steps, but the training has 90 iterations: it ends halfway; set total_',
+        ),
+        (
+            dict(type='OneCycleLR', eta_max=1, total_steps=50, by_epoch=False),
+            iterations(90),
+            'cannot go on after them; set total_steps to 90',
+        ),
+        (dict(type='OneCycleLR', eta_max=1, end=36), epochs(12), 'set total_steps to 12'),
         (dict(type='StepLR', step_size=30), epochs(12), 'has the step_size 30, but the training'),
         (dict(type='PolyLR', begin=5, end=9), epochs(5), 'begins after 5 epochs, but the train'),
         (

@@ -84,6 +84,23 @@ def test_an_option_for_a_variable_of_a_dump_is_refused(tmp_path: Path) -> None:
             read_config(path, {key: 'c'})
 
 
+def test_keys_that_a_config_has_no_more_are_not_named(base: Path) -> None:
+    leaf = base.with_name('leaf.py')
+    leaf.write_text(
+        "_base_ = './base.py'\nnum_classes = 8\nscale = (8, 8)\n"
+        "pipeline = [dict(type='Resize', scale=scale)]\n"
+        'model = dict(head=dict(_delete_=True))\n'
+        'val_dataloader = dict(dataset=dict(pipeline=pipeline))\n'
+    )
+    for key, remedy in (
+        ('num_classes', 'leave it out'),
+        ('test_pipeline.1.scale', "set 'test_dataloader.dataset.pipeline.1.scale', "),
+    ):
+        with pytest.raises(UserError) as caught:
+            read_config(leaf, {key: 1})
+        assert f'once the config is read: {remedy}' in str(caught.value)
+
+
 def test_an_option_for_what_a_run_reads_is_taken(base: Path) -> None:
     options = {'tta_pipeline.0.type': 'x', 'train_cfg.max_epochs': 3, 'custom_hooks': []}
     assert read_config(base, options).train_cfg.max_epochs == 3

@@ -2,12 +2,14 @@
 
 import json
 import pickle
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
+from mmengine.dataset import ConcatDataset, RepeatDataset
 from torch import nn
 
 from mmdat.checks.coco import (
@@ -131,12 +133,24 @@ def test_classes_are_those_of_the_file_if_the_config_names_none(coco_root: Path)
     assert dataset.metainfo['classes'] == ('cross', 'disk', 'box')
     assert 'palette' not in dataset.metainfo
     assert dataset.cat_ids == [2, 9, 12]
-    with pytest.raises(UserError, match=r"train data are 'box' and 'disk', those of the val data"):
+    with pytest.raises(
+        UserError,
+        match=r"train data are 'box' and 'disk', those of the val data .*_train2017.json and .*_v",
+    ):
         check_same_classes(dict(train=build(coco_root, 'train2017', metainfo=None), val=dataset))
     of_coco = [dict(id=100 - number, name=name) for number, name in enumerate(COCO_CLASSES)]
     change(coco_root, 'val2017', lambda content: content['categories'].extend(of_coco))
     change(coco_root, 'val2017', lambda content: content['annotations'][0].update(category_id=100))
     assert build(coco_root, metainfo=None).metainfo['classes'] == COCO_CLASSES
+
+
+@pytest.mark.parametrize('forms', [('NFC', 'NFD'), ('NFD', 'NFC')])
+def test_accents_may_be_written_in_two_ways(coco_root: Path, forms: tuple[str, str]) -> None:
+    in_file, in_config = (unicodedata.normalize(form, 'Tür') for form in forms)
+    change(coco_root, 'val2017', lambda content: content['categories'][0].update(name=in_file))
+    dataset = build(coco_root, metainfo=dict(classes=(in_config, 'disk')))
+    assert dataset.metainfo['classes'] == (unicodedata.normalize('NFC', 'Tür'), 'disk')
+    assert dataset.cat_ids == [5, 9]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +159,7 @@ def test_classes_are_those_of_the_file_if_the_config_names_none(coco_root: Path)
         ('box', r"classes is 'box', neither .* write classes=\('box',\), with a comma"),
         (('box', 'disk', 'box'), "names 'box' 2 times"),
         ((0, 1), 'has 0, which is no string: give names'),
+        (('box', 'disk', ''), "empty name, '': take it out, as blank lines of a file of classes"),
         (
             ('Box', 'disk'),
             r"no category 'Box', which the config expects, but 'box': write the name",
@@ -170,6 +185,28 @@ def test_classes_without_objects_are_told(coco_root: Path) -> None:
     assert len(warnings) == 1
 
 
+def test_objects_of_a_class_that_cannot_be_learned_are_refused(coco_root: Path) -> None:
+    def spoil(content: dict) -> None:
+        content['annotations'][1].update(bbox=[5, 5, 0, 9])
+        for annotation in content['annotations'][3::2]:
+            annotation['iscrowd'] = 1
+
+    warnings: list[str] = []
+    good = build(coco_root, 'train2017')
+    for split in ('train2017', 'val2017'):
+        change(coco_root, split, spoil)
+    spoiled = build(coco_root, 'train2017')
+    sentence = r"instances_train2017.json has of 'disk' can be learned .*: 5 crowds .*, 1 less than"
+    for dataset in (spoiled, RepeatDataset(spoiled, 2)):
+        with pytest.raises(UserError, match=sentence):
+            check_classes_occur(dataset, warnings.append)
+    # The class has objects in another file, or is not learned.
+    check_classes_occur(ConcatDataset([good, spoiled]), warnings.append)
+    assert not warnings
+    check_classes_occur(build(coco_root), warnings.append)
+    assert "are not evaluated: 'disk'" in warnings[0]
+
+
 def set_all(**values: object) -> Callable[[dict], None]:
     def apply(content: dict) -> None:
         for annotation in content['annotations']:
@@ -184,7 +221,10 @@ def set_all(**values: object) -> Callable[[dict], None]:
         (set_all(ignore=1), r'no object to use: .* \(12 marked by "ignore"\)'),
         (set_all(bbox=[0.1, 0.1, 0.5, 0.5]), r'\(12 less than a pixel wide or high'),
         (set_all(bbox=[5, 5, -3, 4]), r'\(12 less than a pixel wide or high'),
-        (set_all(bbox=[70, 5, 10, 10]), r'\(12 outside of their image'),
+        (
+            set_all(bbox=[70, 5, 10, 10]),
+            r'\(12 outside of their image \(bbox is x, .*\)\): mend the file, or set metainfo',
+        ),
         (set_all(segmentation=[[1, 1, 9, 9]]), r'\(12 without a polygon of three points\)'),
     ],
 )

@@ -187,6 +187,19 @@ def test_file_for_other_images_or_classes_is_refused(tmp_path: Path) -> None:
     renamed = content()
     renamed['images'][0]['file_name'] = 'x.png'
     refuse(renamed, r'1 of the 3 images of .*val.json are other images in .*other.json')
+    resized, other_split, better = content(), content(), content()
+    resized['images'][0]['width'] = 70
+    refuse(resized, r'1 of the 3 images of .*val.json are other images in .*other.json')
+    for number, annotation in enumerate(other_split['annotations'][:5]):
+        annotation['bbox'] = [number, 50, 12, 12]
+    refuse(other_split, r'5 of the 9 objects in .*val.json are not in .*other.json, though')
+    other_split = content()
+    for annotation in other_split['annotations']:
+        annotation['category_id'] = 3 - annotation['category_id']
+    refuse(other_split, r'9 of the 9 objects in .*val.json are not in .*other.json, though')
+    for annotation in better['annotations']:
+        annotation['bbox'][2] += 1
+    check_evaluator(CocoMetric(ann_file=write(tmp_path, better, 'better.json')), dataset)
     renamed['categories'][0]['name'] = 'square'
     refuse(renamed, r"other.json has no category 'box'")
     refuse(content() | dict(annotations=[]), r'other.json has no annotations: give one that has')
