@@ -50,6 +50,7 @@ from torch import nn
 
 from . import (
     checkpoint,
+    classes,
     coco,
     config_keys,
     config_tree,
@@ -187,12 +188,14 @@ def of_first_step(
     warn: Callable[[str], None],
 ) -> Iterator[Callable[[], None]]:
     """Yield the checks of :func:`before_first_step`, none of which presupposes another."""
+    yield partial(classes.check_names, datasets, warn)
     yield partial(model_fit.check_channels, model)
     yield partial(model_fit.check_image_channels, model)
     yield partial(model_fit.check_class_weights, model)
     yield partial(model_fit.check_topk, model)
     yield partial(folders.check_class_folders, datasets)
-    yield partial(coco.check_same_classes, datasets)
+    yield partial(classes.check_same, datasets)
+    yield partial(masks.check_same_zero, datasets)
     for split, of_split in metrics.items():
         for metric in of_split:
             yield partial(model_fit.check_metric, metric, datasets[split], split)

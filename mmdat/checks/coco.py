@@ -16,7 +16,6 @@ from mmdat.errors import UserError, enumerate_names
 
 from .coco_reading import Reading
 from .coco_repairs import plain_name
-from .config_tree import unwrap
 
 # Detections of a class in an image that COCO's average precision counts.
 MOST_EVALUATED = 100
@@ -314,30 +313,6 @@ def check_object_counts(model: nn.Module, dataset: Any, warn: Warn) -> None:
                 "objects of a class, of which COCO's average precision counts no more: it stays "
                 'below 1'
             )
-
-
-def check_same_classes(datasets: Mapping[str, Any]) -> None:
-    """Refuse data sets in COCO format whose labels mean other classes than each other's.
-
-    Args:
-        datasets: Split -> the data set, built; any but mmdat's in COCO format pass.
-
-    Raises:
-        UserError: Names the splits and the classes.
-    """
-    first: tuple[str, tuple[str, ...]] | None = None
-    for split, dataset in datasets.items():
-        for _, single in unwrap(dataset):
-            if not _tallies(single):
-                continue
-            classes = tuple(single.metainfo['classes'])
-            first = first or (split, classes)
-            if classes != first[1]:
-                raise UserError(
-                    f'the classes of the {first[0]} data are {enumerate_names(first[1])}, those of '
-                    f'the {split} data {enumerate_names(classes)}: set the same metainfo='
-                    'dict(classes=(...)) for all data sets, in the same order'
-                )
 
 
 def check_evaluator(metric: Any, dataset: Any) -> None:

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmdat.errors import UserError, enumerate_names
 
 from . import config_tree
+from .coco_repairs import plain_name
 from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, Warn, image_paths
 
 # Default scope of a toolbox -> the data set of the papers, and the variable with its folder.
@@ -177,7 +178,8 @@ def check_class_folders(datasets: Mapping[str, Any]) -> None:
                         f'the folder {folder} in {where} was not made for images, but counts as a '
                         f'class: remove it, or {remedy}'
                     )
-                if folder in classes and classes[number] != folder:
+                own = plain_name(folder)
+                if own in map(plain_name, classes) and plain_name(classes[number]) != own:
                     raise UserError(
                         f"the images in the folder {folder} of {where} count as '{classes[number]}'"
                         ', since folders are numbered by name, not as in metainfo.classes: sort '

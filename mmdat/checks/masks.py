@@ -1,7 +1,7 @@
 """Checks of the masks of semantic segmentation."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -14,6 +14,7 @@ from torch import nn
 
 from mmdat.errors import UserError, enumerate_names
 
+from .config_tree import unwrap
 from .images import (
     MOST_HEADERS,
     Annotated,
@@ -54,6 +55,34 @@ class Mask:
     path: str
     values: tuple[int, ...]
     problem: str = ''
+
+
+def check_same_zero(datasets: Mapping[str, Any]) -> None:
+    """Refuse splits of which one ignores the value 0 of masks and the other counts it as a class.
+
+    Args:
+        datasets: Split -> the data set, built; data sets with ``mask_values`` pass.
+
+    Raises:
+        UserError: Names the splits.
+    """
+    flags = {
+        split: {
+            bool(single.reduce_zero_label)
+            for _, single in unwrap(dataset)
+            if hasattr(single, 'reduce_zero_label') and not getattr(single, 'mask_values', None)
+        }
+        for split, dataset in datasets.items()
+    }
+    known = [(split, values) for split, values in flags.items() if values]
+    for split, values in known[1:]:
+        first, expected = known[0]
+        if values.isdisjoint(expected):
+            raise UserError(
+                f'reduce_zero_label of the {first} data is {min(expected)}, that of the {split} '
+                f'data {min(values)}, so that their classes differ: set it alike, to True if 0 '
+                'stands for no class and the classes count from 1'
+            )
 
 
 def check_mask_files(dataset: Any) -> None:

@@ -21,6 +21,7 @@ from mmdat.checks.masks import (
     check_mask_files,
     check_mask_sizes,
     check_mask_values,
+    check_same_zero,
 )
 from mmdat.errors import UserError
 
@@ -247,3 +248,15 @@ def test_a_class_too_many_is_refused() -> None:
         match=r'mask a.png has class 3 \(counted from 0, after reduce_zero_label\), but there are',
     ):
         check_mask_classes(model, batch(0, 3, 255))
+
+
+def test_splits_that_read_0_differently_are_refused() -> None:
+    def data(is_reduced: bool | None, values: Any = None) -> SimpleNamespace:
+        return SimpleNamespace(reduce_zero_label=is_reduced, mask_values=values)
+
+    both = SimpleNamespace(datasets=[data(False), data(True)])
+    check_same_zero(dict(train=data(False), val=data(None), test=SimpleNamespace()))
+    check_same_zero(dict(train=both, val=data(True), test=data(False)))
+    check_same_zero(dict(train=data(True), val=data(False, {0: 'a'})))
+    with pytest.raises(UserError, match=r'of the train data is False, that of the val data True'):
+        check_same_zero(dict(train=data(False), val=data(True)))
