@@ -193,6 +193,9 @@ def of_first_step(
     yield partial(model_fit.check_image_channels, model)
     yield partial(model_fit.check_class_weights, model)
     yield partial(model_fit.check_topk, model)
+    yield partial(model_fit.check_single_output, model)
+    names = next(iter(classes.of(datasets)), ())
+    yield partial(model_fit.check_ignored, model, metrics, names, warn)
     yield partial(folders.check_class_folders, datasets)
     yield partial(classes.check_same, datasets)
     yield partial(masks.check_same_zero, datasets)
@@ -204,6 +207,8 @@ def of_first_step(
     ignore_index = getattr(getattr(model, 'decode_head', None), 'ignore_index', masks.IGNORED)
     for split, dataset in datasets.items():
         in_training = split == 'train'
+        formats = [getattr(metric, 'format_only', False) for metric in metrics.get(split, ())]
+        writes_alone = bool(formats) and all(formats)  # whatever is in the masks
         for _, single in config_tree.unwrap(dataset):
             yield partial(model_fit.check_num_classes, model, single)
             if in_training:
@@ -217,6 +222,7 @@ def of_first_step(
             yield partial(masks.check_mask_files, single)
             yield partial(images.check_image_headers, single, in_training, warn)
             yield partial(masks.check_mask_sizes, single, in_training, warn)
-            yield partial(masks.check_mask_values, single, in_training, warn, ignore_index)
+            if not writes_alone:
+                yield partial(masks.check_mask_values, single, in_training, warn, ignore_index)
     yield partial(folders.check_overlap, datasets, warn)
     yield partial(folders.check_unlisted, datasets, warn)

@@ -1,6 +1,6 @@
 """Checks of the names of the classes that data sets have."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmdat.errors import UserError, enumerate_names
@@ -8,6 +8,14 @@ from mmdat.errors import UserError, enumerate_names
 from .coco import check_class_names
 from .config_tree import unwrap
 from .images import Warn
+
+
+def of(datasets: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    """Yield the classes of data sets that have some, out of their wrappers."""
+    for dataset in datasets.values():
+        for _, single in unwrap(dataset):
+            if classes := getattr(single, 'metainfo', {}).get('classes'):
+                yield classes
 
 
 def check_names(datasets: Mapping[str, Any], warn: Warn) -> None:
