@@ -102,6 +102,23 @@ def check_class_weights(model: nn.Module) -> None:
             )
 
 
+def check_mixed_classes(model: nn.Module) -> None:
+    """Refuse a preprocessor that mixes labels of another number of classes than the head has.
+
+    Raises:
+        UserError: Names both numbers.
+    """
+    preprocessor: Any = getattr(model, 'data_preprocessor', None)
+    expected = getattr(getattr(model, 'head', None), 'num_classes', None)
+    given = getattr(preprocessor, 'num_classes', None)
+    mixes = getattr(preprocessor, 'batch_augments', None)
+    if mixes and isinstance(expected, int) and given != expected:
+        raise UserError(
+            f'data_preprocessor.num_classes is {given}, but model.head.num_classes {expected}: '
+            'set it alike, as Mixup and CutMix mix labels of so many classes'
+        )
+
+
 def check_ignored(
     model: nn.Module,
     metrics: Mapping[str, Sequence[Any]],

@@ -15,6 +15,7 @@ from mmdat.checks.model_fit import (
     check_ignored,
     check_image_channels,
     check_metric,
+    check_mixed_classes,
     check_num_classes,
     check_padding,
     check_single_output,
@@ -307,3 +308,17 @@ def test_one_output_needs_a_sigmoid() -> None:
     head.add_module('loss_decode', CrossEntropyLoss())
     with pytest.raises(UserError, match=r'auxiliary_head has out_channels=1, whose loss CrossEnt'):
         check_single_output(model_)
+
+
+def mixing(preprocessor: SimpleNamespace) -> Any:
+    """A classifier of four classes."""
+    return SimpleNamespace(data_preprocessor=preprocessor, head=SimpleNamespace(num_classes=4))
+
+
+def test_labels_of_other_classes_than_the_heads_are_not_mixed() -> None:
+    for augments, given in ((None, 3), ([object()], 4)):
+        both = SimpleNamespace(num_classes=given, batch_augments=augments)
+        check_mixed_classes(mixing(both))
+    both.num_classes = 3
+    with pytest.raises(UserError, match=r'data_preprocessor.num_classes is 3, but model.head.* 4'):
+        check_mixed_classes(mixing(both))
