@@ -50,6 +50,7 @@ from torch import nn
 
 from . import (
     checkpoint,
+    classes,
     coco,
     config_keys,
     config_tree,
@@ -88,6 +89,7 @@ def before_training(
     _before_run(cfg, warn)
     run.check_parts(cfg, ('train_dataloader', 'train_cfg', 'optim_wrapper'))
     folders.check_data_roots(cfg, ('train', 'val'))
+    folders.check_lists(cfg, ('train', 'val'))
     run.check_strategy(cfg)
     if amp:
         run.check_amp(cfg)
@@ -119,6 +121,7 @@ def before_testing(
         run.check_writable('--show-dir', Path(cfg.work_dir, show_dir))
     run.check_parts(cfg, ('test_dataloader', 'test_cfg', 'test_evaluator'))
     folders.check_data_roots(cfg, ('test',))
+    folders.check_lists(cfg, ('test',))
     if tta:
         run.check_tta(cfg, warn)
 
@@ -187,33 +190,43 @@ def of_first_step(
     warn: Callable[[str], None],
 ) -> Iterator[Callable[[], None]]:
     """Yield the checks of :func:`before_first_step`, none of which presupposes another."""
+    yield partial(classes.check_names, datasets, warn)
     yield partial(model_fit.check_channels, model)
     yield partial(model_fit.check_image_channels, model)
     yield partial(model_fit.check_class_weights, model)
     yield partial(model_fit.check_topk, model)
+    yield partial(model_fit.check_single_output, model)
+    yield partial(model_fit.check_mixed_classes, model)
+    names = next(iter(classes.of(datasets)), ())
+    yield partial(model_fit.check_ignored, model, metrics, names, warn)
     yield partial(folders.check_class_folders, datasets)
-    yield partial(coco.check_same_classes, datasets)
+    yield partial(classes.check_same, datasets)
+    yield partial(masks.check_same_zero, datasets)
     for split, of_split in metrics.items():
         for metric in of_split:
             yield partial(model_fit.check_metric, metric, datasets[split], split)
             for _, single in config_tree.unwrap(datasets[split]):
                 yield partial(coco.check_evaluator, metric, single)
+    num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
     ignore_index = getattr(getattr(model, 'decode_head', None), 'ignore_index', masks.IGNORED)
     for split, dataset in datasets.items():
         in_training = split == 'train'
         yield partial(coco.check_classes_occur, dataset, warn)
+        formats = [getattr(metric, 'format_only', False) for metric in metrics.get(split, ())]
+        writes_alone = bool(formats) and all(formats)  # whatever is in the masks
         for _, single in config_tree.unwrap(dataset):
             yield partial(model_fit.check_num_classes, model, single)
             if in_training:
                 yield partial(model_fit.check_padding, model, single, warn)
             yield partial(coco.check_left_out, single, warn)
             yield partial(coco.check_object_counts, model, single, warn)
-            yield partial(folders.check_labels, single, in_training, warn)
+            yield partial(folders.check_labels, single, in_training, warn, num_classes)
             yield partial(folders.check_left_out, single, warn)
             yield partial(images.check_image_files, single, in_training, warn)
             yield partial(masks.check_mask_files, single)
             yield partial(images.check_image_headers, single, in_training, warn)
             yield partial(masks.check_mask_sizes, single, in_training, warn)
-            yield partial(masks.check_mask_values, single, in_training, warn, ignore_index)
+            if not writes_alone:
+                yield partial(masks.check_mask_values, single, in_training, warn, ignore_index)
     yield partial(folders.check_overlap, datasets, warn)
     yield partial(folders.check_unlisted, datasets, warn)

@@ -357,31 +357,6 @@ def check_object_counts(model: nn.Module, dataset: Any, warn: Warn) -> None:
             )
 
 
-def check_same_classes(datasets: Mapping[str, Any]) -> None:
-    """Refuse data sets in COCO format whose labels mean other classes than each other's.
-
-    Args:
-        datasets: Split -> the data set, built; any but mmdat's in COCO format pass.
-
-    Raises:
-        UserError: Names the splits and the classes.
-    """
-    first: tuple[str, tuple[str, ...], str] | None = None
-    for split, dataset in datasets.items():
-        for _, single in unwrap(dataset):
-            if not _tallies(single):
-                continue
-            classes = tuple(single.metainfo['classes'])
-            first = first or (split, classes, single.ann_file)
-            if classes != first[1]:
-                raise UserError(
-                    f'the classes of the {first[0]} data are {enumerate_names(first[1])}, those of '
-                    f'the {split} data {enumerate_names(classes)} (in {first[2]} and '
-                    f'{single.ann_file}): set the same metainfo=dict(classes=(...)) for all data '
-                    'sets, in the same order'
-                )
-
-
 def check_evaluator(metric: Any, dataset: Any) -> None:
     """Refuse a metric whose annotations are for other images or classes than those tested.
 

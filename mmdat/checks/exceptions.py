@@ -63,6 +63,11 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             'batch normalization of one value a channel needs batches of two images: set '
             'train_dataloader.batch_size to 2 or more, and drop_last=True if one image is left over'
         )
+    if match := re.search(r'stack expects each tensor to be equal size, but got (.*)', text):
+        return (
+            f'the images of a batch have different sizes ({match[1]}): add a transform to the '
+            'pipeline that gives all one size, such as Resize with a width and a height, or a crop'
+        )
     if re.search('`epoch_length` must be a positive integer, but got 0', text):
         return (
             'train_dataloader yields no batch: it has fewer images (for each process) than its '

@@ -2,6 +2,7 @@
 
 import filecmp
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from mmengine.config import Config
 from mmdat.errors import UserError, enumerate_names
 
 from . import config_tree
-from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, Warn, image_paths
+from .coco_repairs import plain_name
+from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, Warn, image_paths, in_threads
 
 # Default scope of a toolbox -> the data set of the papers, and the variable with its folder.
 DATA_OF_SCOPE = {
@@ -26,10 +28,13 @@ TASK_OF_SHAPES = {
     'mmdat.ShapesSegmentDataset': 'segment',
     'mmdat.ShapesClassifyDataset': 'classify',
 }
+# Data sets of mmpretrain that read lists of images with the numbers of their classes.
+LISTED_BY_CLASS = ('CustomDataset', 'ImageNet')
 # Folders that systems and programs make, beside those whose names begin with a dot.
 SYSTEM_FOLDERS = {'__MACOSX', '@eaDir', '$RECYCLE.BIN', 'System Volume Information', 'lost+found'}
 # Images of a data set up to which equal files in folders of different classes are looked for.
-MOST_COMPARED = 200_000
+MOST_COMPARED = 50_000
+SAMPLE_BYTES = 64
 
 
 def is_hidden(name: str) -> bool:
@@ -102,7 +107,54 @@ def check_data_roots(cfg: Config, splits: Sequence[str]) -> None:
             )
 
 
-def check_labels(dataset: Any, in_training: bool, warn: Warn) -> None:
+def check_lists(cfg: Config, splits: Sequence[str]) -> None:
+    """Refuse lists of images that mmpretrain's or mmsegmentation's data sets cannot read.
+
+    Raises:
+        UserError: Names the list, the line, and what a line must be.
+    """
+    for split in splits:
+        for _, dataset in config_tree.datasets(cfg, split):
+            path = os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+            if not path.endswith(('.txt', '.csv', '.tsv')) or not os.path.isfile(path):
+                continue
+            kind = str(dataset.get('type'))
+            if kind.split('.')[-1] in LISTED_BY_CLASS and dataset.get('with_label', True):
+                _check_list(
+                    path,
+                    r'\s*\S.* -?\d+\s*',
+                    'the path of an image, a blank and the number of its class, counted from 0',
+                    "'mmdat.ClassificationDataset', which takes class names, tabs, commas",
+                )
+            elif cfg.default_scope == 'mmseg' and not kind.startswith('mmdat.'):
+                _check_list(
+                    path,
+                    r'.*\S.*',
+                    'the name of an image without its suffix',
+                    "'mmdat.SegmentationDataset', which takes names with or without suffix",
+                )
+
+
+def _check_list(path: str, pattern: str, wanted: str, other: str) -> None:
+    """Refuse a list with a line of another form, or without any."""
+    remedy = f'write {wanted}, or set type={other} and blank lines'
+    if not read_lines(path):
+        raise UserError(f'list {path} is empty: {remedy}')
+    with open(path, encoding='utf-8') as file:
+        for number, line in enumerate(file, 1):
+            if line.startswith('\ufeff'):
+                raise UserError(
+                    f'list {path} begins with a byte order mark, which would be part of a name: '
+                    f'save it as UTF-8 without, or set type={other.partition(",")[0]}'
+                )
+            if not re.fullmatch(pattern, line.rstrip('\n')):
+                text = line.strip()[:80]
+                raise UserError(f'line {number} of list {path} is {text!r}: {remedy}')
+
+
+def check_labels(
+    dataset: Any, in_training: bool, warn: Warn, num_classes: int | None = None
+) -> None:
     """Refuse labels of images that are no class or contradict each other.
 
     Takes 10 us for each image.
@@ -111,13 +163,14 @@ def check_labels(dataset: Any, in_training: bool, warn: Warn) -> None:
         dataset: A built data set; one without labels of images passes.
         in_training: Whether it is for training.
         warn: Is told of classes without an image, and of images that are there twice.
+        num_classes: The head's, for a data set that does not name its classes.
 
     Raises:
         UserError: Names the list and the image.
     """
     if not hasattr(dataset, 'get_data_info') or not len(dataset):
         return
-    classes = dataset.metainfo.get('classes') or ()
+    classes = dataset.metainfo.get('classes') or [str(i) for i in range(num_classes or 0)]
     first = dataset.get_data_info(0)
     if not classes or 'img_path' not in first or not isinstance(first.get('gt_label'), int):
         return
@@ -177,7 +230,8 @@ def check_class_folders(datasets: Mapping[str, Any]) -> None:
                         f'the folder {folder} in {where} was not made for images, but counts as a '
                         f'class: remove it, or {remedy}'
                     )
-                if folder in classes and classes[number] != folder:
+                own = plain_name(folder)
+                if own in map(plain_name, classes) and plain_name(classes[number]) != own:
                     raise UserError(
                         f"the images in the folder {folder} of {where} count as '{classes[number]}'"
                         ', since folders are numbered by name, not as in metainfo.classes: sort '
@@ -301,18 +355,16 @@ def _has_folders(dataset: Any) -> bool:
 def _warn_of_copies(
     labels: Mapping[str, int], classes: Sequence[str], source: str, warn: Warn
 ) -> None:
-    """Warn of the same image in the folders of two classes."""
-    same_name = defaultdict(list)
-    for path in labels:
-        same_name[os.path.basename(path)].append(path)
+    """Warn of the same image in two classes, whatever its name."""
+    paths = list(_of_equal_size(labels))
+    alike = defaultdict(list)
+    for path, sample in zip(paths, in_threads(_sample, paths, 'Looking for copies'), strict=True):
+        alike[sample].append(path)
     copies = [
         (first, path)
-        for first, *others in same_name.values()
+        for first, *others in alike.values()
         for path in others
-        if labels[path] != labels[first]
-        and os.path.exists(first)
-        and os.path.exists(path)
-        and filecmp.cmp(first, path, shallow=False)
+        if labels[path] != labels[first] and filecmp.cmp(first, path, shallow=False)
     ]
     if copies:
         first, path = copies[0]
@@ -320,3 +372,22 @@ def _warn_of_copies(
             f'{len(copies)} images of {source} are in two classes, such as {first} ('
             f"'{classes[labels[first]]}') and {path} ('{classes[labels[path]]}')"
         )
+
+
+def _of_equal_size(labels: Mapping[str, int]) -> Iterator[str]:
+    """Yield the files that have as many bytes as one of another class."""
+    by_size = defaultdict(list)
+    for path in labels:
+        if os.path.isfile(path):
+            by_size[os.path.getsize(path)].append(path)
+    for paths in by_size.values():
+        if len({labels[path] for path in paths}) > 1:
+            yield from paths
+
+
+def _sample(path: str) -> tuple[int, bytes]:
+    """The number of bytes of a file, and some from its middle, which differ in most files."""
+    size = os.path.getsize(path)
+    with open(path, 'rb') as file:
+        file.seek(size // 2)
+        return size, file.read(SAMPLE_BYTES)

@@ -98,7 +98,8 @@ def check_image_files(dataset: Any, in_training: bool, warn: Warn) -> None:
     Args:
         dataset: A built data set; one that does not load image files from this machine's disk
             passes.
-        in_training: As for :func:`check_images`.
+        in_training: Whether it is for training; then an evenly spaced sample of
+            :data:`MOST_HEADERS` is read.
         warn: Is told how many images are missing and skipped.
 
     Raises:
@@ -106,10 +107,13 @@ def check_image_files(dataset: Any, in_training: bool, warn: Warn) -> None:
     """
     if not are_loaded(dataset, 'img_path', {'LoadImageFromFile'}):
         return
-    if in_training and not dataset.ann_file:  # the images are those that were found in a folder
+    loader = loader_of(dataset, {'LoadImageFromFile'})
+    can_skip = in_training and getattr(loader, 'skip_broken', False)
+    if can_skip and not dataset.ann_file:  # the images are those that were found in a folder
         return
     paths = image_paths(dataset)
-    check_images(paths, dataset.ann_file or 'the data set', in_training, warn)
+    most = MOST_HEADERS if in_training else None
+    check_images(paths, dataset.ann_file or 'the data set', can_skip, warn, most)
 
 
 def check_image_headers(dataset: Any, in_training: bool, warn: Warn) -> None:
@@ -286,15 +290,17 @@ def misfit(path: str, loaded: tuple[int, int], size: tuple[int, int], source: st
     )
 
 
-def check_images(paths: Sequence[str], source: str, in_training: bool, warn: Warn) -> None:
+def check_images(
+    paths: Sequence[str], source: str, can_skip: bool, warn: Warn, most: int | None = None
+) -> None:
     """Refuse images that are missing or cannot be read.
 
     Args:
         paths: The image files.
         source: The file that names them, for the sentence.
-        in_training: Whether they are for training: then refuse missing ones only if most are, since
-            loading skips single ones.
+        can_skip: Whether loading skips single ones: then refuse missing ones only if most are.
         warn: Is told how many are missing and skipped.
+        most: How many are read, evenly spaced; all by default.
 
     Raises:
         UserError: Names the first such image.
@@ -315,11 +321,13 @@ def check_images(paths: Sequence[str], source: str, in_training: bool, warn: War
             f'exist, such as {missing[0]}{f" ({like[0]} does)" if like else ""}: check data_root '
             'and data_prefix'
         )
-        if not in_training or 2 * len(missing) > len(paths):
+        if not can_skip or 2 * len(missing) > len(paths):
             raise UserError(sentence)
         warn(sentence)
-    if in_training:
+    if can_skip:
         return
+    count = min(most or len(paths), len(paths))
+    paths = [paths[index * len(paths) // count] for index in range(count)]
     with _of_any_size():
         whole = in_threads(is_whole, paths, 'Looking for broken images')
     broken = [path for path, fine in zip(paths, whole, strict=True) if not fine]

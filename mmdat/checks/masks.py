@@ -1,7 +1,7 @@
 """Checks of the masks of semantic segmentation."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -14,7 +14,9 @@ from torch import nn
 
 from mmdat.errors import UserError, enumerate_names
 
+from .config_tree import unwrap
 from .images import (
+    JPEG_START,
     MOST_HEADERS,
     Annotated,
     Warn,
@@ -37,8 +39,12 @@ MOST_MASKS = 2_000
 MANY_MASKS = 1_000
 VALUES = 256
 IGNORED = 255
+LOSSY_WEBP = b'WEBPVP8 '  # from the ninth byte of such a file on
 # What programs call the class that is nothing else, in lower case without underscores.
-BACKGROUNDS = {'background', 'bg', 'other', 'none', 'void', 'unlabeled', 'unlabelled'}
+BACKGROUNDS = {
+    *('background', 'bg', 'other', 'none', 'void', 'unlabeled', 'unlabelled'),
+    *('hintergrund', 'fondo', 'fond', 'sfondo', 'fundo', '背景', 'фон'),
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,34 @@ class Mask:
     path: str
     values: tuple[int, ...]
     problem: str = ''
+
+
+def check_same_zero(datasets: Mapping[str, Any]) -> None:
+    """Refuse splits of which one ignores the value 0 of masks and the other counts it as a class.
+
+    Args:
+        datasets: Split -> the data set, built; data sets with ``mask_values`` pass.
+
+    Raises:
+        UserError: Names the splits.
+    """
+    flags = {
+        split: {
+            bool(single.reduce_zero_label)
+            for _, single in unwrap(dataset)
+            if hasattr(single, 'reduce_zero_label') and not getattr(single, 'mask_values', None)
+        }
+        for split, dataset in datasets.items()
+    }
+    known = [(split, values) for split, values in flags.items() if values]
+    for split, values in known[1:]:
+        first, expected = known[0]
+        if values.isdisjoint(expected):
+            raise UserError(
+                f'reduce_zero_label of the {first} data is {min(expected)}, that of the {split} '
+                f'data {min(values)}, so that their classes differ: set it alike, to True if 0 '
+                'stands for no class and the classes count from 1'
+            )
 
 
 def check_mask_files(dataset: Any) -> None:
@@ -103,7 +137,7 @@ def check_mask_sizes(dataset: Any, in_training: bool, warn: Warn) -> None:
 
 
 def check_mask_values(
-    dataset: Any, in_training: bool, warn: Warn, ignore_index: int = IGNORED
+    dataset: Any, in_training: bool, warn: Warn, ignore_index: int | None = IGNORED
 ) -> None:
     """Refuse masks with values that are no class; warn of classes that no mask has.
 
@@ -114,7 +148,7 @@ def check_mask_values(
         dataset: A built data set; one that loads no masks passes.
         in_training: Whether it is for training.
         warn: Is told which classes are missing, and when 0 probably is a class that is ignored.
-        ignore_index: The head's.
+        ignore_index: The heads'.
 
     Raises:
         UserError: Names a mask, the value, the number of such masks and what to do.
@@ -133,8 +167,12 @@ def check_mask_values(
     if classes:
         is_complete = len(items) == len(dataset)
         table = class_table(items[0])
-        table[table == ignore_index] = IGNORED
-        _check_classes(masks, items[0], table, classes, is_complete, in_training, warn)
+        if ignore_index is not None and ignore_index != IGNORED:
+            _check_ignored(masks, table, ignore_index)
+            table[table == ignore_index] = IGNORED
+        _check_classes(
+            masks, items[0], table, classes, is_complete, in_training, warn, ignore_index
+        )
 
 
 def read_mask(path: str, backend: str = 'pillow') -> Mask:
@@ -153,6 +191,11 @@ def read_mask(path: str, backend: str = 'pillow') -> Mask:
 
 def decode_mask(content: bytes, backend: str = 'pillow') -> tuple[np.ndarray | None, str]:
     """Decode a mask to (height, width), uint8; or return None, and why not."""
+    if content.startswith(JPEG_START) or content[8:16] == LOSSY_WEBP:
+        return None, (
+            'is compressed with loss (JPEG or WebP), which changes values: save it as PNG, from '
+            'the original'
+        )
     try:
         values = mmcv.imfrombytes(content, flag='unchanged', backend=backend)
     except (OSError, ValueError, SyntaxError, cv2.error):
@@ -217,6 +260,18 @@ def _has_masks(dataset: Any) -> bool:
     ) and 'reduce_zero_label' in dataset.get_data_info(0)
 
 
+def _check_ignored(masks: Sequence[Mask], table: np.ndarray, ignore_index: int) -> None:
+    """Refuse masks with what a data set ignores as 255, where the heads ignore another number."""
+    for mask in masks:
+        for value in mask.values:
+            if table[value] == IGNORED:
+                raise UserError(
+                    f'mask {mask.path} has the value {value}, which the data set ignores as '
+                    f'{IGNORED}, but the heads have ignore_index={ignore_index}: leave '
+                    f'ignore_index out of heads and metrics, whose default is {IGNORED}'
+                )
+
+
 def _check_classes(
     masks: Sequence[Mask],
     item: dict,
@@ -225,6 +280,7 @@ def _check_classes(
     is_complete: bool,
     in_training: bool,
     warn: Warn,
+    ignore_index: int | None,
 ) -> None:
     """Check the values of all masks.
 
@@ -236,6 +292,7 @@ def _check_classes(
         is_complete: Whether these are all masks of the data set.
         in_training: Whether it is for training.
         warn: Is told what may be wrong.
+        ignore_index: The heads'; a class that it ignores need not occur.
     """
     found = sorted({value for mask in masks for value in mask.values})
     where = f'the {len(masks)} masks in {os.path.dirname(masks[0].path)}'
@@ -258,11 +315,13 @@ def _check_classes(
         raise UserError(
             f'mask {path} has the value {wrong[0]}, which is none of the {last} classes'
             f'{" after reduce_zero_label" if is_reduced else ""} ({number} of {len(masks)} masks '
-            f'have such values; all have {values}): {_remedy(path, found, wrong, classes, item)}'
+            f'have such values; all have {values}): {_remedy(found, wrong, classes, item)}'
         )
     left = {int(table[value]) for value in found} - {IGNORED}
     teaches_nothing = in_training and is_complete
-    if len(left) < 2 <= last and (teaches_nothing or set(found) == {0, IGNORED}):
+    if (is_complete and not left) or (
+        len(left) < 2 <= last and (teaches_nothing or set(found) == {0, IGNORED})
+    ):
         ignored = [str(value) for value in found if table[value] == IGNORED]
         only = f"'{classes[left.pop()]}' alone is" if left else 'no class is'
         raise UserError(
@@ -273,7 +332,10 @@ def _check_classes(
         )
     if shift and set(range(last)) <= set(found):
         warn(f'{shift} if 0 is a class')
-    missing = [name for index, name in enumerate(classes) if index not in left]
+        return
+    missing = [
+        name for index, name in enumerate(classes) if index not in left and index != ignore_index
+    ]
     if missing and is_complete:
         warn(
             f'{len(missing)} of the {last} classes are in none of {where}: '
@@ -281,12 +343,8 @@ def _check_classes(
         )
 
 
-def _remedy(
-    path: str, found: Sequence[int], wrong: Sequence[int], classes: Sequence[str], item: dict
-) -> str:
+def _remedy(found: Sequence[int], wrong: Sequence[int], classes: Sequence[str], item: dict) -> str:
     """Say what to do about values that are no class."""
-    if path.lower().endswith(('.jpg', '.jpeg')):
-        return 'save masks as PNG, as JPEG changes the values'
     if item.get('label_map') is not None:
         return 'name the class of each value in mask_values, or None for what is ignored'
     if not item['reduce_zero_label'] and list(wrong) == [len(classes)]:

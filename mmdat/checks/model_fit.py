@@ -102,6 +102,86 @@ def check_class_weights(model: nn.Module) -> None:
             )
 
 
+def check_mixed_classes(model: nn.Module) -> None:
+    """Refuse a preprocessor that mixes labels of another number of classes than the head has.
+
+    Raises:
+        UserError: Names both numbers.
+    """
+    preprocessor: Any = getattr(model, 'data_preprocessor', None)
+    expected = getattr(getattr(model, 'head', None), 'num_classes', None)
+    given = getattr(preprocessor, 'num_classes', None)
+    mixes = getattr(preprocessor, 'batch_augments', None)
+    if mixes and isinstance(expected, int) and given != expected:
+        raise UserError(
+            f'data_preprocessor.num_classes is {given}, but model.head.num_classes {expected}: '
+            'set it alike, as Mixup and CutMix mix labels of so many classes'
+        )
+
+
+def check_ignored(
+    model: nn.Module,
+    metrics: Mapping[str, Sequence[Any]],
+    classes: Sequence[str],
+    warn: Callable[[str], None],
+) -> None:
+    """Refuse heads and metrics of segmentation that ignore different numbers in masks.
+
+    Args:
+        model: The model; one without ``decode_head`` passes.
+        metrics: Split -> the metrics of its evaluator, built.
+        classes: Names of the classes.
+        warn: Is told if a class is ignored.
+
+    Raises:
+        UserError: Names the parts and their ``ignore_index``.
+    """
+    if not hasattr(model, 'decode_head'):
+        return
+    places: list[tuple[str, Any]] = [
+        (f'model.{name}', model.get_submodule(name)) for name, _ in head_classes(model)
+    ]
+    places += [
+        (f'{split}_evaluator ({type(metric).__name__})', metric)
+        for split, of_split in metrics.items()
+        for metric in of_split
+    ]
+    # None is that of losses of masks, which ignore nothing.
+    numbers: dict[str, int] = {
+        place: part.ignore_index
+        for place, part in places
+        if getattr(part, 'ignore_index', None) is not None
+    }
+    if len(set(numbers.values())) > 1:
+        listed = ', '.join(f'{number} in {place}' for place, number in numbers.items())
+        raise UserError(f'ignore_index is {listed}: set it alike, or leave it out everywhere')
+    number = next(iter(numbers.values()), -1)
+    if 0 <= number < len(classes):
+        warn(
+            f"ignore_index={number} ignores the class '{classes[number]}', which is neither "
+            'learned nor measured'
+        )
+
+
+def check_single_output(model: nn.Module) -> None:
+    """Refuse a head of segmentation with one output whose loss compares several.
+
+    Raises:
+        UserError: Names the head and the loss.
+    """
+    for name, _ in head_classes(model):
+        head: Any = model.get_submodule(name)
+        if getattr(head, 'out_channels', None) != 1:
+            continue
+        for loss in head.modules():
+            is_softmax = getattr(loss, 'use_sigmoid', True) is False
+            if is_softmax and not getattr(loss, 'use_mask', False):
+                raise UserError(
+                    f'model.{name} has out_channels=1, whose loss {type(loss).__name__} needs '
+                    'use_sigmoid=True: set that, or leave out out_channels'
+                )
+
+
 def check_topk(model: nn.Module) -> None:
     """Refuse heads that count a hit among more classes than there are.
 

@@ -56,9 +56,9 @@ class ClassificationDataset(CustomDataset):
                 f'{root} has the folders {enumerate_names(sorted(unknown))}, but metainfo.classes '
                 f'are {enumerate_names(classes)}: rename or remove them, or add their classes'
             )
-        self.folder_to_idx = {name: number for number, name in enumerate(classes)}
+        numbers = {name: number for number, name in enumerate(classes)}
         samples = [
-            (os.path.relpath(path, root), self.folder_to_idx[name])
+            (os.path.relpath(path, root), numbers[name])
             for name in folders
             for path in find_files(os.path.join(root, name), self.extensions)
         ]

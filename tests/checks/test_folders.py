@@ -19,6 +19,7 @@ from mmdat.checks.folders import (
     check_data_roots,
     check_labels,
     check_left_out,
+    check_lists,
     check_overlap,
     check_unlisted,
     find_files,
@@ -142,7 +143,8 @@ def test_double_lines_and_empty_classes_are_told(tmp_path: Path) -> None:
 def test_an_image_in_the_folders_of_two_classes_is_told(tmp_path: Path) -> None:
     dataset = in_folders(tmp_path, 'cat/1.png', 'cat/2.png', 'dog/1.png', 'dog/2.png')
     check_labels(dataset, True, pytest.fail)
-    (tmp_path / 'dog/2.png').write_bytes((tmp_path / 'cat/2.png').read_bytes())
+    (tmp_path / 'dog/3.png').write_bytes((tmp_path / 'cat/2.png').read_bytes())
+    dataset = in_folders(tmp_path, 'cat/1.png', 'cat/2.png', 'dog/1.png', 'dog/2.png')
     warnings: list[str] = []
     check_labels(dataset, True, warnings.append)
     [warning] = warnings
@@ -158,11 +160,11 @@ def test_a_folder_that_nobody_made_is_no_class(tmp_path: Path, folder: str) -> N
 
 def test_classes_in_another_order_than_the_folders_are_refused(tmp_path: Path) -> None:
     names = ('cat/1.png', 'dog/1.png')
-    for classes in (('cat', 'dog'), ('Felis', 'Canis')):
+    for classes in (('cat', 'dog'), ('Felis', 'Canis'), ('Cat', 'dog')):
         check_class_folders(dict(val=in_folders(tmp_path, *names, classes=classes)))
-    dataset = in_folders(tmp_path, *names, classes=('dog', 'cat'))
+    dataset = in_folders(tmp_path, *names, classes=('Dog', 'Cat'))
     with pytest.raises(
-        UserError, match=r"in the folder cat of .* count as 'dog', since .* sort me"
+        UserError, match=r"in the folder cat of .* count as 'Dog', since .* sort me"
     ):
         check_class_folders(dict(train=dataset))
 
@@ -279,3 +281,48 @@ def test_lists_of_windows_programs_are_read(tmp_path: Path) -> None:
         read_lines(str(path))
     with pytest.raises(UserError, match=r'none.txt cannot be read \(No such file'):
         read_lines(str(tmp_path / 'none.txt'))
+
+
+@pytest.mark.parametrize(
+    'text, sentence',
+    [
+        ('a.jpg 0\n\nb.jpg 1\n', r"line 2 of list .*l.txt is '': write the path of an image, a b"),
+        ('file,label\na.jpg,0\n', r"line 1 of .* is 'file,label': .*mmdat.ClassificationDataset'"),
+        ('a.jpg\t0\n', r'line 1 of '),
+        ('a.jpg 0\nb.jpg cat\n', r"line 2 of .* is 'b.jpg cat'"),
+        ('\ufeffa.jpg 0\n', r'l.txt begins with a byte order mark, .*ClassificationDataset.$'),
+        ('', r'l.txt is empty: write the path'),
+    ],
+)
+def test_lines_that_mmpretrain_cannot_read_are_named(
+    text: str, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / 'l.txt').write_text(text, encoding='utf-8')
+    dataset = dict(type='mmpretrain.CustomDataset', data_root=str(tmp_path), ann_file='l.txt')
+    with pytest.raises(UserError, match=sentence):
+        check_lists(config(dataset, 'mmpretrain'), ('train',))
+    check_lists(config(dataset | dict(type='mmdat.ClassificationDataset')), ('train', 'val'))
+
+
+def test_lists_that_the_toolboxes_read_pass(tmp_path: Path) -> None:
+    (tmp_path / 'l.txt').write_text('a b.jpg 0\r\nb.jpg 10', encoding='utf-8')
+    dataset = dict(data_root=str(tmp_path), ann_file='l.txt')
+    check_lists(config(dataset | dict(type='ImageNet'), 'mmpretrain'), ('train',))
+    check_lists(config(dataset | dict(type='ADE20KDataset'), 'mmseg'), ('train',))
+    check_lists(config(dict(type='ImageNet', ann_file='none.txt'), 'mmpretrain'), ('train',))
+
+
+@pytest.mark.parametrize('text', ['a\n\nb\n', '\ufeffa\nb\n'])
+def test_lines_that_mmsegmentation_misreads_are_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / 'l.txt').write_text(text, encoding='utf-8')
+    dataset = dict(type='BaseSegDataset', data_root=str(tmp_path), ann_file='l.txt')
+    with pytest.raises(UserError, match=r"list .*l.txt .*set type='mmdat.SegmentationDataset'"):
+        check_lists(config(dataset, 'mmseg'), ('train',))
+
+
+def test_without_names_the_head_tells_the_classes(tmp_path: Path) -> None:
+    dataset = listed(tmp_path, 'a.jpg 1\nb.jpg 2\n')
+    dataset._metainfo = {}
+    check_labels(dataset, False, pytest.fail, num_classes=3)
+    with pytest.raises(UserError, match=r'the class 2, but there are 2 classes, counted from 0'):
+        check_labels(dataset, True, pytest.fail, num_classes=2)

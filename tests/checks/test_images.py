@@ -28,26 +28,27 @@ def paths(tmp_path: Path) -> list[str]:
 def test_a_missing_image_is_refused_in_testing_many_in_training(paths: list[str]) -> None:
     Path(paths[1]).unlink()
     warnings: list[str] = []
-    check_images(paths, 'val.json', in_training=True, warn=warnings.append)
+    check_images(paths, 'val.json', can_skip=True, warn=warnings.append)
     assert warnings[0].startswith('1 of the 3 images of val.json do not exist, such as ')
     with pytest.raises(UserError, match=r'1 of the 3 images of val.json do not exist, such as .*1'):
-        check_images(paths, 'val.json', in_training=False, warn=pytest.fail)
+        check_images(paths, 'val.json', can_skip=False, warn=pytest.fail)
     Path(paths[2]).rename(Path(paths[2]).with_suffix('.PNG'))
     with pytest.raises(UserError, match=r'2 of the 3 images of train.json do not exist'):
-        check_images(paths, 'train.json', in_training=True, warn=pytest.fail)
+        check_images(paths, 'train.json', can_skip=True, warn=pytest.fail)
 
 
 def test_a_broken_image_is_refused_in_testing(paths: list[str]) -> None:
     Path(paths[1]).write_bytes(b'no image')
-    check_images(paths, 'train.json', in_training=True, warn=pytest.fail)
+    check_images(paths, 'train.json', can_skip=True, warn=pytest.fail)
     with pytest.raises(UserError, match=r'1.png is not an image .*, or take it out of val.json'):
-        check_images(paths, 'val.json', in_training=False, warn=pytest.fail)
+        check_images(paths, 'val.json', can_skip=False, warn=pytest.fail)
+    check_images(paths, 'val.json', can_skip=False, warn=pytest.fail, most=1)
 
 
 def test_an_image_whose_name_differs_in_case_is_named(paths: list[str]) -> None:
     Path(paths[0]).rename(Path(paths[0]).with_suffix('.PNG'))
     with pytest.raises(UserError, match=r'such as .*0.png \(0.PNG does\): check data_root'):
-        check_images(paths, 'val.json', in_training=False, warn=pytest.fail)
+        check_images(paths, 'val.json', can_skip=False, warn=pytest.fail)
 
 
 def build(kind: type, root: Path, loader: str = 'LoadImageFromFile', **options: Any) -> Any:
@@ -77,9 +78,12 @@ def test_images_of_each_toolbox_are_checked(kind: type, coco_root: Path) -> None
     check_image_files(dataset, in_training=False, warn=pytest.fail)
     path = coco_root / 'val2017' / '1.png'
     path.write_bytes(path.read_bytes()[:-20])
-    check_image_files(dataset, in_training=True, warn=pytest.fail)
-    with pytest.raises(UserError, match=r'1.png is not an image that can be read: mend it, or ta'):
-        check_image_files(dataset, in_training=False, warn=pytest.fail)
+    for in_training in (True, False):
+        with pytest.raises(UserError, match=r'1.png is not an image that can be read: mend it, or'):
+            check_image_files(dataset, in_training, warn=pytest.fail)
+    skipping = build(kind, coco_root, 'mmdat.LoadImageFromFile', **options)
+    skipping.pipeline.transforms[0].skip_broken = True
+    check_image_files(skipping, in_training=True, warn=pytest.fail)
     path.unlink()
     with pytest.raises(UserError, match=r'1 of the 2 images of .* do not exist, such as .*1.png'):
         check_image_files(dataset, in_training=False, warn=pytest.fail)

@@ -21,6 +21,7 @@ from mmdat.checks.masks import (
     check_mask_files,
     check_mask_sizes,
     check_mask_values,
+    check_same_zero,
 )
 from mmdat.errors import UserError
 
@@ -159,10 +160,34 @@ def test_a_value_that_is_no_class_is_refused(
         assert all(part in sentence for part in parts), sentence
 
 
-def test_masks_that_jpeg_changed_are_named(tmp_path: Path) -> None:
-    write(tmp_path, [0, 200, 1, 90], name='{}.jpg')
-    dataset = build(tmp_path, seg_map_suffix='.jpg')
-    assert 'save masks as PNG, as JPEG changes the values' in refusal(dataset)
+@pytest.mark.parametrize('suffix', ['.jpg', '.webp'])
+def test_masks_compressed_with_loss_are_refused(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path, [0, 1])
+    image = Image.new('L', (6, 4))
+    image.save(tmp_path / 'masks' / f'0{suffix}')
+    dataset = build(tmp_path, seg_map_suffix=suffix)
+    assert f'0{suffix} is compressed with loss (JPEG or WebP)' in refusal(dataset)
+    if suffix == '.webp':
+        image.save(tmp_path / 'masks' / '0.webp', lossless=True)
+        assert 'with loss' not in refusal(dataset)
+
+
+@pytest.mark.parametrize('in_training', [True, False])
+def test_masks_without_any_class_are_refused(tmp_path: Path, in_training: bool) -> None:
+    write(tmp_path, [255], [255])
+    dataset = build(tmp_path)
+    assert 'so that no class is left' in refusal(dataset, in_training)
+
+
+def test_heads_that_do_not_ignore_255_refuse_it(tmp_path: Path) -> None:
+    write(tmp_path, [0, 1, 255])
+    with pytest.raises(UserError, match=r'value 255, which .* but the heads have ignore_index=0'):
+        check_mask_values(build(tmp_path), True, pytest.fail, ignore_index=0)
+    write(tmp_path, [1, 2])
+    dataset = build(tmp_path, 'a', 'b', 'c')
+    check_mask_values(dataset, True, pytest.fail, ignore_index=0)
+    write(tmp_path, [0, 1, 100])
+    check_mask_values(build(tmp_path), True, pytest.fail, ignore_index=100)
 
 
 def test_a_class_that_reduce_zero_label_ignores_is_found(tmp_path: Path) -> None:
@@ -171,9 +196,8 @@ def test_a_class_that_reduce_zero_label_ignores_is_found(tmp_path: Path) -> None
     sentence = refusal(build(tmp_path, '_background_', 'cat', 'dog', **reduced))
     assert "ignores 0 and makes 1 the class '_background_', so that none is 'dog'" in sentence
     assert 'set reduce_zero_label=False' in sentence
-    first, second = findings(build(tmp_path, 'sky', 'cat', 'dog', **reduced))
-    assert 'set reduce_zero_label=False if 0 is a class' in first
-    assert second.startswith('1 of the 3 classes are in none of the 1 masks in ')
+    [warning] = findings(build(tmp_path, 'sky', 'cat', 'dog', **reduced))
+    assert 'set reduce_zero_label=False if 0 is a class' in warning
     assert findings(build(tmp_path, '_background_', 'cat', 'dog')) == []
     # 0 is nothing, and 1 is the ground.
     assert findings(build(tmp_path, 'background', 'cat', **reduced)) == []
@@ -247,3 +271,15 @@ def test_a_class_too_many_is_refused() -> None:
         match=r'mask a.png has class 3 \(counted from 0, after reduce_zero_label\), but there are',
     ):
         check_mask_classes(model, batch(0, 3, 255))
+
+
+def test_splits_that_read_0_differently_are_refused() -> None:
+    def data(is_reduced: bool | None, values: Any = None) -> SimpleNamespace:
+        return SimpleNamespace(reduce_zero_label=is_reduced, mask_values=values)
+
+    both = SimpleNamespace(datasets=[data(False), data(True)])
+    check_same_zero(dict(train=data(False), val=data(None), test=SimpleNamespace()))
+    check_same_zero(dict(train=both, val=data(True), test=data(False)))
+    check_same_zero(dict(train=data(True), val=data(False, {0: 'a'})))
+    with pytest.raises(UserError, match=r'of the train data is False, that of the val data True'):
+        check_same_zero(dict(train=data(False), val=data(True)))

@@ -6,16 +6,19 @@ from typing import Any
 import pytest
 import torch
 from mmpretrain.evaluation import Accuracy, MultiLabelMetric, SingleLabelMetric
-from mmseg.models import SegDataPreProcessor
+from mmseg.models import CrossEntropyLoss, SegDataPreProcessor
 from torch import nn
 
 from mmdat.checks.model_fit import (
     check_channels,
     check_class_weights,
+    check_ignored,
     check_image_channels,
     check_metric,
+    check_mixed_classes,
     check_num_classes,
     check_padding,
+    check_single_output,
     check_topk,
     check_weights_fit,
 )
@@ -263,3 +266,59 @@ def test_the_same_weights_fit_whatever_wrapped_them() -> None:
     wrapped = {f'module.{name}': value for name, value in WEIGHTS.items()}
     del wrapped['module.backbone.norm.num_batches_tracked']
     check_weights_fit(dict(state_dict=wrapped), WEIGHTS, 'x.pth', backbone_only=False)
+
+
+def segmentor(**options: Any) -> nn.Module:
+    """A model with two heads of segmentation, of which the auxiliary one has these options."""
+    both = nn.Module()
+    for name in ('decode_head', 'auxiliary_head'):
+        head = nn.Module()
+        head.__dict__.update(num_classes=3, ignore_index=255, out_channels=3)
+        both.add_module(name, head)
+    both.get_submodule('auxiliary_head').__dict__.update(options)
+    return both
+
+
+def test_heads_and_metrics_that_ignore_different_numbers_are_refused() -> None:
+    metrics = dict(val=[SimpleNamespace(ignore_index=255), SimpleNamespace()])
+    for model_ in (nn.Module(), segmentor(), segmentor(ignore_index=None)):
+        check_ignored(model_, metrics, ('a', 'b', 'c'), pytest.fail)
+    with pytest.raises(UserError, match=r'255 in model.decode_head, 0 in model.auxiliary_head, 25'):
+        check_ignored(segmentor(ignore_index=0), metrics, ('a',), pytest.fail)
+    with pytest.raises(UserError, match=r'255 in model.*, 0 in val_evaluator \(SimpleNamespace\)'):
+        check_ignored(segmentor(), dict(val=[SimpleNamespace(ignore_index=0)]), (), pytest.fail)
+
+
+def test_a_class_that_is_ignored_is_told() -> None:
+    model_ = segmentor(ignore_index=1)
+    model_.get_submodule('decode_head').__dict__.update(ignore_index=1)
+    warnings: list[str] = []
+    check_ignored(model_, {}, ('a', 'b'), warnings.append)
+    assert warnings == [
+        "ignore_index=1 ignores the class 'b', which is neither learned nor measured"
+    ]
+
+
+def test_one_output_needs_a_sigmoid() -> None:
+    for use_sigmoid, outputs in ((False, 3), (True, 1)):
+        model_ = segmentor(out_channels=outputs)
+        head = model_.get_submodule('auxiliary_head')
+        head.add_module('loss_decode', CrossEntropyLoss(use_sigmoid=use_sigmoid))
+        check_single_output(model_)
+    head.add_module('loss_decode', CrossEntropyLoss())
+    with pytest.raises(UserError, match=r'auxiliary_head has out_channels=1, whose loss CrossEnt'):
+        check_single_output(model_)
+
+
+def mixing(preprocessor: SimpleNamespace) -> Any:
+    """A classifier of four classes."""
+    return SimpleNamespace(data_preprocessor=preprocessor, head=SimpleNamespace(num_classes=4))
+
+
+def test_labels_of_other_classes_than_the_heads_are_not_mixed() -> None:
+    for augments, given in ((None, 3), ([object()], 4)):
+        both = SimpleNamespace(num_classes=given, batch_augments=augments)
+        check_mixed_classes(mixing(both))
+    both.num_classes = 3
+    with pytest.raises(UserError, match=r'data_preprocessor.num_classes is 3, but model.head.* 4'):
+        check_mixed_classes(mixing(both))

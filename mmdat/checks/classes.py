@@ -1,0 +1,78 @@
+"""Checks of the names of the classes that data sets have."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmdat.errors import UserError, enumerate_names
+
+from .coco import check_class_names
+from .config_tree import unwrap
+from .images import Warn
+
+
+def of(datasets: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    """Yield the classes of data sets that have some, out of their wrappers."""
+    for dataset in datasets.values():
+        for _, single in unwrap(dataset):
+            if classes := getattr(single, 'metainfo', {}).get('classes'):
+                yield classes
+
+
+def check_names(datasets: Mapping[str, Any], warn: Warn) -> None:
+    """Refuse names of classes that are no list of different, not empty ones.
+
+    Those that a data set's type has by itself pass: ImageNet has two classes named "crane".
+
+    Args:
+        datasets: Split -> the data set, built; one without classes passes.
+        warn: Is told of names that differ in case or blanks alone.
+
+    Raises:
+        UserError: Says what was probably meant.
+    """
+    checked = []
+    for dataset in datasets.values():
+        for _, single in unwrap(dataset):
+            classes = getattr(single, 'metainfo', {}).get('classes') or ()
+            own = getattr(single, 'METAINFO', {}).get('classes')
+            if classes in checked or list(own or ()) == list(classes):
+                continue
+            checked.append(classes)
+            check_class_names(classes)
+            if not all(map(str.strip, classes)):
+                raise UserError(
+                    f'metainfo.classes has an empty name ({enumerate_names(classes)}): name each '
+                    'class, or leave the name out'
+                )
+            alike: dict[str, str] = {}
+            for name in classes:
+                other = alike.setdefault(' '.join(name.casefold().split()), name)
+                if other != name:
+                    warn(
+                        f'metainfo.classes has {other!r} and {name!r}, which differ in case or '
+                        'blanks alone: leave one of them out if they are one class'
+                    )
+
+
+def check_same(datasets: Mapping[str, Any]) -> None:
+    """Refuse data sets whose labels mean other classes than each other's.
+
+    Args:
+        datasets: Split -> the data set, built; one without classes passes.
+
+    Raises:
+        UserError: Names the splits and the classes.
+    """
+    first: tuple[str, list[str]] | None = None
+    for split, dataset in datasets.items():
+        for _, single in unwrap(dataset):
+            classes = list(getattr(single, 'metainfo', {}).get('classes') or ())
+            if not classes:
+                continue
+            first = first or (split, classes)
+            if classes != first[1]:
+                raise UserError(
+                    f'the classes of the {first[0]} data are {enumerate_names(first[1])}, those of '
+                    f'the {split} data {enumerate_names(classes)}: set the same metainfo='
+                    'dict(classes=(...)) for all data sets, in the same order'
+                )
