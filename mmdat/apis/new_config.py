@@ -222,7 +222,7 @@ def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, ba
         data['mask_values'] = found.values
         draft.comment('Value in the masks -> class.')
     else:
-        data['reduce_zero_label'] = found.zero_is_nothing
+        data['reduce_zero_label'] = found.zero_is_nothing and not found.rewritten
         draft.comment(_question(found))
     draft.values['data'] = data
     datasets: dict[str, dict[str, Any]] = {}
@@ -233,7 +233,7 @@ def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, ba
         if split.listed:
             stems = [os.path.splitext(image)[0] for image in split.pairs]
             datasets[name]['ann_file'] = _list_file(draft, path, name, stems)
-        if found.colors:
+        if found.rewritten:
             _rewrite_masks(draft, path.with_name(f'{path.stem}_masks'), found, name)
             masks = path.with_name(f'{path.stem}_masks') / name
             datasets[name]['data_prefix']['seg_map_path'] = str(masks)
@@ -259,7 +259,7 @@ def _rewrite_masks(draft: Draft, folder: Path, found: Segmented, name: str) -> N
 
 
 def _mask_writer(found: Segmented, source: Path) -> Callable[[Path], None]:
-    return lambda path: write_values(source, path, found.colors or {}, found.classes)
+    return lambda path: write_values(source, path, found.rewritten or {}, found.classes)
 
 
 def _list_file(draft: Draft, path: Path, split: str, lines: list[str]) -> str:
@@ -538,12 +538,14 @@ def _summary(found: Found, draft: Draft, path: Path, steps: str, out: str) -> li
         ]
     if len(found.classes) > MOST_ROWS:
         lines.append(f'  and {len(found.classes) - MOST_ROWS} more classes')
-    if isinstance(found, Segmented) and not found.values and not found.colors:
+    if isinstance(found, Segmented) and not (
+        found.values or (found.rewritten and found.zero_is_clear)
+    ):
         lines.append(_question(found))
     lines += found.notes
     lines.append(steps)
     beside = sorted({str(file) for file in draft.files if file.parent == path.parent})
-    if isinstance(found, Segmented) and found.colors:
+    if isinstance(found, Segmented) and found.rewritten:
         beside.append(str(path.with_name(f'{path.stem}_masks')))
     lines.append(f'Written: {", ".join([out, *beside])}')
     name = shlex.quote(out)

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,13 @@ from helpers.foreign import (
 )
 from PIL import Image
 
-from mmdat.datasets.formats import Detection, read_classified, read_detection, read_segmented
+from mmdat.datasets.formats import (
+    Detection,
+    read_classified,
+    read_detection,
+    read_segmented,
+    write_values,
+)
 from mmdat.errors import UserError
 
 
@@ -216,6 +223,45 @@ def test_masks_without_a_meaning_are_refused(
     (tmp_path / 'classes.txt').write_text(names)
     with pytest.raises(UserError, match=sentence):
         read_segmented(tmp_path, 0.2, 0, None)
+
+
+# Pixel of a mask -> value, by the mode that it is saved in.
+DEPTHS: dict[str, dict[Any, int]] = {
+    'RGBA': {(0, 0, 0, 0): 0, (9, 8, 7, 255): 1, (200, 8, 7, 255): 2},
+    'LA': {(0, 0): 0, (40, 255): 1, (90, 255): 2},
+    'I;16': {0: 0, 1000: 1, 3000: 2},
+}
+
+
+@pytest.mark.parametrize('mode', DEPTHS)
+def test_masks_with_alpha_or_16_bits_are_written_anew(mode: str, tmp_path: Path) -> None:
+    write_masks(tmp_path, 'images masks', np.zeros(1))
+    labels = np.resize(np.arange(3), (7, 5))
+    pixels = np.array(list(DEPTHS[mode]), np.uint16 if mode == 'I;16' else np.uint8)[labels]
+    for path in tmp_path.rglob('*.png'):
+        Image.fromarray(pixels).save(path)
+    found = read_segmented(tmp_path, 0.25, 0, None)
+    assert len(found.classes) == 3 and found.rewritten
+    write_values(path, tmp_path / 'new.png', found.rewritten, found.classes)
+    assert (np.asarray(Image.open(tmp_path / 'new.png')) == labels).all()
+
+
+def test_jpeg_masks_are_refused_as_such(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['images/1.jpg', 'masks/1.jpg'])
+    with pytest.raises(UserError, match='masks holds JPEG files, which blur the values'):
+        read_segmented(tmp_path, 0.2, 0, None)
+
+
+@pytest.mark.parametrize(
+    'values, keys', [([0, 1], '`classes`'), ([0, 255], '`classes` and `mask_values`')]
+)
+def test_names_that_are_made_up_are_to_be_changed(
+    values: list[int], keys: str, tmp_path: Path
+) -> None:
+    write_masks(tmp_path, PLAIN, np.array(values))
+    assert read_segmented(tmp_path, 0.2, 0, None).notes == [
+        f'Names of the classes were not found: change {keys} in the config.'
+    ]
 
 
 def write_pictures(root: Path, paths: list[str]) -> None:
