@@ -299,6 +299,8 @@ def test_a_share_of_each_class_is_held_back(tmp_path: Path) -> None:
     [
         (['my cat.jpg 0', 'dog.jpg 1'], 'cat\ndog', ('cat', 'dog')),
         (['path,label', 'my cat.jpg,cat', 'dog.jpg,dog'], '', ('cat', 'dog')),
+        (['filename, cat, dog', 'my cat.jpg, 1, 0', 'dog.jpg, 0, 1'], '', ('cat', 'dog')),
+        (['id,label,file', '7,"c, at",my cat.jpg', '8,dog,dog.jpg'], '', ('c, at', 'dog')),
         (['C:\\pets\\my cat.jpg\tcat', 'dog.jpg\tdog'], '', ('cat', 'dog')),
     ],
 )
@@ -313,6 +315,32 @@ def test_a_list_of_images_and_classes_is_read(
     assert found.classes == classes
     labels = {**found.splits['train'].labels, **found.splits['val'].labels}
     assert labels == {'photos/my cat.jpg': 0, 'photos/dog.jpg': 1}
+
+
+@pytest.mark.parametrize(
+    'text, sentence',
+    [
+        ('file,cat,dog\na.jpg,1,1\nb.jpg,0,1\n', 'image a.jpg of .* has 2 classes, but'),
+        ('file,x,y\na.jpg,3,4\nb.jpg,5,6\n', 'has 3 columns, .*: name it label'),
+        ('a.jpg,cat\nb.jpg,dog,1\n', 'has 2 columns in its first line, but 3 in another: b.jpg'),
+        ('a.jpg,cat\nc.jpg,dog\n', 'image c.jpg of .*train.csv is not below'),
+        ('x,cat\ny,dog\n', 'has images of no classes'),
+    ],
+)
+def test_a_list_that_tells_no_class_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['a.jpg', 'b.jpg'])
+    (tmp_path / 'train.csv').write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        read_classified(tmp_path, 0.5, 0)
+
+
+def test_the_only_table_of_a_folder_is_a_list_whatever_its_name(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['images/a.jpg', 'images/b.jpg'])
+    (tmp_path / 'all.csv').write_text('filename,label\na.jpg,cat\nb.jpg,dog\n')
+    for text in ('labels/train/a.txt', 'ImageSets/Main/train.txt'):  # of YOLO and of VOC
+        (tmp_path / text).parent.mkdir(parents=True)
+        (tmp_path / text).write_text('0 0.5 0.5 0.1 0.1\n')
+    assert read_classified(tmp_path, 0.5, 0).classes == ('cat', 'dog')
 
 
 def test_a_jpeg_that_is_turned_has_its_upright_size(tmp_path: Path) -> None:
