@@ -27,6 +27,7 @@ from mmdat.datasets.formats import (
     read_segmented,
     write_values,
 )
+from mmdat.datasets.formats.files import Images
 from mmdat.errors import UserError
 
 
@@ -400,6 +401,85 @@ def test_classes_in_another_order_get_the_ids_of_training(tmp_path: Path) -> Non
         dict(id=1, name='bolt'),
         dict(id=2, name='nut'),
     ]
+
+
+def write_coco(root: Path, objects: dict[str, str], **changes: int) -> None:
+    """Images -> the classes of their objects, a letter each; changes are of all annotations."""
+    write_pictures(root, list(objects))
+    letters = sorted(set(''.join(objects.values())))
+    annotations = [
+        dict(image_id=image, category_id=letters.index(name), bbox=[1, 1, 4, 4], area=16, iscrowd=0)
+        for image, names in enumerate(objects.values())
+        for name in names
+    ]
+    for number, item in enumerate(annotations, 1):
+        item.update({'id': number, **changes})
+    images = [dict(id=i, file_name=n, width=8, height=8) for i, n in enumerate(objects)]
+    categories = [dict(id=i, name=name.lower()) for i, name in enumerate(letters)]
+    write_json(root / 'a.json', dict(images=images, annotations=annotations, categories=categories))
+
+
+@pytest.mark.parametrize(
+    'letters, changes, note',
+    [
+        ('ab', dict(id=0), 'ids in a.json of annotations count from 0: a copy with other ids'),
+        ('ab', dict(id=1), 'ids in a.json of annotations are there more than once: a copy'),
+        ('aA', {}, "a.json has several categories of the name 'a': a copy with one is written."),
+    ],
+)
+def test_why_a_copy_is_written_is_told(
+    letters: str, changes: dict[str, int], note: str, tmp_path: Path
+) -> None:
+    write_coco(tmp_path, {'1.jpg': letters, '2.jpg': letters}, **changes)
+    found = read_detection(tmp_path, 0.5, 0)
+    assert found.notes[0].startswith(note)
+    assert len(found.classes) == len(set(letters.lower()))
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_each_class_of_two_images_is_validated(seed: int, tmp_path: Path) -> None:
+    letters = ['ab', 'ab', 'c', 'c', 'd', *['a'] * 15]
+    write_coco(tmp_path, {f'{i}.jpg': names for i, names in enumerate(letters)})
+    found = read_detection(tmp_path, 0.1, seed)
+    assert set(found.objects('val')) == {'a', 'b', 'c'}
+    assert "val has no object of 'd'." in found.notes
+    assert len(found.splits['val'].content['images']) == 2
+
+
+def test_crowds_are_no_objects(tmp_path: Path) -> None:
+    write_coco(tmp_path, {'1.jpg': 'ab', '2.jpg': 'ab'})
+    content = json.loads((tmp_path / 'a.json').read_text())
+    content['annotations'][0]['iscrowd'] = content['annotations'][2]['iscrowd'] = 1
+    write_json(tmp_path / 'a.json', content)
+    found = read_detection(tmp_path, 0.5, 0)
+    assert found.objects('train') == dict(b=1)
+    assert any(note.startswith('2 objects are crowds') for note in found.notes)
+    write_coco(tmp_path, {'1.jpg': 'a', '2.jpg': 'a'}, iscrowd=1)
+    with pytest.raises(UserError, match='all objects to train on in .* are crowds'):
+        read_detection(tmp_path, 0.5, 0)
+
+
+def test_images_that_label_studio_renamed_are_found(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['a/my cat.jpg', 'b/dog.jpg', 'c/dog.jpg', 'x y.jpg', 'x_y.jpg'])
+    images = Images(tmp_path)
+    found = [images.find(f'images/cf6a659e-{n}.jpg', '') for n in ('my_cat', 'dog', 'x_y', 'cow')]
+    assert found == ['a/my cat.jpg', None, None, None]
+
+
+def test_labels_of_yolo_without_names_are_told(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    next(tmp_path.rglob('*.yaml')).unlink()
+    with pytest.raises(UserError, match='looks like a label of YOLO, but no file names the'):
+        read_detection(tmp_path, 0.2, 0)
+
+
+def test_a_label_of_points_alone_is_no_class(tmp_path: Path) -> None:
+    triangle = dict(label='a', points=[[0, 0], [4, 0], [0, 4]], shape_type='polygon')
+    point = dict(label='note', points=[[1, 1]], shape_type='point')
+    for name in '12':
+        write_pictures(tmp_path, [f'{name}.jpg'])
+        write_json(tmp_path / f'{name}.json', dict(shapes=[triangle, point], imagePath=''))
+    assert read_detection(tmp_path, 0.5, 0).classes == ('a',)
 
 
 def test_groups_and_masks_of_labelme_are_objects(tmp_path: Path) -> None:

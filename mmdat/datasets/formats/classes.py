@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from mmdat.errors import UserError, enumerate_names
 
-from .files import SPLITS, Images, hold_back, is_image, read_text, split_of
+from .files import SPLITS, Images, held_back_note, hold_back, is_image, read_text, split_of
 
 NAMES_FILES = ('classes.txt', 'labels.txt')
 # Folders of data for other tasks.
@@ -96,9 +96,7 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         parts = hold_back({path: [name] for path, name in whole.items()}, share, seed)
         for split, paths in zip(('train', 'val'), parts, strict=True):
             named[split] = {path: whole[path] for path in paths}
-        notes.append(
-            f'There is no val: {len(parts[1])} images, chosen with the seed {seed}, are held back.'
-        )
+        notes.append(held_back_note(len(parts[1]), seed))
     numbers = {name: number for number, name in enumerate(classes)}
     splits = {
         split: ClassSplit({path: numbers[name] for path, name in paths.items()})

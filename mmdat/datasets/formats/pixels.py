@@ -17,7 +17,7 @@ from PIL import Image
 from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.errors import UserError, enumerate_names
 
-from .files import Images, hold_back, image_sets, read_text, split_of
+from .files import Images, held_back_note, hold_back, image_sets, read_text, split_of
 
 IMAGE_WORDS = ('images', 'image', 'imgs', 'img', 'jpegimages', 'photos', 'inputs')
 # The first that is there counts: programs write pictures of the masks beside them.
@@ -176,9 +176,7 @@ def _find_splits(
         parts = hold_back(dict.fromkeys(whole, ()), share, seed)
         for name, chosen in zip(('train', 'val'), parts, strict=True):
             by_split[name] = {image: whole[image] for image in chosen}
-        notes.append(
-            f'There is no val: {len(parts[1])} images, chosen with the seed {seed}, are held back.'
-        )
+        notes.append(held_back_note(len(parts[1]), seed))
     return {name: _split(images, pairs) for name, pairs in by_split.items()}, kind
 
 
