@@ -106,6 +106,8 @@ def new_config(
     path, folder = Path(out).resolve(), Path(data).expanduser().resolve()
     _check_paths(path, folder, out, data)
     check_share('--val-share', val_share, 0.9)
+    if val_share == 0:
+        raise UserError('--val-share must be above 0: a training validates on some images')
     cfg = read_config(base)
     check_scope(cfg)
     draft = Draft()
@@ -114,7 +116,8 @@ def new_config(
     draft.comment(' '.join(title.split()))
     draft.values['_base_'] = _base_path(Path(base).resolve(), path)
     draft.values['classes'] = found.classes
-    batch = _batch_size(cfg, len(_images_of(found, 'train')))
+    trained = _count_trained(cfg, found)
+    batch = _batch_size(cfg, trained)
     write(draft, cfg, path, found, batch)
     model = _class_changes(cfg, len(found.classes))
     start: dict[str, Any] = dict(load_from=Code('None  # a checkpoint of the base, to start from'))
@@ -122,7 +125,7 @@ def new_config(
         start = _weights(load_from, cfg)
     model.update({key: value for key, value in start.items() if key != 'load_from'})
     draft.values.update(_nested(model, cfg))
-    steps = _fit_schedule(draft, cfg, len(_images_of(found, 'train')), batch)
+    steps = _fit_schedule(draft, cfg, trained, batch)
     if 'load_from' in start:
         draft.values['load_from'] = start['load_from']
     _write_all(draft, path)
@@ -401,6 +404,21 @@ def _weights(load_from: str, cfg: Config) -> dict[str, Any]:
 # What goes by the number of images
 
 
+def _count_trained(cfg: Config, found: Found) -> int:
+    """Count the images that are trained on; filter_cfg may leave out those without objects."""
+    count = len(_images_of(found, 'train'))
+    leaves_out = any(
+        (dataset.get('filter_cfg') or {}).get('filter_empty_gt')
+        for _, dataset in config_tree.datasets(cfg, 'train')
+    )
+    empty = found.empty('train') if isinstance(found, Detection) and leaves_out else 0
+    if empty:
+        found.notes.append(
+            f'{empty} of {count} images of train have no object: filter_cfg leaves them out.'
+        )
+    return count - empty
+
+
 def _batch_size(cfg: Config, images: int) -> int:
     """Images a step: the base's, or as many as leave ten steps an epoch, but at least 2."""
     fitting = 2 ** int(math.log2(max(2, images // 10)))
@@ -498,7 +516,10 @@ def _fit_schedulers(
 def _write_all(draft: Draft, path: Path) -> None:
     """Write the config and the files beside it: all, or none if one cannot be written."""
     if there := [file for file in draft.files if file.exists()]:
-        raise UserError(f'{there[0]} is there already: remove it, or give OUT another name')
+        raise UserError(
+            f'{", ".join(map(str, there))} {"is" if len(there) == 1 else "are"} there already: '
+            'remove what is no longer needed, or give OUT another name'
+        )
     written: list[Path] = []
     made: list[Path] = []
     config = {path: lambda path: path.write_text(draft.text(), encoding='utf-8')}

@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -336,6 +337,40 @@ def test_nothing_is_overwritten(out: str, sentence: str, tmp_path: Path) -> None
         'there.py',
         'used_train.json',
     ]
+
+
+def test_all_files_in_the_way_are_named_at_once(tmp_path: Path) -> None:
+    write_annotations(tmp_path / 'data', id=0)
+    write_images(tmp_path / 'data', ['b.jpg'])
+    content = json.loads((tmp_path / 'data' / 'a.json').read_text())
+    content['images'].append(dict(id=2, file_name='b.jpg', width=96, height=80))
+    content['annotations'][0]['segmentation'] = [[1, 2, 31, 2, 31, 42]]
+    write_json(tmp_path / 'data' / 'a.json', content)
+    for name in ('mine_train.json', 'mine_val.json'):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r'mine_train.json, .*mine_val.json are there already'):
+        new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+
+
+def test_images_without_objects_are_no_part_of_an_epoch(tmp_path: Path) -> None:
+    write_roboflow(tmp_path / 'data')
+    path = tmp_path / 'data' / 'train' / '_annotations.coco.json'
+    content = json.loads(path.read_text())
+    names = [f'empty {i}.jpg' for i in range(9)]
+    write_images(path.parent, names)
+    content['images'] += [
+        dict(id=100 + i, file_name=name, width=96, height=80) for i, name in enumerate(names)
+    ]
+    write_json(path, content)
+    lines = new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+    assert any(re.search(r'; 2 images at 2 a step are 1 steps an epoch', line) for line in lines)
+    assert any(re.match('9 of 11 images of train have no object', line) for line in lines)
+
+
+def test_no_share_to_validate_on_is_refused(tmp_path: Path) -> None:
+    write_roboflow(tmp_path / 'data')
+    with pytest.raises(UserError, match='--val-share must be above 0'):
+        new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'), val_share=0)
 
 
 def test_files_of_a_failed_try_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
