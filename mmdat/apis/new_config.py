@@ -18,10 +18,13 @@ from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks import config_tree
 from mmdat.checks.config_file import read_config
 from mmdat.checks.config_keys import check_scope
+from mmdat.checks.folders import find_files
+from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.checks.run import check_share, check_writable
 from mmdat.datasets.formats import (
     Classified,
     Detection,
+    NotRecognizedError,
     Segmented,
     read_classified,
     read_detection,
@@ -35,6 +38,12 @@ from .config_text import WIDTH, Code, assignment
 ROOT = Path(__file__).resolve().parents[2]  # of the clone
 # A base without masks, for data without.
 BOXES_ALONE = 'configs/retinanet_dat_pp_t_coco.py'
+# Task, and a base that learns it, for data of another task than the base's.
+TASKS = dict(
+    mmdet=('detection', 'configs/mask_rcnn_dat_pp_t_coco.py'),
+    mmseg=('semantic segmentation', 'configs/upernet_dat_pp_t_ade20k.py'),
+    mmpretrain=('classification', 'configs/dat_pp_t_in1k.py'),
+)
 # So many steps train a small model of a few classes; of fewer images, epochs are more.
 LEAST_STEPS = 3000
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 100
@@ -104,7 +113,7 @@ def new_config(
             way. Then nothing is written.
     """
     path, folder = Path(out).resolve(), Path(data).expanduser().resolve()
-    _check_paths(path, folder, out, data)
+    _check_paths(path, folder, base, out, data)
     check_share('--val-share', val_share, 0.9)
     if val_share == 0:
         raise UserError('--val-share must be above 0: a training validates on some images')
@@ -132,13 +141,19 @@ def new_config(
     return _summary(found, draft, path, steps, out)
 
 
-def _check_paths(path: Path, folder: Path, out: str, data: str) -> None:
+def _check_paths(path: Path, folder: Path, base: str, out: str, data: str) -> None:
+    if Path(base).is_dir():
+        raise UserError(f'BASE {base} is a folder, not a config: the order is BASE DATA OUT')
     if path.suffix != '.py':
         raise UserError(f'OUT {out} must end in .py')
     if path.exists():
         raise UserError(f'OUT {out} is there already: remove it, or give another name')
     if not folder.exists():
-        raise UserError(f'DATA {data} does not exist: give a folder')
+        raise UserError(f'DATA {data} does not exist: give a folder or an annotation file')
+    if folder.is_file() and folder.name.lower().endswith(IMAGE_SUFFIXES):
+        raise UserError(f'DATA {data} is an image: give its folder')
+    if folder.is_dir() and not any(find_files(str(folder), ('',))):
+        raise UserError(f'DATA {data} holds no files')
     if path.is_relative_to(folder):
         raise UserError(f'OUT {out} lies in {data}, where nothing is written: give another place')
     check_writable('OUT', path.parent)
@@ -148,11 +163,27 @@ def _find(
     cfg: Config, data: Path, share: float, seed: int, zero: str | None
 ) -> tuple[Callable, Found]:
     """Read the folder as the base's task needs it, and choose what writes its part."""
-    if cfg.default_scope == 'mmdet':
-        return _write_detection, read_detection(data, share, seed)
-    if cfg.default_scope == 'mmseg':
-        return _write_segmented, read_segmented(data, share, seed, zero)
-    return _write_classified, read_classified(data, share, seed)
+    tasks: dict[str, tuple[Callable, Callable[[], Found]]] = dict(
+        mmdet=(_write_detection, lambda: read_detection(data, share, seed)),
+        mmseg=(_write_segmented, lambda: read_segmented(data, share, seed, zero)),
+        mmpretrain=(_write_classified, lambda: read_classified(data, share, seed)),
+    )
+    write, read = tasks.pop(cfg.default_scope)
+    try:
+        return write, read()
+    except NotRecognizedError as error:
+        for scope, (_, read_other) in tasks.items():
+            try:
+                found = read_other()
+            except UserError:
+                continue
+            task, example = TASKS[scope]
+            if isinstance(found, Detection) and found.without_mask():
+                example = BOXES_ALONE
+            raise UserError(
+                f'{data} holds {found.kind}: give a BASE of {task}, such as {example}'
+            ) from error
+        raise
 
 
 def _base_path(base: Path, out: Path) -> str:

@@ -316,6 +316,57 @@ def test_data_that_does_not_do_leaves_nothing_behind(
     assert [path.name for path in tmp_path.iterdir()] == ['data']
 
 
+def write_masks_of_pixels(root: Path) -> None:
+    for folder in ('images', 'masks'):
+        (root / folder).mkdir()
+        for name in '12':
+            pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) % 3
+            Image.fromarray(pixels).save(root / folder / f'{name}.png')
+
+
+def write_folders_of_classes(root: Path) -> None:
+    for name in ('cat', 'dog'):
+        write_images(root / name, ['1.png', '2.png'])
+
+
+@pytest.mark.parametrize(
+    'write, bases, sentence',
+    [
+        (write_roboflow, 'mmseg mmpretrain', r'COCO JSON: .* such as configs/mask_rcnn_dat_pp_t'),
+        (write_yolo, 'mmseg mmpretrain', r'YOLO: .* such as configs/retinanet_dat'),
+        (write_masks_of_pixels, 'mmdet mmpretrain', r'masks: .* such as configs/upernet_dat_pp_t'),
+        (write_folders_of_classes, 'mmdet mmseg', r'each class: .* such as configs/dat_pp_t'),
+    ],
+)
+def test_data_of_another_task_names_a_base_for_it(
+    write: Any, bases: str, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / 'data').mkdir()
+    write(tmp_path / 'data')
+    for scope in bases.split():
+        with pytest.raises(UserError, match=f'holds .*{sentence}'):
+            new_config(nano(scope), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+
+
+@pytest.mark.parametrize(
+    'base, data, sentence',
+    [
+        ('full', 'base.py', r'BASE .*full is a folder, not a config: the order is BASE DATA OUT'),
+        ('base.py', 'nowhere', r'nowhere does not exist: give a folder or an annotation file'),
+        ('base.py', 'empty', r'empty holds no files'),
+        ('base.py', 'full/a.PNG', r'a.PNG is an image: give its folder'),
+    ],
+)
+def test_arguments_that_are_mixed_up_are_told(
+    base: str, data: str, sentence: str, tmp_path: Path
+) -> None:
+    write_images(tmp_path / 'full', ['a.PNG'])
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'base.py').touch()
+    with pytest.raises(UserError, match=sentence):
+        new_config(str(tmp_path / base), str(tmp_path / data), str(tmp_path / 'out' / 'mine.py'))
+
+
 @pytest.mark.parametrize(
     'out, sentence',
     [

@@ -7,7 +7,16 @@ from pathlib import Path, PurePosixPath
 
 from mmdat.errors import UserError, enumerate_names
 
-from .files import SPLITS, Images, held_back_note, hold_back, is_image, read_text, split_of
+from .files import (
+    SPLITS,
+    Images,
+    NotRecognizedError,
+    held_back_note,
+    hold_back,
+    is_image,
+    read_text,
+    split_of,
+)
 
 NAMES_FILES = ('classes.txt', 'labels.txt')
 # Folders of data for other tasks.
@@ -77,12 +86,12 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         named = _in_folders(images, notes)
     classes = sorted({name for split in named.values() for name in split.values()})
     if len(classes) < 2:
-        raise UserError(
+        raise NotRecognizedError(
             f'{data} has images of {len(classes) or "no"} classes: at least 2 are needed to tell '
             'apart, each in a folder of its own or in a list with lines "path class"'
         )
     if set(classes) <= NO_CLASSES:
-        raise UserError(
+        raise NotRecognizedError(
             f'{data} has the folders {enumerate_names(classes)}, which hold no classes of images: '
             'give a BASE of detection or semantic segmentation'
         )

@@ -9,7 +9,15 @@ from typing import Any
 
 from mmdat.errors import UserError, enumerate_names
 
-from .files import Images, held_back_note, hold_back, read_text, split_of, upright_size
+from .files import (
+    Images,
+    NotRecognizedError,
+    held_back_note,
+    hold_back,
+    read_text,
+    split_of,
+    upright_size,
+)
 from .labelme import read_labelme
 from .voc import read_voc
 from .yolo import read_yolo
@@ -135,7 +143,7 @@ def _recognize(data: Path, images: Images, notes: list[str]) -> tuple[str, dict[
         contents = read()
         if contents:
             return kind, {name: CocoSplit(content) for name, content in contents.items()}
-    raise UserError(
+    raise NotRecognizedError(
         f'{data} holds no boxes or masks of objects in a known format ({KNOWN}): export your '
         'annotations in one of them; for folders of masks give a BASE of semantic segmentation'
     )

@@ -23,6 +23,10 @@ UPLOADED = re.compile('[0-9a-f]{8}-(.+)')
 Item = TypeVar('Item')
 
 
+class NotRecognizedError(UserError):
+    """A folder holds nothing that the task could learn from."""
+
+
 def is_image(name: str) -> bool:
     """Whether a file's name ends as an image's."""
     return name.lower().endswith(IMAGE_SUFFIXES)

@@ -17,7 +17,15 @@ from PIL import Image
 from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.errors import UserError, enumerate_names
 
-from .files import Images, held_back_note, hold_back, image_sets, read_text, split_of
+from .files import (
+    Images,
+    NotRecognizedError,
+    held_back_note,
+    hold_back,
+    image_sets,
+    read_text,
+    split_of,
+)
 
 IMAGE_WORDS = ('images', 'image', 'imgs', 'img', 'jpegimages', 'photos', 'inputs')
 # The first that is there counts: programs write pictures of the masks beside them.
@@ -104,7 +112,7 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
         UserError: If there are none, or if their values have no meaning.
     """
     if not data.is_dir():
-        raise UserError(f'{data} is no folder: give the one with images and masks')
+        raise NotRecognizedError(f'{data} is no folder: give the one with images and masks')
     images = Images(data)
     notes: list[str] = []
     splits, kind = _find_splits(images, share, seed, notes)
@@ -240,7 +248,7 @@ def _pairs(images: Images, notes: list[str]) -> dict[str, str]:
             'the masks as PNG'
         )
     if not pairs:
-        raise UserError(
+        raise NotRecognizedError(
             f'{images.root} has no pairs of an image and a mask: give a folder with images/ and '
             'masks/ (or labels/, annotations/), whose files have the same names up to the suffix'
         )
