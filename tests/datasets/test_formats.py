@@ -323,6 +323,7 @@ def test_a_list_of_images_and_classes_is_read(
     [
         ('file,cat,dog\na.jpg,1,1\nb.jpg,0,1\n', 'image a.jpg of .* has 2 classes, but'),
         ('file,x,y\na.jpg,3,4\nb.jpg,5,6\n', 'has 3 columns, .*: name it label'),
+        ('file,label,Split\na.jpg,a,train\nb.jpg,b,val\n', 'has the column split: give each'),
         ('a.jpg,cat\nb.jpg,dog,1\n', 'has 2 columns in its first line, but 3 in another: b.jpg'),
         ('a.jpg,cat\nc.jpg,dog\n', 'image c.jpg of .*train.csv is not below'),
         ('x,cat\ny,dog\n', 'has images of no classes'),

@@ -182,6 +182,11 @@ def _pairs(images: Images, path: str, rows: list[list[str]]) -> list[tuple[str, 
         )
     has_header = images.find(rows[0][at], path) is None
     header, body = rows[0], rows[has_header:]
+    if has_header and (splits := {'split', 'set', 'subset'} & {name.lower() for name in header}):
+        raise UserError(
+            f'{where} has the column {splits.pop()}: give each split a list of its own, such as '
+            'train.csv and val.csv'
+        )
     rest = [index for index in range(len(header)) if index != at]
     named = [index for index in rest if has_header and header[index].lower() in CLASS_COLUMNS]
     if len(rest) == 1 or named:
