@@ -149,7 +149,7 @@ def test_images_by_class_are_trained_on(tmp_path: Path) -> None:
     held_back = (tmp_path / 'mine_val.txt').read_text().splitlines()
     assert len(held_back) == 1 and held_back[0].split('\t')[1] in ('cat', 'dog')
     assert len((tmp_path / 'mine_train.txt').read_text().splitlines()) == 6
-    assert any('1 images, chosen with the seed 0' in line for line in lines)
+    assert any('1 image, chosen with the seed 0, is held back' in line for line in lines)
     train_a_step(tmp_path / 'mine.py')
 
 
