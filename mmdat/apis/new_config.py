@@ -18,10 +18,13 @@ from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks import config_tree
 from mmdat.checks.config_file import read_config
 from mmdat.checks.config_keys import check_scope
+from mmdat.checks.folders import find_files
+from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.checks.run import check_share, check_writable
 from mmdat.datasets.formats import (
     Classified,
     Detection,
+    NotRecognizedError,
     Segmented,
     read_classified,
     read_detection,
@@ -35,6 +38,12 @@ from .config_text import WIDTH, Code, assignment
 ROOT = Path(__file__).resolve().parents[2]  # of the clone
 # A base without masks, for data without.
 BOXES_ALONE = 'configs/retinanet_dat_pp_t_coco.py'
+# Task, and a base that learns it, for data of another task than the base's.
+TASKS = dict(
+    mmdet=('detection', 'configs/mask_rcnn_dat_pp_t_coco.py'),
+    mmseg=('semantic segmentation', 'configs/upernet_dat_pp_t_ade20k.py'),
+    mmpretrain=('classification', 'configs/dat_pp_t_in1k.py'),
+)
 # So many steps train a small model of a few classes; of fewer images, epochs are more.
 LEAST_STEPS = 3000
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 100
@@ -104,8 +113,10 @@ def new_config(
             way. Then nothing is written.
     """
     path, folder = Path(out).resolve(), Path(data).expanduser().resolve()
-    _check_paths(path, folder, out, data)
+    _check_paths(path, folder, base, out, data)
     check_share('--val-share', val_share, 0.9)
+    if val_share == 0:
+        raise UserError('--val-share must be above 0: a training validates on some images')
     cfg = read_config(base)
     check_scope(cfg)
     draft = Draft()
@@ -114,7 +125,8 @@ def new_config(
     draft.comment(' '.join(title.split()))
     draft.values['_base_'] = _base_path(Path(base).resolve(), path)
     draft.values['classes'] = found.classes
-    batch = _batch_size(cfg, len(_images_of(found, 'train')))
+    trained = _count_trained(cfg, found)
+    batch = _batch_size(cfg, trained)
     write(draft, cfg, path, found, batch)
     model = _class_changes(cfg, len(found.classes))
     start: dict[str, Any] = dict(load_from=Code('None  # a checkpoint of the base, to start from'))
@@ -122,20 +134,26 @@ def new_config(
         start = _weights(load_from, cfg)
     model.update({key: value for key, value in start.items() if key != 'load_from'})
     draft.values.update(_nested(model, cfg))
-    steps = _fit_schedule(draft, cfg, len(_images_of(found, 'train')), batch)
+    steps = _fit_schedule(draft, cfg, trained, batch)
     if 'load_from' in start:
         draft.values['load_from'] = start['load_from']
     _write_all(draft, path)
     return _summary(found, draft, path, steps, out)
 
 
-def _check_paths(path: Path, folder: Path, out: str, data: str) -> None:
+def _check_paths(path: Path, folder: Path, base: str, out: str, data: str) -> None:
+    if Path(base).is_dir():
+        raise UserError(f'BASE {base} is a folder, not a config: the order is BASE DATA OUT')
     if path.suffix != '.py':
         raise UserError(f'OUT {out} must end in .py')
     if path.exists():
         raise UserError(f'OUT {out} is there already: remove it, or give another name')
     if not folder.exists():
-        raise UserError(f'DATA {data} does not exist: give a folder')
+        raise UserError(f'DATA {data} does not exist: give a folder or an annotation file')
+    if folder.is_file() and folder.name.lower().endswith(IMAGE_SUFFIXES):
+        raise UserError(f'DATA {data} is an image: give its folder')
+    if folder.is_dir() and not any(find_files(str(folder), ('',))):
+        raise UserError(f'DATA {data} holds no files')
     if path.is_relative_to(folder):
         raise UserError(f'OUT {out} lies in {data}, where nothing is written: give another place')
     check_writable('OUT', path.parent)
@@ -145,11 +163,27 @@ def _find(
     cfg: Config, data: Path, share: float, seed: int, zero: str | None
 ) -> tuple[Callable, Found]:
     """Read the folder as the base's task needs it, and choose what writes its part."""
-    if cfg.default_scope == 'mmdet':
-        return _write_detection, read_detection(data, share, seed)
-    if cfg.default_scope == 'mmseg':
-        return _write_segmented, read_segmented(data, share, seed, zero)
-    return _write_classified, read_classified(data, share, seed)
+    tasks: dict[str, tuple[Callable, Callable[[], Found]]] = dict(
+        mmdet=(_write_detection, lambda: read_detection(data, share, seed)),
+        mmseg=(_write_segmented, lambda: read_segmented(data, share, seed, zero)),
+        mmpretrain=(_write_classified, lambda: read_classified(data, share, seed)),
+    )
+    write, read = tasks.pop(cfg.default_scope)
+    try:
+        return write, read()
+    except NotRecognizedError as error:
+        for scope, (_, read_other) in tasks.items():
+            try:
+                found = read_other()
+            except UserError:
+                continue
+            task, example = TASKS[scope]
+            if isinstance(found, Detection) and found.without_mask():
+                example = BOXES_ALONE
+            raise UserError(
+                f'{data} holds {found.kind}: give a BASE of {task}, such as {example}'
+            ) from error
+        raise
 
 
 def _base_path(base: Path, out: Path) -> str:
@@ -222,7 +256,7 @@ def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, ba
         data['mask_values'] = found.values
         draft.comment('Value in the masks -> class.')
     else:
-        data['reduce_zero_label'] = found.zero_is_nothing
+        data['reduce_zero_label'] = found.zero_is_nothing and not found.rewritten
         draft.comment(_question(found))
     draft.values['data'] = data
     datasets: dict[str, dict[str, Any]] = {}
@@ -233,7 +267,7 @@ def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, ba
         if split.listed:
             stems = [os.path.splitext(image)[0] for image in split.pairs]
             datasets[name]['ann_file'] = _list_file(draft, path, name, stems)
-        if found.colors:
+        if found.rewritten:
             _rewrite_masks(draft, path.with_name(f'{path.stem}_masks'), found, name)
             masks = path.with_name(f'{path.stem}_masks') / name
             datasets[name]['data_prefix']['seg_map_path'] = str(masks)
@@ -259,7 +293,7 @@ def _rewrite_masks(draft: Draft, folder: Path, found: Segmented, name: str) -> N
 
 
 def _mask_writer(found: Segmented, source: Path) -> Callable[[Path], None]:
-    return lambda path: write_values(source, path, found.colors or {}, found.classes)
+    return lambda path: write_values(source, path, found.rewritten or {}, found.classes)
 
 
 def _list_file(draft: Draft, path: Path, split: str, lines: list[str]) -> str:
@@ -401,6 +435,21 @@ def _weights(load_from: str, cfg: Config) -> dict[str, Any]:
 # What goes by the number of images
 
 
+def _count_trained(cfg: Config, found: Found) -> int:
+    """Count the images that are trained on; filter_cfg may leave out those without objects."""
+    count = len(_images_of(found, 'train'))
+    leaves_out = any(
+        (dataset.get('filter_cfg') or {}).get('filter_empty_gt')
+        for _, dataset in config_tree.datasets(cfg, 'train')
+    )
+    empty = found.empty('train') if isinstance(found, Detection) and leaves_out else 0
+    if empty:
+        found.notes.append(
+            f'{empty} of {count} images of train have no object: filter_cfg leaves them out.'
+        )
+    return count - empty
+
+
 def _batch_size(cfg: Config, images: int) -> int:
     """Images a step: the base's, or as many as leave ten steps an epoch, but at least 2."""
     fitting = 2 ** int(math.log2(max(2, images // 10)))
@@ -498,7 +547,10 @@ def _fit_schedulers(
 def _write_all(draft: Draft, path: Path) -> None:
     """Write the config and the files beside it: all, or none if one cannot be written."""
     if there := [file for file in draft.files if file.exists()]:
-        raise UserError(f'{there[0]} is there already: remove it, or give OUT another name')
+        raise UserError(
+            f'{", ".join(map(str, there))} {"is" if len(there) == 1 else "are"} there already: '
+            'remove what is no longer needed, or give OUT another name'
+        )
     written: list[Path] = []
     made: list[Path] = []
     config = {path: lambda path: path.write_text(draft.text(), encoding='utf-8')}
@@ -538,12 +590,14 @@ def _summary(found: Found, draft: Draft, path: Path, steps: str, out: str) -> li
         ]
     if len(found.classes) > MOST_ROWS:
         lines.append(f'  and {len(found.classes) - MOST_ROWS} more classes')
-    if isinstance(found, Segmented) and not found.values and not found.colors:
+    if isinstance(found, Segmented) and not (
+        found.values or (found.rewritten and found.zero_is_clear)
+    ):
         lines.append(_question(found))
     lines += found.notes
     lines.append(steps)
     beside = sorted({str(file) for file in draft.files if file.parent == path.parent})
-    if isinstance(found, Segmented) and found.colors:
+    if isinstance(found, Segmented) and found.rewritten:
         beside.append(str(path.with_name(f'{path.stem}_masks')))
     lines.append(f'Written: {", ".join([out, *beside])}')
     name = shlex.quote(out)

@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def test_images_by_class_are_trained_on(tmp_path: Path) -> None:
     held_back = (tmp_path / 'mine_val.txt').read_text().splitlines()
     assert len(held_back) == 1 and held_back[0].split('\t')[1] in ('cat', 'dog')
     assert len((tmp_path / 'mine_train.txt').read_text().splitlines()) == 6
-    assert any('1 images, chosen with the seed 0' in line for line in lines)
+    assert any('1 image, chosen with the seed 0, is held back' in line for line in lines)
     train_a_step(tmp_path / 'mine.py')
 
 
@@ -315,6 +316,57 @@ def test_data_that_does_not_do_leaves_nothing_behind(
     assert [path.name for path in tmp_path.iterdir()] == ['data']
 
 
+def write_masks_of_pixels(root: Path) -> None:
+    for folder in ('images', 'masks'):
+        (root / folder).mkdir()
+        for name in '12':
+            pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) % 3
+            Image.fromarray(pixels).save(root / folder / f'{name}.png')
+
+
+def write_folders_of_classes(root: Path) -> None:
+    for name in ('cat', 'dog'):
+        write_images(root / name, ['1.png', '2.png'])
+
+
+@pytest.mark.parametrize(
+    'write, bases, sentence',
+    [
+        (write_roboflow, 'mmseg mmpretrain', r'COCO JSON: .* such as configs/mask_rcnn_dat_pp_t'),
+        (write_yolo, 'mmseg mmpretrain', r'YOLO: .* such as configs/retinanet_dat'),
+        (write_masks_of_pixels, 'mmdet mmpretrain', r'masks: .* such as configs/upernet_dat_pp_t'),
+        (write_folders_of_classes, 'mmdet mmseg', r'each class: .* such as configs/dat_pp_t'),
+    ],
+)
+def test_data_of_another_task_names_a_base_for_it(
+    write: Any, bases: str, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / 'data').mkdir()
+    write(tmp_path / 'data')
+    for scope in bases.split():
+        with pytest.raises(UserError, match=f'holds .*{sentence}'):
+            new_config(nano(scope), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+
+
+@pytest.mark.parametrize(
+    'base, data, sentence',
+    [
+        ('full', 'base.py', r'BASE .*full is a folder, not a config: the order is BASE DATA OUT'),
+        ('base.py', 'nowhere', r'nowhere does not exist: give a folder or an annotation file'),
+        ('base.py', 'empty', r'empty holds no files'),
+        ('base.py', 'full/a.PNG', r'a.PNG is an image: give its folder'),
+    ],
+)
+def test_arguments_that_are_mixed_up_are_told(
+    base: str, data: str, sentence: str, tmp_path: Path
+) -> None:
+    write_images(tmp_path / 'full', ['a.PNG'])
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'base.py').touch()
+    with pytest.raises(UserError, match=sentence):
+        new_config(str(tmp_path / base), str(tmp_path / data), str(tmp_path / 'out' / 'mine.py'))
+
+
 @pytest.mark.parametrize(
     'out, sentence',
     [
@@ -336,6 +388,40 @@ def test_nothing_is_overwritten(out: str, sentence: str, tmp_path: Path) -> None
         'there.py',
         'used_train.json',
     ]
+
+
+def test_all_files_in_the_way_are_named_at_once(tmp_path: Path) -> None:
+    write_annotations(tmp_path / 'data', id=0)
+    write_images(tmp_path / 'data', ['b.jpg'])
+    content = json.loads((tmp_path / 'data' / 'a.json').read_text())
+    content['images'].append(dict(id=2, file_name='b.jpg', width=96, height=80))
+    content['annotations'][0]['segmentation'] = [[1, 2, 31, 2, 31, 42]]
+    write_json(tmp_path / 'data' / 'a.json', content)
+    for name in ('mine_train.json', 'mine_val.json'):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r'mine_train.json, .*mine_val.json are there already'):
+        new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+
+
+def test_images_without_objects_are_no_part_of_an_epoch(tmp_path: Path) -> None:
+    write_roboflow(tmp_path / 'data')
+    path = tmp_path / 'data' / 'train' / '_annotations.coco.json'
+    content = json.loads(path.read_text())
+    names = [f'empty {i}.jpg' for i in range(9)]
+    write_images(path.parent, names)
+    content['images'] += [
+        dict(id=100 + i, file_name=name, width=96, height=80) for i, name in enumerate(names)
+    ]
+    write_json(path, content)
+    lines = new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+    assert any(re.search(r'; 2 images at 2 a step are 1 steps an epoch', line) for line in lines)
+    assert any(re.match('9 of 11 images of train have no object', line) for line in lines)
+
+
+def test_no_share_to_validate_on_is_refused(tmp_path: Path) -> None:
+    write_roboflow(tmp_path / 'data')
+    with pytest.raises(UserError, match='--val-share must be above 0'):
+        new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'), val_share=0)
 
 
 def test_files_of_a_failed_try_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,14 @@ from helpers.foreign import (
 )
 from PIL import Image
 
-from mmdat.datasets.formats import Detection, read_classified, read_detection, read_segmented
+from mmdat.datasets.formats import (
+    Detection,
+    read_classified,
+    read_detection,
+    read_segmented,
+    write_values,
+)
+from mmdat.datasets.formats.files import Images
 from mmdat.errors import UserError
 
 
@@ -218,6 +226,45 @@ def test_masks_without_a_meaning_are_refused(
         read_segmented(tmp_path, 0.2, 0, None)
 
 
+# Pixel of a mask -> value, by the mode that it is saved in.
+DEPTHS: dict[str, dict[Any, int]] = {
+    'RGBA': {(0, 0, 0, 0): 0, (9, 8, 7, 255): 1, (200, 8, 7, 255): 2},
+    'LA': {(0, 0): 0, (40, 255): 1, (90, 255): 2},
+    'I;16': {0: 0, 1000: 1, 3000: 2},
+}
+
+
+@pytest.mark.parametrize('mode', DEPTHS)
+def test_masks_with_alpha_or_16_bits_are_written_anew(mode: str, tmp_path: Path) -> None:
+    write_masks(tmp_path, 'images masks', np.zeros(1))
+    labels = np.resize(np.arange(3), (7, 5))
+    pixels = np.array(list(DEPTHS[mode]), np.uint16 if mode == 'I;16' else np.uint8)[labels]
+    for path in tmp_path.rglob('*.png'):
+        Image.fromarray(pixels).save(path)
+    found = read_segmented(tmp_path, 0.25, 0, None)
+    assert len(found.classes) == 3 and found.rewritten
+    write_values(path, tmp_path / 'new.png', found.rewritten, found.classes)
+    assert (np.asarray(Image.open(tmp_path / 'new.png')) == labels).all()
+
+
+def test_jpeg_masks_are_refused_as_such(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['images/1.jpg', 'masks/1.jpg'])
+    with pytest.raises(UserError, match='masks holds JPEG files, which blur the values'):
+        read_segmented(tmp_path, 0.2, 0, None)
+
+
+@pytest.mark.parametrize(
+    'values, keys', [([0, 1], '`classes`'), ([0, 255], '`classes` and `mask_values`')]
+)
+def test_names_that_are_made_up_are_to_be_changed(
+    values: list[int], keys: str, tmp_path: Path
+) -> None:
+    write_masks(tmp_path, PLAIN, np.array(values))
+    assert read_segmented(tmp_path, 0.2, 0, None).notes == [
+        f'Names of the classes were not found: change {keys} in the config.'
+    ]
+
+
 def write_pictures(root: Path, paths: list[str]) -> None:
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -253,6 +300,8 @@ def test_a_share_of_each_class_is_held_back(tmp_path: Path) -> None:
     [
         (['my cat.jpg 0', 'dog.jpg 1'], 'cat\ndog', ('cat', 'dog')),
         (['path,label', 'my cat.jpg,cat', 'dog.jpg,dog'], '', ('cat', 'dog')),
+        (['filename, cat, dog', 'my cat.jpg, 1, 0', 'dog.jpg, 0, 1'], '', ('cat', 'dog')),
+        (['id,label,file', '7,"c, at",my cat.jpg', '8,dog,dog.jpg'], '', ('c, at', 'dog')),
         (['C:\\pets\\my cat.jpg\tcat', 'dog.jpg\tdog'], '', ('cat', 'dog')),
     ],
 )
@@ -267,6 +316,33 @@ def test_a_list_of_images_and_classes_is_read(
     assert found.classes == classes
     labels = {**found.splits['train'].labels, **found.splits['val'].labels}
     assert labels == {'photos/my cat.jpg': 0, 'photos/dog.jpg': 1}
+
+
+@pytest.mark.parametrize(
+    'text, sentence',
+    [
+        ('file,cat,dog\na.jpg,1,1\nb.jpg,0,1\n', 'image a.jpg of .* has 2 classes, but'),
+        ('file,x,y\na.jpg,3,4\nb.jpg,5,6\n', 'has 3 columns, .*: name it label'),
+        ('file,label,Split\na.jpg,a,train\nb.jpg,b,val\n', 'has the column split: give each'),
+        ('a.jpg,cat\nb.jpg,dog,1\n', 'has 2 columns in its first line, but 3 in another: b.jpg'),
+        ('a.jpg,cat\nc.jpg,dog\n', 'image c.jpg of .*train.csv is not below'),
+        ('x,cat\ny,dog\n', 'has images of no classes'),
+    ],
+)
+def test_a_list_that_tells_no_class_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['a.jpg', 'b.jpg'])
+    (tmp_path / 'train.csv').write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        read_classified(tmp_path, 0.5, 0)
+
+
+def test_the_only_table_of_a_folder_is_a_list_whatever_its_name(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['images/a.jpg', 'images/b.jpg'])
+    (tmp_path / 'all.csv').write_text('filename,label\na.jpg,cat\nb.jpg,dog\n')
+    for text in ('labels/train/a.txt', 'ImageSets/Main/train.txt'):  # of YOLO and of VOC
+        (tmp_path / text).parent.mkdir(parents=True)
+        (tmp_path / text).write_text('0 0.5 0.5 0.1 0.1\n')
+    assert read_classified(tmp_path, 0.5, 0).classes == ('cat', 'dog')
 
 
 def test_a_jpeg_that_is_turned_has_its_upright_size(tmp_path: Path) -> None:
@@ -326,6 +402,85 @@ def test_classes_in_another_order_get_the_ids_of_training(tmp_path: Path) -> Non
         dict(id=1, name='bolt'),
         dict(id=2, name='nut'),
     ]
+
+
+def write_coco(root: Path, objects: dict[str, str], **changes: int) -> None:
+    """Images -> the classes of their objects, a letter each; changes are of all annotations."""
+    write_pictures(root, list(objects))
+    letters = sorted(set(''.join(objects.values())))
+    annotations = [
+        dict(image_id=image, category_id=letters.index(name), bbox=[1, 1, 4, 4], area=16, iscrowd=0)
+        for image, names in enumerate(objects.values())
+        for name in names
+    ]
+    for number, item in enumerate(annotations, 1):
+        item.update({'id': number, **changes})
+    images = [dict(id=i, file_name=n, width=8, height=8) for i, n in enumerate(objects)]
+    categories = [dict(id=i, name=name.lower()) for i, name in enumerate(letters)]
+    write_json(root / 'a.json', dict(images=images, annotations=annotations, categories=categories))
+
+
+@pytest.mark.parametrize(
+    'letters, changes, note',
+    [
+        ('ab', dict(id=0), 'ids in a.json of annotations count from 0: a copy with other ids'),
+        ('ab', dict(id=1), 'ids in a.json of annotations are there more than once: a copy'),
+        ('aA', {}, "a.json has several categories of the name 'a': a copy with one is written."),
+    ],
+)
+def test_why_a_copy_is_written_is_told(
+    letters: str, changes: dict[str, int], note: str, tmp_path: Path
+) -> None:
+    write_coco(tmp_path, {'1.jpg': letters, '2.jpg': letters}, **changes)
+    found = read_detection(tmp_path, 0.5, 0)
+    assert found.notes[0].startswith(note)
+    assert len(found.classes) == len(set(letters.lower()))
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_each_class_of_two_images_is_validated(seed: int, tmp_path: Path) -> None:
+    letters = ['ab', 'ab', 'c', 'c', 'd', *['a'] * 15]
+    write_coco(tmp_path, {f'{i}.jpg': names for i, names in enumerate(letters)})
+    found = read_detection(tmp_path, 0.1, seed)
+    assert set(found.objects('val')) == {'a', 'b', 'c'}
+    assert "val has no object of 'd'." in found.notes
+    assert len(found.splits['val'].content['images']) == 2
+
+
+def test_crowds_are_no_objects(tmp_path: Path) -> None:
+    write_coco(tmp_path, {'1.jpg': 'ab', '2.jpg': 'ab'})
+    content = json.loads((tmp_path / 'a.json').read_text())
+    content['annotations'][0]['iscrowd'] = content['annotations'][2]['iscrowd'] = 1
+    write_json(tmp_path / 'a.json', content)
+    found = read_detection(tmp_path, 0.5, 0)
+    assert found.objects('train') == dict(b=1)
+    assert any(note.startswith('2 objects are crowds') for note in found.notes)
+    write_coco(tmp_path, {'1.jpg': 'a', '2.jpg': 'a'}, iscrowd=1)
+    with pytest.raises(UserError, match='all objects to train on in .* are crowds'):
+        read_detection(tmp_path, 0.5, 0)
+
+
+def test_images_that_label_studio_renamed_are_found(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['a/my cat.jpg', 'b/dog.jpg', 'c/dog.jpg', 'x y.jpg', 'x_y.jpg'])
+    images = Images(tmp_path)
+    found = [images.find(f'images/cf6a659e-{n}.jpg', '') for n in ('my_cat', 'dog', 'x_y', 'cow')]
+    assert found == ['a/my cat.jpg', None, None, None]
+
+
+def test_labels_of_yolo_without_names_are_told(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    next(tmp_path.rglob('*.yaml')).unlink()
+    with pytest.raises(UserError, match='looks like a label of YOLO, but no file names the'):
+        read_detection(tmp_path, 0.2, 0)
+
+
+def test_a_label_of_points_alone_is_no_class(tmp_path: Path) -> None:
+    triangle = dict(label='a', points=[[0, 0], [4, 0], [0, 4]], shape_type='polygon')
+    point = dict(label='note', points=[[1, 1]], shape_type='point')
+    for name in '12':
+        write_pictures(tmp_path, [f'{name}.jpg'])
+        write_json(tmp_path / f'{name}.json', dict(shapes=[triangle, point], imagePath=''))
+    assert read_detection(tmp_path, 0.5, 0).classes == ('a',)
 
 
 def test_groups_and_masks_of_labelme_are_objects(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from .classes import Classified, read_classified
 from .coco import Detection, read_detection
+from .files import NotRecognizedError
 from .pixels import Segmented, read_segmented, write_values
 
 __all__ = [
     'Classified',
     'Detection',
+    'NotRecognizedError',
     'Segmented',
     'read_classified',
     'read_detection',

@@ -1,17 +1,28 @@
 """Images by class: in a folder for each class, or in a list."""
 
+import csv
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mmdat.errors import UserError, enumerate_names
 
-from .files import SPLITS, Images, hold_back, read_text, split_of
+from .files import (
+    SPLITS,
+    Images,
+    NotRecognizedError,
+    held_back_note,
+    hold_back,
+    is_image,
+    read_text,
+    split_of,
+)
 
 NAMES_FILES = ('classes.txt', 'labels.txt')
 # Folders of data for other tasks.
 NO_CLASSES = {'images', 'labels', 'masks', 'annotations', 'JPEGImages', 'SegmentationClass'}
 LISTS = ('.txt', '.csv')
+CLASS_COLUMNS = ('label', 'class', 'category', 'class_name', 'label_name')
 
 
 @dataclass
@@ -65,17 +76,22 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
     images = Images(data if data.is_dir() else data.parent)
     notes: list[str] = []
     named = _listed(data, images)
+    tables = [path for path in images.files if path.lower().endswith('.csv')]
+    if not named and data.is_dir() and len(tables) == 1:
+        in_folders = {name for split in _in_folders(images, []).values() for name in split.values()}
+        if len(in_folders) < 2:
+            named = _listed(data / tables[0], images)
     kind = 'lists of images and classes' if named else 'a folder for each class'
     if not named:
         named = _in_folders(images, notes)
     classes = sorted({name for split in named.values() for name in split.values()})
     if len(classes) < 2:
-        raise UserError(
-            f'{data} has images of {len(classes)} classes (a folder for each class, or a list with '
-            'lines "path class"): at least 2 are needed to tell apart'
+        raise NotRecognizedError(
+            f'{data} has images of {len(classes) or "no"} classes: at least 2 are needed to tell '
+            'apart, each in a folder of its own or in a list with lines "path class"'
         )
     if set(classes) <= NO_CLASSES:
-        raise UserError(
+        raise NotRecognizedError(
             f'{data} has the folders {enumerate_names(classes)}, which hold no classes of images: '
             'give a BASE of detection or semantic segmentation'
         )
@@ -89,9 +105,7 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         parts = hold_back({path: [name] for path, name in whole.items()}, share, seed)
         for split, paths in zip(('train', 'val'), parts, strict=True):
             named[split] = {path: whole[path] for path in paths}
-        notes.append(
-            f'There is no val: {len(parts[1])} images, chosen with the seed {seed}, are held back.'
-        )
+        notes.append(held_back_note(len(parts[1]), seed))
     numbers = {name: number for number, name in enumerate(classes)}
     splits = {
         split: ClassSplit({path: numbers[name] for path, name in paths.items()})
@@ -107,14 +121,16 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
 
 def _listed(data: Path, images: Images) -> dict[str, dict[str, str]]:
     """Read lists with a line for each image: its path and its class, or the class's number."""
-    paths = [path for path in images.files if path.lower().endswith(LISTS) and split_of(path)]
+    paths = [
+        path
+        for path in images.files
+        if path.lower().endswith(LISTS) and split_of(path) and '/ImageSets/' not in f'/{path}'
+    ]
     named: dict[str, dict[str, str]] = {}
-    for path in [data.name] if data.is_file() else paths:
-        lines = [line for line in read_text(images.root / path).splitlines() if line.strip()]
-        pairs = [_name_and_label(line.strip()) for line in lines]
-        if pairs and images.find(pairs[0][0], path) is None:
-            del pairs[0]  # the names of columns
-        if not pairs or any(not label for _, label in pairs):
+    chosen = [data.relative_to(images.root).as_posix()]
+    for path in chosen if data.is_file() else paths:
+        pairs = _pairs(images, path, _rows(images, path))
+        if not pairs or not all(label for _, label in pairs):
             continue
         found = {images.find(name, path): (name, label) for name, label in pairs}
         if None in found:
@@ -127,15 +143,70 @@ def _listed(data: Path, images: Images) -> dict[str, dict[str, str]]:
     return _named_by_file(named, images)
 
 
-def _name_and_label(line: str) -> tuple[str, str]:
-    """Split a line into a path and a class, between which a tab, semicolon, comma or blank is."""
-    for sign in '\t;,':
-        if sign in line:
-            name, label, *_ = line.split(sign)
-            break
-    else:
-        name, _, label = line.rpartition(' ')
-    return name.strip().strip('"'), label.strip().strip('"')
+def _rows(images: Images, path: str) -> list[list[str]]:
+    """Split the lines of a list at tabs, semicolons or commas; or else at their last blank."""
+    lines = [line.strip() for line in read_text(images.root / path).splitlines() if line.strip()]
+    sign = next((sign for sign in '\t;,' if lines and sign in lines[0]), None)
+    split = csv.reader(lines, delimiter=sign) if sign else (line.rsplit(' ', 1) for line in lines)
+    return [[cell.strip().strip('"') for cell in row] for row in split]
+
+
+def _pairs(images: Images, path: str, rows: list[list[str]]) -> list[tuple[str, str]]:
+    """Take the image and its class from the rows of a list; nothing if no row names an image.
+
+    Of several columns the names in the first row tell the class, or each is a class with a 1 where
+    the image has it.
+
+    Raises:
+        UserError: If the columns do not tell one class of each image.
+    """
+    where = images.root / path
+    at = next(
+        (
+            index
+            for is_name in (is_image, str)
+            for row in rows
+            for index, cell in enumerate(row)
+            if is_name(cell) and images.find(cell, path)
+        ),
+        None,
+    )
+    if at is None:
+        return []
+    if max(map(len, rows)) < 2 or {len(row) for row in rows} == {1, 2}:
+        return []  # a list of images without classes, some with a blank in their names
+    if odd := [row for row in rows if len(row) != len(rows[0])]:
+        raise UserError(
+            f'{where} has {len(rows[0])} columns in its first line, but {len(odd[0])} in another: '
+            f'{" | ".join(odd[0])[:60]}'
+        )
+    has_header = images.find(rows[0][at], path) is None
+    header, body = rows[0], rows[has_header:]
+    if has_header and (splits := {'split', 'set', 'subset'} & {name.lower() for name in header}):
+        raise UserError(
+            f'{where} has the column {splits.pop()}: give each split a list of its own, such as '
+            'train.csv and val.csv'
+        )
+    rest = [index for index in range(len(header)) if index != at]
+    named = [index for index in rest if has_header and header[index].lower() in CLASS_COLUMNS]
+    if len(rest) == 1 or named:
+        column = [*named, *rest][0]
+        return [(row[at], row[column]) for row in body]
+    if not has_header or any(row[index] not in ('0', '1') for row in body for index in rest):
+        raise UserError(
+            f'{where} has {len(header)} columns, and their names do not say which has the class: '
+            'name it label in the first line'
+        )
+    pairs = []
+    for row in body:
+        classes = [header[index] for index in rest if row[index] == '1']
+        if len(classes) != 1:
+            raise UserError(
+                f'image {row[at]} of {where} has {len(classes)} classes, but a classifier learns '
+                'one of each image: mend it, or take it out'
+            )
+        pairs.append((row[at], classes[0]))
+    return pairs
 
 
 def _named_by_file(named: dict[str, dict[str, str]], images: Images) -> dict[str, dict[str, str]]:

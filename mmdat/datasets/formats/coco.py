@@ -9,14 +9,22 @@ from typing import Any
 
 from mmdat.errors import UserError, enumerate_names
 
-from .files import Images, hold_back, read_text, split_of, upright_size
+from .files import (
+    Images,
+    NotRecognizedError,
+    held_back_note,
+    hold_back,
+    read_text,
+    split_of,
+    upright_size,
+)
 from .labelme import read_labelme
 from .voc import read_voc
 from .yolo import read_yolo
 
 # Classes that programs write for what is no object.
 NO_OBJECT = ('_background_', 'background', '__ignore__')
-KNOWN = 'COCO JSON, YOLO (data.yaml), Pascal VOC (XML) and labelme (JSON)'
+KNOWN = 'COCO JSON, YOLO (data.yaml or classes.txt), Pascal VOC (XML) and labelme (JSON)'
 
 
 @dataclass
@@ -53,10 +61,18 @@ class Detection:
     notes: list[str] = field(default_factory=list)
 
     def objects(self, split: str) -> Counter[str]:
-        """Count the objects of a split by class."""
+        """Count the objects of a split by class, but for crowds, which are not learned."""
         content = self.splits[split].content
         names = {item['id']: item['name'] for item in content['categories']}
-        return Counter(names[item['category_id']] for item in content['annotations'])
+        return Counter(
+            names[item['category_id']] for item in content['annotations'] if not _is_crowd(item)
+        )
+
+    def empty(self, split: str) -> int:
+        """Count the images of a split without annotations."""
+        content = self.splits[split].content
+        annotated = {item['image_id'] for item in content['annotations']}
+        return sum(item['id'] not in annotated for item in content['images'])
 
     def without_mask(self) -> int:
         """Count the objects that have a box alone."""
@@ -67,7 +83,8 @@ class Detection:
         )
 
 
-Read = tuple[Path, dict[str, CocoSplit]]
+def _is_crowd(annotation: dict[str, Any]) -> bool:
+    return bool(annotation.get('iscrowd'))
 
 
 def read_detection(data: Path, share: float, seed: int) -> Detection:
@@ -91,8 +108,21 @@ def read_detection(data: Path, share: float, seed: int) -> Detection:
     classes = _unite_classes(splits, notes)
     _choose_splits(splits, share, seed, notes)
     found = Detection(kind, images.root, classes, splits, notes)
-    if absent := [name for name in classes if not found.objects('train')[name]]:
-        notes.append(f'The training images have no object of {enumerate_names(absent)}.')
+    parts = [split.content['annotations'] for split in splits.values()]
+    if crowds := sum(_is_crowd(item) for part in parts for item in part):
+        if not found.objects('train'):
+            raise UserError(
+                f'all objects to train on in {images.root} are crowds (iscrowd is 1), which are '
+                'not learned: set iscrowd to 0'
+            )
+        notes.append(
+            f'{crowds} objects are crowds (iscrowd is 1), which are neither learned nor counted: '
+            'set iscrowd to 0 if they are objects.'
+        )
+    for split in ('train', 'val'):
+        count = found.objects(split)
+        if absent := [name for name in classes if not count[name]]:
+            notes.append(f'{split} has no object of {enumerate_names(absent)}.')
     return found
 
 
@@ -113,7 +143,7 @@ def _recognize(data: Path, images: Images, notes: list[str]) -> tuple[str, dict[
         contents = read()
         if contents:
             return kind, {name: CocoSplit(content) for name, content in contents.items()}
-    raise UserError(
+    raise NotRecognizedError(
         f'{data} holds no boxes or masks of objects in a known format ({KNOWN}): export your '
         'annotations in one of them; for folders of masks give a BASE of semantic segmentation'
     )
@@ -295,9 +325,31 @@ def _unite_classes(splits: dict[str, CocoSplit], notes: list[str]) -> tuple[str,
         if split.file and alike and in_order and len(set(ids)) == len(ids) and 0 not in ids:
             continue
         if split.file:
-            notes.append(f'{split.file} has other ids than the rest: a copy has like ones.')
+            notes.append(_why_renumbered(split, first, classes))
         _renumber(split, classes)
     return tuple(classes)
+
+
+def _why_renumbered(split: CocoSplit, first: CocoSplit, classes: list[str]) -> str:
+    """Say why a copy of a file is written in which ids are others."""
+    names = Counter(item['name'] for item in split.content['categories'])
+    ids = Counter(item['id'] for item in split.content['annotations'])
+    if several := [name for name, count in names.items() if count > 1]:
+        return (
+            f'{split.file} has several categories of the name {enumerate_names(several)}: a copy '
+            'with one is written.'
+        )
+    if missing := [name for name in classes if name not in names]:
+        return f'{split.file} lacks {enumerate_names(missing)}: a copy with all classes is written.'
+    if 0 in ids:
+        why = 'of annotations count from 0'
+    elif max(ids.values(), default=1) > 1:
+        why = 'of annotations are there more than once'
+    elif split is not first:
+        why = f'of categories are not those of {first.file or "the training images"}'
+    else:
+        why = 'of categories are not in the order of the classes'
+    return f'ids in {split.file} {why}: a copy with other ids is written.'
 
 
 def _renumber(split: CocoSplit, classes: list[str]) -> None:
@@ -330,7 +382,8 @@ def _choose_splits(splits: dict[str, CocoSplit], share: float, seed: int, notes:
     whole = splits['train']
     classes_of: dict[Any, set] = {item['id']: set() for item in whole.content['images']}
     for item in whole.content['annotations']:
-        classes_of[item['image_id']].add(item['category_id'])
+        if not _is_crowd(item):
+            classes_of[item['image_id']].add(item['category_id'])
     for name, ids in zip(('train', 'val'), hold_back(classes_of, share, seed), strict=True):
         kept = set(ids)
         splits[name] = CocoSplit(
@@ -343,5 +396,4 @@ def _choose_splits(splits: dict[str, CocoSplit], share: float, seed: int, notes:
             },
             whole.prefix,
         )
-    count = len(splits['val'].content['images'])
-    notes.append(f'There is no val: {count} images, chosen with the seed {seed}, are held back.')
+    notes.append(held_back_note(len(splits['val'].content['images']), seed))

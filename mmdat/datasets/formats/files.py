@@ -18,7 +18,13 @@ SPLIT_WORDS = dict(
     train='train', training='train', val='val', valid='val', validation='val', dev='val',
     test='test', testing='test',
 )  # fmt: skip
+# Label Studio's name for an uploaded image, in which blanks are underscores too.
+UPLOADED = re.compile('[0-9a-f]{8}-(.+)')
 Item = TypeVar('Item')
+
+
+class NotRecognizedError(UserError):
+    """A folder holds nothing that the task could learn from."""
 
 
 def is_image(name: str) -> bool:
@@ -80,15 +86,18 @@ class Images:
         self.files = [Path(path).relative_to(root).as_posix() for path in paths]
         self.paths = [path for path in self.files if is_image(path)]
         self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._without_blanks: dict[str, list[str]] = defaultdict(list)
         for path in self.paths:
             self._by_name[_folded(path)[-1]].append(path)
+            self._without_blanks[_folded(path)[-1].replace(' ', '_')].append(path)
             self._by_name[PurePosixPath(_folded(path)[-1]).stem].append(path)
 
     def find(self, name: str, near: str) -> str | None:
         r"""Find an image by the name that a file of annotations has for it.
 
         Folders in the name may be missing or be those of another computer, and its suffix may
-        differ. Of several images of that name the one is taken whose folders agree best.
+        differ; Label Studio's prefix of an uploaded image may be there. Of several images of that
+        name the one is taken whose folders agree best.
 
         Args:
             name: The name, such as ``'C:\data\a.JPG'``.
@@ -102,6 +111,8 @@ class Images:
             return None
         stem = PurePosixPath(wanted[-1]).stem
         candidates = self._by_name.get(wanted[-1]) or self._by_name.get(stem, [])
+        if not candidates and (match := UPLOADED.fullmatch(wanted[-1])):
+            candidates = self._without_blanks.get(match[1], [])
         if len(candidates) < 2:
             return next(iter(candidates), None)
 
@@ -149,13 +160,20 @@ def _common(some: Iterable[str], others: Iterable[str]) -> int:
     return count
 
 
+def held_back_note(count: int, seed: int) -> str:
+    """Say how many images are held back."""
+    images = '1 image' if count == 1 else f'{count} images'
+    verb = 'is' if count == 1 else 'are'
+    return f'There is no val: {images}, chosen with the seed {seed}, {verb} held back.'
+
+
 def hold_back(
     classes_of: Mapping[Item, Collection], share: float, seed: int
 ) -> tuple[list[Item], list[Item]]:
     """Split items into those to train on and those to validate on.
 
-    Each class keeps an item to train on, if possible, and the parts have like shares of each
-    class's items, where an item has one class.
+    Each class keeps an item to train on, if possible; then as many classes as possible have one to
+    validate on, and the parts have like shares of each class's items, where an item has one class.
 
     Args:
         classes_of: Item -> its classes.
@@ -180,13 +198,20 @@ def hold_back(
         first = next(iter(classes_of[item]), None)
         seen[first] += 1
         due[item] = seen[first] / (left[first] + 1)
-    held: list[Item] = []
     wanted = min(max(1, round(len(items) * share)), len(items) - 1)
-    for item in sorted(items, key=lambda item: due[item]):
-        if len(held) < wanted and all(left[name] > 1 for name in classes_of[item]):
-            held.append(item)
-            left.subtract(set(classes_of[item]))
-    chosen = set(held or items[:1])
+    in_turn = sorted(items, key=lambda item: due[item])
+    by_number = sorted(in_turn, key=lambda item: -len(set(classes_of[item])))
+    covered: set = set()
+    chosen: set[Item] = set()
+    for only_new, order in ((True, by_number), (False, in_turn)):
+        for item in order:
+            classes = set(classes_of[item])
+            is_wanted = item not in chosen and (not only_new or classes - covered)
+            if len(chosen) < wanted and is_wanted and all(left[name] > 1 for name in classes):
+                chosen.add(item)
+                covered |= classes
+                left.subtract(classes)
+    chosen = chosen or set(items[:1])
     return (
         [item for item in classes_of if item not in chosen],
         [item for item in classes_of if item in chosen],

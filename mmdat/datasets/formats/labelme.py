@@ -45,25 +45,17 @@ def read_labelme(images: Images, paths: list[str], notes: list[str]) -> dict[str
         if isinstance(content, dict) and isinstance(content.get('shapes'), list):
             split = split_of(str(PurePosixPath(path).parent)) or 'train'
             files.setdefault(split, []).append((path, content))
-    classes = sorted(
-        {
-            shape['label']
-            for parts in files.values()
-            for _, content in parts
-            for shape in content['shapes']
-        }
-        - set(NO_LABEL)
-    )
     read = {
-        split: coco_content(
-            [_read_file(images, path, content, skipped) for path, content in parts], classes
-        )
+        split: [_read_file(images, path, content, skipped) for path, content in parts]
         for split, parts in files.items()
     }
+    classes = sorted(
+        {item['name'] for parts in read.values() for *_, objects in parts for item in objects}
+    )
     if skipped:
         kinds = ', '.join(f'{count} of the kind {kind}' for kind, count in skipped.items())
         notes.append(f'Shapes that have no area are left out: {kinds}.')
-    return read
+    return {split: coco_content(parts, classes) for split, parts in read.items()}
 
 
 def _read_file(

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,7 +17,15 @@ from PIL import Image
 from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.errors import UserError, enumerate_names
 
-from .files import Images, hold_back, image_sets, read_text, split_of
+from .files import (
+    Images,
+    NotRecognizedError,
+    held_back_note,
+    hold_back,
+    image_sets,
+    read_text,
+    split_of,
+)
 
 IMAGE_WORDS = ('images', 'image', 'imgs', 'img', 'jpegimages', 'photos', 'inputs')
 # The first that is there counts: programs write pictures of the masks beside them.
@@ -70,7 +78,8 @@ class Segmented:
         classes: Names of the classes, in the order of their labels.
         palette: Their colors, if the masks have them.
         values: Value in the masks -> class, if labels are not 0, 1, 2 and so on.
-        colors: Color in the masks -> class, if they must be written anew with values.
+        rewritten: Color, or gray value, in the masks -> class, if they must be written anew with
+            values that a training reads.
         zero_is_nothing: Whether 0 is no class and 1 the first (``reduce_zero_label``).
         zero_is_clear: Whether the names leave no doubt of that.
         splits: Split -> its images and masks; train and val at least.
@@ -82,7 +91,7 @@ class Segmented:
     classes: tuple[str, ...]
     palette: list[Color] | None
     values: dict[int, str] | None
-    colors: dict[Color, str] | None
+    rewritten: Mapping[Color, str] | Mapping[int, str] | None
     zero_is_nothing: bool
     zero_is_clear: bool
     splits: dict[str, MaskSplit]
@@ -103,7 +112,7 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
         UserError: If there are none, or if their values have no meaning.
     """
     if not data.is_dir():
-        raise UserError(f'{data} is no folder: give the one with images and masks')
+        raise NotRecognizedError(f'{data} is no folder: give the one with images and masks')
     images = Images(data)
     notes: list[str] = []
     splits, kind = _find_splits(images, share, seed, notes)
@@ -131,7 +140,18 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
             notes,
         )
     values, nothing, clear, classes = _meaning(look.values, names, zero, kind)
+    if not names:
+        keys = '`classes` and `mask_values`' if values and not look.needs_rewriting else '`classes`'
+        notes.append(f'Names of the classes were not found: change {keys} in the config.')
     kept = values or dict(enumerate(classes, int(nothing)))
+    if look.needs_rewriting:
+        if len(kept) > IGNORED:
+            raise UserError(
+                f'the masks hold {len(kept)} values: a value for each class, and at most {IGNORED} '
+                'of them, can be learned'
+            )
+        notes.append('The masks have 16 bits or alpha: copies with 8 bits are written.')
+        return Segmented(kind, data, classes, None, None, kept, nothing, clear, splits, notes)
     palette = [look.palette[value] for value in kept] if look.palette else None
     return Segmented(kind, data, classes, palette, values, None, nothing, clear, splits, notes)
 
@@ -164,9 +184,7 @@ def _find_splits(
         parts = hold_back(dict.fromkeys(whole, ()), share, seed)
         for name, chosen in zip(('train', 'val'), parts, strict=True):
             by_split[name] = {image: whole[image] for image in chosen}
-        notes.append(
-            f'There is no val: {len(parts[1])} images, chosen with the seed {seed}, are held back.'
-        )
+        notes.append(held_back_note(len(parts[1]), seed))
     return {name: _split(images, pairs) for name, pairs in by_split.items()}, kind
 
 
@@ -196,6 +214,7 @@ def _pairs(images: Images, notes: list[str]) -> dict[str, str]:
     """
     photos: dict[tuple, str] = {}
     masks: dict[tuple, tuple[int, str]] = {}
+    blurred: set[str] = set()
     for path in images.paths:
         whole = str(PurePosixPath(path).with_suffix(''))
         stem = MASK_END.sub('', whole)
@@ -214,6 +233,8 @@ def _pairs(images: Images, notes: list[str]) -> dict[str, str]:
             elif not path.lower().endswith(('.jpg', '.jpeg')):
                 rank = MASK_WORDS.index(mask_word)
                 masks[key] = min(masks.get(key, (rank, path)), (rank, path))
+            else:
+                blurred.add('/'.join(parts[: index + 1]))
             break
         else:
             if stem == whole:
@@ -221,11 +242,15 @@ def _pairs(images: Images, notes: list[str]) -> dict[str, str]:
             else:
                 masks[parts] = (0, path)
     pairs = {path: masks[key][1] for key, path in photos.items() if key in masks}
-    if not pairs:
+    if not pairs and blurred:
         raise UserError(
+            f'{images.root / min(blurred)} holds JPEG files, which blur the values of masks: save '
+            'the masks as PNG'
+        )
+    if not pairs:
+        raise NotRecognizedError(
             f'{images.root} has no pairs of an image and a mask: give a folder with images/ and '
-            'masks/ (or labels/, annotations/), whose files have the same names up to the suffix; '
-            'masks are no JPEG files'
+            'masks/ (or labels/, annotations/), whose files have the same names up to the suffix'
         )
     if lonely := [path for key, path in photos.items() if key not in masks]:
         notes.append(f'{len(lonely)} images have no mask, such as {lonely[0]}: they are left out.')
@@ -244,34 +269,38 @@ class _Look:
         self.values: set[int] = set()
         self.colors: set[Color] = set()
         self.palette: list[Color] | None = None
+        self.needs_rewriting = False
         step = -(-len(paths) // MOST_READ)
         if step > 1:
             notes.append(f'Of {len(paths)} masks every {step}th was read to find the classes.')
         with ThreadPoolExecutor() as threads:
-            for values, colors, palette in threads.map(self._read, paths[::step]):
+            for values, colors, palette, has_alpha in threads.map(self._read, paths[::step]):
                 self.values |= values
                 self.colors |= colors
                 self.palette = self.palette or palette
+                self.needs_rewriting |= has_alpha or max(values, default=0) > IGNORED
 
     @staticmethod
-    def _read(path: Path) -> tuple[set[int], set[Color], list[Color] | None]:
+    def _read(path: Path) -> tuple[set[int], set[Color], list[Color] | None, bool]:
         try:
             with Image.open(path) as image:
                 mode, palette = image.mode, image.getpalette()
                 pixels = np.asarray(image)
         except (OSError, ValueError, SyntaxError):
             raise UserError(f'mask {path} cannot be read: mend it, or take it out') from None
+        if has_alpha := pixels.ndim == 3 and pixels.shape[2] == 2:
+            pixels = pixels[..., 0]
         if pixels.ndim == 3:
-            flat = pixels[..., :3].reshape(-1, pixels.shape[-1])[:, :3]
+            flat = pixels[..., :3].reshape(-1, 3)
             packed = np.unique(flat.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32))
-            return set(), {(v >> 16, v >> 8 & 255, v & 255) for v in packed.tolist()}, None
+            return set(), {(v >> 16, v >> 8 & 255, v & 255) for v in packed.tolist()}, None, False
         colors = None
         if mode == 'P' and palette:
             colors = list(zip(palette[::3], palette[1::3], palette[2::3], strict=True))
             colors += [(0, 0, 0)] * (256 - len(colors))
             if all(len(set(color)) == 1 for color in colors):
                 colors = None
-        return set(np.unique(pixels).astype(int).tolist()), set(), colors
+        return set(np.unique(pixels).astype(int).tolist()), set(), colors, has_alpha
 
 
 def _names_of_papers(split: MaskSplit) -> dict[int, str]:
@@ -424,19 +453,34 @@ def _name_colors(
     if len(names) == len(ordered):
         listed = names if isinstance(names, list) else [names[key] for key in sorted(names)]
         return dict(zip(ordered, listed, strict=True))
-    notes.append('The masks are in color and no file names the colors: classes are named so.')
+    notes.append('No file names the colors of the masks: change `classes` in the config.')
     return {
         color: 'background' if color == (0, 0, 0) else 'color_{:02x}{:02x}{:02x}'.format(*color)
         for color in ordered
     }
 
 
-def write_values(source: Path, target: Path, colors: dict[Color, str], classes: tuple) -> None:
-    """Write a mask in colors anew, with the number of its class in each pixel."""
+def write_values(
+    source: Path,
+    target: Path,
+    meaning: Mapping[Color, str] | Mapping[int, str],
+    classes: Sequence[str],
+) -> None:
+    """Write a mask anew, with the number of its class in each pixel.
+
+    Args:
+        source: The mask.
+        target: Where to write.
+        meaning: Color, or gray value, -> class; the pixels of others are ignored.
+        classes: Names of the classes, in the order of their numbers.
+    """
+    in_color = isinstance(next(iter(meaning)), tuple)
     with Image.open(source) as image:
-        pixels = np.asarray(image.convert('RGB'), np.uint32)
-    packed = pixels @ np.array([65536, 256, 1], np.uint32)
-    labels = np.full(packed.shape, IGNORED, np.uint8)
-    for (red, green, blue), name in colors.items():
-        labels[packed == red * 65536 + green * 256 + blue] = classes.index(name)
+        pixels = np.asarray(image.convert('RGB') if in_color else image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    labels = np.full(pixels.shape[:2], IGNORED, np.uint8)
+    for value, name in meaning.items():
+        same = pixels == value if in_color else pixels[..., :1] == value
+        labels[same.all(axis=-1)] = classes.index(name)
     Image.fromarray(labels).save(target)

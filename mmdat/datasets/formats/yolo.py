@@ -73,6 +73,8 @@ def _description(data: Path, images: Images) -> tuple[str, list[str], dict[str, 
     texts = [path for path in images.files if PurePosixPath(path).name in NAMES_FILES]
     labeled = {path for path in images.files if path.endswith('.txt')}
     paths = [path for path in images.paths if _label_of(path, labeled - set(texts))]
+    if not texts and paths:
+        _refuse_without_names(images, [_label_of(path, labeled) for path in paths])
     if not texts or not paths:
         return None
     names = [line.strip() for line in read_text(images.root / texts[0]).splitlines()]
@@ -81,6 +83,17 @@ def _description(data: Path, images: Images) -> tuple[str, list[str], dict[str, 
         folder = str(PurePosixPath(path).parent)
         splits.setdefault(split_of(folder) or SPLITS[0], []).append(path)
     return texts[0], [name for name in names if name], splits
+
+
+def _refuse_without_names(images: Images, labels: list[str | None]) -> None:
+    """Refuse labels that look like YOLO's: a class and a box or a polygon on the first line."""
+    for label in filter(None, labels):
+        numbers = read_text(images.root / label).strip().split('\n')[0].split()
+        if len(numbers) >= 5 and all(re.fullmatch(r'\d+(\.\d+)?(e-\d+)?', n) for n in numbers):
+            raise UserError(
+                f'{images.root / label} looks like a label of YOLO, but no file names the classes: '
+                'add classes.txt with a name on each line, or data.yaml'
+            )
 
 
 def _splits(path: str, content: dict[str, Any], images: Images) -> dict[str, list[str]]:
