@@ -209,6 +209,13 @@ def test_batch_norm_of_one_image_and_an_epoch_without_a_step_are_told() -> None:
         CosineAnnealingLR.build_iter_from_epoch(T_max=3, epoch_length=0)
 
 
+def test_images_of_several_sizes_in_a_batch_are_told() -> None:
+    images = [torch.zeros(3, 4, 4), torch.zeros(3, 4, 5)]
+    sentence = r'of a batch have different sizes \(\[3, 4, 4\] .* Resize'
+    with pytest.raises(UserError, match=sentence), explained(Config()):
+        next(iter(DataLoader(images, batch_size=2)))  # type: ignore[arg-type]
+
+
 def test_what_is_no_mistake_of_the_user_passes() -> None:
     with pytest.raises(ZeroDivisionError), explained(Config()):
         raise ZeroDivisionError
