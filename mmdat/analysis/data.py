@@ -145,6 +145,7 @@ def print_data_report(report: DataReport) -> None:
     for kind, sentences in (('error', report.errors), ('warning', report.warnings)):
         for sentence in sentences:
             print(f'{kind}: {sentence}')
+    print(f'Errors: {len(report.errors)}, warnings: {len(report.warnings)}')
     if report.pictures is not None:
         print(f'Pictures: {report.pictures.resolve()}')
 

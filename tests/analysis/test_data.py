@@ -64,7 +64,9 @@ def test_what_cannot_be_used_is_an_error_and_the_rest_is_shown(
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(TOOLS / 'check_data.py'), run_name='__main__')
     assert ended.value.code == f'error: errors in the data of {config}: 2, see above'
-    errors = [line for line in capsys.readouterr().out.splitlines() if line.startswith('error: ')]
+    printed = capsys.readouterr().out.splitlines()
+    assert any(line.startswith('Errors: 2, warnings: ') for line in printed)
+    errors = [line for line in printed if line.startswith('error: ')]
     assert len(errors) == 2
     assert 'instances_train2017.json is not JSON' in errors[0]
     assert 'val2017/1.png' in errors[1]
