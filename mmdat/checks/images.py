@@ -11,7 +11,6 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import cv2
-import mmcv
 import numpy as np
 from mmengine.dist import is_main_process
 from PIL import Image
@@ -440,6 +439,8 @@ def _check_kinds(
 
 def _load(path: str, color_type: str, backend: str) -> np.ndarray | None:
     """Load an image as mmcv's transform does; None if that fails."""
+    import mmcv  # which the backbones can do without
+
     content = np.fromfile(path, np.uint8).tobytes()
     try:
         return mmcv.imfrombytes(content, color_type, backend=backend)

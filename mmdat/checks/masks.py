@@ -8,7 +8,6 @@ from io import BytesIO
 from typing import Any
 
 import cv2
-import mmcv
 import numpy as np
 from torch import nn
 
@@ -196,6 +195,8 @@ def decode_mask(content: bytes, backend: str = 'pillow') -> tuple[np.ndarray | N
             'is compressed with loss (JPEG or WebP), which changes values: save it as PNG, from '
             'the original'
         )
+    import mmcv  # which the backbones can do without
+
     try:
         values = mmcv.imfrombytes(content, flag='unchanged', backend=backend)
     except (OSError, ValueError, SyntaxError, cv2.error):

@@ -107,12 +107,17 @@ def test_the_weights_are_those_of_one_process(root: Path) -> None:
         accumulated=trained(root, 'accumulated', batch_size=1, accumulative_counts=2),
         two=trained_by_two(root, 'two'),
     )
-    trained_by_two(root, 'sharded', 'sharded.py', 2)
-    others['sharded'] = trained_by_two(root, 'sharded', 'sharded.py', EPOCHS, '--resume')
     for other in others.values():
         torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-4)
     smaller = trained(root, 'smaller', batch_size=1)
     assert max((smaller[name] - weight).abs().max() for name, weight in one.items()) > 1e-2
+
+
+@pytest.mark.slow
+def test_the_weights_of_shards_are_those_of_one_process(root: Path) -> None:
+    trained_by_two(root, 'sharded', 'sharded.py', 2)
+    sharded = trained_by_two(root, 'sharded', 'sharded.py', EPOCHS, '--resume')
+    torch.testing.assert_close(sharded, trained(root, 'one'), atol=1e-5, rtol=1e-4)
 
 
 def test_two_processes_test_as_one_does(root: Path) -> None:

@@ -1,5 +1,5 @@
-"""Published configurations train on real COCO and ADE20K images: one at a reduced scale, and, among
-the slow tests, all at this and at their own.
+"""Published configurations train on real COCO and ADE20K images: at a reduced scale, and at their
+own.
 """
 
 import os
@@ -131,7 +131,7 @@ CASES = [
         )
         for name, reduced, published, variable, root, metric in CASES
         for scale, options, loss, marks in (
-            ('reduced', reduced, 'loss', [] if reduced is MASK_RCNN else [pytest.mark.slow]),
+            ('reduced', reduced, 'loss', [pytest.mark.slow]),
             (
                 'published',
                 published,

@@ -26,7 +26,7 @@ def warnings(*datasets: Any) -> list[str]:
     [
         ('road', r"write classes=\('road',\), with a comma"),
         (('a', 'b', 'a'), r"names 'a' 2 times"),
-        (('a', ' '), r"has an empty name \('a' and ' '\): name each class"),
+        (('a', ' '), r"has an empty name, ' ': take it out"),
         ((1, 2), r'has 1, which is no string'),
     ],
 )

@@ -15,8 +15,6 @@ METRICS = {
     'cascade_mask_rcnn_dat_pp_t_coco': BOXES | MASKS,
     'dino_dat_pp_t_coco': BOXES,
     'detr_dat_pp_t_coco': BOXES,
-    'mask2former_dat_pp_t_coco': BOXES | MASKS,
-    'mask_rcnn_r50_dcn_v2_coco': BOXES | MASKS,
     'upernet_dat_t_ade20k': {'mIoU'},
     'semantic_fpn_scalablevit_s_ade20k': {'mIoU'},
     'mask2former_dat_pp_t_ade20k': {'mIoU'},

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 from pathlib import Path
 
 from mmengine.config import Config
@@ -11,13 +12,11 @@ NAMES = sorted(path.stem for path in CONFIGS.glob('*.py'))
 
 
 @functools.cache
-def _load_once(name: str) -> Config:
+def _load_once(name: str, data_roots: tuple[tuple[str, str], ...]) -> Config:
     return Config.fromfile(CONFIGS / f'{name}.py')
 
 
 def load(name: str) -> Config:
-    """Return a copy of the config of that name, to change at will.
-
-    Environment variables with data roots are read once too: a test that sets them loads the file.
-    """
-    return copy.deepcopy(_load_once(name))
+    """Return a copy of the config of that name, to change at will."""
+    roots = {key: value for key, value in os.environ.items() if key.endswith('_ROOT')}
+    return copy.deepcopy(_load_once(name, tuple(sorted(roots.items()))))

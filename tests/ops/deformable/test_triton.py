@@ -34,7 +34,7 @@ TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-1, torch.float16: 1e-2}
 
 
 @NEEDS_TRITON
-@pytest.mark.parametrize('kind', ['interpreted', 'compiled'])
+@pytest.mark.parametrize('kind', ['interpreted', pytest.param('compiled', marks=pytest.mark.slow)])
 def test_triton(kind: str, tmp_path: Path) -> None:
     run_functions(kind, 'not slow', tmp_path)
 
