@@ -24,6 +24,7 @@ from mmdat.apis.model import build_model
 from mmdat.apis.runner import add_checks, read_run_config
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks.exceptions import explained
+from mmdat.checks.masks import IGNORED
 from mmdat.checks.run import check_least, check_writable
 from mmdat.errors import UserError
 from mmdat.files import whole_file
@@ -44,9 +45,7 @@ from .data_summary import (
 from .detections import ground_truth_in
 
 SPLITS = ('train', 'val', 'test')
-# Class of the pixels of a mask that count for nothing, and its color.
-IGNORED = 255
-GRAY = (128, 128, 128)
+GRAY = (128, 128, 128)  # of the pixels of a mask that count for nothing
 
 
 @dataclass

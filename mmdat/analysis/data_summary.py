@@ -3,18 +3,17 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import md5
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from mmcv.transforms import Resize
-from PIL import Image
 from torch import nn
 
 from mmdat.checks import config_tree
-from mmdat.checks.images import in_threads, is_whole
+from mmdat.checks.folders import equal_files
+from mmdat.checks.images import in_threads, is_whole, read_header
 from mmdat.errors import UserError, enumerate_names
 
 from .browse import evenly_spaced
@@ -118,13 +117,11 @@ def _pixel_shares(items: Sequence[tuple[Any, dict[str, Any]]], num_classes: int)
 
 
 def _size(info: dict[str, Any]) -> tuple[int, int]:
+    """Return both sides of an image in pixels."""
     if 'height' in info:
         return info['height'], info['width']
-    try:
-        with Image.open(info['img_path']) as image:
-            return image.height, image.width
-    except OSError:  # it is broken, which another check says
-        return 0, 0
+    header = read_header(info['img_path'])
+    return header.stored if header else (0, 0)  # it is broken, which another check says
 
 
 def rare_classes(summary: Summary) -> Iterator[str]:
@@ -149,24 +146,17 @@ def broken_images(dataset: Any) -> Iterator[str]:
 
 def same_images(datasets: Mapping[str, Any]) -> Iterator[str]:
     """Say how many images two splits share in files of their own, by the files' content."""
-    by_size: dict[int, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    splits_of: dict[str, set[str]] = defaultdict(set)
     for split, dataset in datasets.items():
         for _, info in items_of(dataset):
-            path = info['img_path']
-            if Path(path).is_file():
-                by_size[Path(path).stat().st_size][path].add(split)
-    seen: dict[str, dict[str, str]] = defaultdict(dict)  # digest -> split -> path
-    for paths in by_size.values():
-        if len(set().union(*paths.values())) > 1:  # of files of a single size few are read
-            for path, splits in paths.items():
-                digest = md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest()
-                seen[digest].update(dict.fromkeys(splits, path))
+            splits_of[info['img_path']].add(split)
     pairs: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
-    for places in seen.values():
+    for paths in equal_files({path: frozenset(splits) for path, splits in splits_of.items()}):
+        places = {split: path for path in paths for split in splits_of[path]}
         if len(set(places.values())) > 1:
             pairs[tuple(split for split in datasets if split in places)].append(places)
     for names, shared in pairs.items():
-        examples = ' and '.join(dict.fromkeys(shared[0].values()))
+        examples = ' and '.join(shared[0][name] for name in names)
         yield (
             f'images that are in {" and ".join(names)} alike: {len(shared)}, such as {examples}; '
             'take them out of one, or figures are too good'

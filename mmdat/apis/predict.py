@@ -1,7 +1,6 @@
 """Predict images, folders, videos and cameras with a trained model."""
 
 import itertools
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmdat.checks import log_warning
 from mmdat.checks.run import check_writable
 from mmdat.datasets.inputs import Input, count_frames, find_inputs, read_frames
 from mmdat.errors import UserError
@@ -81,9 +80,9 @@ def predict(
     predictor = Predictor(config, checkpoint, **options)
 
     def on_unreadable(path: str, why: str) -> None:
-        _warn(f'{path} cannot be read: {why}')
+        log_warning(f'{path} cannot be read: {why}')
 
-    return _run(predictor, found, on_unreadable, _warn)
+    return _run(predictor, found, on_unreadable, log_warning)
 
 
 def write_predictions(
@@ -214,7 +213,3 @@ def _run(
                 predictor.classes,
                 **output,
             )
-
-
-def _warn(text: str) -> None:
-    print_log(text, 'current', logging.WARNING)

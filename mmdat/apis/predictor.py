@@ -1,7 +1,6 @@
 """A trained model that predicts images in memory, whatever its toolbox."""
 
 import itertools
-import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +13,6 @@ import torch.nn.functional as F
 from mmcv.transforms import Compose
 from mmdet.visualization.palette import get_palette
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from pycocotools import mask as mask_api
@@ -106,9 +104,9 @@ class Predictor:
         if slice_size is not None and self.toolbox == 'mmpretrain':
             raise UserError('--slice is not for classifiers: leave it out')
         if told['overlap'] and slice_size is None:
-            _warn('--overlap has no effect without --slice')
+            checks.log_warning('--overlap has no effect without --slice')
         if told['score_thr'] and self.toolbox != 'mmdet':
-            _warn('--score-thr has no effect: it is for detectors')
+            checks.log_warning('--score-thr has no effect: it is for detectors')
         color_type = color_type_of(cfg)
         self._is_gray = color_type == 'grayscale'
         self.is_turning = color_type != 'color_ignore_orientation'
@@ -286,7 +284,3 @@ def _encode(mask: np.ndarray, shape: tuple[int, int]) -> Mask:
     if mask.shape != shape:
         mask = cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_LINEAR)
     return mask_api.encode(np.asfortranarray(mask, np.uint8))
-
-
-def _warn(text: str) -> None:
-    print_log(text, 'current', logging.WARNING)

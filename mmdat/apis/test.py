@@ -1,7 +1,6 @@
 """Evaluate a checkpoint on the test data of a config."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -10,9 +9,7 @@ from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks import config_tree
 from mmdat.checks.exceptions import explained
-from mmdat.checks.images import image_paths
 from mmdat.checks.masks import ANNOTATION_LOADERS
-from mmdat.errors import UserError
 
 from .runner import build_runner, read_run_config
 from .toolboxes import toolbox_of
@@ -69,7 +66,7 @@ def test(
     with explained(cfg):
         runner = build_runner(cfg, warnings)
         if any(metric.get('output_dir') for metric in _metrics_of(cfg)):
-            _check_names_of_masks(runner.test_loop.dataloader.dataset)
+            checks.masks.check_written_names(runner.test_loop.dataloader.dataset)
         if out is not None:
             runner.test_evaluator.metrics.append(toolbox_of(cfg).metric(out_file_path=out))
         return runner.test()
@@ -96,23 +93,6 @@ def _metrics_of(cfg: Config) -> list[dict[str, Any]]:
 def _writes_predictions_only(cfg: Config) -> bool:
     """Tell whether all metrics of a test write files, for which they need no annotations."""
     return all(metric.get('format_only', False) for metric in _metrics_of(cfg))
-
-
-def _check_names_of_masks(dataset: Any) -> None:
-    """Refuse images of one name, whose masks mmseg writes into one file.
-
-    Raises:
-        UserError: Names two such images.
-    """
-    first: dict[str, str] = {}
-    for path in image_paths(dataset):
-        other = first.setdefault(Path(path).stem, path)
-        if other != path:
-            raise UserError(
-                f'the masks of {other} and {path} would both be written to {Path(path).stem}.png '
-                'of test_evaluator.output_dir: rename one, or use tools/predict.py, which keeps '
-                'folders'
-            )
 
 
 def _without_annotations(pipeline: list) -> list:

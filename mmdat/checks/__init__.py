@@ -197,7 +197,7 @@ def of_first_step(
     yield partial(model_fit.check_topk, model)
     yield partial(model_fit.check_single_output, model)
     yield partial(model_fit.check_mixed_classes, model)
-    names = next(iter(classes.of(datasets)), ())
+    names = next((names for *_, names in classes.of(datasets)), ())
     yield partial(model_fit.check_ignored, model, metrics, names, warn)
     yield partial(folders.check_class_folders, datasets)
     yield partial(classes.check_same, datasets)

@@ -10,12 +10,19 @@ from .config_tree import unwrap
 from .images import Warn
 
 
-def of(datasets: Mapping[str, Any]) -> Iterator[Sequence[str]]:
-    """Yield the classes of data sets that have some, out of their wrappers."""
-    for dataset in datasets.values():
+def of(datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any, Sequence[str]]]:
+    """Yield the data sets that have classes, out of their wrappers.
+
+    Args:
+        datasets: Split -> the data set, built.
+
+    Yields:
+        The split, the data set and the names of its classes.
+    """
+    for split, dataset in datasets.items():
         for _, single in unwrap(dataset):
             if classes := getattr(single, 'metainfo', {}).get('classes'):
-                yield classes
+                yield split, single, classes
 
 
 def check_names(datasets: Mapping[str, Any], warn: Warn) -> None:
@@ -31,27 +38,20 @@ def check_names(datasets: Mapping[str, Any], warn: Warn) -> None:
         UserError: Says what was probably meant.
     """
     checked = []
-    for dataset in datasets.values():
-        for _, single in unwrap(dataset):
-            classes = getattr(single, 'metainfo', {}).get('classes') or ()
-            own = getattr(single, 'METAINFO', {}).get('classes')
-            if classes in checked or list(own or ()) == list(classes):
-                continue
-            checked.append(classes)
-            check_class_names(classes)
-            if not all(map(str.strip, classes)):
-                raise UserError(
-                    f'metainfo.classes has an empty name ({enumerate_names(classes)}): name each '
-                    'class, or leave the name out'
+    for _, single, classes in of(datasets):
+        own = getattr(single, 'METAINFO', {}).get('classes')
+        if classes in checked or list(own or ()) == list(classes):
+            continue
+        checked.append(classes)
+        check_class_names(classes)
+        alike: dict[str, str] = {}
+        for name in classes:
+            other = alike.setdefault(' '.join(name.casefold().split()), name)
+            if other != name:
+                warn(
+                    f'metainfo.classes has {other!r} and {name!r}, which differ in case or '
+                    'blanks alone: leave one of them out if they are one class'
                 )
-            alike: dict[str, str] = {}
-            for name in classes:
-                other = alike.setdefault(' '.join(name.casefold().split()), name)
-                if other != name:
-                    warn(
-                        f'metainfo.classes has {other!r} and {name!r}, which differ in case or '
-                        'blanks alone: leave one of them out if they are one class'
-                    )
 
 
 def check_same(datasets: Mapping[str, Any]) -> None:
@@ -64,15 +64,12 @@ def check_same(datasets: Mapping[str, Any]) -> None:
         UserError: Names the splits and the classes.
     """
     first: tuple[str, list[str]] | None = None
-    for split, dataset in datasets.items():
-        for _, single in unwrap(dataset):
-            classes = list(getattr(single, 'metainfo', {}).get('classes') or ())
-            if not classes:
-                continue
-            first = first or (split, classes)
-            if classes != first[1]:
-                raise UserError(
-                    f'the classes of the {first[0]} data are {enumerate_names(first[1])}, those of '
-                    f'the {split} data {enumerate_names(classes)}: set the same metainfo='
-                    'dict(classes=(...)) for all data sets, in the same order'
-                )
+    for split, _, names in of(datasets):
+        classes = list(names)
+        first = first or (split, classes)
+        if classes != first[1]:
+            raise UserError(
+                f'the classes of the {first[0]} data are {enumerate_names(first[1])}, those of '
+                f'the {split} data {enumerate_names(classes)}: set the same metainfo='
+                'dict(classes=(...)) for all data sets, in the same order'
+            )

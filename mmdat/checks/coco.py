@@ -17,6 +17,7 @@ from mmdat.errors import UserError, enumerate_names
 from .coco_reading import Reading
 from .coco_repairs import overlap, plain_name
 from .config_tree import unwrap
+from .mmengine_private import is_subset
 
 # Detections of a class in an image that COCO's average precision counts.
 MOST_EVALUATED = 100
@@ -313,7 +314,7 @@ def check_classes_occur(dataset: Any, warn: Warn) -> None:
     files = ' and '.join(dict.fromkeys(part.ann_file for part in parts))
     classes = parts[0].metainfo['classes']
     lacking = {label: name for label, name in enumerate(classes) if not objects[label]}
-    in_training = [part for part in parts if not part.test_mode and part._indices is None]
+    in_training = [part for part in parts if not part.test_mode and not is_subset(part)]
     unusable = sum((part.tally.unusable for part in in_training), Counter[int]())
     if spoiled := [name for label, name in lacking.items() if unusable[label]]:
         left_out = (part.tally.ignored + part.tally.left_out for part in in_training)

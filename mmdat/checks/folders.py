@@ -1,10 +1,10 @@
 """Checks of data folders, and of the lists that give their images classes."""
 
-import filecmp
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 
@@ -356,15 +356,11 @@ def _warn_of_copies(
     labels: Mapping[str, int], classes: Sequence[str], source: str, warn: Warn
 ) -> None:
     """Warn of the same image in two classes, whatever its name."""
-    paths = list(_of_equal_size(labels))
-    alike = defaultdict(list)
-    for path, sample in zip(paths, in_threads(_sample, paths, 'Looking for copies'), strict=True):
-        alike[sample].append(path)
     copies = [
         (first, path)
-        for first, *others in alike.values()
+        for first, *others in equal_files(labels)
         for path in others
-        if labels[path] != labels[first] and filecmp.cmp(first, path, shallow=False)
+        if labels[path] != labels[first]
     ]
     if copies:
         first, path = copies[0]
@@ -374,20 +370,32 @@ def _warn_of_copies(
         )
 
 
-def _of_equal_size(labels: Mapping[str, int]) -> Iterator[str]:
-    """Yield the files that have as many bytes as one of another class."""
-    by_size = defaultdict(list)
-    for path in labels:
-        if os.path.isfile(path):
-            by_size[os.path.getsize(path)].append(path)
-    for paths in by_size.values():
-        if len({labels[path] for path in paths}) > 1:
-            yield from paths
+def equal_files(groups: Mapping[str, Hashable]) -> Iterator[list[str]]:
+    """Yield files of equal content that are in different groups.
+
+    Few are read: those that have as many bytes, and the same in the middle, as one of another
+    group. What is no file is passed over.
+
+    Args:
+        groups: Path -> its group, such as a split or a class.
+    """
+    paths = [path for path in groups if os.path.isfile(path)]
+    for key in (os.path.getsize, _middle, _digest):
+        alike = defaultdict(list)
+        for path, value in zip(paths, in_threads(key, paths, 'Looking for copies'), strict=True):
+            alike[value].append(path)
+        found = [part for part in alike.values() if len({groups[path] for path in part}) > 1]
+        paths = [path for part in found for path in part]
+    yield from found
 
 
-def _sample(path: str) -> tuple[int, bytes]:
+def _middle(path: str) -> tuple[int, bytes]:
     """The number of bytes of a file, and some from its middle, which differ in most files."""
     size = os.path.getsize(path)
     with open(path, 'rb') as file:
         file.seek(size // 2)
         return size, file.read(SAMPLE_BYTES)
+
+
+def _digest(path: str) -> str:
+    return md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest()

@@ -197,9 +197,13 @@ def image_paths(dataset: Any) -> list[str]:
 
 def evenly_spaced(dataset: Any, most: int | None) -> Iterator[dict]:
     """Yield what a data set knows of its images, of at most so many, evenly spaced."""
-    count = len(dataset) if most is None else min(most, len(dataset))
-    for index in range(count):
-        yield dataset.get_data_info(index * len(dataset) // count)
+    yield from map(dataset.get_data_info, _spaced(len(dataset), most))
+
+
+def _spaced(length: int, most: int | None) -> list[int]:
+    """Return indices of at most so many of the items of a list, evenly spaced."""
+    count = length if most is None else min(most, length)
+    return [index * length // count for index in range(count)]
 
 
 def in_threads(
@@ -325,8 +329,7 @@ def check_images(
         warn(sentence)
     if can_skip:
         return
-    count = min(most or len(paths), len(paths))
-    paths = [paths[index * len(paths) // count] for index in range(count)]
+    paths = [paths[index] for index in _spaced(len(paths), most)]
     with _of_any_size():
         whole = in_threads(is_whole, paths, 'Looking for broken images')
     broken = [path for path, fine in zip(paths, whole, strict=True) if not fine]

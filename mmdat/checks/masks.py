@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -23,6 +24,7 @@ from .images import (
     check_sizes,
     evenly_spaced,
     has_right_checksums,
+    image_paths,
     in_threads,
     is_turning,
     loader_of,
@@ -370,6 +372,26 @@ def _mask_values(found: Sequence[int], classes: Sequence[str]) -> str:
 
 def _is_background(name: str) -> bool:
     return name.lower().strip('_ ') in BACKGROUNDS
+
+
+def check_written_names(dataset: Any) -> None:
+    """Refuse images of one name, as mmsegmentation writes their predicted masks into one file.
+
+    Args:
+        dataset: A built data set that is tested.
+
+    Raises:
+        UserError: Names two such images.
+    """
+    first: dict[str, str] = {}
+    for path in image_paths(dataset):
+        other = first.setdefault(Path(path).stem, path)
+        if other != path:
+            raise UserError(
+                f'the masks of {other} and {path} would both be written to {Path(path).stem}.png '
+                'of test_evaluator.output_dir: rename one, or use tools/predict.py, which keeps '
+                'folders'
+            )
 
 
 def check_mask_classes(model: nn.Module, batch: Any) -> None:

@@ -5,6 +5,7 @@ from types import FrameType
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import build_from_cfg
 from mmengine.runner import BaseLoop, FlexibleRunner, Runner
 
@@ -39,6 +40,11 @@ def built_loops(runner: Runner) -> dict[str, Any]:
     """Split -> the loop that a runner has built; its properties would build others."""
     loops = dict(train=runner._train_loop, val=runner._val_loop, test=runner._test_loop)
     return {split: loop for split, loop in loops.items() if isinstance(loop, BaseLoop)}
+
+
+def is_subset(dataset: BaseDataset) -> bool:
+    """Whether a data set is a part of what its annotations have (``indices``)."""
+    return dataset._indices is not None
 
 
 def is_fine_tuning(runner: Runner) -> bool:

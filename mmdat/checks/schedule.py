@@ -200,7 +200,8 @@ def watch_batch_norm(model: nn.Module, loader: DataLoader) -> list[RemovableHand
 
 def _num_images(loader: DataLoader) -> int:
     """How many images a process is given in an epoch."""
-    return len(loader.sampler)  # type: ignore[arg-type]
+    sampler: Any = loader.sampler  # typed without a length
+    return len(sampler)
 
 
 def _is_shared(module: nn.Module) -> bool:

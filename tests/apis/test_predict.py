@@ -429,7 +429,7 @@ def test_an_option_without_effect_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(predictor_module, '_warn', told.append)
+    monkeypatch.setattr('mmdat.checks.log_warning', told.append)
     config, checkpoint = model(name)
     Predictor(Path(config), Path(checkpoint), **options)
     assert told == sentences

@@ -5,8 +5,11 @@ import inspect
 import mmengine
 import pytest
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import build_from_cfg
 from mmengine.runner import FlexibleRunner, Runner
+
+from mmdat.checks.mmengine_private import is_subset
 
 WHERE = f'mmengine {mmengine.__version__}, unlike 0.10.7, lacks this: mend checks/mmengine_private'
 
@@ -23,3 +26,13 @@ def test_what_is_built_is_named_in_the_builder() -> None:
 def test_a_runner_keeps_its_loops_and_its_checkpoint(runner: type) -> None:
     attributes = {'_train_loop', '_val_loop', '_test_loop', '_load_from', '_resume'}
     assert attributes <= set(runner.__init__.__code__.co_names), WHERE
+
+
+def test_a_data_set_keeps_which_part_it_has() -> None:
+    assert is_subset(Numbers(indices=2, serialize_data=False))
+    assert not is_subset(Numbers(serialize_data=False))
+
+
+class Numbers(BaseDataset):
+    def load_data_list(self) -> list[dict]:
+        return [dict(number=number) for number in range(4)]
