@@ -62,7 +62,7 @@ def _items(value: Any) -> tuple[str, list[tuple[str, Any]], str] | None:
 
 
 def _line(value: Any) -> str:
-    """Write a value in one line."""
+    """Write a value as Python in a single line, however long."""
     if isinstance(value, Code):
         return value.text
     items = _items(value)

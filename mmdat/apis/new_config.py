@@ -72,11 +72,11 @@ class Draft:
     files: dict[Path, Callable[[Path], None]] = field(default_factory=dict)
 
     def comment(self, text: str) -> None:
-        """Add a comment."""
+        """Add a comment, wrapped to the width of a config."""
         self.values['\n'.join(textwrap.wrap(text, WIDTH, **COMMENT))] = None
 
     def text(self) -> str:
-        """The config's text."""
+        """Write the config as Python."""
         lines = [
             key if key.startswith('#') else assignment(key, value)
             for key, value in self.values.items()
@@ -210,7 +210,7 @@ def _write_detection(draft: Draft, cfg: Config, path: Path, found: Detection, ba
     draft.values['data'] = dict(
         type='mmdat.CocoDataset', data_root=f'{found.root}/', metainfo=dict(classes=Code('classes'))
     )
-    sides = [min(item['width'], item['height']) for item in found.splits['train'].content['images']]
+    sides = [min(item['width'], item['height']) for item in found.images('train')]
     files = {}
     datasets: dict[str, dict[str, Any]] = {}
     for name, split in found.splits.items():
@@ -328,7 +328,7 @@ def _write_classified(draft: Draft, cfg: Config, path: Path, found: Classified, 
 
 
 def _add_loaders(draft: Draft, cfg: Config, datasets: dict[str, dict], batch: int) -> None:
-    """Add the data loaders of the splits."""
+    """Add a data loader for each split, with its data set."""
     for split in datasets:
         places = list(config_tree.datasets(cfg, split))
         if len(places) != 1:
@@ -437,7 +437,7 @@ def _weights(load_from: str, cfg: Config) -> dict[str, Any]:
 
 def _count_trained(cfg: Config, found: Found) -> int:
     """Count the images that are trained on; filter_cfg may leave out those without objects."""
-    count = len(_images_of(found, 'train'))
+    count = len(found.images('train'))
     leaves_out = any(
         (dataset.get('filter_cfg') or {}).get('filter_empty_gt')
         for _, dataset in config_tree.datasets(cfg, 'train')
@@ -577,7 +577,7 @@ def _summary(found: Found, draft: Draft, path: Path, steps: str, out: str) -> li
     lines = [f'{found.root}: {found.kind}, {len(found.classes)} classes']
     width = max(len('images'), *(len(name) for name in found.classes[:MOST_ROWS]))
     lines.append(f'  {"":{width}}' + ''.join(f'{split:>9}' for split in splits))
-    sizes = [len(_images_of(found, split)) for split in splits]
+    sizes = [len(found.images(split)) for split in splits]
     lines.append(f'  {"images":{width}}' + ''.join(f'{size:9}' for size in sizes))
     if isinstance(found, Segmented):
         listed = ', '.join(found.classes[:MOST_ROWS])
@@ -603,11 +603,3 @@ def _summary(found: Found, draft: Draft, path: Path, steps: str, out: str) -> li
     name = shlex.quote(out)
     lines.append(f'Next: tools/check_data.py {name}, then tools/train.py {name}')
     return lines
-
-
-def _images_of(found: Found, split: str) -> Any:
-    if isinstance(found, Detection):
-        return found.splits[split].content['images']
-    if isinstance(found, Segmented):
-        return found.splits[split].pairs
-    return found.splits[split].labels

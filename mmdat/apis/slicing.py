@@ -29,7 +29,7 @@ class Tile(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width of the tile, in pixels."""
         return self.bottom - self.top, self.right - self.left
 
     def crop(self, image: np.ndarray) -> np.ndarray:

@@ -223,7 +223,7 @@ def decode_mask(content: bytes, backend: str = 'pillow') -> tuple[np.ndarray | N
 
 
 def cannot_be_read(why: str | None) -> str:
-    """Say that a mask cannot be read."""
+    """End the sentence that refuses a mask: why it cannot be read, and what to do."""
     return f'cannot be read ({why}): mend it, or take its image out of the data set'
 
 
@@ -309,7 +309,7 @@ def _check_classes(
             f"makes 1 the class '{classes[0]}', so that none is '{classes[-1]}': set "
             'reduce_zero_label=False'
         )
-        if _is_background(classes[0]):
+        if is_background(classes[0]):
             raise UserError(f'{shift}, as 0 is a class')
     wrong = [value for value in found if not (0 <= table[value] < last or table[value] == IGNORED)]
     if wrong:
@@ -370,7 +370,8 @@ def _mask_values(found: Sequence[int], classes: Sequence[str]) -> str:
     )
 
 
-def _is_background(name: str) -> bool:
+def is_background(name: str) -> bool:
+    """Whether a class is what programs call that which is nothing else."""
     return name.lower().strip('_ ') in BACKGROUNDS
 
 

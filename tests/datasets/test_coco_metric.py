@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ CLASSES = ('disk', 'box')
 
 
 def content(
-    image_ids: list[Any] = [1, 2, 3],  # noqa: B006  never changed
-    category_ids: list[Any] = [1, 2],  # noqa: B006
+    image_ids: Sequence[Any] = (1, 2, 3),
+    category_ids: Sequence[Any] = (1, 2),
     annotation_ids: list[Any] | None = None,
 ) -> dict[str, Any]:
     """A file with two boxes and a disk in each of some images."""

@@ -2,17 +2,19 @@
 
 import csv
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mmdat.errors import UserError, enumerate_names
 
 from .files import (
     SPLITS,
+    Found,
     Images,
     NotRecognizedError,
-    held_back_note,
-    hold_back,
+    add_val,
+    divide_images,
     is_image,
     read_text,
     split_of,
@@ -39,23 +41,13 @@ class ClassSplit:
     folder: str | None = None
 
 
-@dataclass
-class Classified:
-    """Images by class that were found in a folder.
+@dataclass(kw_only=True)
+class Classified(Found[ClassSplit]):
+    """Images by class that were found in a folder."""
 
-    Attributes:
-        kind: Name of the layout.
-        root: Folder that all paths are relative to.
-        classes: Names of the classes, in the order of their labels.
-        splits: Split -> its images; train and val at least.
-        notes: What was decided that one might not expect, as sentences.
-    """
-
-    kind: str
-    root: Path
-    classes: tuple[str, ...]
-    splits: dict[str, ClassSplit]
-    notes: list[str] = field(default_factory=list)
+    def images(self, split: str) -> Collection[str]:
+        """The images of a split."""
+        return self.splits[split].labels
 
     def objects(self, split: str) -> Counter[str]:
         """Count the images of a split by class."""
@@ -97,15 +89,13 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         )
     if 'train' not in named:
         raise UserError(f'{data} has images of {enumerate_names(named)} alone: name a folder train')
-    if 'val' not in named and 'test' in named:
-        named['val'] = named.pop('test')
-        notes.append('There is no val: the images of test are validated on.')
-    if 'val' not in named:
-        whole = named['train']
-        parts = hold_back({path: [name] for path, name in whole.items()}, share, seed)
-        for split, paths in zip(('train', 'val'), parts, strict=True):
-            named[split] = {path: whole[path] for path in paths}
-        notes.append(held_back_note(len(parts[1]), seed))
+    add_val(
+        named,
+        lambda whole: divide_images(
+            whole, {path: [name] for path, name in whole.items()}, share, seed
+        ),
+        notes,
+    )
     numbers = {name: number for number, name in enumerate(classes)}
     splits = {
         split: ClassSplit({path: numbers[name] for path, name in paths.items()})
@@ -116,7 +106,9 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
     for split in ('train', 'val'):
         if absent := set(classes) - set(named[split].values()):
             notes.append(f'{split} has no image of {enumerate_names(sorted(absent))}.')
-    return Classified(kind, images.root, tuple(classes), splits, notes)
+    return Classified(
+        kind=kind, root=images.root, classes=tuple(classes), splits=splits, notes=notes
+    )
 
 
 def _listed(data: Path, images: Images) -> dict[str, dict[str, str]]:

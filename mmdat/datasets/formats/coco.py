@@ -1,20 +1,22 @@
 """Boxes and masks of a folder in any known format, as COCO's."""
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mmdat.checks.coco_repairs import box_of
 from mmdat.errors import UserError, enumerate_names
 
 from .files import (
+    Found,
     Images,
     NotRecognizedError,
+    add_val,
     held_back_note,
     hold_back,
-    read_text,
+    read_json,
     split_of,
     upright_size,
 )
@@ -42,23 +44,13 @@ class CocoSplit:
     file: str | None = None
 
 
-@dataclass
-class Detection:
-    """Boxes and masks that were found in a folder.
+@dataclass(kw_only=True)
+class Detection(Found[CocoSplit]):
+    """Boxes and masks that were found in a folder."""
 
-    Attributes:
-        kind: Name of the format.
-        root: Folder that all paths are relative to.
-        classes: Names of the classes, in the order of their labels.
-        splits: Split -> its annotations; train and val at least.
-        notes: What was decided that one might not expect, as sentences.
-    """
-
-    kind: str
-    root: Path
-    classes: tuple[str, ...]
-    splits: dict[str, CocoSplit]
-    notes: list[str] = field(default_factory=list)
+    def images(self, split: str) -> Collection[dict[str, Any]]:
+        """The images of a split, as the file has them."""
+        return self.splits[split].content['images']
 
     def objects(self, split: str) -> Counter[str]:
         """Count the objects of a split by class, but for crowds, which are not learned."""
@@ -107,7 +99,7 @@ def read_detection(data: Path, share: float, seed: int) -> Detection:
         raise UserError(f'{data} holds no image: give the folder that has them too')
     classes = _unite_classes(splits, notes)
     _choose_splits(splits, share, seed, notes)
-    found = Detection(kind, images.root, classes, splits, notes)
+    found = Detection(kind=kind, root=images.root, classes=classes, splits=splits, notes=notes)
     parts = [split.content['annotations'] for split in splits.values()]
     if crowds := sum(_is_crowd(item) for part in parts for item in part):
         if not found.objects('train'):
@@ -159,18 +151,6 @@ def _coco_files(images: Images, paths: list[str]) -> Iterator[tuple[str, dict[st
             isinstance(content.get(name), list) for name in ('images', 'categories')
         ):
             yield path, content
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: If it is none.
-    """
-    try:
-        return json.loads(read_text(path))
-    except ValueError as error:
-        raise UserError(f'{path} is not JSON ({error}): mend it, or take it out') from None
 
 
 def _read_coco_files(
@@ -275,9 +255,7 @@ def _mend(content: dict[str, Any]) -> bool:
         if isinstance(polygons, list) and polygons and not isinstance(polygons[0], list):
             changes['segmentation'] = polygons = [polygons]
         if not item.get('bbox') and isinstance(polygons, list) and polygons:
-            x = [value for polygon in polygons for value in polygon[::2]]
-            y = [value for polygon in polygons for value in polygon[1::2]]
-            changes['bbox'] = [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+            changes['bbox'] = box_of(dict(segmentation=polygons), {})
         box = changes.get('bbox') or item['bbox']
         if not item.get('area'):
             changes['area'] = box[2] * box[3]
@@ -373,27 +351,23 @@ def _choose_splits(splits: dict[str, CocoSplit], share: float, seed: int, notes:
         raise UserError(
             f'there are annotations of {enumerate_names(splits)} alone: name a file or folder train'
         )
-    if 'val' in splits:
-        return
-    if 'test' in splits:
-        splits['val'] = splits.pop('test')
-        notes.append('There is no val: the images of test are validated on.')
-        return
-    whole = splits['train']
+    add_val(splits, lambda whole: _divide(whole, share, seed), notes)
+
+
+def _divide(whole: CocoSplit, share: float, seed: int) -> tuple[CocoSplit, CocoSplit, str]:
     classes_of: dict[Any, set] = {item['id']: set() for item in whole.content['images']}
     for item in whole.content['annotations']:
         if not _is_crowd(item):
             classes_of[item['image_id']].add(item['category_id'])
-    for name, ids in zip(('train', 'val'), hold_back(classes_of, share, seed), strict=True):
+    train, val = hold_back(classes_of, share, seed)
+
+    def part(ids: list[Any]) -> CocoSplit:
         kept = set(ids)
-        splits[name] = CocoSplit(
-            {
-                'images': [item for item in whole.content['images'] if item['id'] in kept],
-                'annotations': [
-                    item for item in whole.content['annotations'] if item['image_id'] in kept
-                ],
-                'categories': whole.content['categories'],
-            },
-            whole.prefix,
-        )
-    notes.append(held_back_note(len(splits['val'].content['images']), seed))
+        content = {
+            'images': [item for item in whole.content['images'] if item['id'] in kept],
+            'annotations': [x for x in whole.content['annotations'] if x['image_id'] in kept],
+            'categories': whole.content['categories'],
+        }
+        return CocoSplit(content, whole.prefix)
+
+    return part(train), part(val), held_back_note(len(val), seed)

@@ -5,6 +5,8 @@ from typing import Any
 
 from pycocotools import mask as run_lengths
 
+from mmdat.checks.coco_repairs import box_of
+
 
 def coco_content(
     images: Iterable[tuple[str, tuple[int, int], list[dict[str, Any]]]], classes: Sequence[str]
@@ -37,14 +39,12 @@ def coco_content(
 
 
 def _extent(item: dict[str, Any], height: int, width: int) -> tuple[list[float], float]:
-    """Bounding box and area of an object."""
+    """Compute the box (x, y, width, height) around an object and its area, in pixels."""
     shape = item.get('segmentation')
+    box = box_of(item, dict(height=height, width=width))
     if not shape:
-        return item['bbox'], item['bbox'][2] * item['bbox'][3]
+        return box, box[2] * box[3]
     if isinstance(shape, dict):
-        return run_lengths.toBbox(shape).tolist(), float(run_lengths.area(shape))
-    x = [value for polygon in shape for value in polygon[::2]]
-    y = [value for polygon in shape for value in polygon[1::2]]
+        return box, float(run_lengths.area(shape))
     merged = run_lengths.merge(run_lengths.frPyObjects(shape, height, width))
-    box = [min(x), min(y), max(x) - min(x), max(y) - min(y)]
     return box, float(run_lengths.area(merged)) or box[2] * box[3]

@@ -1,12 +1,14 @@
 """Files below a folder, their names, and their parts for training and validation."""
 
+import json
 import random
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from mmdat.checks.folders import find_files
 from mmdat.checks.images import IMAGE_SUFFIXES, read_header
@@ -21,10 +23,30 @@ SPLIT_WORDS = dict(
 # Label Studio's name for an uploaded image, in which blanks are underscores too.
 UPLOADED = re.compile('[0-9a-f]{8}-(.+)')
 Item = TypeVar('Item')
+Split = TypeVar('Split')
 
 
 class NotRecognizedError(UserError):
     """A folder holds nothing that the task could learn from."""
+
+
+@dataclass(kw_only=True)
+class Found(Generic[Split]):
+    """Data that were found in a folder.
+
+    Attributes:
+        kind: Name of the format or layout.
+        root: Folder that all paths are relative to.
+        classes: Names of the classes, in the order of their labels.
+        splits: Split -> what it holds; train and val at least.
+        notes: What was decided that one might not expect, as sentences.
+    """
+
+    kind: str
+    root: Path
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    notes: list[str] = field(default_factory=list)
 
 
 def is_image(name: str) -> bool:
@@ -59,6 +81,18 @@ def read_text(path: Path) -> str:
         raise UserError(f'{path} is not UTF-8: save it as such') from None
     except OSError as error:
         raise UserError(f'{path} cannot be read ({error.strerror})') from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: If it is none.
+    """
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise UserError(f'{path} is not JSON ({error}): mend it, or take it out') from None
 
 
 def upright_size(path: Path) -> tuple[int, int]:
@@ -160,8 +194,40 @@ def _common(some: Iterable[str], others: Iterable[str]) -> int:
     return count
 
 
+def add_val(
+    splits: dict[str, Split], divide: Callable[[Split], tuple[Split, Split, str]], notes: list[str]
+) -> None:
+    """Validate on the images of the test if there are no others, or hold some back from training.
+
+    Args:
+        splits: Split -> what it holds; train, and maybe val and test.
+        divide: Divides the training data into those to train and to validate on, and notes it.
+        notes: Is told what was done.
+    """
+    if 'val' in splits:
+        return
+    if 'test' in splits:
+        splits['val'] = splits.pop('test')
+        notes.append('There is no val: the images of test are validated on.')
+        return
+    splits['train'], splits['val'], note = divide(splits['train'])
+    notes.append(note)
+
+
+def divide_images(
+    whole: dict[str, Item], classes_of: Mapping[str, Collection], share: float, seed: int
+) -> tuple[dict[str, Item], dict[str, Item], str]:
+    """Divide images, by path, as :func:`hold_back` does; and note it."""
+    train, val = hold_back(classes_of, share, seed)
+    return (
+        {path: whole[path] for path in train},
+        {path: whole[path] for path in val},
+        held_back_note(len(val), seed),
+    )
+
+
 def held_back_note(count: int, seed: int) -> str:
-    """Say how many images are held back."""
+    """Note how many images are held back from training, to validate on."""
     images = '1 image' if count == 1 else f'{count} images'
     verb = 'is' if count == 1 else 'are'
     return f'There is no val: {images}, chosen with the seed {seed}, {verb} held back.'

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import io
-import json
 import math
 from collections import Counter
 from pathlib import PurePosixPath
@@ -16,7 +15,7 @@ from pycocotools import mask as run_lengths
 from mmdat.errors import UserError
 
 from .content import coco_content
-from .files import Images, read_text, split_of, upright_size
+from .files import Images, read_json, split_of, upright_size
 
 CORNERS_OF_A_CIRCLE = 32
 NO_LABEL = ('__ignore__', '_background_')
@@ -38,10 +37,7 @@ def read_labelme(images: Images, paths: list[str], notes: list[str]) -> dict[str
     files: dict[str, list[tuple[str, dict]]] = {}
     skipped: Counter[str] = Counter()
     for path in paths:
-        try:
-            content = json.loads(read_text(images.root / path))
-        except ValueError as error:
-            raise UserError(f'{images.root / path} is not JSON ({error})') from None
+        content = read_json(images.root / path)
         if isinstance(content, dict) and isinstance(content.get('shapes'), list):
             split = split_of(str(PurePosixPath(path).parent)) or 'train'
             files.setdefault(split, []).append((path, content))

@@ -4,9 +4,9 @@ import csv
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,13 +15,15 @@ import numpy as np
 from PIL import Image
 
 from mmdat.checks.images import IMAGE_SUFFIXES
+from mmdat.checks.masks import IGNORED, is_background
 from mmdat.errors import UserError, enumerate_names
 
 from .files import (
+    Found,
     Images,
     NotRecognizedError,
-    held_back_note,
-    hold_back,
+    add_val,
+    divide_images,
     image_sets,
     read_text,
     split_of,
@@ -38,13 +40,11 @@ NAMES_FILES = (
     'labelmap.txt', 'class_names.txt', 'classes.txt', 'labels.txt', '_classes.csv', 'classes.json',
     'labels.json', 'class_names.json', 'label_map.json', 'meta.json',
 )  # fmt: skip
-BACKGROUND = ('_background_', 'background', 'bg', 'unlabeled', 'unlabelled', 'void', 'other')
 # Pattern of their images' names, data set of mmsegmentation, and value of its first class.
 PAPERS = (
     (r'ADE_(train|val)_\d{8}', 'ADE20KDataset', 1),
     (r'(19|20)\d\d_\d{6}', 'PascalVOCDataset', 0),
 )
-IGNORED = 255
 MOST_READ = 2000  # masks that are looked at
 Color = tuple[int, int, int]
 
@@ -68,34 +68,28 @@ class MaskSplit:
     listed: bool = False
 
 
-@dataclass
-class Segmented:
+@dataclass(kw_only=True)
+class Segmented(Found[MaskSplit]):
     """Images with masks that were found in a folder.
 
     Attributes:
-        kind: Name of the layout.
-        root: Folder that all paths are relative to.
-        classes: Names of the classes, in the order of their labels.
-        palette: Their colors, if the masks have them.
+        palette: Colors of the classes, if the masks have them.
         values: Value in the masks -> class, if labels are not 0, 1, 2 and so on.
         rewritten: Color, or gray value, in the masks -> class, if they must be written anew with
             values that a training reads.
         zero_is_nothing: Whether 0 is no class and 1 the first (``reduce_zero_label``).
         zero_is_clear: Whether the names leave no doubt of that.
-        splits: Split -> its images and masks; train and val at least.
-        notes: What was decided that one might not expect, as sentences.
     """
 
-    kind: str
-    root: Path
-    classes: tuple[str, ...]
-    palette: list[Color] | None
-    values: dict[int, str] | None
-    rewritten: Mapping[Color, str] | Mapping[int, str] | None
-    zero_is_nothing: bool
-    zero_is_clear: bool
-    splits: dict[str, MaskSplit]
-    notes: list[str] = field(default_factory=list)
+    palette: list[Color] | None = None
+    values: dict[int, str] | None = None
+    rewritten: Mapping[Color, str] | Mapping[int, str] | None = None
+    zero_is_nothing: bool = False
+    zero_is_clear: bool = True
+
+    def images(self, split: str) -> Collection[str]:
+        """The images of a split."""
+        return self.splits[split].pairs
 
 
 def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Segmented:
@@ -116,6 +110,7 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
     images = Images(data)
     notes: list[str] = []
     splits, kind = _find_splits(images, share, seed, notes)
+    common: dict[str, Any] = dict(kind=kind, root=data, splits=splits, notes=notes)
     masks = [
         data / split.masks / mask for split in splits.values() for mask in split.pairs.values()
     ]
@@ -128,16 +123,10 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
         classes = tuple(dict.fromkeys(colors.values()))
         color_of = {name: color for color, name in colors.items()}
         return Segmented(
-            kind,
-            data,
-            classes,
-            [color_of[name] for name in classes],
-            None,
-            colors,
-            False,
-            True,
-            splits,
-            notes,
+            classes=classes,
+            palette=[color_of[name] for name in classes],
+            rewritten=colors,
+            **common,
         )
     values, nothing, clear, classes = _meaning(look.values, names, zero, kind)
     if not names:
@@ -151,9 +140,17 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
                 'of them, can be learned'
             )
         notes.append('The masks have 16 bits or alpha: copies with 8 bits are written.')
-        return Segmented(kind, data, classes, None, None, kept, nothing, clear, splits, notes)
-    palette = [look.palette[value] for value in kept] if look.palette else None
-    return Segmented(kind, data, classes, palette, values, None, nothing, clear, splits, notes)
+        return Segmented(
+            classes=classes, rewritten=kept, zero_is_nothing=nothing, zero_is_clear=clear, **common
+        )
+    return Segmented(
+        classes=classes,
+        palette=[look.palette[value] for value in kept] if look.palette else None,
+        values=values,
+        zero_is_nothing=nothing,
+        zero_is_clear=clear,
+        **common,
+    )
 
 
 def _find_splits(
@@ -176,15 +173,9 @@ def _find_splits(
             f'{images.root} has no masks to train on: put them into folders such as images/train '
             'and masks/train'
         )
-    if 'val' not in by_split and 'test' in by_split:
-        by_split['val'] = by_split.pop('test')
-        notes.append('There is no val: the images of test are validated on.')
-    if 'val' not in by_split:
-        whole = by_split['train']
-        parts = hold_back(dict.fromkeys(whole, ()), share, seed)
-        for name, chosen in zip(('train', 'val'), parts, strict=True):
-            by_split[name] = {image: whole[image] for image in chosen}
-        notes.append(held_back_note(len(parts[1]), seed))
+    add_val(
+        by_split, lambda whole: divide_images(whole, dict.fromkeys(whole, ()), share, seed), notes
+    )
     return {name: _split(images, pairs) for name, pairs in by_split.items()}, kind
 
 
@@ -331,8 +322,12 @@ def _read_names(images: Images) -> tuple[dict[int, str] | list[str], dict[Color,
         return {int(row[0]): row[1].strip() for row in rows}, {}
     if path.endswith('labelmap.txt') and all(':' in line for line in lines):  # CVAT's
         fields = [line.split(':') for line in lines]
-        colors = {tuple(map(int, color.split(','))): name for name, color, *_ in fields if color}
-        return [name for name, *_ in fields], colors  # type: ignore[return-value]
+        colors: dict[Color, str] = {}
+        for name, color, *_ in fields:
+            if color:
+                red, green, blue = map(int, color.split(','))
+                colors[red, green, blue] = name
+        return [name for name, *_ in fields], colors
     numbered = [re.fullmatch(r'(\d+)[\s:,;]+(.+)', line) for line in lines]
     if all(numbered):
         return {int(match[1]): match[2].strip() for match in numbered if match}, {}
@@ -386,7 +381,7 @@ def _meaning(
             {value: names[value] for value in sorted(names)}, False, clear, classes
         )
     count = len(names)
-    first_is_background = count > 0 and names[0].lower() in BACKGROUND
+    first_is_background = count > 0 and is_background(names[0])
     if (sparse and (count or not kind.startswith('ADE20K'))) or spaced:
         named = list(names)
         if count == len(numbers) - 1 and numbers[0] == 0:
