@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from hashlib import md5
 from pathlib import Path
 from typing import Any
@@ -380,13 +380,22 @@ def equal_files(groups: Mapping[str, Hashable]) -> Iterator[list[str]]:
         groups: Path -> its group, such as a split or a class.
     """
     paths = [path for path in groups if os.path.isfile(path)]
-    for key in (os.path.getsize, _middle, _digest):
-        alike = defaultdict(list)
-        for path, value in zip(paths, in_threads(key, paths, 'Looking for copies'), strict=True):
-            alike[value].append(path)
-        found = [part for part in alike.values() if len({groups[path] for path in part}) > 1]
-        paths = [path for part in found for path in part]
+    found = _of_several_groups(zip(paths, map(os.path.getsize, paths), strict=True), groups)
+    for key in (_middle, _digest):
+        paths = [path for alike in found for path in alike]
+        values: list[Any] = in_threads(key, paths, 'Looking for copies')
+        found = _of_several_groups(zip(paths, values, strict=True), groups)
     yield from found
+
+
+def _of_several_groups(
+    values: Iterable[tuple[str, Hashable]], groups: Mapping[str, Hashable]
+) -> list[list[str]]:
+    """Collect the files of each value that are not all in one group."""
+    alike = defaultdict(list)
+    for path, value in values:
+        alike[value].append(path)
+    return [paths for paths in alike.values() if len({groups[path] for path in paths}) > 1]
 
 
 def _middle(path: str) -> tuple[int, bytes]:
