@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import safetensors.torch
 import torch
 
 from mmdat.checkpoints import convert_published_checkpoint, read_weights
@@ -26,7 +27,7 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
 
     Args:
         source: A published checkpoint: a classifier's, a detector's or a segmentor's.
-        target: File to write.
+        target: File to write; as safetensors, without ``meta``, if it has that suffix.
         config: Config of a model with the checkpoint's backbone. Not needed for the architectures
             that have a name, which are known by their shapes.
 
@@ -44,7 +45,11 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
     converted = convert_published_checkpoint(backbone, weights)
     meta = dict(mmdat_version=__version__, converted_from=os.path.basename(source))
     with whole_file(Path(target)) as file:
-        torch.save(dict(meta=meta, state_dict=converted), file)
+        if Path(target).suffix == '.safetensors':
+            contiguous = {name: tensor.contiguous() for name, tensor in converted.items()}
+            safetensors.torch.save_file(contiguous, file)
+        else:
+            torch.save(dict(meta=meta, state_dict=converted), file)
     return type(backbone).__name__
 
 

@@ -32,7 +32,7 @@ def load_weights(model: BaseModel, checkpoint: str) -> dict[str, Any]:
     Raises:
         UserError: If the checkpoint cannot be read, or is of another model.
     """
-    content = read_checkpoint(checkpoint)
+    content = read_checkpoint(checkpoint, skip_objects=True)
     checks.before_loading(content, checkpoint, resume=False)
     check_weights_fit(
         content, model.state_dict(), checkpoint, backbone_only=False, unneeded=unbuilt_stages(model)

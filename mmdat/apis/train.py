@@ -48,8 +48,10 @@ def train(
         cfg.resume = True
         cfg.load_from = latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
     if cfg.get('load_from') is not None:
-        content = read_checkpoint(cfg.load_from)
-        checks.before_loading(content, cfg.load_from, resume=cfg.get('resume', False))
+        resumes = cfg.get('resume', False)
+        # Of a training that goes on, all is needed; else weights alone.
+        content = read_checkpoint(cfg.load_from, skip_objects=not resumes)
+        checks.before_loading(content, cfg.load_from, resume=resumes)
         del content  # it can be as large as the model and its optimizer, and is read again
     with explained(cfg):
         runner = build_runner(cfg, warnings)

@@ -22,7 +22,7 @@ def allow_training_history() -> None:
     """Let ``torch.load(weights_only=True)`` read the training history in mmengine's checkpoints.
 
     Without this ``--resume`` fails: mmengine saves its ``HistoryBuffer``s, which hold NumPy arrays
-    and, by name, their own four statistics. Only these are allowed.
+    and, by name, their own four statistics. Only these are allowed, under the names of NumPy 1 too.
     """
 
     def history_method(cls: type, name: str) -> Callable:
@@ -30,9 +30,17 @@ def allow_training_history() -> None:
             raise pickle.UnpicklingError(f'getattr({cls}, {name!r}) is not allowed')
         return getattr(HistoryBuffer, name)
 
-    dtypes = [np.dtype(np.float64), np.dtype(np.int64)]
-    # NumPy's own functions that rebuild a pickled array and a pickled scalar.
-    rebuilders: list[Any] = [np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]]
+    # NumPy's own functions that rebuild a pickled array and a pickled scalar, by the names that
+    # NumPy 1 and NumPy 2 give them.
+    rebuilders: list[Any] = [
+        (function, f'numpy.{core}.multiarray.{name}')
+        for name, function in (
+            ('_reconstruct', np.empty(0).__reduce__()[0]),
+            ('scalar', np.float64(0).__reduce__()[0]),
+        )
+        for core in ('core', '_core')
+    ]
+    dtypes = [np.float64, np.float32, np.int64, np.int32, np.bool_]
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
@@ -40,7 +48,7 @@ def allow_training_history() -> None:
             (history_method, 'builtins.getattr'),
             np.ndarray,
             np.dtype,
-            *map(type, dtypes),
+            *(type(np.dtype(dtype)) for dtype in dtypes),
             *rebuilders,
         ]
     )
@@ -48,4 +56,4 @@ def allow_training_history() -> None:
 
 def load_from_disk_or_web(filename: str, map_location: Any = None) -> Any:
     """Loader of checkpoints for mmengine, whose own runs code that it finds at a URL."""
-    return read_checkpoint(filename, map_location)
+    return read_checkpoint(filename, map_location, skip_objects=True)

@@ -1,7 +1,9 @@
 """Checkpoint files, from disk or the web, read without running code that is in them."""
 
 import hashlib
+import logging
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from http.client import HTTPException
@@ -9,16 +11,27 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import safetensors.torch
 import torch
+from mmengine.logging import print_log
 from mmengine.runner.checkpoint import get_external_models, get_torchvision_models
 from torch import Tensor
 
-from mmdat.errors import UserError, reason
+from mmdat.errors import UserError, enumerate_names, reason
 
 Weights = dict[str, Tensor]
 
-# Kinds of dict that checkpoints hold beside the weights, such as the authors' configuration.
-DICTS = ('yacs.config.CfgNode', 'collections.defaultdict')
+# Module that stand-ins of refused classes are in, as errors name it.
+STAND_INS = 'stand_in'
+# How errors name a class or function that is refused, alone or with its whole module or for what it
+# is called with, and a stand-in that is to be filled as a dict or a list.
+REFUSED = re.compile(
+    r'GLOBAL (?P<name>\S+) was not an allowed'
+    r'|(?P<blocked>(?<=GLOBAL )\S+(?= whose module \S+ is blocked)|getattr.*(?= is not allowed))'
+)
+FILLED = re.compile(
+    rf"Can only (?P<how>SETITEM|append|extend).* but got <class '{STAND_INS}\.(?P<name>.+)'>"
+)
 WEB = ('http://', 'https://')
 # mmengine's model zoos: functions that give the URLs of their checkpoints by name.
 ZOOS = {
@@ -34,36 +47,29 @@ def read_checkpoint(source: str, map_location: Any = 'cpu', skip_objects: bool =
 
     Args:
         source: A file, a URL, or a name in one of mmengine's model zoos (``torchvision://...``).
+            ``.safetensors`` gives the tensors by name.
         map_location: Device of the tensors.
         skip_objects: Put a stand-in in the place of objects of other packages, which are refused
-            otherwise. Nothing of them is run or built.
+            otherwise. Nothing of them is run or built; a log line names them.
 
     Raises:
         UserError: If the source does not exist, cannot be reached, or is not a checkpoint that can
-            be read safely.
+            be read safely; it names what was refused, or says that the file is damaged.
     """
     path = local_file(source)
     try:
-        try:
-            return torch.load(path, map_location, weights_only=True)
-        except UnpicklingError:
-            if not skip_objects:
-                raise
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-            stand_ins: list[Any] = [
-                (_StandInDict if name in DICTS else _StandIn, name) for name in names
-            ]
-            with torch.serialization.safe_globals(stand_ins):
-                return torch.load(path, map_location, weights_only=True)
+        if path.suffix == '.safetensors':
+            return safetensors.torch.load_file(path)
+        return _load(path, source, map_location, skip_objects)
+    except UserError:
+        raise
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
         raise UserError(f'checkpoint {source} cannot be read: {reason(error)}') from error
     except Exception as error:  # a file that is no checkpoint can raise anything
         if '://' in source:
             path.unlink(missing_ok=True)  # so that the next try downloads it again
         raise UserError(
-            f'{source} cannot be loaded as a checkpoint: it is damaged, or holds '
-            'objects other than tensors and plain values, which are not loaded for '
-            'safety'
+            f'{source} cannot be loaded as a checkpoint: {_fault(path)}. Copy or download it again'
         ) from error
 
 
@@ -155,6 +161,55 @@ def _download(url: str) -> Path:
     return path
 
 
+def _load(path: Path, source: str, map_location: Any, skip_objects: bool) -> Any:
+    """Load a file of ``torch.save``, with stand-ins for what PyTorch refuses if that is wanted."""
+    stand_ins: dict[str, type] = {}
+    while True:
+        try:
+            allowed: list[Any] = [(stand_in, name) for name, stand_in in stand_ins.items()]
+            with torch.serialization.safe_globals(allowed):
+                content = torch.load(path, map_location, weights_only=True)
+            break
+        except UnpicklingError as error:
+            if filled := FILLED.search(str(error)):
+                name = filled['name']
+                if stand_ins[name] in (_StandInDict, _StandInList):
+                    raise
+                stand_ins[name] = _StandInDict if filled['how'] == 'SETITEM' else _StandInList
+                continue
+            refused = REFUSED.search(str(error))
+            if refused is None:
+                raise
+            name = refused['name'] or refused['blocked']
+            if not skip_objects or refused['blocked'] or name in stand_ins:
+                raise UserError(
+                    f'{source} holds {name}, which is neither a tensor nor a plain value and is '
+                    'not loaded, since it could run code: ask its author for the weights alone'
+                ) from error
+            # PyTorch names builtins without their module.
+            full_name = name if '.' in name else f'builtins.{name}'
+            stand_ins[full_name] = type(full_name, (_StandIn,), {'__module__': STAND_INS})
+    if stand_ins:
+        print_log(
+            f'{source} holds objects that are neither tensors nor plain values; they are left out, '
+            f'since they could run code: {enumerate_names(stand_ins)}',
+            'current',
+            logging.WARNING,
+        )
+    return content
+
+
+def _fault(path: Path) -> str:
+    """What is wrong with a file that PyTorch does not read."""
+    with path.open('rb') as file:
+        head = file.read(512)
+    if not head:
+        return 'it is empty'
+    if head.lstrip()[:1] == b'<':
+        return 'it is a web page'
+    return 'it is damaged, or not a file of torch.save'
+
+
 class _StandIn:
     """Takes the place of an object beside the weights, and ignores what it is given."""
 
@@ -170,3 +225,10 @@ class _StandInDict:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> OrderedDict:  # type: ignore[misc]
         return OrderedDict()
+
+
+class _StandInList:
+    """Takes the place of a kind of list."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> list:  # type: ignore[misc]
+        return []

@@ -8,7 +8,8 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-import mmdat  # noqa: F401  patches mmengine and PyTorch
+from mmdat.checkpoints import read_checkpoint
+from mmdat.errors import UserError
 
 
 def test_history_survives_a_safe_load(tmp_path: Path) -> None:
@@ -27,3 +28,5 @@ def test_allow_list_opens_no_other_attribute(tmp_path: Path) -> None:
     torch.save({'loss': Attack()}, path)
     with pytest.raises(pickle.UnpicklingError, match='not allowed'):
         torch.load(path, weights_only=True)
+    with pytest.raises(UserError, match='getattr.*__init__.*could run code'):
+        read_checkpoint(str(path), skip_objects=True)
