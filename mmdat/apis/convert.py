@@ -8,7 +8,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from mmdat.checkpoints import convert_published_checkpoint, read_weights
+from mmdat.checkpoints import convert_published_checkpoint, read_weights, recognize
 from mmdat.checks.config_file import read_config
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_parts
@@ -56,20 +56,21 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
 def _recognize(source: str, weights: dict[str, torch.Tensor]) -> HierarchicalBackbone:
     """The named architecture whose names and shapes the checkpoint has."""
     side = _pretrain_img_size(weights)
-    refusals = []
+    refusals = {}
     for family in FAMILIES:
         for arch in family.ARCHITECTURES:
             backbone = _without_weights(family, arch, side)
             try:
                 convert_published_checkpoint(backbone, weights)
             except UserError as error:
-                refusals.append(f"'{arch}': {error}")
+                refusals[f"{family.__name__} '{arch}'"] = error
                 continue
             return backbone
-    nearest = min(refusals, key=len)  # it has the fewest names to list
+    held = recognize(weights)
     raise UserError(
-        f'{source} is of none of the architectures that have a name: give --config '
-        f"with a model that has the checkpoint's backbone. The nearest is {nearest}"
+        f'{source} is of none of the architectures that have a name, but holds {held}: give '
+        "--config with a model that has the checkpoint's backbone. "
+        f'{"; ".join(str(error) for name, error in refusals.items() if name in held)}'.rstrip()
     )
 
 

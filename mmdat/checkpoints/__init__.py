@@ -7,6 +7,7 @@ require('mmengine')
 from .layout import PublishedBackbone, PublishedLayout, published_names  # noqa: E402
 from .matching import convert_published_checkpoint, load_pretrained, load_published_checkpoint  # noqa: E402
 from .reading import read_checkpoint, read_weights  # noqa: E402
+from .recognition import recognize  # noqa: E402
 
 __all__ = [
     'PublishedBackbone',
@@ -17,4 +18,5 @@ __all__ = [
     'published_names',
     'read_checkpoint',
     'read_weights',
+    'recognize',
 ]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -19,6 +20,7 @@ from .layout import (
     published_names,
 )
 from .reading import Weights, describe, read_weights, strip_prefix
+from .recognition import recognize
 
 # Buffers that the authors compute from sizes; other buffers are known by their integer dtype.
 BUFFERS = ('relative_position_index', 'attn_mask')
@@ -93,7 +95,7 @@ def load_pretrained(
     match.unmapped = sorted(name for name in set(body) - ours if not name.startswith(OUTPUT_NORMS))
     match.unfilled = sorted(name for name in ours - set(body) if not name.startswith(OUTPUT_NORMS))
     match.compare_shapes(backbone.state_dict())
-    match.check(checkpoint, backbone)
+    match.check(checkpoint, backbone, weights)
     _copy(match.filled, backbone)
 
 
@@ -115,8 +117,9 @@ def convert_published_checkpoint(
         UserError: If the file cannot be read or does not fit the backbone; it lists what.
     """
     source = describe(checkpoint)
-    match = _match(backbone, read_weights(checkpoint), source, with_heads=True)
-    match.check(source, backbone)
+    weights = read_weights(checkpoint)
+    match = _match(backbone, weights, source, with_heads=True)
+    match.check(source, backbone, weights)
     return match.filled
 
 
@@ -169,9 +172,16 @@ class _Match:
             if name in self.filled and self.filled[name].shape != tensor.shape:
                 self.misshaped.append(f'{name} ({_size(self.filled[name])} for {_size(tensor)})')
 
-    def check(self, source: str, model: object) -> None:
+    def check(self, source: str, model: Any, weights: Mapping[str, Tensor]) -> None:
+        """Refuse what does not fit.
+
+        Args:
+            source: What the sentence calls the checkpoint.
+            model: The model or backbone.
+            weights: The checkpoint's.
+        """
         problems = [
-            f'{what}: {", ".join(names)}'
+            f'{what}: {_first(names)}'
             for what, names in (
                 ('it has keys that map nowhere', self.unmapped),
                 ('it leaves parameters unfilled', self.unfilled),
@@ -180,7 +190,11 @@ class _Match:
             if names
         ]
         if problems:
-            raise UserError(f'{source} does not fit {type(model).__name__}; ' + '; '.join(problems))
+            backbone = getattr(model, 'backbone', model)
+            raise UserError(
+                f'{source} does not fit: it holds {recognize(weights)}, the model '
+                f'{recognize(backbone.state_dict())}; {"; ".join(problems)}'
+            )
 
 
 def _fill(model: nn.Module | PublishedBackbone, weights: Weights, source: str) -> None:
@@ -206,7 +220,7 @@ def _fill(model: nn.Module | PublishedBackbone, weights: Weights, source: str) -
             match.unmapped += sorted(given - heads)
             match.unfilled = sorted({*match.unfilled, *(heads - given)})
             match.compare_shapes({name: own[name] for name in sorted(heads)})
-    match.check(source, model)
+    match.check(source, model, weights)
     _copy(match.filled, model)
 
 
@@ -305,6 +319,12 @@ def _resize_tables(backbone: PublishedBackbone, weights: Weights) -> Weights:
         if table in weights and isinstance(module, ResizesBiasTable):
             resized[table] = module.resize_bias_table(weights[table])
     return resized
+
+
+def _first(names: Collection[str], most: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    listed = ', '.join([*names][:most])
+    return listed if len(names) <= most else f'{listed} and {len(names) - most} more'
 
 
 def _size(tensor: Tensor) -> str:

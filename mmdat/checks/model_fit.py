@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmdat.checkpoints import recognize
+from mmdat.checkpoints.recognition import AUTHORS
 from mmdat.errors import UserError
 from mmdat.models.backbones.base import HierarchicalBackbone
 
@@ -287,9 +289,19 @@ def check_weights_fit(
     if not backbone_only:
         problems.append(_describe('has in addition', additional))
     if any(problems):
+        # Classifiers of the authors have them under a key of their own.
+        state = content.get('model', loaded)
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        held, built = recognize(tensors), recognize(weights)
+        way = (
+            '; convert it with tools/model_converters/convert_published.py, or give it to '
+            "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+            if AUTHORS in held
+            else ''
+        )
         raise UserError(
-            f"{source} is of another model than the config's: it "
-            f'{", ".join(filter(None, problems))}'
+            f"{source} is of another model than the config's: it holds {held}, the model {built}; "
+            f'it {", ".join(filter(None, problems))}{way}'
         )
 
 

@@ -230,7 +230,8 @@ def test_a_published_scalablevit_of_another_shape_is_refused_with_all_that_diffe
     with pytest.raises(UserError) as caught:
         load_published_checkpoint(backbone, {'model': weights})
     assert str(caught.value) == (
-        'the checkpoint does not fit ScalableViT; '
+        f"the checkpoint does not fit: it holds a ScalableViT '{arch}' in its authors' names, "
+        f"the model a ScalableViT '{arch}'; "
         'it has keys that map nowhere: stages.2.3.surplus.weight; '
         'it leaves parameters unfilled: backbone.stages.1.blocks.0.norm1.weight; '
         'shapes differ: '
