@@ -142,7 +142,7 @@ class Reading:
             return "has no 'segmentation', which the config needs"
         box: Any = item.get('bbox')
         if not _is_box(box):
-            box = box_of(item, image)
+            box = box_of(item)
             if not _is_box(box):
                 return (
                     f'has the bbox {_show(item["bbox"])}, which is not four finite numbers'
@@ -158,9 +158,9 @@ class Reading:
             and height > 0
             and not 0.01 * width * height <= area <= 1.2 * (width + 1) * (height + 1)
             # Of a thin object, that of its box says little.
-            and not 0.01 * area_of(item, image) <= area <= width * height
+            and not 0.01 * area_of(item) <= area <= width * height
         ):
-            self._mend(item, 'area', area_of(item, image), 'computed from the segmentation or box')
+            self._mend(item, 'area', area_of(item), 'computed from the segmentation or box')
         crowd = item.get('iscrowd')
         if crowd not in (0, 1) or (item.get('ignore') and not crowd):
             # pycocotools reads iscrowd alone.
@@ -288,8 +288,7 @@ class Reading:
             segmentation = item['segmentation']
             if isinstance(segmentation, list):
                 segmentation = [polygon for polygon in segmentation if len(polygon) >= 6]
-            outline = segmentation and box_of(dict(segmentation=segmentation), image)
-            if outline and min(outline[2:]) > 0:
+            if outline := segmentation and box_of(dict(segmentation=segmentation)):
                 yield box, outline
 
     def _look_for_double_images(self, images: list[dict]) -> None:
