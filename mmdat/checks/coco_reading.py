@@ -22,6 +22,7 @@ from .coco_repairs import (
 )
 
 Check = Callable[[dict], str | None]
+SizeOf = Callable[[Any], tuple[int, int] | None]
 Rule = tuple[Callable[[Any], bool], str]
 ID: Rule = (lambda value: isinstance(value, (int, str)), 'a number or a string')
 STRING: Rule = (lambda value: isinstance(value, str), 'a string')
@@ -56,14 +57,16 @@ class Reading:
 
     Args:
         needs_masks: Whether each annotation must have a segmentation.
+        size_of: Returns width and height of an image by its ``file_name``, or None.
 
     Attributes:
         findings: What was mended or is suspicious, and the number of such items.
     """
 
-    def __init__(self, needs_masks: bool = False) -> None:
+    def __init__(self, needs_masks: bool, size_of: SizeOf) -> None:
         self.findings: Counter[str] = Counter()
         self._needs_masks = needs_masks
+        self._size_of = size_of
         self._known: dict[str, dict[Any, dict]] = {}  # list -> id -> image or category
         self._as_id: dict[str, Callable[[Any], Any]] = {}
         self._num_beyond = self._num_like_corners = self._num_top_left = 0
@@ -104,6 +107,8 @@ class Reading:
     def _definition_problem(self, name: str, item: dict) -> str | None:
         """Mend an image or a category, or say what is wrong with it."""
         fields = FIELDS[name]
+        if name == 'images' and not (item.get('width') and item.get('height')):
+            self._add_size(item)
         if missing := fields.keys() - item.keys():
             return f'has no {enumerate_names(sorted(missing))}'
         mended: dict[str, Any] = {
@@ -122,6 +127,11 @@ class Reading:
             return 'is there more than once'
         self._known[name][item['id']] = item
         return None
+
+    def _add_size(self, image: dict) -> None:
+        if size := self._size_of(image.get('file_name')):
+            image['width'], image['height'] = size
+            self.findings['images had no width and height: read from the image files'] += 1
 
     def _annotation_problem(self, item: dict) -> str | None:
         """Mend an annotation, or say what is wrong with it."""

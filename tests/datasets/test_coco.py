@@ -219,6 +219,10 @@ def set_all(**values: object) -> Callable[[dict], None]:
             r'\(12 outside of their image \(bbox is x, .*\)\): mend the file, or set metainfo',
         ),
         (set_all(segmentation=[[1, 1, 9, 9]]), r'\(12 without a polygon of three points\)'),
+        (
+            set_all(segmentation=dict(size=[64, 64], counts=[64 * 64])),
+            r'all 12 boxes that were compared are not around their polygons or masks',
+        ),
     ],
 )
 def test_objects_that_leave_nothing_to_learn_are_refused(
