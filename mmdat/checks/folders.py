@@ -198,7 +198,7 @@ def check_labels(
     if doubles:
         warn(f'{source} has {len(doubles)} images more than once, such as {doubles[0]}')
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-    if empty and in_training:
+    if empty:
         warn(
             f'{len(empty)} of the {len(classes)} classes have no image in {source}: '
             f'{enumerate_names(empty)}'
