@@ -310,6 +310,10 @@ def test_lists_that_the_toolboxes_read_pass(tmp_path: Path) -> None:
     check_lists(config(dataset | dict(type='ImageNet'), 'mmpretrain'), ('train',))
     check_lists(config(dataset | dict(type='ADE20KDataset'), 'mmseg'), ('train',))
     check_lists(config(dict(type='ImageNet', ann_file='none.txt'), 'mmpretrain'), ('train',))
+    with pytest.raises(
+        UserError, match=r"train_dataloader.dataset.ann_file is \['a', 'b'\], but a"
+    ):
+        check_lists(config(dict(type='CocoDataset', ann_file=['a', 'b']), 'mmdet'), ('train',))
 
 
 @pytest.mark.parametrize('text', ['a\n\nb\n', '\ufeffa\nb\n'])
