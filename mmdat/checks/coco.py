@@ -262,7 +262,9 @@ def _nothing_to_use(
         f'annotation file {path} leaves no {what}: it has none with an object of the classes '
         f'{enumerate_names(classes)}'
         + (f' that can be used ({listed})' if listed else '')
-        + ': mend the file, or set metainfo=dict(classes=(...)) to classes that it has objects of'
+        + ': '
+        + ('lower filter_cfg.min_size, ' if 'filter_cfg.min_size' in listed else '')
+        + 'mend the file, or set metainfo=dict(classes=(...)) to classes that it has objects of'
     )
 
 
