@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MOST_ALLOWED = 24  # names that a sentence lists
+MOST_LETTERS = 400  # of another package's sentence, which may hold all of a data set's classes
+
 
 class UserError(ValueError):
     """A mistake in what the user gave, told in one sentence.
@@ -12,19 +15,21 @@ class UserError(ValueError):
 
 
 def suggest(name: str, valid: Iterable[str]) -> str:
-    """End of a sentence that refuses ``name``: the nearest valid name, or all of them.
+    """End of a sentence that refuses ``name``: the nearest valid name, or what is allowed.
 
     Example:
         >>> suggest('drop_path_rat', ['drop_path_rate', 'arch'])
         "did you mean 'drop_path_rate'?"
         >>> suggest('depth', ['arch', 'out_indices'])
         "allowed are 'arch' and 'out_indices'"
+        >>> suggest('depth', map(str, range(99)))[-12:]
+        ' and 75 more'
     """
     names = sorted(valid)
     close = get_close_matches(name, names, n=1, cutoff=0.7)
     if close:
         return f'did you mean {close[0]!r}?'
-    return f'allowed are {enumerate_names(names, most=len(names))}'
+    return f'allowed are {enumerate_names(names, most=MOST_ALLOWED)}'
 
 
 def enumerate_names(names: Iterable[str], most: int = 8) -> str:
@@ -41,13 +46,15 @@ def enumerate_names(names: Iterable[str], most: int = 8) -> str:
 
 
 def reason(error: BaseException) -> str:
-    r"""What an exception of another package says, in one line.
+    r"""What an exception of another package says, in one line that is not long.
 
     Example:
         >>> reason(ValueError('too high\nsee the manual')), reason(KeyError('model'))
         ('too high', "KeyError: 'model'")
+        >>> len(reason(ValueError(list(range(1000)))))
+        403
     """
     line = next(iter(str(error).strip().splitlines()), '')
     if line and not isinstance(error, KeyError):  # which holds a name alone
-        return line
+        return line if len(line) <= MOST_LETTERS else f'{line[:MOST_LETTERS]}...'
     return ': '.join(filter(None, [type(error).__name__, line]))

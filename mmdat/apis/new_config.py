@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks import config_tree
+from mmdat.checks.classes import nearly_equal
 from mmdat.checks.config_file import read_config
 from mmdat.checks.config_keys import check_scope
 from mmdat.checks.folders import find_files
@@ -121,6 +122,10 @@ def new_config(
     check_scope(cfg)
     draft = Draft()
     write, found = _find(cfg, folder, val_share, seed, zero)
+    found.notes += [
+        f'The data have the classes {pair}: give both one name if they are one class.'
+        for pair in nearly_equal(found.classes)
+    ]
     title = f'{Path(base).stem} on {found.root}: {found.kind}, {len(found.classes)} classes.'
     draft.comment(' '.join(title.split()))
     draft.values['_base_'] = _base_path(Path(base).resolve(), path)

@@ -44,14 +44,22 @@ def check_names(datasets: Mapping[str, Any], warn: Warn) -> None:
             continue
         checked.append(classes)
         check_class_names(classes)
-        alike: dict[str, str] = {}
-        for name in classes:
-            other = alike.setdefault(' '.join(name.casefold().split()), name)
-            if other != name:
-                warn(
-                    f'metainfo.classes has {other!r} and {name!r}, which differ in case or '
-                    'blanks alone: leave one of them out if they are one class'
-                )
+        for problem in nearly_equal(classes):
+            warn(f'metainfo.classes has {problem}: leave one of them out if they are one class')
+
+
+def nearly_equal(names: Sequence[str]) -> Iterator[str]:
+    """Name the names that differ from another in case or blanks alone.
+
+    Example:
+        >>> list(nearly_equal(['Cat', 'dog', 'cat ']))
+        ["'Cat' and 'cat ', which differ in case or blanks alone"]
+    """
+    alike: dict[str, str] = {}
+    for name in names:
+        other = alike.setdefault(' '.join(name.casefold().split()), name)
+        if other != name:
+            yield f'{other!r} and {name!r}, which differ in case or blanks alone'
 
 
 def check_same(datasets: Mapping[str, Any]) -> None:

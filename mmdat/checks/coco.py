@@ -14,7 +14,7 @@ from torch import nn
 
 from mmdat.errors import UserError, enumerate_names
 
-from .coco_reading import Reading
+from .coco_reading import Reading, SizeOf
 from .coco_repairs import overlap, plain_name
 from .config_tree import unwrap
 from .mmengine_private import is_subset
@@ -35,17 +35,20 @@ def log_once(text: str) -> None:
     print_log(text, 'current', logging.WARNING)
 
 
-def read_coco(path: str, needs_masks: bool = False, warn: Warn = log_once) -> dict[str, Any]:
+def read_coco(
+    path: str, needs_masks: bool = False, warn: Warn = log_once, size_of: SizeOf = lambda name: None
+) -> dict[str, Any]:
     """Read a file of annotations in COCO format, and compute what it lacks.
 
-    Computed are missing or wrong areas, missing boxes and ``iscrowd``, ids of annotations
-    that pycocotools cannot work with, numbers that are written as text, and polygons without
-    their list.
+    Computed are missing or wrong areas, missing boxes and ``iscrowd``, sizes of images, ids of
+    annotations that pycocotools cannot work with, numbers that are written as text, and polygons
+    without their list.
 
     Args:
         path: Path of a JSON file.
         needs_masks: Whether each annotation must have a segmentation.
         warn: Is told what was computed and what is suspicious, each with the number of items.
+        size_of: Returns width and height of an image by its ``file_name``, or None.
 
     Raises:
         UserError: If the file cannot be read or is not in COCO format.
@@ -72,7 +75,7 @@ def read_coco(path: str, needs_masks: bool = False, warn: Warn = log_once) -> di
         raise UserError(
             f'annotation file {path} is not JSON ({error}): give annotations in COCO format'
         ) from None
-    reading = Reading(needs_masks)
+    reading = Reading(needs_masks, size_of)
     for problem in reading.problems(content):
         raise UserError(f'annotation file {path} is not in COCO format: {problem}')
     for finding, count in reading.findings.items():
@@ -259,7 +262,9 @@ def _nothing_to_use(
         f'annotation file {path} leaves no {what}: it has none with an object of the classes '
         f'{enumerate_names(classes)}'
         + (f' that can be used ({listed})' if listed else '')
-        + ': mend the file, or set metainfo=dict(classes=(...)) to classes that it has objects of'
+        + ': '
+        + ('lower filter_cfg.min_size, ' if 'filter_cfg.min_size' in listed else '')
+        + 'mend the file, or set metainfo=dict(classes=(...)) to classes that it has objects of'
     )
 
 

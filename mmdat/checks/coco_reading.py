@@ -22,6 +22,7 @@ from .coco_repairs import (
 )
 
 Check = Callable[[dict], str | None]
+SizeOf = Callable[[Any], tuple[int, int] | None]
 Rule = tuple[Callable[[Any], bool], str]
 ID: Rule = (lambda value: isinstance(value, (int, str)), 'a number or a string')
 STRING: Rule = (lambda value: isinstance(value, str), 'a string')
@@ -56,14 +57,16 @@ class Reading:
 
     Args:
         needs_masks: Whether each annotation must have a segmentation.
+        size_of: Returns width and height of an image by its ``file_name``, or None.
 
     Attributes:
         findings: What was mended or is suspicious, and the number of such items.
     """
 
-    def __init__(self, needs_masks: bool = False) -> None:
+    def __init__(self, needs_masks: bool, size_of: SizeOf) -> None:
         self.findings: Counter[str] = Counter()
         self._needs_masks = needs_masks
+        self._size_of = size_of
         self._known: dict[str, dict[Any, dict]] = {}  # list -> id -> image or category
         self._as_id: dict[str, Callable[[Any], Any]] = {}
         self._num_beyond = self._num_like_corners = self._num_top_left = 0
@@ -104,6 +107,8 @@ class Reading:
     def _definition_problem(self, name: str, item: dict) -> str | None:
         """Mend an image or a category, or say what is wrong with it."""
         fields = FIELDS[name]
+        if name == 'images' and not (item.get('width') and item.get('height')):
+            self._add_size(item)
         if missing := fields.keys() - item.keys():
             return f'has no {enumerate_names(sorted(missing))}'
         mended: dict[str, Any] = {
@@ -122,6 +127,11 @@ class Reading:
             return 'is there more than once'
         self._known[name][item['id']] = item
         return None
+
+    def _add_size(self, image: dict) -> None:
+        if size := self._size_of(image.get('file_name')):
+            image['width'], image['height'] = size
+            self.findings['images had no width and height: read from the image files'] += 1
 
     def _annotation_problem(self, item: dict) -> str | None:
         """Mend an annotation, or say what is wrong with it."""
@@ -142,7 +152,7 @@ class Reading:
             return "has no 'segmentation', which the config needs"
         box: Any = item.get('bbox')
         if not _is_box(box):
-            box = box_of(item, image)
+            box = box_of(item)
             if not _is_box(box):
                 return (
                     f'has the bbox {_show(item["bbox"])}, which is not four finite numbers'
@@ -158,9 +168,9 @@ class Reading:
             and height > 0
             and not 0.01 * width * height <= area <= 1.2 * (width + 1) * (height + 1)
             # Of a thin object, that of its box says little.
-            and not 0.01 * area_of(item, image) <= area <= width * height
+            and not 0.01 * area_of(item) <= area <= width * height
         ):
-            self._mend(item, 'area', area_of(item, image), 'computed from the segmentation or box')
+            self._mend(item, 'area', area_of(item), 'computed from the segmentation or box')
         crowd = item.get('iscrowd')
         if crowd not in (0, 1) or (item.get('ignore') and not crowd):
             # pycocotools reads iscrowd alone.
@@ -288,8 +298,7 @@ class Reading:
             segmentation = item['segmentation']
             if isinstance(segmentation, list):
                 segmentation = [polygon for polygon in segmentation if len(polygon) >= 6]
-            outline = segmentation and box_of(dict(segmentation=segmentation), image)
-            if outline and min(outline[2:]) > 0:
+            if outline := segmentation and box_of(dict(segmentation=segmentation)):
                 yield box, outline
 
     def _look_for_double_images(self, images: list[dict]) -> None:

@@ -102,7 +102,7 @@ def _is_point(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2
 
 
-def box_of(annotation: dict, image: dict) -> Any:
+def box_of(annotation: dict) -> Any:
     """Compute the box ``[x, y, width, height]`` of an object whose box is text or missing."""
     box, segmentation = annotation.get('bbox'), annotation.get('segmentation')
     if box or not segmentation:
@@ -110,7 +110,7 @@ def box_of(annotation: dict, image: dict) -> Any:
     if isinstance(segmentation, dict):
         from pycocotools import mask as mask_api
 
-        return mask_api.toBbox(_compressed(segmentation, image)).tolist()
+        return mask_api.toBbox(_compressed(segmentation)).tolist()
     left, right = _ends(segmentation, 0)
     top, bottom = _ends(segmentation, 1)
     return [left, top, right - left, bottom - top]
@@ -134,7 +134,7 @@ def _ends(polygons: list[list[float]], axis: int) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def area_of(annotation: dict, image: dict) -> float:
+def area_of(annotation: dict) -> float:
     """Compute the area of an object in pixels, of its segmentation or else of its box."""
     _, _, width, height = annotation['bbox']
     segmentation = annotation.get('segmentation')
@@ -142,7 +142,7 @@ def area_of(annotation: dict, image: dict) -> float:
     if isinstance(segmentation, dict):
         from pycocotools import mask as mask_api
 
-        area = float(mask_api.area(_compressed(segmentation, image)))
+        area = float(mask_api.area(_compressed(segmentation)))
     elif segmentation:
         area = sum(map(_polygon_area, segmentation))
     box_area = max(0, width) * max(0, height)
@@ -150,12 +150,12 @@ def area_of(annotation: dict, image: dict) -> float:
     return min(area, box_area) or box_area
 
 
-def _compressed(segmentation: dict, image: dict) -> dict:
+def _compressed(segmentation: dict) -> dict:
     from pycocotools import mask as mask_api
 
     if isinstance(segmentation['counts'], str):
         return segmentation
-    return mask_api.frPyObjects(segmentation, image['height'], image['width'])
+    return mask_api.frPyObjects(segmentation, *segmentation['size'])
 
 
 def _polygon_area(polygon: list[float]) -> float:

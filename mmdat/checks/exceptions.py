@@ -73,7 +73,7 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             'train_dataloader yields no batch: it has fewer images (for each process) than its '
             'batch_size, and drop_last is set; lower batch_size'
         )
-    if 'reduce_zero_label' in text:
+    if 'Initialize dataset with `reduce_zero_label`' in text:
         return (
             'the data set and LoadAnnotations disagree on reduce_zero_label: leave it out of '
             'LoadAnnotations, or use mmdat.LoadSegmentationMap'

@@ -111,11 +111,18 @@ def check_lists(cfg: Config, splits: Sequence[str]) -> None:
     """Refuse lists of images that mmpretrain's or mmsegmentation's data sets cannot read.
 
     Raises:
-        UserError: Names the list, the line, and what a line must be.
+        UserError: Names the list, the line, and what a line must be; or an ``ann_file`` that is
+            no string.
     """
     for split in splits:
-        for _, dataset in config_tree.datasets(cfg, split):
-            path = os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+        for place, dataset in config_tree.datasets(cfg, split):
+            name = dataset.get('ann_file') or ''
+            if not isinstance(name, str):
+                raise UserError(
+                    f'{place}.ann_file is {name!r}, but a data set reads one file: write '
+                    "dataset=dict(type='ConcatDataset', datasets=[...]) with a data set for each"
+                )
+            path = os.path.join(dataset.get('data_root') or '', name)
             if not path.endswith(('.txt', '.csv', '.tsv')) or not os.path.isfile(path):
                 continue
             kind = str(dataset.get('type'))
@@ -198,7 +205,7 @@ def check_labels(
     if doubles:
         warn(f'{source} has {len(doubles)} images more than once, such as {doubles[0]}')
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-    if empty and in_training:
+    if empty:
         warn(
             f'{len(empty)} of the {len(classes)} classes have no image in {source}: '
             f'{enumerate_names(empty)}'

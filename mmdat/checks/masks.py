@@ -208,8 +208,9 @@ def decode_mask(content: bytes, backend: str = 'pillow') -> tuple[np.ndarray | N
     if values.ndim == 3:
         values = values.squeeze(2) if values.shape[2] == 1 else values
     if values.ndim != 2:
+        kind = 'a color image' if values.shape[2] > 2 else 'an image with transparency'
         return None, (
-            'is a color image, not one with the number of a class in each pixel: save it with one '
+            f'is {kind}, not one with the number of a class in each pixel: save it with one '
             'channel or a palette'
         )
     if values.dtype in (bool, np.uint8):
@@ -331,7 +332,12 @@ def _check_classes(
             shift
             or f'{where} have the values {values}'
             f'{", of which " + " and ".join(ignored) + " count as ignored" if ignored else ""}, so '
-            f'that {only} left: {_mask_values(found, classes)}'
+            f'that {only} left: '
+            + (
+                _mask_values(found, classes)
+                if len(found) > 1
+                else 'check data_prefix.seg_map_path, and annotate all classes'
+            )
         )
     if shift and set(range(last)) <= set(found):
         warn(f'{shift} if 0 is a class')

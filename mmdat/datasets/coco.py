@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -18,9 +19,15 @@ from mmdat.checks.coco import (
     log_once,
     read_coco,
 )
+from mmdat.checks.coco_reading import SizeOf
 from mmdat.checks.config_tree import transforms
+from mmdat.checks.images import is_turning, read_header
 from mmdat.errors import UserError, enumerate_names
 from mmdat.registry import DATASETS
+
+# Annotation file -> `file_name` of an image whose size the file lacks -> its width and height.
+# Metrics, which do not know the folder of the images, read the same file.
+sizes: defaultdict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
 
 
 class CheckedCOCO(COCO):
@@ -29,6 +36,7 @@ class CheckedCOCO(COCO):
     Args:
         annotation_file: Path of a JSON file.
         needs_masks: As for :func:`read_coco`.
+        size_of: The same; by default the sizes that a data set of the file has read.
 
     Attributes:
         findings: What was mended or is suspicious in the file, a sentence each.
@@ -37,11 +45,16 @@ class CheckedCOCO(COCO):
         UserError: If the file cannot be read or is not in COCO format.
     """
 
-    def __init__(self, annotation_file: str, needs_masks: bool = False) -> None:
+    def __init__(
+        self, annotation_file: str, needs_masks: bool = False, size_of: SizeOf | None = None
+    ) -> None:
         super().__init__()
         self.path = annotation_file
         self.findings: list[str] = []
-        self.dataset = read_coco(annotation_file, needs_masks, self.findings.append)
+        known = sizes[os.path.realpath(annotation_file)]
+        self.dataset = read_coco(
+            annotation_file, needs_masks, self.findings.append, size_of or known.get
+        )
         for finding in self.findings:
             log_once(finding)
         self.createIndex()
@@ -128,7 +141,7 @@ class CocoDataset(MMDetCocoDataset):
 
     def _read(self, path: str) -> CheckedCOCO:
         """Read the annotation file, and take the classes from it if the config names none."""
-        coco = CheckedCOCO(path, self._loads_masks)
+        coco = CheckedCOCO(path, self._loads_masks, self._read_size)
         self.findings = coco.findings
         in_file = class_names(coco.dataset)
         if not self._are_classes_given and not set(self.metainfo['classes']) <= set(in_file):
@@ -140,6 +153,17 @@ class CocoDataset(MMDetCocoDataset):
         if len(self._metainfo.get('palette') or ()) < len(self._metainfo['classes']):
             self._metainfo.pop('palette', None)
         return coco
+
+    def _read_size(self, name: Any) -> tuple[int, int] | None:
+        """Read width and height of an image, as it is loaded, from its file."""
+        if self.backend_args or not isinstance(name, str):
+            return None
+        header = read_header(self._find(name, os.path.join(self.data_prefix['img'], name)))
+        if header is None:
+            return None
+        size = header.upright if is_turning(self) else header.stored
+        sizes[os.path.realpath(self.ann_file)][name] = size
+        return size
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
         info = super().parse_data_info(raw_data_info)

@@ -25,8 +25,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` that can do without an image that cannot be read.
 
     Args:
-        skip_broken: Warn, count and return None, so that the data set picks another image; for
-            training. If False, or if most images are broken, a broken image is an error.
+        skip_broken: Warn once, count and return None, so that the data set picks another image;
+            for training. If False, or if most images are broken, a broken image is an error.
         kwargs: As for mmcv's transform.
 
     Raises:
@@ -43,8 +43,8 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
 
     @property
     def num_broken(self) -> int:
-        """How often an image could not be read so far, over all worker processes."""
-        return int(self._counts[1].sum())
+        """How many images could not be read so far, over all worker processes."""
+        return int(self._counts[1].count_nonzero())
 
     def transform(self, results: dict) -> dict | None:
         path = results['img_path']
@@ -65,11 +65,12 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
                     f'{broken} of the first {fine + broken} images cannot be read, the '
                     f'last is {path} ({reason}): check the image folder'
                 ) from None
-            print_log(
-                f'Skipped an image that cannot be read ({reason}): {path}',
-                'current',
-                logging.WARNING,
-            )
+            if failed == 1:
+                print_log(
+                    f'Skipped an image that cannot be read ({reason}): {path}',
+                    'current',
+                    logging.WARNING,
+                )
             return None
         read += 1
         height, width = loaded['ori_shape']

@@ -85,7 +85,7 @@ class CheckFitHook(Hook):
 
 @HOOKS.register_module()
 class CountBrokenImagesHook(Hook):
-    """Tell now and then how many images were skipped because they could not be read."""
+    """Tell how many images are skipped because they cannot be read, when there are more."""
 
     def __init__(self) -> None:
         self._told = 0
@@ -111,8 +111,8 @@ class CountBrokenImagesHook(Hook):
         if skipped > self._told:
             self._told = skipped
             runner.logger.warning(
-                f'Skipped broken images {skipped} times so far; '
-                'their paths are in the warnings above'
+                f'{skipped} images cannot be read and are skipped, each time that they would be '
+                'trained on; their paths are in the warnings above'
             )
 
 

@@ -403,7 +403,7 @@ def test_all_files_in_the_way_are_named_at_once(tmp_path: Path) -> None:
         new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
 
 
-def test_images_without_objects_are_no_part_of_an_epoch(tmp_path: Path) -> None:
+def test_images_without_objects_and_classes_alike_are_told(tmp_path: Path) -> None:
     write_roboflow(tmp_path / 'data')
     path = tmp_path / 'data' / 'train' / '_annotations.coco.json'
     content = json.loads(path.read_text())
@@ -412,8 +412,10 @@ def test_images_without_objects_are_no_part_of_an_epoch(tmp_path: Path) -> None:
     content['images'] += [
         dict(id=100 + i, file_name=name, width=96, height=80) for i, name in enumerate(names)
     ]
+    content['categories'].append(dict(id=9, name='Bolt'))
     write_json(path, content)
     lines = new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+    assert "The data have the classes 'bolt' and 'Bolt', which differ in case" in ' '.join(lines)
     assert any(re.search(r'; 2 images at 2 a step are 1 steps an epoch', line) for line in lines)
     assert any(re.match('9 of 11 images of train have no object', line) for line in lines)
 

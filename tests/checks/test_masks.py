@@ -212,7 +212,7 @@ def test_classes_without_a_mask_are_told(tmp_path: Path) -> None:
 
 def test_masks_of_one_class_teach_nothing(tmp_path: Path) -> None:
     write(tmp_path, [1], [1])
-    assert "so that 'road' alone is left" in refusal(build(tmp_path))
+    assert "so that 'road' alone is left: check data_prefix" in refusal(build(tmp_path))
     [warning] = findings(build(tmp_path), in_training=False)
     assert 'in none of the 2 masks in ' in warning and "'background'" in warning
     write(tmp_path, [0, 1], [0])
@@ -224,9 +224,9 @@ def test_depth_and_channels_of_masks_are_looked_at(tmp_path: Path) -> None:
     write(tmp_path, [0, 1])
     path = tmp_path / 'masks' / '0.png'
     values = np.resize(np.array([0, 1]), (4, 6))
-    for mode in ('RGB', 'RGBA', 'LA'):
+    for mode, kind in (('RGB', 'a color image'), ('LA', 'an image with transparency')):
         Image.fromarray(values.astype(np.uint8)).convert(mode).save(path)
-        assert 'is a color image, not one with the number of a class' in refusal(build(tmp_path))
+        assert f'is {kind}, not one with the number of a class' in refusal(build(tmp_path))
     Image.fromarray((values * 300).astype(np.uint16)).save(path)
     assert 'has values from 0 to 300, which loading would cut to' in refusal(build(tmp_path))
     Image.fromarray(values.astype(np.uint16)).save(path)

@@ -219,6 +219,10 @@ def set_all(**values: object) -> Callable[[dict], None]:
             r'\(12 outside of their image \(bbox is x, .*\)\): mend the file, or set metainfo',
         ),
         (set_all(segmentation=[[1, 1, 9, 9]]), r'\(12 without a polygon of three points\)'),
+        (
+            set_all(segmentation=dict(size=[64, 64], counts=[64 * 64])),
+            r'all 12 boxes that were compared are not around their polygons or masks',
+        ),
     ],
 )
 def test_objects_that_leave_nothing_to_learn_are_refused(
@@ -256,7 +260,8 @@ def test_images_that_are_too_small_are_counted_or_refused(coco_root: Path) -> No
     assert len(warnings) == 1
     assert '2 of the 6 images in' in warnings[0]
     assert '1 smaller than filter_cfg.min_size=32, 1 without an object' in warnings[0]
-    with pytest.raises(UserError, match=r'no image to use: .*6 smaller than filter_cfg.min_size=9'):
+    sentence = r'no image to use: .*6 smaller than filter_cfg.min_size=99\): lower filter_cfg.min'
+    with pytest.raises(UserError, match=sentence):
         build(coco_root, 'train2017', filter_cfg=dict(min_size=99))
 
 

@@ -124,12 +124,11 @@ def label_studio() -> dict[str, Any]:
 
 
 def vgg() -> dict[str, Any]:
-    """Text as ids and sizes, polygons without their list, boxes and areas that are empty lists."""
+    """Text as ids, no sizes, polygons without their list, boxes and areas that are empty lists."""
     return dict(
         info=dict(year=2026, version='1', description='Exported using VGG Image Annotator'),
         images=[
-            dict(id=str(i), width=str(WIDTH), height=str(HEIGHT), file_name=f'{i}.png', license=1)
-            for i in range(2)
+            dict(id=str(i), width=0, file_name=f'{i}.png', license=1) for i in range(2)
         ],
         annotations=[
             dict(id=str(i), image_id=str(image), category_id=category, segmentation=corners(box),

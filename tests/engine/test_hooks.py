@@ -81,7 +81,7 @@ def test_skipped_images_are_told_in_the_midst_of_a_training_of_iterations() -> N
         loader.num_broken = 2 if runner.iter < 8 else 3
         hook.after_train_iter(runner, runner.iter)
     hook.after_train_epoch(runner)
-    assert [text.split(' so far')[0] for text in told] == [
-        'Skipped broken images 2 times',
-        'Skipped broken images 3 times',
+    assert [text.split(' and ')[0] for text in told] == [
+        '2 images cannot be read',
+        '3 images cannot be read',
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mmdat.checks.coco_repairs import box_of
+from mmdat.checks.coco_repairs import area_of, box_of, polygons_of
 from mmdat.errors import UserError, enumerate_names
 
 from .files import (
@@ -255,10 +255,10 @@ def _mend(content: dict[str, Any]) -> bool:
         if isinstance(polygons, list) and polygons and not isinstance(polygons[0], list):
             changes['segmentation'] = polygons = [polygons]
         if not item.get('bbox') and isinstance(polygons, list) and polygons:
-            changes['bbox'] = box_of(dict(segmentation=polygons), {})
+            changes['bbox'] = box_of(dict(segmentation=polygons))
         box = changes.get('bbox') or item['bbox']
         if not item.get('area'):
-            changes['area'] = box[2] * box[3]
+            changes['area'] = area_of(dict(bbox=box, segmentation=polygons_of(polygons)))
         changes['iscrowd'] = int(item.get('iscrowd') or 0)
         changes['id'] = item.get('id', number)
         if any(key not in item or item[key] != value for key, value in changes.items()):

@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pycocotools import mask as run_lengths
-
-from mmdat.checks.coco_repairs import box_of
+from mmdat.checks.coco_repairs import area_of, box_of
 
 
 def coco_content(
@@ -33,18 +31,7 @@ def coco_content(
                 iscrowd=0,
                 segmentation=item.get('segmentation', []),
             )
-            annotation['bbox'], annotation['area'] = _extent(item, height, width)
+            annotation['bbox'] = box_of(item)
+            annotation['area'] = area_of(annotation)
             content['annotations'].append(annotation)
     return content
-
-
-def _extent(item: dict[str, Any], height: int, width: int) -> tuple[list[float], float]:
-    """Compute the box (x, y, width, height) around an object and its area, in pixels."""
-    shape = item.get('segmentation')
-    box = box_of(item, dict(height=height, width=width))
-    if not shape:
-        return box, box[2] * box[3]
-    if isinstance(shape, dict):
-        return box, float(run_lengths.area(shape))
-    merged = run_lengths.merge(run_lengths.frPyObjects(shape, height, width))
-    return box, float(run_lengths.area(merged)) or box[2] * box[3]
