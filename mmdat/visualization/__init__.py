@@ -1,5 +1,16 @@
-"""Pictures of predictions."""
+"""Pictures of predictions, and of what attention looks at."""
 
 from .comparison import Comparison, draw_comparisons
+from .mapping import ImageMapping
+from .recording import Attention, RecordedBlock, Recording, record_attention, record_batch
 
-__all__ = ['Comparison', 'draw_comparisons']
+__all__ = [
+    'Attention',
+    'Comparison',
+    'ImageMapping',
+    'RecordedBlock',
+    'Recording',
+    'draw_comparisons',
+    'record_attention',
+    'record_batch',
+]
