@@ -66,7 +66,9 @@ class AttentionVisualizationHook(Hook):
         step = runner.iter if is_by_iteration else runner.epoch
         recordings = record_batch(unwrap(runner.model), batch)
         for pixels, recording in zip(batch['inputs'], recordings, strict=True):
-            image = pixels.flip(0).permute(1, 2, 0).expand(-1, -1, 3)  # from BGR, or gray
+            # From BGR, the first three channels of more, or one.
+            channels = pixels[:3].flip(0) if len(pixels) >= 3 else pixels[:1]
+            image = channels.permute(1, 2, 0).expand(-1, -1, 3)
             picture = draw_deformed_points(
                 np.ascontiguousarray(image.cpu().numpy().astype(np.uint8)),
                 replace(recording, mapping=UNCHANGED),
