@@ -33,7 +33,7 @@ DISTINCT = ('#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#
 QUERY_COLOR = '#D55E00'
 # Keys that are attended so many times the mean, or more, have the last color and largest size.
 MOST_TIMES = 4
-MOST_ARROWS = 300  # in a picture; of more, some reference points are left out
+MOST_ARROWS = 150  # in a picture; of more, some reference points are left out
 TOP_SHARE = 0.8  # of the attention, whose keys are drawn
 LEAST_WEIGHT = 1e-6  # of a key in a window; a mask hides others
 
