@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from mmcv.transforms import Compose
 from mmdet.visualization.palette import get_palette
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from pycocotools import mask as mask_api
@@ -23,6 +24,7 @@ from mmdat.checks.config_file import read_config
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_device, check_least, check_share
 from mmdat.errors import UserError
+from mmdat.visualization import Recording, record_batch
 
 from .metainfo import (
     annotations_of,
@@ -151,6 +153,25 @@ class Predictor:
         for index, sample in zip(whole, samples, strict=True):
             outputs[index] = self._output(sample, images[index].shape[:2])
         return outputs
+
+    def record_attention(self, image: np.ndarray) -> Recording:
+        """Run the backbone on an image and record what its attention looks at.
+
+        Args:
+            image: (height, width, 3), BGR uint8.
+
+        Returns:
+            The recording, with a mapping from the image to the network's input.
+
+        Raises:
+            UserError: If the backbone has no attention that can be recorded.
+        """
+        if self._is_gray:
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        with DefaultScope.overwrite_default_scope(self.toolbox):
+            item = self._pipeline(dict(img=image, img_path=None, img_id=0))
+            (recording,) = record_batch(self._model, pseudo_collate([item]))
+        return recording
 
     def _output(self, sample: BaseDataElement, shape: tuple[int, int]) -> dict[str, Any]:
         if self.toolbox == 'mmpretrain':

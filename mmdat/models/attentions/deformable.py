@@ -124,7 +124,7 @@ class DeformableAttention(nn.Module):
             split_heads(project(sampled).flatten(2), self.num_heads)
             for project in (self.key, self.value)
         )
-        out = merge_heads(self._attend(split_heads(query, self.num_heads), key, value, locations))
+        out = merge_heads(self.attend(split_heads(query, self.num_heads), key, value, locations))
         if self.position_bias == 'depthwise':
             out = out + self.position_conv(query)
         return self.project(out)
@@ -185,9 +185,7 @@ class DeformableAttention(nn.Module):
         height, width = self.relative_position_bias_table.shape[1:]
         return resize_bias_tables(table, (height, width))
 
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, locations: Tensor | None
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, locations: Tensor | None) -> Tensor:
         """Attend with the bias: (B, h, H, W, d) and twice (B, h, Nk, d) -> (B, h, H, W, d)."""
         if self.position_bias == 'table':
             return deformable_attention(

@@ -44,14 +44,14 @@ class SlideAttention(nn.Module):
         query, key, value = qkv.unbind(2)  # each (B, h, d, H, W)
         out = slide_attention(
             query,
-            self._neighbors(key),
-            self._neighbors(value),
+            self.neighbors(key),
+            self.neighbors(value),
             self.relative_position_bias_table.view(self.num_heads, TAPS),
             scale=self.scale,
         )
         return self.project(out.flatten(1, 2))
 
-    def _neighbors(self, x: Tensor) -> Tensor:
+    def neighbors(self, x: Tensor) -> Tensor:
         """Gather the 3 x 3 neighbors: (B, h, d, H, W) -> (B, h, d, taps, H, W)."""
         # The sum of two convolutions is the convolution with the sum of their weights.
         weight, bias = (

@@ -30,7 +30,7 @@ def log_spaced_attention(
 
     def attend(rows: Tensor, first_row: int) -> Tensor:
         points = query_points[first_row : first_row + rows.shape[2]].flatten(0, 1)
-        bias = _log_spaced_bias(
+        bias = log_spaced_bias(
             points, sampling_locations, hidden_weight, hidden_bias, output_weight
         )
         out = dense_attention(rows.flatten(2, 3), key, value, bias, head_dim**-0.5)
@@ -42,7 +42,7 @@ def log_spaced_attention(
     return attend_in_row_blocks(attend, query, keys_per_query)
 
 
-def _log_spaced_bias(
+def log_spaced_bias(
     query_points: Tensor,
     sampling_locations: Tensor,
     hidden_weight: Tensor,
