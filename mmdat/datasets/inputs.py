@@ -22,6 +22,8 @@ STREAMS = ('rtsp', 'rtsps', 'rtmp')  # kinds of URLs that OpenCV plays as they c
 WHAT_TO_GIVE = (
     "give images, folders, patterns such as 'photos/**/*.jpg', videos, a camera's number or URLs"
 )
+RESULTS = 'predictions.json'  # beside it lie folders of pictures and masks that were predicted
+FOLDERS = PICTURES, MASKS = 'pictures', 'masks'
 FRAME_RATE = 25.0  # of a video or camera that does not tell its own
 
 
@@ -75,9 +77,9 @@ def find_inputs(
 ) -> list[Input]:
     """Find the images and videos that were named.
 
-    Folders, and ``**``, are searched through, with linked ones, each once, without hidden files.
-    What is named twice is found once. A file that does not exist is found too, and an image of a
-    format that cannot be read, as reading it says so.
+    Folders, and ``**``, are searched through, with linked ones, each once, without hidden files
+    and what an earlier run predicted. What is named twice is found once. A file that does not
+    exist is found too, and an image of a format that cannot be read, as reading it says so.
 
     Args:
         arguments: Files, folders, patterns (``**`` for any folders), URLs, numbers of cameras.
@@ -191,7 +193,7 @@ def _find(text: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _search(folder: str, leave_out: Sequence[Path]) -> Iterator[str]:
-    """Yield the images and videos in a folder and below it, sorted; no hidden ones."""
+    """Yield the images and videos in a folder and below it, sorted; no hidden or predicted ones."""
     searched: set[str] = set()  # a link may lead back to where it lies
     if _is_inside(folder, leave_out):  # named, so that it is refused
         leave_out = ()
@@ -201,7 +203,8 @@ def _search(folder: str, leave_out: Sequence[Path]) -> Iterator[str]:
             folders.clear()
             continue
         searched.add(real)
-        folders[:] = sorted(name for name in folders if name[0] != '.')
+        predicted = FOLDERS if RESULTS in files else ()
+        folders[:] = sorted(name for name in folders if name[0] != '.' and name not in predicted)
         for name in sorted(files):
             if name[0] != '.' and _is_wanted(name):
                 yield os.path.join(parent, name)

@@ -114,6 +114,15 @@ def test_linked_folders_are_searched_once(folder: Path) -> None:
     assert names == ['1.jpg', 'deep/1.png', 'linked/1.jpg']
 
 
+def test_what_was_predicted_is_no_input(folder: Path) -> None:
+    (folder / 'b' / 'pictures').mkdir()
+    (folder / 'b' / 'pictures' / '1.jpg').touch()
+    assert len(find_inputs(['b'])) == 2
+    (folder / 'b' / 'predictions.json').touch()
+    assert [item.name for item in find_inputs(['b'])] == ['1.jpg']
+    assert len(find_inputs(['b/pictures'])) == 1  # unless it is named
+
+
 @pytest.mark.parametrize(
     'argument, sentence',
     [
