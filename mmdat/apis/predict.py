@@ -14,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmdat.checks import log_warning
 from mmdat.checks.run import check_writable
-from mmdat.datasets.inputs import Input, count_frames, find_inputs, read_frames
+from mmdat.datasets.inputs import FOLDERS, Input, count_frames, find_inputs, read_frames
 from mmdat.errors import UserError
 from mmdat.visualization.fonts import missing_characters
 
-from .prediction_files import FOLDERS, PredictionFiles
+from .prediction_files import PredictionFiles
 from .predictor import Predictor
 from .results import Prediction
 

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from mmdat.datasets.images import quiet_opencv
-from mmdat.datasets.inputs import FRAME_RATE
+from mmdat.datasets.inputs import FRAME_RATE, MASKS, PICTURES, RESULTS
 from mmdat.errors import UserError
 from mmdat.files import partial_path, whole_file, writing_to
 from mmdat.visualization.predictions import Color, draw_classes_of_pixels, draw_instances, draw_text
@@ -20,7 +20,6 @@ from mmdat.visualization.predictions import Color, draw_classes_of_pixels, draw_
 from .predictor import Predictor
 from .results import Instances, Prediction
 
-FOLDERS = PICTURES, MASKS = 'pictures', 'masks'
 TOP = 5  # classes of a classifier that are told
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 MOST_JPEG = 65500  # pixels a side
@@ -69,7 +68,7 @@ class PredictionFiles:
         self._pictures = pictures
         self.num_images = 0
         self._next_id = max(predictor.image_ids.values(), default=0) + 1
-        self._json = self.folder / 'predictions.json'
+        self._json = self.folder / RESULTS
         self._separator = '[\n'
         self._video: _VideoFile | None = None
         self._targets: dict[Path, str] = {}  # file -> name of the input that it is of

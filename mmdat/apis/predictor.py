@@ -219,7 +219,7 @@ class Predictor:
                     for item in items:
                         _bound_masks(item['data_samples'])
                 samples: list[BaseDataElement] = [None] * len(items)
-                for indices in self._equal(items):
+                for indices in _equal(items):
                     chosen = [items[index] for index in indices]
                     if self.toolbox == 'mmseg' and not in_tiles:
                         for item in chosen:
@@ -231,15 +231,6 @@ class Predictor:
                     for index, result in zip(indices, results, strict=True):
                         samples[index] = result
             yield from samples
-
-    def _equal(self, items: Sequence[dict[str, Any]]) -> Iterable[list[int]]:
-        """Indices of images that run together: mmdet pads them, the others want equal shapes."""
-        if self.toolbox == 'mmdet':
-            return [list(range(len(items)))]
-        batches: dict[Any, list[int]] = {}
-        for index, item in enumerate(items):
-            batches.setdefault(item['inputs'].shape, []).append(index)
-        return batches.values()
 
     def _class_map(self, logits: Tensor, shape: Sequence[int]) -> np.ndarray:
         """Class of each pixel of an image, from Tensor[num_classes, h, w], as mmseg resizes it."""
@@ -260,6 +251,14 @@ class Predictor:
                 winners = torch.where(scores > best, classes, winners)
                 best = torch.maximum(scores, best)
         return winners.cpu().numpy().astype(dtype)
+
+
+def _equal(items: Sequence[dict[str, Any]]) -> Iterable[list[int]]:
+    """Indices of images that run together: of equal shapes, or padding changes the results."""
+    batches: dict[Any, list[int]] = {}
+    for index, item in enumerate(items):
+        batches.setdefault(item['inputs'].shape, []).append(index)
+    return batches.values()
 
 
 def _raise_thresholds(model: nn.Module, score_thr: float) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as mask_api
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
@@ -90,10 +91,10 @@ def merge_instances(
     for label in np.unique(labels[~is_part]):
         of_class = np.flatnonzero((labels == label) & ~is_part)
         same = _are_same(boxes[of_class], windows[of_class])
-        _, objects = connected_components(same)
+        _, objects = connected_components(same, directed=False)
         groups: list[np.ndarray] = []
-        for index in range(objects.max() + 1):
-            members = np.flatnonzero(objects == index)
+        ends = np.bincount(objects).cumsum()
+        for members in np.split(np.argsort(objects, kind='stable'), ends[:-1]):
             whole = members[is_whole[of_class[members]]]
             groups += _best(whole, scores[of_class], same) if whole.size else [members]
         for group in groups:
@@ -167,30 +168,41 @@ def _are_parts(boxes: np.ndarray, is_whole: np.ndarray) -> np.ndarray:
     return parts
 
 
-def _are_same(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Whether what two tiles both can see of two objects is the same; (n, n) bool.
+def _are_same(boxes: np.ndarray, windows: np.ndarray) -> csr_array:
+    """Whether what two tiles both can see of two objects is the same; (n, n) bool, sparse.
 
     Args:
         boxes: (n, 4), the objects.
         windows: (n, 4), the tile of each.
     """
-    both = _intersect(windows[:, None], windows)
-    first, second = _intersect(boxes[:, None], both), _intersect(boxes, both)
-    common = _areas(_intersect(first, second))
-    agree = common > SAME * (_areas(first) + _areas(second) - common)
-    return agree & (windows[:, None] != windows).any(-1)
+    order = np.argsort(boxes[:, 0])
+    boxes, windows = boxes[order], windows[order]
+    ends = np.searchsorted(boxes[:, 0], boxes[:, 2])  # boxes from there on begin right of it
+    pairs = [np.zeros((2, 0), np.int64)]
+    for index, end in enumerate(ends):
+        others = np.arange(index + 1, end)
+        both = _intersect(windows[index], windows[others])
+        first, second = _intersect(boxes[index], both), _intersect(boxes[others], both)
+        common = _areas(_intersect(first, second))
+        agree = common > SAME * (_areas(first) + _areas(second) - common)
+        agree &= (windows[others] != windows[index]).any(1)
+        pairs.append(np.stack(np.broadcast_arrays(index, others[agree])))
+    first, second = order[np.hstack(pairs)]
+    same = coo_array((np.ones(len(first), bool), (first, second)), shape=(len(boxes),) * 2)
+    return (same + same.T).tocsr()
 
 
-def _best(indices: np.ndarray, scores: np.ndarray, same: np.ndarray) -> list[np.ndarray]:
+def _best(indices: np.ndarray, scores: np.ndarray, same: csr_array) -> list[np.ndarray]:
     """Each object that is the same as none of higher score, alone.
 
     Not all that are connected are the same: a box over two objects is connected with both.
     """
-    kept: list[int] = []
+    kept: dict[int, np.ndarray] = {}
     for index in indices[np.argsort(-scores[indices], kind='stable')].tolist():
-        if not same[index, kept].any():
-            kept.append(index)
-    return [np.array([index]) for index in kept]
+        equals = same.indices[same.indptr[index] : same.indptr[index + 1]]
+        if kept.keys().isdisjoint(equals.tolist()):
+            kept[index] = np.array([index])
+    return list(kept.values())
 
 
 def _intersect(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -204,9 +216,24 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
     return (boxes[..., 2:] - boxes[..., :2]).clip(0).prod(-1)
 
 
-def _join(parts: Iterable[tuple[Mask, np.ndarray]], shape: tuple[int, int]) -> Mask:
-    """Join masks of tiles, each with its tile, into one of the image."""
-    whole = np.zeros(shape, np.uint8, order='F')
-    for mask, (left, top, right, bottom) in parts:
-        whole[top:bottom, left:right] |= mask_api.decode(mask)
-    return mask_api.encode(whole)
+def _join(parts: Sequence[tuple[Mask, np.ndarray]], shape: tuple[int, int]) -> Mask:
+    """Join masks of tiles, each with its tile, into one of the image.
+
+    Only the tiles are decoded, and the image's runs computed: it may be a thousand times as large.
+    """
+    if parts[0][0]['size'] == list(shape):
+        return parts[0][0]  # found in the whole image, and so of one part
+    masks, places = zip(*parts, strict=True)
+    windows = np.stack(places)
+    origin = windows[:, :2].min(0)
+    width, height = windows[:, 2:].max(0) - origin
+    joined = np.zeros((width, height + 2), np.int8)  # columns, with a row above and one below
+    windows -= np.tile(origin, 2)
+    for mask, (left, top, right, bottom) in zip(masks, windows, strict=True):
+        joined[left:right, top + 1 : bottom + 1] |= mask_api.decode(mask).T.view(np.int8)
+    columns, rows = np.nonzero(np.diff(joined, axis=1))
+    edges = (columns + origin[0]) * shape[0] + rows + origin[1]
+    # A run that ends where another begins goes on in the next column.
+    edges, times = np.unique(edges[edges < shape[0] * shape[1]], return_counts=True)
+    counts = np.diff(edges[times == 1], prepend=0, append=shape[0] * shape[1])
+    return mask_api.frPyObjects({'counts': counts.tolist(), 'size': list(shape)}, *shape)

@@ -70,7 +70,8 @@ def read_image(
 
 @contextlib.contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Keep OpenCV from printing what it cannot read, which is told in a sentence."""
+    """Keep OpenCV and FFmpeg from printing what they cannot read, which is told in a sentence."""
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # quiet; read with the first video
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:

@@ -1,5 +1,6 @@
 """What a model is to predict: images, folders, patterns, videos, cameras and URLs."""
 
+import fnmatch
 import glob
 import itertools
 import os
@@ -21,6 +22,8 @@ STREAMS = ('rtsp', 'rtsps', 'rtmp')  # kinds of URLs that OpenCV plays as they c
 WHAT_TO_GIVE = (
     "give images, folders, patterns such as 'photos/**/*.jpg', videos, a camera's number or URLs"
 )
+RESULTS = 'predictions.json'  # beside it lie folders of pictures and masks that were predicted
+FOLDERS = PICTURES, MASKS = 'pictures', 'masks'
 FRAME_RATE = 25.0  # of a video or camera that does not tell its own
 
 
@@ -39,7 +42,7 @@ class Input:
     @property
     def is_live(self) -> bool:
         """Whether it is a camera, on this machine or in the network."""
-        return self.path.isdigit() or self.path.lower().startswith(
+        return self.path.isdecimal() or self.path.lower().startswith(
             tuple(f'{kind}://' for kind in STREAMS)
         )
 
@@ -74,9 +77,9 @@ def find_inputs(
 ) -> list[Input]:
     """Find the images and videos that were named.
 
-    Folders are searched through, with linked ones, without hidden files. What is named twice is
-    found once. A file that does not exist is found too, and an image of a format that cannot be
-    read, as reading it says so.
+    Folders, and ``**``, are searched through, with linked ones, each once, without hidden files
+    and what an earlier run predicted. What is named twice is found once. A file that does not
+    exist is found too, and an image of a format that cannot be read, as reading it says so.
 
     Args:
         arguments: Files, folders, patterns (``**`` for any folders), URLs, numbers of cameras.
@@ -94,7 +97,10 @@ def find_inputs(
                 f'an input is a path, URL or the like, got {type(argument).__name__}: '
                 'mmdat.apis.predictor.Predictor predicts images in memory'
             )
-        matches = list(_find(os.fspath(argument), left_out))
+        text = os.fspath(argument)
+        if not text:  # of a variable that is not set; as a path it would be the current folder
+            raise UserError(f'an input is empty: {WHAT_TO_GIVE}')
+        matches = list(_find(text, left_out))
         if not matches:
             raise UserError(f'there is no image or video in {argument}: {WHAT_TO_GIVE}')
         for path, root in matches:
@@ -161,7 +167,7 @@ def _find(text: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, str]]:
     if text.lower().startswith('file://'):
         text = unquote(urlsplit(text).path)
     path = os.path.abspath(os.path.expanduser(text))
-    if '://' in text or (text.isdigit() and not os.path.exists(path)):
+    if '://' in text or (text.isdecimal() and not os.path.exists(path)):
         yield text, ''
     elif os.path.isdir(path):
         for file in _search(path, leave_out):
@@ -171,6 +177,12 @@ def _find(text: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, str]]:
     else:
         parts = itertools.takewhile(lambda part: not glob.has_magic(part), Path(path).parts)
         root = str(Path(*parts))
+        pattern = Path(path).relative_to(root).parts
+        if '**' in pattern:  # glob follows links that lead back again and again
+            for file in _search(root, leave_out):
+                if _matches(Path(file).relative_to(root).parts, pattern):
+                    yield file, root
+            return
         for match in sorted(glob.glob(path, recursive=True)):
             if _is_inside(match, leave_out):
                 continue
@@ -181,7 +193,7 @@ def _find(text: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _search(folder: str, leave_out: Sequence[Path]) -> Iterator[str]:
-    """Yield the images and videos in a folder and below it, sorted; no hidden ones."""
+    """Yield the images and videos in a folder and below it, sorted; no hidden or predicted ones."""
     searched: set[str] = set()  # a link may lead back to where it lies
     if _is_inside(folder, leave_out):  # named, so that it is refused
         leave_out = ()
@@ -191,10 +203,24 @@ def _search(folder: str, leave_out: Sequence[Path]) -> Iterator[str]:
             folders.clear()
             continue
         searched.add(real)
-        folders[:] = sorted(name for name in folders if name[0] != '.')
+        predicted = FOLDERS if RESULTS in files else ()
+        folders[:] = sorted(name for name in folders if name[0] != '.' and name not in predicted)
         for name in sorted(files):
             if name[0] != '.' and _is_wanted(name):
                 yield os.path.join(parent, name)
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path, or a folder that it is in, matches a pattern, both by their parts."""
+    if not pattern:
+        return True
+    if pattern[0] == '**':
+        return any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
+    return (
+        bool(parts)
+        and fnmatch.fnmatchcase(parts[0], pattern[0])
+        and _matches(parts[1:], pattern[1:])
+    )
 
 
 def _is_wanted(name: str) -> bool:
@@ -206,7 +232,7 @@ def _is_inside(path: str, folders: Sequence[Path]) -> bool:
 
 
 def _name_of_url(path: str) -> str:
-    if path.isdigit():
+    if path.isdecimal():
         return f'camera_{path}'
     url = urlsplit(path)
     return os.path.join(url.netloc, *filter(lambda part: part != '..', url.path.split('/')))
@@ -221,7 +247,7 @@ def _unused(name: str, used: Sequence[str] | dict[str, str]) -> str:
 
 def _open_video(path: str) -> cv2.VideoCapture:
     with quiet_opencv():
-        return cv2.VideoCapture(int(path) if path.isdigit() else path)
+        return cv2.VideoCapture(int(path) if path.isdecimal() else path)
 
 
 def _frame_count(video: cv2.VideoCapture) -> int:

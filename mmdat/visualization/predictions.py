@@ -35,11 +35,18 @@ def draw_instances(
     picture = image.copy()
     width = _line_width(image)
     for mask, color in zip(masks, colors, strict=False):
-        picture[mask] = (1 - OPACITY) * picture[mask] + OPACITY * np.array(color)
+        # Only where it is: most objects are small in a large image.
+        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        if not rows.size:
+            continue
+        place = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        part, inside = picture[place], mask[place]
+        part[inside] = (1 - OPACITY) * part[inside] + OPACITY * np.array(color)
         contours, _ = cv2.findContours(
-            mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE
+            inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE
         )
-        cv2.drawContours(picture, contours, -1, color, width)
+        offset = columns[0].item(), rows[0].item()
+        cv2.drawContours(picture, contours, -1, color, width, offset=offset)
     for box, color in zip(boxes.round().astype(int).tolist(), colors, strict=True):
         cv2.rectangle(picture, box[:2], box[2:], color, width)
     # The texts of the best, which come first, on top.

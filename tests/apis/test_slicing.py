@@ -1,5 +1,7 @@
 """Tiles of large images, and how what is found in them is merged."""
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -104,6 +106,38 @@ def test_a_part_that_is_taken_for_another_class_is_left_out() -> None:
     # Where no tile sees it whole, the part is all that there is.
     alone = merge_instances(parts[:1], places[:1], (300, 500))
     assert sorted(alone.labels) == [2, 3]
+
+
+def test_joined_masks_are_encoded_as_pycocotools_does() -> None:
+    image = np.random.default_rng(0).integers(2, size=(60, 90), dtype=np.uint8)
+    image[:, 50:70] = 1  # whole columns, whose runs go on in the next
+    place = Tile(0, 0, 90, 60)
+    for parts in ([place], tiles(image.shape, 40, 0.2), [Tile(40, 0, 90, 60)]):
+        whole = np.zeros_like(image, order='F')
+        found = []
+        for part in parts:
+            whole[part.top : part.bottom, part.left : part.right] = part.crop(image)
+            box = np.array([[0, 0, part.right - part.left, part.bottom - part.top]], np.float32)
+            mask = mask_api.encode(np.asfortranarray(part.crop(image)))
+            found.append(Instances(box, np.ones(1, np.float32), np.zeros(1, np.int64), [mask]))
+        (merged,) = merge_instances(found, parts, image.shape).masks or ()
+        assert merged == mask_api.encode(whole)
+
+
+def test_memory_grows_with_the_number_of_objects_alone() -> None:
+    places = tiles((2500, 2500), 640, 0.2)
+    rng = np.random.default_rng(0)
+    parts = []
+    for _ in places:
+        corners = rng.uniform(0, 600, (40, 2))
+        boxes = np.hstack([corners, corners + 20]).astype(np.float32)
+        parts.append(Instances(boxes, np.ones(40, np.float32), np.zeros(40, np.int64)))
+    tracemalloc.start()
+    found = merge_instances(parts, places, (2500, 2500))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found.boxes) > 900
+    assert most < 5e6  # boxes for all pairs would take 16e6
 
 
 def test_nothing_found_is_nothing_merged() -> None:

@@ -37,6 +37,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (['a/1.jpg', './a/../a/1.jpg', 'a/1.*'], ['1.jpg']),
         (['a/*'], ['1.jpg', '2.JPG', 'clip.mp4', 'deep/1.png']),
         (['**/1.*'], ['a/1.jpg', 'a/deep/1.png', 'b/1.jpg']),
+        (['a/**'], ['1.jpg', '2.JPG', 'clip.mp4', 'deep/1.png']),
+        (['**/deep'], ['a/deep/1.png']),
+        (['**/?/*.jpg'], ['a/1.jpg', 'b/1.jpg']),
         (['a/notes.txt'], ['notes.txt']),  # named, so that reading it says what is wrong
         (['a/missing.jpg', 'b'], ['a/missing.jpg', 'b/1.jpg']),
         (['0', 'b/1.jpg'], ['camera_0', '1.jpg']),
@@ -106,6 +109,18 @@ def test_linked_folders_are_searched_once(folder: Path) -> None:
     (folder / 'b' / 'loop').symlink_to(folder / 'a')
     names = [item.name for item in find_inputs(['a'])]
     assert names == ['1.jpg', '2.JPG', 'clip.mp4', 'deep/1.png', 'linked/1.jpg']
+    (folder / 'b' / 'second').symlink_to(folder)  # two that lead back: 2 ** 40 paths
+    names = [item.name for item in find_inputs(['a/**/1.*'])]
+    assert names == ['1.jpg', 'deep/1.png', 'linked/1.jpg']
+
+
+def test_what_was_predicted_is_no_input(folder: Path) -> None:
+    (folder / 'b' / 'pictures').mkdir()
+    (folder / 'b' / 'pictures' / '1.jpg').touch()
+    assert len(find_inputs(['b'])) == 2
+    (folder / 'b' / 'predictions.json').touch()
+    assert [item.name for item in find_inputs(['b'])] == ['1.jpg']
+    assert len(find_inputs(['b/pictures'])) == 1  # unless it is named
 
 
 @pytest.mark.parametrize(
@@ -114,6 +129,8 @@ def test_linked_folders_are_searched_once(folder: Path) -> None:
         ('c', 'there is no image or video in c: give images, '),
         ('*.bmp', 'there is no image or video in *.bmp: give images, '),
         ('x.jpg', 'there is no {}/x.jpg: give images, '),
+        ('\N{SUPERSCRIPT TWO}', 'there is no {}/\N{SUPERSCRIPT TWO}: give images, '),
+        ('', 'an input is empty: give images, '),
     ],
 )
 def test_nothing_to_find_is_a_sentence(argument: str, sentence: str, folder: Path) -> None:
