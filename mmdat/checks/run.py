@@ -86,11 +86,13 @@ def check_parts(cfg: Config, parts: tuple[str, ...]) -> None:
 
 
 def check_least(option: str, value: int, least: int) -> None:
-    """Refuse a number that is too small.
+    """Refuse a number that is too small, or not whole.
 
     Raises:
         UserError: Names the option.
     """
+    if value != int(value):
+        raise UserError(f'{option} must be a whole number, got {value}')
     if value < least:
         raise UserError(f'{option} must be at least {least}, got {value}')
 

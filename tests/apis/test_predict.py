@@ -400,6 +400,7 @@ def test_files_are_whole_or_not_there(
     [
         (dict(score_thr=1.5), '--score-thr must be at least 0 and at most 1, got 1.5'),
         (dict(batch_size=0), '--batch-size must be at least 1, got 0'),
+        (dict(batch_size=1.5), '--batch-size must be a whole number, got 1.5'),
         (dict(slice_size=8), '--slice must be at least 32, got 8'),
         (dict(overlap=0.95), '--overlap must be at least 0 and at most 0.9, got 0.95'),
         (dict(device='cuda:7'), '--device cuda:7 is not here'),
