@@ -2,6 +2,7 @@
 """Draw predictions beside the truth and tabulate how good they are, from tools/test.py --out."""
 
 import argparse
+import shlex
 import sys
 
 try:
@@ -22,7 +23,14 @@ def main() -> None:
         '--score-thr', type=float, default=SCORE_THRESHOLD, help='least score of what is drawn'
     )
     args = parser.parse_args()
-    report = write_report(args.config, args.results, args.out_dir, args.num_images, args.score_thr)
+    report = write_report(
+        args.config,
+        args.results,
+        args.out_dir,
+        args.num_images,
+        args.score_thr,
+        command=shlex.join(sys.argv),
+    )
     print_report(report)
 
 
