@@ -33,7 +33,7 @@ body { font: 16px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff;
 h1 { overflow-wrap: anywhere; margin: 0 0 .5rem; }
 h2 { margin: 2rem 0 .5rem; border-bottom: 1px solid #ccc; }
 img { max-width: 100%; height: auto; display: block; }
-p { color: #444; margin: .3rem 0 .7rem; }
+p { color: #444; margin: .3rem 0 .7rem; overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: 0; }
 dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
@@ -41,6 +41,7 @@ dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
 .tables > div { max-width: 100%; }
 .grid { display: grid; gap: .5rem;
         grid-template-columns: repeat(auto-fill, minmax(min(100%, {{ tile_width }}px), 1fr)); }
+.third { grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
 .wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); }
 table { border-collapse: collapse; }
 th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap; }
@@ -96,7 +97,7 @@ table.confusion thead th:first-child { writing-mode: initial; transform: none; c
 {% endfor %}</div>
 {% if points %}<h2>Where deformable attention looks</h2>
 <p>{{ points_text }}</p>
-<div class="grid">
+<div class="grid third">
 {% for picture in points %}<img src="{{ picture }}" alt="Deformed points">
 {% endfor %}</div>
 {% endif %}</body>

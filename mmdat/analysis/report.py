@@ -32,6 +32,7 @@ from .classes import class_accuracy, confused_images, draw_classified
 from .detections import MATCHING_IOU, average_precision, confused_objects, draw_detections
 from .model import load_config
 from .page import shown_confusion, write_page
+from .points import draw_points
 from .segments import confused_pixels, draw_predicted_segments, segment_overlap
 from .tables import Tables, print_tables, to_markdown
 
@@ -92,8 +93,8 @@ TASKS = dict(
         cells=1,
     ),
 )
-# Pictures on the page, so that it stays small.
-MOST_PICTURES = 12
+# Pictures on the page, so that it stays small: of predictions, and of deformed points.
+MOST_PICTURES, MOST_POINTS = 12, 3
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def write_report(
     num_images: int = 8,
     score_thr: float = SCORE_THRESHOLD,
     command: str = '',
+    checkpoint: str | None = None,
 ) -> Report:
     """Draw and measure the results that ``tools/test.py CONFIG CHECKPOINT --out`` wrote.
 
@@ -141,11 +143,13 @@ def write_report(
         score_thr: Least score of detections that are drawn and counted as confused, and of classes
             that are named.
         command: The command that the page names.
+        checkpoint: Weights with which the page shows where deformable attention looks; the last of
+            the training whose log is beside the results if None, if it is there.
 
     Raises:
         UserError: ``results`` is missing, is no pickle of results or belongs to another task or
-            data set, ``num_images`` is not positive, ``score_thr`` is not in [0, 1], or the config
-            has a mistake or no test data.
+            data set, ``checkpoint`` is of another model, ``num_images`` is not positive,
+            ``score_thr`` is not in [0, 1], or the config has a mistake or no test data.
     """
     results = Path(results)
     check_least('--num-images', num_images, 1)
@@ -179,6 +183,11 @@ def write_report(
     mmcv.imwrite(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), str(report.pictures))
     report.table.write_text(to_markdown(tables), encoding='utf-8')
     report.figures.write_text(json.dumps(tables, indent=2) + '\n', encoding='utf-8')
+    checkpoint = checkpoint or _last_checkpoint(results.parent)
+    points = []
+    if checkpoint is not None:
+        with DefaultScope.overwrite_default_scope(scope), explained(cfg):
+            points = draw_points(cfg, checkpoint, dataset, indices[:MOST_POINTS])
     write_page(
         report.page,
         title=Path(cfg.filename or scope).stem,
@@ -188,8 +197,18 @@ def write_report(
         confusion=confusion,
         pictures=split_grid(picture, task.cells)[:MOST_PICTURES],
         pictures_text=task.drawn.format(score_thr),
+        points=points,
+        points_text='Where the last deformable block takes its keys from in some of these images, '
+        f'with the weights of {checkpoint}.',
     )
     return report
+
+
+def _last_checkpoint(work_dir: Path) -> str | None:
+    """The last checkpoint of the training in a work dir; None if it is not there any more."""
+    file = work_dir / 'last_checkpoint'
+    path = file.read_text().strip() if file.is_file() else ''
+    return path if Path(path).is_file() else None
 
 
 def _facts(cfg: Config, results: Path, command: str) -> dict[str, str]:

@@ -14,12 +14,14 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmseg.evaluation import IoUMetric
 from pycocotools import mask as mask_api
 
 from mmdat.analysis.detections import average_precision, confused_objects
 from mmdat.analysis.report import Report, print_report, write_report
 from mmdat.analysis.tables import ALL_CLASSES
+from mmdat.apis.model import build_model
 from mmdat.datasets import ShapesDataset, ShapesParameters, write_shapes_coco
 from mmdat.datasets.shapes.drawing import METAINFO
 from mmdat.errors import UserError
@@ -314,6 +316,7 @@ def test_a_config_without_test_data_to_build_is_refused(
         write_report(tmp_path / 'some.py', tmp_path / 'results.pkl')
 
 
+PACK = dict(type='PackInputs')
 CLASSES = ('ground', 'disk', 'unseen')
 
 
@@ -413,8 +416,20 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_names(
     config = config_for('mmpretrain', tmp_path)
     (tmp_path / 'val.txt').write_text(''.join(f'{path} 0\n' for path in images))
     config.test_dataloader.dataset.update(
-        ann_file=str(tmp_path / 'val.txt'), data_prefix='', metainfo=dict(classes=classes)
+        ann_file=str(tmp_path / 'val.txt'),
+        data_prefix='',
+        metainfo=dict(classes=classes),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='Resize', scale=64), PACK],
     )
+    config.model = dict(
+        type='ImageClassifier',
+        backbone=dict(type='mmdat.DATPlusPlus', arch='nano', out_indices=(3,)),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=30, in_channels=128),
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        torch.save(build_model(config).state_dict(), tmp_path / 'weights.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'weights.pth'))
     scores = dict(gt_label=torch.tensor([0]), pred_score=torch.eye(30)[29])
     results = [dict(scores, img_path=path, pred_label=torch.tensor([29])) for path in images]
     log = tmp_path / 'run' / 'vis_data' / 'scalars.json'
@@ -425,7 +440,10 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_names(
     assert '&lt;b&gt;big &amp; 大&lt;/b&gt;' in page and '<b>' not in page
     assert 'a &#34;b&#34; &lt;c&gt;' in page and f'torch {torch.__version__}' in page
     assert page.count('src="data:image/png;base64,') == 2, 'loss and learning rate'
-    assert page.count('src="data:image/jpeg;base64,') == 3
+    pictures, points = page.split('<h2>Where deformable attention looks')
+    assert f'weights of {tmp_path}/weights.pth' in points
+    for part in (pictures, points):
+        assert part.count('src="data:image/jpeg;base64,') == 3
     assert not re.findall(r'(?:src|href)="(?!data:)|url\(|http', re.sub('base64,[^"]*', '', page))
     matrix = page.split('<h2>Confusion matrix')[1].split('<h2>')[0]
     assert 'The 20 of 30 classes' in matrix and matrix.count('<tr>') == 21

@@ -22,6 +22,10 @@ def main() -> None:
     parser.add_argument(
         '--score-thr', type=float, default=SCORE_THRESHOLD, help='least score of what is drawn'
     )
+    parser.add_argument(
+        '--checkpoint',
+        help="weights to show deformed points of (the work dir's last, if the results are in it)",
+    )
     args = parser.parse_args()
     report = write_report(
         args.config,
@@ -30,6 +34,7 @@ def main() -> None:
         args.num_images,
         args.score_thr,
         command=shlex.join(sys.argv),
+        checkpoint=args.checkpoint,
     )
     print_report(report)
 
