@@ -45,12 +45,13 @@ dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
 .wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); }
 table { border-collapse: collapse; }
 th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap; }
-th:first-child { text-align: left; font-weight: normal; }
+th:first-child { text-align: left; font-weight: normal; white-space: normal;
+                 max-width: min(22em, 40vw); overflow-wrap: break-word; }
 thead th { border-bottom: 2px solid #999; font-weight: bold; }
 thead th:first-child { font-weight: bold; }
 tbody tr:nth-child(even) { background: #f4f4f4; }
 table.confusion tbody tr { background: #fff; }
-table.confusion td { padding: .2rem; min-width: 2.6em; text-align: center; border: 1px solid #fff; }
+table.confusion td { padding: .2rem; min-width: 2.3em; text-align: center; border: 1px solid #fff; }
 table.confusion thead th { writing-mode: vertical-rl; transform: rotate(180deg);
                            text-align: left; font-weight: normal; border: 0; padding: .4rem .1rem; }
 table.confusion thead th:first-child { writing-mode: initial; transform: none; color: #555;
