@@ -3,8 +3,8 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jinja2
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from mmdat.files import whole_file
 
-from .tables import TITLES, Tables, percent
+from .tables import TITLES, percent
 
 JPEG_QUALITY = 85
 # Of more classes, those that are most often confused are shown.
@@ -40,7 +40,7 @@ dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
 .tables { display: flex; flex-wrap: wrap; gap: 0 2.5rem; }
 .tables > div { max-width: 100%; }
 .grid { display: grid; gap: .5rem;
-        grid-template-columns: repeat(auto-fill, minmax(min(100%, {{ tile_width }}px), 1fr)); }
+        grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)); }
 .third { grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
 .wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); }
 table { border-collapse: collapse; }
@@ -66,7 +66,7 @@ table.confusion thead th:first-child { writing-mode: initial; transform: none; c
 <h2>Curves of the training</h2>
 {% if not curves %}<p>There is no log of a training beside the results.</p>{% endif %}
 <div class="grid wide">
-{% for curve in curves %}<img src="{{ curve }}" alt="Curves of losses, learning rate or metrics">
+{% for curve in curves %}<img src="{{ curve | png }}" alt="Losses, learning rate or metrics">
 {% endfor %}</div>
 <h2>By class, in percent</h2>
 <div class="tables">
@@ -93,43 +93,31 @@ table.confusion thead th:first-child { writing-mode: initial; transform: none; c
 {% endfor %}</tbody></table></div>
 <h2>Predictions beside the truth</h2>
 <p>Images of the test set, spaced evenly.{{ pictures_text }}</p>
-<div class="grid">
-{% for picture in pictures %}<img src="{{ picture }}" alt="Truth and prediction">
+<div class="grid{{ ' wide' if paired }}">
+{% for picture in pictures %}<img src="{{ picture | jpeg }}" alt="Truth and prediction">
 {% endfor %}</div>
 {% if points %}<h2>Where deformable attention looks</h2>
 <p>{{ points_text }}</p>
 <div class="grid third">
-{% for picture in points %}<img src="{{ picture }}" alt="Deformed points">
+{% for picture in points %}<img src="{{ picture | jpeg }}" alt="Deformed points">
 {% endfor %}</div>
 {% endif %}</body>
 </html>
 """
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """A confusion matrix as it is shown.
-
-    Attributes:
-        text: What rows and columns are.
-        names: Of the classes that are shown.
-        rows: Name of the true class, and of each predicted one the number, and its share of the
-            row.
-    """
-
-    text: str
-    names: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[tuple[int, float]]]]
-
-
-def shown_confusion(counts: np.ndarray, classes: Sequence[str], text: str) -> Confusion:
-    """Choose what is shown of a confusion matrix.
+def shown_confusion(counts: np.ndarray, classes: Sequence[str], text: str) -> dict[str, Any]:
+    """Choose what the page shows of a confusion matrix.
 
     Args:
         counts: (n, n), by true class and by predicted class; one more row and column than there
             are classes are of no object.
         classes: Names of the classes.
         text: What is counted.
+
+    Returns:
+        ``text``, ``names`` of the columns, and ``rows``: name of the true class, and of each column
+        the number and its share of the row.
     """
     names = [*classes, 'no object'][: len(counts)]
     shown = list(range(len(counts)))
@@ -140,51 +128,20 @@ def shown_confusion(counts: np.ndarray, classes: Sequence[str], text: str) -> Co
         text += f' The {MOST_CLASSES} of {len(classes)} classes that are most often confused.'
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     rows = [(names[i], [(int(counts[i, j]), float(shares[i, j])) for j in shown]) for i in shown]
-    return Confusion(text, [names[i] for i in shown], rows)
+    return dict(text=text, names=[names[i] for i in shown], rows=rows)
 
 
-def write_page(
-    path: Path,
-    title: str,
-    facts: dict[str, str],
-    curves: Sequence[Figure],
-    tables: Tables,
-    confusion: Confusion,
-    pictures: Sequence[np.ndarray],
-    pictures_text: str,
-    points: Sequence[np.ndarray] = (),
-    points_text: str = '',
-) -> None:
-    """Write a page with all that a report has.
+def write_page(path: Path, **content: Any) -> None:
+    """Write a page.
 
     Args:
         path: The file.
-        title: Name of what is reported on.
-        facts: Lines below the title, by name.
-        curves: Of the training; none if there is no log.
-        tables: Figures by class.
-        confusion: The confusion matrix.
-        pictures: Predictions beside the truth, each (height, width, 3), RGB uint8.
-        pictures_text: What they show.
-        points: Deformed points, as pictures of the same kind; none without deformable attention.
-        points_text: What they show.
+        content: What :data:`TEMPLATE` names: texts, tables, pictures as (height, width, 3), RGB
+            uint8, and figures of matplotlib.
     """
-    environment = jinja2.Environment(autoescape=True)
-    environment.filters['percent'] = percent
-    text = environment.from_string(TEMPLATE).render(
-        title=title,
-        facts=facts,
-        curves=list(map(_png, curves)),
-        tables=tables,
-        titles=TITLES,
-        confusion=confusion,
-        dark=DARK,
-        pictures=list(map(_jpeg, pictures)),
-        pictures_text=pictures_text,
-        points=list(map(_jpeg, points)),
-        points_text=points_text,
-        tile_width=min(460, max(picture.shape[1] for picture in pictures) // 2),
-    )
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters.update(percent=percent, jpeg=_jpeg, png=_png)
+    text = environment.from_string(TEMPLATE).render(content, titles=TITLES, dark=DARK)
     with whole_file(path) as partial:
         partial.write_text(text, encoding='utf-8')
 

@@ -196,6 +196,7 @@ def write_report(
         tables=tables,
         confusion=confusion,
         pictures=split_grid(picture, task.cells)[:MOST_PICTURES],
+        paired=task.cells == 2,
         pictures_text=task.drawn.format(score_thr),
         points=points,
         points_text='Where the last deformable block takes its keys from in some of these images, '
