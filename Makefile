@@ -24,13 +24,13 @@ setup: ## build .venv from uv.lock; nothing to do when it is current
 		echo 'There is no python3 on PATH of version 3.9 or later to begin with: install one.' >&2; exit 1; }
 	@python3 tools/set_up.py
 
-demo: demo-task setup ## draw data, train and test a small Mask R-CNN with DAT++, show its predictions (or TASK=segment, classify)
+demo: demo-task setup ## draw data, train and test a small Mask R-CNN with DAT++, report on it (or TASK=segment, classify)
 	$(PYTHON) tools/make_shapes.py "$(DEMO_DATA_$(TASK))" --task $(TASK)
 	$(PYTHON) tools/train.py $(DEMO_CONFIG)
 	$(PYTHON) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_RUN)/last_checkpoint)" --out $(DEMO_RUN)/results.pkl
-	$(PYTHON) tools/analysis_tools/report.py $(DEMO_CONFIG) $(DEMO_RUN)/results.pkl
 	$(PYTHON) tools/predict.py $(DEMO_CONFIG) "$$(cat $(DEMO_RUN)/last_checkpoint)" \
 		"$(DEMO_DATA_$(TASK))/$(DEMO_HELD_OUT_$(TASK))" --out-dir $(DEMO_RUN)/predictions
+	$(PYTHON) tools/analysis_tools/report.py $(DEMO_CONFIG) $(DEMO_RUN)/results.pkl
 
 demo-task:
 	@test -n '$(DEMO)' || { echo 'make demo: TASK=$(TASK) is none: give detect, segment or classify.' >&2; exit 1; }

@@ -6,6 +6,7 @@ import sys
 
 try:
     from mmdat.apis import command_line, parse_run_args, train
+    from mmdat.checks.run import VIS_BACKENDS
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 
@@ -24,6 +25,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size'
     )
+    parser.add_argument(
+        '--vis-backend',
+        action='append',
+        default=[],
+        choices=VIS_BACKENDS,
+        help='where losses and metrics go besides files; can be given several times',
+    )
     return parse_run_args(parser)
 
 
@@ -37,6 +45,7 @@ def main() -> None:
         args.auto_scale_lr,
         args.cfg_options,
         args.launcher,
+        args.vis_backend,
     )
 
 

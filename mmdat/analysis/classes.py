@@ -19,14 +19,39 @@ def class_accuracy(predictions: Sequence[dict[str, Any]], dataset: BaseDataset) 
         predictions: As tests of mmpretrain write them.
         dataset: What was tested on.
     """
-    truth, found = (
-        np.array([int(sample[key]) for sample in predictions]) for key in ('gt_label', 'pred_label')
-    )
+    truth, found = _labels(predictions)
     right = truth == found
     rows = {ALL_CLASSES: _row(right, right, np.ones_like(right))}
     for index, name in enumerate(dataset.metainfo['classes']):
         rows[name] = _row(right[truth == index], right[found == index], truth == index)
     return dict(accuracy=rows)
+
+
+def confused_images(
+    predictions: Sequence[dict[str, Any]], dataset: BaseDataset, score_thr: float
+) -> np.ndarray:
+    """Count the images of each class by their predicted class.
+
+    Args:
+        predictions: As tests of mmpretrain write them.
+        dataset: What was tested on.
+        score_thr: Without meaning here: each image has a class.
+
+    Returns:
+        (classes, classes), by true and by predicted class.
+    """
+    num_classes = len(dataset.metainfo['classes'])
+    counts = np.zeros((num_classes, num_classes), int)
+    np.add.at(counts, _labels(predictions), 1)
+    return counts
+
+
+def _labels(predictions: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """True and predicted classes, each (n,)."""
+    truth, found = (
+        np.array([int(sample[key]) for sample in predictions]) for key in ('gt_label', 'pred_label')
+    )
+    return truth, found
 
 
 def _row(right_of_true: Any, right_of_found: Any, images: Any) -> dict[str, float | None]:

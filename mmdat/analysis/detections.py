@@ -21,6 +21,8 @@ from mmdat.visualization import Comparison, draw_comparisons
 
 from .tables import ALL_CLASSES, Tables
 
+# IoU from which a box is matched to a true one in the confusion matrix.
+MATCHING_IOU = 0.5
 # Column of the table -> IoU threshold, or None for the mean over all, and range of areas, as COCO's
 # protocol names it.
 COLUMNS = {
@@ -103,6 +105,57 @@ def _coco_detections(
             instances['labels'].tolist(), scores.tolist(), shapes, strict=True
         )
     ]
+
+
+def confused_objects(
+    predictions: Sequence[dict[str, Any]], dataset: BaseDataset, score_thr: float
+) -> np.ndarray:
+    """Count what objects of each class were found as.
+
+    Boxes are matched to true ones one to one, those that overlap most first.
+
+    Args:
+        predictions: As tests of mmdet write them.
+        dataset: What was tested on.
+        score_thr: Least score of boxes that count.
+
+    Returns:
+        (classes + 1, classes + 1), by true and by found class; the last column has objects that
+        were not found, the last row boxes where there is none. Boxes on crowds are not counted.
+    """
+    nothing = len(dataset.metainfo['classes'])
+    counts = np.zeros((nothing + 1, nothing + 1), int)
+    found_in = {sample['img_id']: sample['pred_instances'] for sample in predictions}
+    for info in map(dataset.get_data_info, range(len(dataset))):
+        found = found_in[info['img_id']]
+        kept = found['scores'] >= score_thr
+        labels = found['labels'][kept].tolist()
+        true_labels = [item['bbox_label'] for item in info['instances']]
+        crowds = np.array([item['ignore_flag'] for item in info['instances']], bool)
+        overlaps = mask_api.iou(
+            _as_xywh(found['bboxes'][kept].tolist()),
+            _as_xywh([item['bbox'] for item in info['instances']]),
+            crowds.tolist(),
+        )
+        overlaps = np.array(overlaps, float).reshape(len(labels), len(crowds))
+        on_crowds = np.any(overlaps[:, crowds] >= MATCHING_IOU, axis=1)
+        overlaps[:, crowds] = 0
+        missed, false = dict(enumerate(true_labels)), dict(enumerate(labels))
+        pairs = np.argwhere(overlaps >= MATCHING_IOU).tolist()
+        for box, index in sorted(pairs, key=lambda pair: -overlaps[tuple(pair)]):
+            if box in false and index in missed:
+                counts[missed.pop(index), false.pop(box)] += 1
+        for index, label in missed.items():
+            counts[label, nothing] += not crowds[index]
+        for box, label in false.items():
+            counts[nothing, label] += not on_crowds[box]
+    return counts
+
+
+def _as_xywh(boxes: Sequence[Sequence[float]]) -> np.ndarray:
+    array = np.array(boxes, float).reshape(-1, 4)
+    array[:, 2:] -= array[:, :2]
+    return array
 
 
 def draw_detections(

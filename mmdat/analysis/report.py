@@ -1,29 +1,39 @@
 """Report on a test: predictions beside the ground truth, and how good they are for each class."""
 
 import json
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import cv2
 import mmcv
 import numpy as np
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
 
+from mmdat.apis.curves import read_log
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks.exceptions import explained
 from mmdat.checks.results import check_same_data, read_results
 from mmdat.checks.run import check_least, check_parts, check_share, check_writable
-from mmdat.visualization.comparison import SCORE_THRESHOLD
+from mmdat.errors import UserError
+from mmdat.stack import installed_version
+from mmdat.version import __version__
+from mmdat.visualization.comparison import SCORE_THRESHOLD, split_grid
+from mmdat.visualization.curves import draw_curves, in_order
 
 from .browse import evenly_spaced
-from .classes import class_accuracy, draw_classified
-from .detections import average_precision, draw_detections
+from .classes import class_accuracy, confused_images, draw_classified
+from .detections import MATCHING_IOU, average_precision, confused_objects, draw_detections
 from .model import load_config
-from .segments import draw_predicted_segments, segment_overlap
+from .page import shown_confusion, write_page
+from .points import draw_points
+from .segments import confused_pixels, draw_predicted_segments, segment_overlap
 from .tables import Tables, print_tables, to_markdown
 
 Predictions = Sequence[dict[str, Any]]
@@ -37,18 +47,54 @@ class Task:
         file_name: Name of the files with the tables, without suffix.
         measure: Makes the tables from predictions and data set.
         draw: Draws the predictions for the images of some indices, down to a score.
+        confuse: Counts what each class was found as, down to a score.
+        counted: What is counted, as a sentence for people.
+        drawn: What the pictures show besides, with a place for the least score.
+        cells: Pictures for each image: 2 where the truth has one of its own.
     """
 
     file_name: str
     measure: Callable[[Predictions, BaseDataset], Tables]
     draw: Callable[[Predictions, BaseDataset, Sequence[int], float], np.ndarray]
+    confuse: Callable[[Predictions, BaseDataset, float], np.ndarray]
+    counted: str
+    drawn: str
+    cells: int
 
 
 TASKS = dict(
-    mmdet=Task('ap', average_precision, draw_detections),
-    mmseg=Task('iou', segment_overlap, draw_predicted_segments),
-    mmpretrain=Task('accuracy', class_accuracy, draw_classified),
+    mmdet=Task(
+        'ap',
+        average_precision,
+        draw_detections,
+        confused_objects,
+        'What the objects of each class (row) were found as (column), by boxes that overlap with '
+        f'an IoU of {MATCHING_IOU} or more. Last column: objects that were missed. Last row: boxes '
+        'where there is no object.',
+        ' Objects with a score of {:g} or more.',
+        cells=2,
+    ),
+    mmseg=Task(
+        'iou',
+        segment_overlap,
+        draw_predicted_segments,
+        confused_pixels,
+        'What the pixels of each class (row) were predicted as (column).',
+        '',
+        cells=2,
+    ),
+    mmpretrain=Task(
+        'accuracy',
+        class_accuracy,
+        draw_classified,
+        confused_images,
+        'What the images of each class (row) were predicted as (column).',
+        ' What is wrong is red; a score below {:g} has a question mark.',
+        cells=1,
+    ),
 )
+# Pictures on the page, so that it stays small: of predictions, and of deformed points.
+MOST_PICTURES, MOST_POINTS = 12, 3
 
 
 @dataclass(frozen=True)
@@ -59,12 +105,14 @@ class Report:
         pictures: File with predictions beside the ground truth.
         table: Markdown file with a row a class.
         figures: JSON file with the same numbers.
+        page: HTML file with all of it, the curves of the training and a confusion matrix.
         tables: Content of ``figures``.
     """
 
     pictures: Path
     table: Path
     figures: Path
+    page: Path
     tables: Tables
 
 
@@ -74,12 +122,15 @@ def write_report(
     out_dir: str | Path | None = None,
     num_images: int = 8,
     score_thr: float = SCORE_THRESHOLD,
+    command: str = '',
+    checkpoint: str | None = None,
 ) -> Report:
     """Draw and measure the results that ``tools/test.py CONFIG CHECKPOINT --out`` wrote.
 
     Writes ``predictions.png`` and, of a detector, ``ap.md`` and ``ap.json``, of a segmentor
     ``iou``, of a classifier ``accuracy``. The pictures are spaced evenly over the test set, not
-    picked.
+    picked. ``report.html`` has all of it on a page, with a confusion matrix and with the curves of
+    the training whose log is beside the results.
 
     ``results`` is a pickle, the toolboxes' format for results. A pickle can run code when it is
     read: give files that you wrote yourself.
@@ -89,12 +140,16 @@ def write_report(
         results: Path of the pickle.
         out_dir: Folder of the files, that of ``results`` if None.
         num_images: Number of pictures.
-        score_thr: Least score of detections that are drawn and of classes that are named.
+        score_thr: Least score of detections that are drawn and counted as confused, and of classes
+            that are named.
+        command: The command that the page names.
+        checkpoint: Weights with which the page shows where deformable attention looks; the last of
+            the training whose log is beside the results if None, if it is there.
 
     Raises:
         UserError: ``results`` is missing, is no pickle of results or belongs to another task or
-            data set, ``num_images`` is not positive, ``score_thr`` is not in [0, 1], or the config
-            has a mistake or no test data.
+            data set, ``checkpoint`` is of another model, ``num_images`` is not positive,
+            ``score_thr`` is not in [0, 1], or the config has a mistake or no test data.
     """
     results = Path(results)
     check_least('--num-images', num_images, 1)
@@ -112,22 +167,78 @@ def write_report(
         tables = task.measure(predictions, dataset)
         indices = evenly_spaced(num_images, len(dataset))
         picture = task.draw(predictions, dataset, indices, score_thr)
+        confusion = shown_confusion(
+            task.confuse(predictions, dataset, score_thr),
+            dataset.metainfo['classes'],
+            task.counted + ' In percent of the row.',
+        )
     out_dir.mkdir(parents=True, exist_ok=True)
     report = Report(
         out_dir / 'predictions.png',
         out_dir / f'{task.file_name}.md',
         out_dir / f'{task.file_name}.json',
+        out_dir / 'report.html',
         tables,
     )
     mmcv.imwrite(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), str(report.pictures))
     report.table.write_text(to_markdown(tables), encoding='utf-8')
     report.figures.write_text(json.dumps(tables, indent=2) + '\n', encoding='utf-8')
+    checkpoint = checkpoint or _last_checkpoint(results.parent)
+    points = []
+    if checkpoint is not None:
+        with DefaultScope.overwrite_default_scope(scope), explained(cfg):
+            points = draw_points(cfg, checkpoint, dataset, indices[:MOST_POINTS])
+    write_page(
+        report.page,
+        title=Path(cfg.filename or scope).stem,
+        facts=_facts(cfg, results, command),
+        curves=_curves(results.parent),
+        tables=tables,
+        confusion=confusion,
+        pictures=split_grid(picture, task.cells)[:MOST_PICTURES],
+        paired=task.cells == 2,
+        pictures_text=task.drawn.format(score_thr),
+        points=points,
+        points_text='Where the last deformable block takes its keys from in some of these images, '
+        f'with the weights of {checkpoint}.',
+    )
     return report
 
 
+def _last_checkpoint(work_dir: Path) -> str | None:
+    """The last checkpoint of the training in a work dir; None if it is not there any more."""
+    file = work_dir / 'last_checkpoint'
+    path = file.read_text().strip() if file.is_file() else ''
+    return path if Path(path).is_file() else None
+
+
+def _facts(cfg: Config, results: Path, command: str) -> dict[str, str]:
+    packages = ('torch', 'mmengine', 'mmcv', toolbox_of(cfg).name)
+    versions = dict(mmdat=__version__, Python=platform.python_version())
+    versions |= {package: str(installed_version(package)) for package in packages}
+    facts = dict(
+        Config=str(cfg.filename or ''),
+        Results=str(results),
+        Date=f'{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}',
+        Command=command,
+        Versions=', '.join(f'{name} {version}' for name, version in versions.items()),
+    )
+    return {name: text for name, text in facts.items() if text}
+
+
+def _curves(work_dir: Path) -> list[Figure]:
+    """The curves of the training in a work dir, panel by panel; none if it has no log."""
+    try:
+        curves = read_log(work_dir).curves
+    except UserError:
+        return []
+    return [draw_curves({'': {title: curves[title]}}) for title in in_order(curves)]
+
+
 def print_report(report: Report) -> None:
-    """Print the tables, and last the paths of the pictures and of the tables."""
+    """Print the tables, and last the paths of the pictures, of the tables and of the page."""
     print_tables(report.tables)
     # rich would wrap a long path, which then can neither be clicked nor copied.
     print(f'Pictures: {report.pictures.resolve()}')
     print(f'Table: {report.table.resolve()}')
+    print(f'Report: {report.page.resolve()}')

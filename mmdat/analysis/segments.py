@@ -42,6 +42,29 @@ def segment_overlap(predictions: Sequence[dict[str, Any]], dataset: BaseDataset)
     return dict(iou=rows)
 
 
+def confused_pixels(
+    predictions: Sequence[dict[str, Any]], dataset: BaseDataset, score_thr: float
+) -> np.ndarray:
+    """Count the pixels of each class by their predicted class.
+
+    Args:
+        predictions: As tests of mmseg write them, with the truth.
+        dataset: What was tested on.
+        score_thr: Without meaning here: each pixel has a class.
+
+    Returns:
+        (classes, classes), by true and by predicted class.
+    """
+    num_classes = len(dataset.metainfo['classes'])
+    counts = np.zeros(num_classes**2, int)
+    for sample in predictions:
+        truth, found = (sample[key]['data'].numpy() for key in ('gt_sem_seg', 'pred_sem_seg'))
+        known = (truth != dataset.ignore_index) & (truth < num_classes)
+        pairs = num_classes * truth[known].astype(int) + found[known]
+        counts += np.bincount(pairs, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
 def _part(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 

@@ -17,7 +17,7 @@ def to_markdown(tables: Tables) -> str:
     for key, rows in tables.items():
         columns = list(rows[ALL_CLASSES])
         lines = [['class', *columns], ['---'] + ['---:'] * len(columns)]
-        lines += [[name, *map(_percent, row.values())] for name, row in rows.items()]
+        lines += [[name, *map(percent, row.values())] for name, row in rows.items()]
         table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
         parts.append(f'## {TITLES[key]}\n\n{table}\n')
     return '\n'.join(parts)
@@ -29,9 +29,10 @@ def print_tables(tables: Tables) -> None:
     for key, rows in tables.items():
         table = Table('class', *rows[ALL_CLASSES], title=TITLES[key])
         for name, row in rows.items():
-            table.add_row(name, *map(_percent, row.values()), end_section=name == ALL_CLASSES)
+            table.add_row(name, *map(percent, row.values()), end_section=name == ALL_CLASSES)
         console.print(table)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A part in percent, or a dash where there is none."""
     return '-' if value is None else f'{100 * value:.1f}'

@@ -1,15 +1,25 @@
 """Train a model from a config."""
 
+import os
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
+from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks.checkpoint import latest_checkpoint
 from mmdat.checks.exceptions import explained
+from mmdat.checks.mmengine_private import built_loops
+from mmdat.checks.run import VIS_BACKENDS, vis_backends_in
+from mmdat.errors import UserError, suggest
 
+from .curves import write_curves
 from .runner import build_runner, read_run_config
+from .toolboxes import toolbox_of
 
 
 def train(
@@ -20,8 +30,9 @@ def train(
     auto_scale_lr: bool = False,
     cfg_options: dict[str, Any] | None = None,
     launcher: str = 'none',
+    vis_backends: Sequence[str] = (),
 ) -> Runner:
-    """Train the model of a config.
+    """Train the model of a config, and draw its curves into the work dir when it ends.
 
     Args:
         config: Path of the config.
@@ -31,12 +42,14 @@ def train(
         auto_scale_lr: Scale the learning rate to the batch size in use.
         cfg_options: Values to put into the config, by dotted key.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        vis_backends: Where losses and metrics go besides files, such as ``'tensorboard'``.
 
     Raises:
         UserError: For a mistake in what was given, before the first iteration where it can be
             known then.
     """
     cfg = read_run_config(config, work_dir, cfg_options, launcher)
+    _add_vis_backends(cfg, vis_backends)
     warnings: list[str] = []
     checks.before_training(cfg, amp=amp, auto_scale_lr=auto_scale_lr, warn=warnings.append)
     if amp:
@@ -55,5 +68,44 @@ def train(
         del content  # it can be as large as the model and its optimizer, and is read again
     with explained(cfg):
         runner = build_runner(cfg, warnings)
-        runner.train()
+        runner.logger.info(_where_to_look(runner))
+        try:
+            runner.train()
+        finally:  # of an interrupted training too
+            _draw_curves(runner)
     return runner
+
+
+def _add_vis_backends(cfg: Config, packages: Sequence[str]) -> None:
+    """Add visual backends that a config lacks to its visualizer."""
+    for package in packages:
+        if package not in VIS_BACKENDS:
+            raise UserError(f'{package!r} is no visual backend: {suggest(package, VIS_BACKENDS)}')
+        if VIS_BACKENDS[package] not in vis_backends_in(cfg):
+            visualizer = dict(cfg.get('visualizer') or dict(type=toolbox_of(cfg).visualizer))
+            backends = visualizer.get('vis_backends') or dict(type='LocalVisBackend')
+            backends = [backends] if isinstance(backends, dict) else list(backends)
+            visualizer['vis_backends'] = [*backends, dict(type=VIS_BACKENDS[package])]
+            cfg.visualizer = visualizer
+
+
+def _where_to_look(runner: Runner) -> str:
+    folder = os.path.abspath(runner.work_dir)
+    text = (
+        f'Watch this training in {folder}: log {runner.timestamp}/{runner.timestamp}.log; losses '
+        'and metrics as curves.png when it ends, or now by '
+        f'`tools/analysis_tools/plot.py {shlex.quote(folder)}`'
+    )
+    if runner.visualizer.get_backend(VIS_BACKENDS['tensorboard']) is not None:
+        text += f'; `tensorboard --logdir {shlex.quote(folder)}`'
+    return text
+
+
+def _draw_curves(runner: Runner) -> None:
+    loop = built_loops(runner).get('train')
+    if loop is None or loop.iter == 0 or not is_main_process():
+        return
+    try:
+        runner.logger.info(f'Curves: {write_curves([runner.work_dir]).resolve()}')
+    except UserError as error:
+        runner.logger.warning(f'There are no curves: {error}')

@@ -131,6 +131,7 @@ def _before_run(cfg: Config, warn: Callable[[str], None]) -> None:
     after_reading(cfg)
     variables.check_variables(cfg, warn)
     run.check_writable('work dir', cfg.work_dir)
+    run.check_vis_backends(cfg)
 
 
 def before_loading(content: Any, source: str, *, resume: bool) -> None:

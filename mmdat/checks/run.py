@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ LAUNCHERS = {
     'slurm': ('SLURM_PROCID', 'srun'),
     'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
 }
+# Package -> mmengine's visual backend that needs it.
+VIS_BACKENDS = dict(
+    tensorboard='TensorboardVisBackend',
+    wandb='WandbVisBackend',
+    mlflow='MLflowVisBackend',
+    clearml='ClearMLVisBackend',
+    neptune='NeptuneVisBackend',
+    dvclive='DVCLiveVisBackend',
+    aim='AimVisBackend',
+)
 TTA_PARTS = ('tta_model', 'tta_pipeline')
 
 
@@ -55,6 +66,26 @@ def check_writable(option: str, folder: str | Path) -> None:
             f'{option} {folder} cannot be written to: {existing} '
             + ('is not writable' if existing.is_dir() else 'is not a folder')
         )
+
+
+def vis_backends_in(cfg: Config) -> set[str]:
+    """Names of the visual backends (and of the visualizer) in a config."""
+    parts = cfg.get('visualizer')
+    return {str(value_at(parts, path)).split('.')[-1] for path in paths(parts, 'type')}
+
+
+def check_vis_backends(cfg: Config) -> None:
+    """Refuse a visual backend of mmengine whose package is not installed.
+
+    Raises:
+        UserError: Names the package.
+    """
+    for package, backend in VIS_BACKENDS.items():
+        if backend in vis_backends_in(cfg) and not find_spec(package):
+            raise UserError(
+                f'the visual backend {backend} needs the package {package}: '
+                f'run `pip install {package}`, or train without it'
+            )
 
 
 def check_results_file(out: str) -> None:

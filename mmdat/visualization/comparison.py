@@ -12,6 +12,9 @@ from mmengine.structures import InstanceData, PixelData
 from mmengine.visualization import Visualizer
 from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
+from PIL import Image, ImageDraw
+
+from .fonts import font_for
 
 PAIRS_PER_ROW = 2
 # Predictions below it are not drawn, unless another is given.
@@ -22,6 +25,7 @@ ALPHA = 0.6
 SIDE = 480
 MARGIN = 12
 TITLE_HEIGHT = 36
+TITLE_SIZE = 19
 # Colors of titles.
 GRAY = (30, 30, 30)
 RED = (200, 0, 0)
@@ -139,6 +143,22 @@ def _arrange(cells: list[np.ndarray], columns: int) -> np.ndarray:
     return np.vstack(rows)
 
 
+def split_grid(grid: np.ndarray, cells: int) -> list[np.ndarray]:
+    """Split what one of the functions above drew into its parts.
+
+    Args:
+        grid: (height, width, 3), RGB uint8.
+        cells: Pictures of a part: 2 of a pair, 1 of those with a title.
+    """
+    height, width = SIDE + TITLE_HEIGHT + MARGIN, cells * (SIDE + MARGIN)
+    parts = [
+        grid[y : y + height, x : x + width]
+        for y in range(0, len(grid), height)
+        for x in range(0, grid.shape[1], width)
+    ]
+    return [part for part in parts if (part != 255).any()]  # the last row may be filled up
+
+
 def _enlarge(image: np.ndarray) -> np.ndarray:
     """Resize an image to the size of the pictures."""
     scale = SIDE / max(image.shape[:2])
@@ -151,9 +171,13 @@ def _draw_cell(title: str, picture: np.ndarray, color: tuple[int, int, int] = GR
     cell = np.full((SIDE + TITLE_HEIGHT + MARGIN, SIDE + MARGIN, 3), 255, dtype=np.uint8)
     height, width = picture.shape[:2]
     cell[TITLE_HEIGHT : TITLE_HEIGHT + height, :width] = picture
-    baseline = (2, TITLE_HEIGHT - 12)
-    cv2.putText(cell, title, baseline, cv2.FONT_HERSHEY_SIMPLEX, 0.65, color, 1, cv2.LINE_AA)
-    return cell
+    title = ' '.join(title.split())
+    font = font_for(title, TITLE_SIZE)
+    if (length := font.getlength(title)) > SIDE:
+        font = font_for(title, int(TITLE_SIZE * SIDE / length))
+    titled = Image.fromarray(cell)
+    ImageDraw.Draw(titled).text((2, TITLE_HEIGHT - 12), title, color, font, anchor='ls')
+    return np.array(titled)
 
 
 def _draw_picture(

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmseg.evaluation import IoUMetric
 from pycocotools import mask as mask_api
 
-from mmdat.analysis.detections import average_precision
+from mmdat.analysis.detections import average_precision, confused_objects
 from mmdat.analysis.report import Report, print_report, write_report
 from mmdat.analysis.tables import ALL_CLASSES
+from mmdat.apis.model import build_model
 from mmdat.datasets import ShapesDataset, ShapesParameters, write_shapes_coco
 from mmdat.datasets.shapes.drawing import METAINFO
 from mmdat.errors import UserError
@@ -159,6 +162,44 @@ def test_a_detector_without_masks_or_findings_is_reported_on_too(
     assert measured['bbox'][ALL_CLASSES]['AP'] == 0
 
 
+def test_objects_are_confused_missed_or_found_where_there_is_none(
+    dataset: CocoDataset, perfect: Results
+) -> None:
+    diagonal = confused_objects(perfect, dataset, 0.5)
+    truth = [item['bbox_label'] for i in range(NUM_IMAGES) for item in instances(dataset, i)]
+    assert diagonal.tolist() == np.diag(np.bincount(truth, minlength=5)).tolist()
+    assert (
+        confused_objects(perfect, dataset, 0.95)[:4, 4].tolist() == diagonal.diagonal()[:4].tolist()
+    )
+    found = perfect[0]['pred_instances']
+    first = int(found['labels'][0])
+    other = (first + 1) % 4
+    found['labels'][0] = other
+    # A second, looser box on the same object, and one in a crowd.
+    crowd, single = instances(dataset, 1)[0], perfect[1]['pred_instances']
+    loose = found['bboxes'][:1] + torch.tensor([0.0, 0, 1, 1])
+    inside = torch.tensor([crowd['bbox']]) + torch.tensor([1.0, 1, -1, -1])
+    for boxes, extra in ((found, loose), (single, inside)):
+        boxes['bboxes'] = torch.cat([boxes['bboxes'], extra])
+        boxes['scores'] = torch.cat([boxes['scores'], torch.ones(1)])
+        boxes['labels'] = torch.cat([boxes['labels'], torch.tensor([first])])
+    dataset = copy.deepcopy(dataset)
+    infos = [dataset.get_data_info(index) for index in range(NUM_IMAGES)]
+    infos[1]['instances'][0]['ignore_flag'] = 1
+    dataset.get_data_info = infos.__getitem__
+    change = confused_objects(perfect, dataset, 0.5) - diagonal
+    expected = np.zeros_like(diagonal)
+    expected[first, first] -= 1
+    expected[first, other] += 1
+    expected[4, first] += 1
+    expected[crowd['bbox_label'], crowd['bbox_label']] -= 1
+    assert change.tolist() == expected.tolist()
+
+
+def instances(dataset: CocoDataset, index: int) -> list[dict[str, Any]]:
+    return dataset.get_data_info(index)['instances']
+
+
 def test_pictures_and_tables_are_written_and_their_paths_printed_last(
     config: Config, perfect: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,9 +213,10 @@ def test_pictures_and_tables_are_written_and_their_paths_printed_last(
     assert '| all classes | 100.0 | 100.0 | 100.0 |' in table
     assert all(f'| {name} | 100.0 |' in table for name in METAINFO['classes'])
     print_report(report)
-    *_, pictures, table = capsys.readouterr().out.splitlines()
+    *_, pictures, table, page = capsys.readouterr().out.splitlines()
     assert pictures.endswith(str(report.pictures))
     assert table.endswith(str(report.table))
+    assert page == f'Report: {report.page}'
 
 
 def test_missing_results_are_told_in_a_sentence(config: Config, tmp_path: Path) -> None:
@@ -274,6 +316,7 @@ def test_a_config_without_test_data_to_build_is_refused(
         write_report(tmp_path / 'some.py', tmp_path / 'results.pkl')
 
 
+PACK = dict(type='PackInputs')
 CLASSES = ('ground', 'disk', 'unseen')
 
 
@@ -329,6 +372,15 @@ def test_a_segmentor_is_reported_on(images: list[str], tmp_path: Path) -> None:
     assert '| disk | ' in (tmp_path / 'iou.md').read_text()
     truth, prediction, *_ = np.split(cv2.imread(str(report.pictures)), 4, axis=1)
     assert truth[40:300].std() > 10 and (truth[40:300] != prediction[40:300]).any()
+    sure = [
+        (sample['gt_sem_seg']['data'] == truth) & (sample['pred_sem_seg']['data'] == found)
+        for truth, found in ((0, 0), (0, 1))
+        for sample in results
+    ]
+    counts = [int(sum(part.sum() for part in parts)) for parts in (sure[:3], sure[3:])]
+    for count in counts:
+        assert f'<td title="{count}"' in report.page.read_text()
+    assert 'There is no log of a training' in report.page.read_text()
 
 
 def test_a_classifier_is_reported_on(images: list[str], tmp_path: Path) -> None:
@@ -355,6 +407,49 @@ def test_a_classifier_is_reported_on(images: list[str], tmp_path: Path) -> None:
     red = (red[..., 2] - red[..., 1] > 100).any(axis=0)
     assert np.split(red[: 3 * (len(red) // 3)], 3)[1].any(), 'the wrong one is red'
     assert not red[: len(red) // 3].any()
+
+
+def test_the_page_needs_no_other_file_and_escapes_what_it_names(
+    images: list[str], tmp_path: Path
+) -> None:
+    classes = ['<b>big & 大</b>', *(f'class {i}' for i in range(1, 30))]
+    config = config_for('mmpretrain', tmp_path)
+    (tmp_path / 'val.txt').write_text(''.join(f'{path} 0\n' for path in images))
+    config.test_dataloader.dataset.update(
+        ann_file=str(tmp_path / 'val.txt'),
+        data_prefix='',
+        metainfo=dict(classes=classes),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='Resize', scale=64), PACK],
+    )
+    config.model = dict(
+        type='ImageClassifier',
+        backbone=dict(type='mmdat.DATPlusPlus', arch='nano', out_indices=(3,)),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=30, in_channels=128),
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        torch.save(build_model(config).state_dict(), tmp_path / 'weights.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'weights.pth'))
+    scores = dict(gt_label=torch.tensor([0]), pred_score=torch.eye(30)[29])
+    results = [dict(scores, img_path=path, pred_label=torch.tensor([29])) for path in images]
+    log = tmp_path / 'run' / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text('{"loss": 1, "lr": 0.1, "iter": 1, "step": 1}\n')
+    report = report_on(results, config, tmp_path, num_images=3, command='a "b" <c>')
+    page = report.page.read_text()
+    assert '&lt;b&gt;big &amp; 大&lt;/b&gt;' in page and '<b>' not in page
+    assert 'a &#34;b&#34; &lt;c&gt;' in page and f'torch {torch.__version__}' in page
+    assert page.count('src="data:image/png;base64,') == 2, 'loss and learning rate'
+    pictures, points = page.split('<h2>Where deformable attention looks')
+    assert f'weights of {tmp_path}/weights.pth' in points
+    for part in (pictures, points):
+        assert part.count('src="data:image/jpeg;base64,') == 3
+    assert not re.findall(r'(?:src|href)="(?!data:)|url\(|http', re.sub('base64,[^"]*', '', page))
+    matrix = page.split('<h2>Confusion matrix')[1].split('<h2>')[0]
+    assert 'The 20 of 30 classes' in matrix and matrix.count('<tr>') == 21
+    assert (
+        '<td title="3" style="background: rgba(0, 114, 178, 1.00); color: #fff">100</td>' in matrix
+    )
 
 
 @pytest.mark.parametrize(

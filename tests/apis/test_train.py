@@ -1,5 +1,6 @@
 """Training, resuming and testing a detector; each way on which a sentence reaches the user."""
 
+import importlib.util
 import json
 import pickle
 import shutil
@@ -15,6 +16,7 @@ from mmdat.apis import test as evaluate
 from mmdat.apis import train
 from mmdat.checks.config_file import read_config
 from mmdat.datasets import LoadImageFromFile
+from mmdat.engine import CountBrokenImagesHook
 from mmdat.errors import UserError
 
 
@@ -45,6 +47,44 @@ def test_training_goes_on_where_it_stopped(trained: Any, tmp_path: Path) -> None
     folder = Path(runner.visualizer.get_backend('LocalVisBackend')._img_save_dir)
     (picture,) = folder.glob('deformed*')
     assert picture.name == 'deformed_points_0_2.png' and cv2.imread(str(picture)).shape[1] == 496
+
+
+def test_an_interrupted_training_says_where_to_look_and_leaves_curves(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """As KeyboardInterrupt, which would end the tests."""
+
+    def interrupt(hook: object, runner: object, batch_idx: int, **_: object) -> None:
+        if batch_idx == 1:
+            raise Killed
+
+    monkeypatch.setattr(CountBrokenImagesHook, 'after_train_iter', interrupt)
+    work_dir = tmp_path / 'a work dir'
+    backends = ['tensorboard'] if importlib.util.find_spec('tensorboard') else []
+    with pytest.raises(Killed):
+        train(
+            str(config),
+            str(work_dir),
+            cfg_options={'default_hooks.logger.interval': 1},
+            vis_backends=backends,
+        )
+    log = next(work_dir.glob('*/*.log')).read_text()
+    assert f'Watch this training in {work_dir}: log 20' in log
+    assert log.count(f"`tensorboard --logdir '{work_dir}'`") == len(backends)
+    assert len(list(work_dir.glob('*/vis_data/events.*'))) == len(backends)
+    assert f'Curves: {work_dir}/curves.png' in log
+    assert cv2.imread(str(work_dir / 'curves.png')).std() > 10
+
+
+def test_a_missing_visual_backend_is_told_in_a_sentence(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'WandbVisBackend needs .* wandb: run `pip install wandb`'):
+        train(str(config), str(tmp_path / 'work'), vis_backends=['wandb'])
+    with pytest.raises(UserError, match=r"'tensorbord' is no visual backend: did you mean 'tensor"):
+        train(str(config), str(tmp_path / 'work'), vis_backends=['tensorbord'])
+    named = {'visualizer.vis_backends': [dict(type='mmengine.AimVisBackend')]}
+    with pytest.raises(UserError, match='AimVisBackend needs the package aim'):
+        train(str(config), str(tmp_path / 'work'), cfg_options=named)
 
 
 def test_a_checkpoint_is_tested_and_its_predictions_kept(trained: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 """Draw predictions beside the truth and tabulate how good they are, from tools/test.py --out."""
 
 import argparse
+import shlex
 import sys
 
 try:
@@ -21,8 +22,20 @@ def main() -> None:
     parser.add_argument(
         '--score-thr', type=float, default=SCORE_THRESHOLD, help='least score of what is drawn'
     )
+    parser.add_argument(
+        '--checkpoint',
+        help="weights to show deformed points of (the work dir's last, if the results are in it)",
+    )
     args = parser.parse_args()
-    report = write_report(args.config, args.results, args.out_dir, args.num_images, args.score_thr)
+    report = write_report(
+        args.config,
+        args.results,
+        args.out_dir,
+        args.num_images,
+        args.score_thr,
+        command=shlex.join(sys.argv),
+        checkpoint=args.checkpoint,
+    )
     print_report(report)
 
 

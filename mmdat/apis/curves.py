@@ -1,0 +1,150 @@
+"""Curves of trainings, from what mmengine logged in their work dirs."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmdat.errors import UserError
+from mmdat.files import whole_file
+from mmdat.visualization.curves import Curves, draw_curves
+
+LOGS = '*/vis_data/scalars.json'
+# What a row has beside losses, learning rates and metrics.
+NO_METRICS = {'step', 'iter', 'epoch', 'time', 'data_time', 'memory'}
+# The loss of one of a transformer's inner decoder layers, as of DINO: there are dozens.
+INNER_LAYER = re.compile(r'd\d+\.')
+
+# Iteration, panel and name of a curve, and value.
+Point = tuple[int, str, str, float]
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """What the last training in a work dir logged, with those that it resumed.
+
+    Attributes:
+        runs: Names of the runs' folders, the first first.
+        curves: What was logged.
+    """
+
+    runs: Sequence[str]
+    curves: Curves
+
+
+def read_log(work_dir: str | Path) -> TrainingLog:
+    """Read what the last training in a work dir logged, joined to those that it resumed.
+
+    Lines that are not whole are left out, as the last one of a run that was killed.
+
+    Raises:
+        UserError: If there is no log, or nothing in it yet.
+    """
+    runs: list[str] = []
+    points: list[Point] = []
+    for file in sorted(Path(work_dir).glob(LOGS), reverse=True):
+        of_run = list(_points(file))
+        if not of_run:
+            continue
+        start = points[0][0] if points else math.inf
+        points = [point for point in of_run if point[0] < start] + points
+        runs.insert(0, file.parts[-3])
+        if not _resumes(file.with_name('config.py')):
+            break
+    if not runs:
+        raise UserError(
+            f'{work_dir} has no log of a training ({LOGS}), or nothing in it yet: give a folder '
+            'that tools/train.py wrote to'
+        )
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for step, panel, name, value in points:
+        curves.setdefault(panel, {}).setdefault(name, []).append((step, value))
+    return TrainingLog(runs, curves)
+
+
+def write_curves(work_dirs: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """Draw losses, learning rates and validation metrics of trainings into one picture.
+
+    Args:
+        work_dirs: Of each training its work dir; the picture names them.
+        out: The picture, a PNG file; ``curves.png`` if None, of a single training in its work dir.
+
+    Returns:
+        Path of the picture.
+
+    Raises:
+        UserError: If a work dir has no log, or the picture cannot be written.
+    """
+    if out is not None and Path(out).suffix.lower() != '.png':
+        raise UserError(f'--out {out} must end in .png')
+    logs = [read_log(work_dir) for work_dir in work_dirs]
+    path = Path(work_dirs[0] if len(work_dirs) == 1 else '', 'curves.png') if out is None else out
+    names = _short_names([os.path.abspath(work_dir) for work_dir in work_dirs])
+    figure = draw_curves({name: log.curves for name, log in zip(names, logs, strict=True)})
+    with whole_file(Path(path)) as partial:
+        figure.savefig(partial)
+    return Path(path)
+
+
+def _points(file: Path) -> Iterator[Point]:
+    trained = 0
+    for row in _rows(file):
+        # Of a validation it is the epoch, where the config counts epochs.
+        step = row.get('step')
+        if not isinstance(step, int):
+            continue
+        in_training = 'iter' in row
+        trained = max(trained, step)
+        for name, value in row.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            name = re.sub('^(train|val)/', '', name)
+            # COCO's metrics are -1 where there is nothing to find.
+            if name not in NO_METRICS and not (name.startswith('coco/') and value == -1):
+                panel = _training_panel(name) if in_training else _validation_panel(name)
+                if panel is not None:
+                    yield trained, panel, name, value
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def _resumes(config: Path) -> bool:
+    """Whether the run with a config went on from a checkpoint."""
+    return config.is_file() and bool(re.search('^resume = True', config.read_text('utf-8'), re.M))
+
+
+def _training_panel(name: str) -> str | None:
+    if name == 'loss':
+        return 'loss'
+    if name.endswith('lr'):
+        return 'learning rate'
+    return 'parts of the loss' if 'loss' in name and not INNER_LAYER.match(name) else None
+
+
+def _validation_panel(name: str) -> str:
+    """Where a metric is drawn, as ``validation: coco/bbox`` for ``coco/bbox_mAP_50``."""
+    group, _, metric = name.rpartition('/')
+    if '_mAP' in metric:
+        group = f'{group}/{metric.split("_mAP")[0]}'
+    return f'validation: {group}' if group else 'validation'
+
+
+def _short_names(paths: Sequence[str]) -> list[str]:
+    """As many last parts of paths as tell them apart, the same number of all."""
+    for length in range(1, max(path.count('/') for path in paths) + 1):
+        names = ['/'.join(path.split('/')[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)
