@@ -30,6 +30,7 @@ LEAST_SCORE = 0.05  # of objects that the threshold can be lowered to
 MOST_SESSIONS = 32
 MOST_EXAMPLES = 10
 THUMBNAIL = 160  # in pixels
+HEIGHT = 132  # in pixels, of what one chooses an image from
 KEPT = 3600  # in seconds: how long a session's image stays after its last use
 CLEANUP = (60, 300)  # in seconds: how often uploads and pictures are deleted, and from which age
 TITLE = 'mmdat: see what it sees'
@@ -40,6 +41,8 @@ h1 { font-size: 1.4em; font-weight: 600; }
 .dark .error { color: #ff8a80; }
 #message { min-height: 1.6em; }
 #picture img, #attention img { width: 100%; max-height: 75vh; object-fit: contain; }
+/* Gradio refuses a typed number out of range with a traceback. */
+.row input[type=number] { pointer-events: none; border: none !important; }
 #picture img { cursor: crosshair; }
 """
 
@@ -174,11 +177,11 @@ def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
         scene = gr.State(None, time_to_live=KEPT)
         gr.HTML(f'<h1>{TITLE}</h1>', padding=False)
         with gr.Row():
-            file = gr.File(height=110, scale=1, show_label=False, elem_id='file')
+            file = gr.File(height=HEIGHT, scale=1, show_label=False, elem_id='file')
             gallery = gr.Gallery(
                 [_thumbnail(path) for path in examples],
                 columns=MOST_EXAMPLES,
-                height=110,
+                height=HEIGHT,
                 object_fit='cover',
                 allow_preview=False,
                 interactive=False,
@@ -192,13 +195,13 @@ def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
         )
         with gr.Row():
             threshold = slider(
-                'threshold', 'Least score', LEAST_SCORE, 1, SCORE_THR, 0.05, visible=has_scores
+                'threshold', 'Score', LEAST_SCORE, 1, SCORE_THR, 0.05, visible=has_scores
             )
             heads = viewer.heads[names[0]]
             sliders = [
                 slider('stage', 'Stage', min(heads) + 1, max(heads) + 1, first[0], 1),
-                slider('block', 'Block of the stage', 1, len(heads[first[0] - 1]), first[1], 1),
-                slider('head', 'Head (0: mean of all)', 0, heads[first[0] - 1][-1], first[2], 1),
+                slider('block', 'Block', 1, len(heads[first[0] - 1]), first[1], 1),
+                slider('head', 'Head (0: all)', 0, heads[first[0] - 1][-1], first[2], 1),
             ]
         message = gr.HTML(
             'Drop an image or pick an example; then click anywhere in it to see what the query of '
@@ -238,7 +241,7 @@ def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
             ):
                 # A slider that is being dragged is left where it is.
                 place: dict[str, Any] = {} if value == before else dict(value=value)
-                updates[moved] = gr.Slider(minimum=least, maximum=most, **place)
+                updates[moved] = gr.update(minimum=least, maximum=most, **place)
             try:
                 return {attention: viewer.attention(at, name, *chosen), **updates}
             except UserError as error:

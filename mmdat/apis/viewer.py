@@ -152,10 +152,10 @@ class Viewer:
 
     def limit(self, model: str, stage: int, block: int, head: int) -> tuple[int, int, int]:
         """The nearest stage, block and head that a model has."""
-        heads = self.heads[model]
-        stage = min(max(stage, min(heads) + 1), max(heads) + 1)
-        block = min(block, len(heads[stage - 1]))
-        return stage, block, min(head, heads[stage - 1][block - 1])
+        stages = self.heads[model]
+        stage = min(max(stage, min(stages) + 1), max(stages) + 1)
+        block = min(block, len(stages[stage - 1]))
+        return stage, block, min(head, stages[stage - 1][block - 1])
 
     def _decode(self, path: str, notes: list[str]) -> np.ndarray:
         header = read_headers([path])[0]
