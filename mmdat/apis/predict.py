@@ -76,7 +76,7 @@ def predict(
     Raises:
         UserError: For a mistake in what was given, before the first image is read.
     """
-    found = find_inputs(_listed(inputs))
+    found = find_inputs(listed(inputs))
     predictor = Predictor(config, checkpoint, **options)
 
     def on_unreadable(path: str, why: str) -> None:
@@ -113,7 +113,7 @@ def write_predictions(
             be written.
     """
     check_writable('--out-dir', out_dir)
-    found = find_inputs(_listed(inputs), [Path(out_dir, name) for name in FOLDERS])
+    found = find_inputs(listed(inputs), [Path(out_dir, name) for name in FOLDERS])
     predictor = Predictor(config, checkpoint, **options)
     files = PredictionFiles(out_dir, predictor, pictures)
     unreadable: dict[str, str] = {}
@@ -150,13 +150,13 @@ def write_predictions(
     return summary()
 
 
-def print_summary(summary: Summary) -> None:
-    """Print what was predicted and where it is.
+def print_summary(summary: Summary, verb: str = 'Predicted') -> None:
+    """Print what was predicted, or drawn, and where it is.
 
     Raises:
         UserError: If an input could not be read, or a video could not be written.
     """
-    _print_files(summary)
+    _print_files(summary, verb)
     problems = [
         f'{what}: {len(paths)} ({_named(paths)})'
         for what, paths in (
@@ -174,13 +174,14 @@ def _named(paths: Sequence[str]) -> str:
     return ', '.join(paths[:MOST_NAMED]) + (f' and {more} more' if more > 0 else '')
 
 
-def _print_files(summary: Summary) -> None:
-    print(f'Predicted: {summary.images} images, {summary.images_per_second:.1f} a second')
+def _print_files(summary: Summary, verb: str = 'Predicted') -> None:
+    print(f'{verb}: {summary.images} images, {summary.images_per_second:.1f} a second')
     for path in summary.paths:
         print(f'{path.stem.capitalize()}: {path.resolve()}')
 
 
-def _listed(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> Iterable[str | os.PathLike]:
+def listed(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> Iterable[str | os.PathLike]:
+    """One input as a list of it; several as they are."""
     if isinstance(inputs, (str, os.PathLike)) or not isinstance(inputs, Iterable):
         return [inputs]
     return inputs

@@ -34,7 +34,7 @@ class CheckFitHook(Hook):
     _of_first_step: list[RemovableHandle]
 
     def before_run(self, runner: Runner) -> None:
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         loops = mmengine_private.built_loops(runner)
         checks.check_schedule(runner)
         checks.before_first_step(
@@ -44,7 +44,7 @@ class CheckFitHook(Hook):
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        model = _unwrap(runner.model)
+        model = unwrap(runner.model)
         source = mmengine_private.source_of_weights(runner)
         is_fine_tuning = mmengine_private.is_fine_tuning(runner)
         is_resuming = mmengine_private.is_resuming(runner)
@@ -70,11 +70,11 @@ class CheckFitHook(Hook):
     def before_train(self, runner: Runner) -> None:
         checks.checkpoint.warn_if_finished(runner, mmengine_private.source_of_weights(runner))
         self._of_first_step = checks.schedule.watch_batch_norm(
-            _unwrap(runner.model), runner.train_dataloader
+            unwrap(runner.model), runner.train_dataloader
         )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        checks.masks.check_mask_classes(_unwrap(runner.model), data_batch)
+        checks.masks.check_mask_classes(unwrap(runner.model), data_batch)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -116,7 +116,7 @@ class CountBrokenImagesHook(Hook):
             )
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside wrappers for several processes and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.get_submodule('module')
@@ -138,4 +138,4 @@ def _weights(model: nn.Module) -> dict[str, Any]:
     """The weights of a model by name, gathered if it is sharded."""
     if isinstance(model, FullyShardedDataParallel):
         return whole_weights(model)
-    return _unwrap(model).state_dict()
+    return unwrap(model).state_dict()

@@ -86,8 +86,8 @@ class SharedKeys(NamedTuple):
         # fast operators, which hold no weights, compute it.
         value = self.key.new_ones(*self.key.shape[:3], 1).requires_grad_()
         with torch.enable_grad():
-            out = self.attend(self.query, self.key, value)
-        return torch.autograd.grad(out.sum(), value)[0][0, ..., 0]
+            total = self.attend(self.query, self.key, value).sum()
+        return torch.autograd.grad(total, value)[0][0, ..., 0]
 
 
 def _no_bias(rows: Tensor, columns: Tensor) -> None:

@@ -1,8 +1,8 @@
 """Pictures of what attention looks at, drawn over the image.
 
 All of them take the image, (height, width, 3) RGB uint8, and a recording that maps from it, and
-return (height, width, 3) RGB uint8: the image in its own size, small ones enlarged, with a title
-above and a legend below. Queries are (x, y) in pixels of the image.
+return (height, width, 3) RGB uint8: the image in its own size, very small and large ones in
+another, with a title above and a legend below. Queries are (x, y) in pixels of the image.
 """
 
 import math
@@ -23,7 +23,8 @@ from mmdat.errors import UserError
 
 from .recording import RecordedBlock, Recording
 
-LEGIBLE = 480  # in pixels: the least longer side of the image in a picture
+# In pixels: the least and the greatest longer side of the image in a picture.
+LEGIBLE, LARGEST = 480, 4096
 DPI = 100
 GAP = 8  # in pixels, between pictures and around them
 COLORS = colormaps['viridis']
@@ -32,11 +33,9 @@ DISTINCT = ('#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#
 QUERY_COLOR = '#D55E00'
 # Keys that are attended so many times the mean, or more, have the last color and largest size.
 MOST_TIMES = 4
-MOST_ARROWS = 300  # in a picture; of more, some reference points are left out
+MOST_ARROWS = 150  # in a picture; of more, some reference points are left out
 TOP_SHARE = 0.8  # of the attention, whose keys are drawn
-LOCAL = ('neighborhood', 'window', 'interactive window', 'slide')
-# Whether in windows a key counts: a mask hides others.
-LEAST_WEIGHT = 1e-6
+LEAST_WEIGHT = 1e-6  # of a key in a window; a mask hides others
 
 Draw = Callable[[Axes], None]
 
@@ -101,7 +100,6 @@ def draw_offsets(
     """
     blocks = [recording.last('deformable')] if blocks is None else blocks
     groups = max(block.groups for block in blocks)
-
     arrows = max(block.offsets[..., 0].numel() for block in blocks)
     step = math.ceil(math.sqrt(arrows / MOST_ARROWS))
 
@@ -206,7 +204,7 @@ def _draw_queries(
         else:
             raise UserError(f'there is no head {head + 1} in {title}: it has {block.heads}')
         position = max(abs(scale) for scale in recording.mapping.scale)
-        side = block.stride / position if block.kind in LOCAL else None
+        side = None if block.shares_keys else block.stride / position
         panels.append(_query_panel(title, query, points.flatten(0, 1), weights.flatten(), side))
     marks = [
         Line2D([], [], color=QUERY_COLOR, marker='*', mec='black', ms=11, ls='', label='query'),
@@ -320,8 +318,9 @@ def _arrange(
 ) -> np.ndarray:
     """Draw pictures over copies of an image, below their titles and above one legend."""
     height, width = image.shape[:2]
-    scale = max(1, LEGIBLE / max(height, width))
-    high, wide = round(scale * height), round(scale * width)
+    side = max(height, width)
+    scale = min(max(side, LEGIBLE), LARGEST) / side
+    high, wide = (max(1, round(scale * length)) for length in (height, width))
     ground = _dimmed(cv2.resize(image, (wide, high), interpolation=cv2.INTER_CUBIC))
     columns = math.ceil(math.sqrt(len(panels))) if len(panels) != 3 else 3
     rows = math.ceil(len(panels) / columns)

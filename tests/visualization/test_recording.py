@@ -59,7 +59,7 @@ def pvt() -> nn.Module:
 
 
 def record(model: nn.Module, images: Tensor) -> list[Recording]:
-    with record_attention(model) as recordings, torch.no_grad():
+    with record_attention(model) as recordings, torch.inference_mode():
         model(images)
     return recordings
 
@@ -138,7 +138,9 @@ def test_weights_times_values_are_the_modules_output(name: str) -> None:
         expected = outputs.expected(block.name)[1]
         assert (out - expected).abs().max() < 1e-5 * expected.abs().max().clamp(min=1), block
         if block.shares_keys:
-            assert torch.allclose(block.attended(), weights.sum(1), rtol=1e-4, atol=1e-4), block
+            with torch.no_grad():  # as in a validation
+                received = block.attended()
+            assert torch.allclose(received, weights.sum(1), rtol=1e-4, atol=1e-4), block
             assert block.key_points.shape == (block.groups, weights.shape[2], 2)
 
 

@@ -1,0 +1,109 @@
+"""Pictures of what a model's attention looks at, for images and folders."""
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+from rich.console import Console
+from rich.progress import Progress
+
+from mmdat.checks.run import check_writable
+from mmdat.datasets.inputs import find_inputs, read_frames
+from mmdat.errors import UserError
+from mmdat.files import whole_file
+from mmdat.visualization import Recording, draw_deformed_points, draw_offsets, draw_query
+
+from .predict import COLUMNS, Summary, listed
+from .predictor import Predictor
+
+Query = tuple[float, float]
+
+
+def write_attention(
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike,
+    inputs: str | os.PathLike | Iterable[str | os.PathLike],
+    out_dir: str | Path = 'attention',
+    *,
+    queries: Sequence[Query] = (),
+    stages: Sequence[int] = (),
+    device: str = 'cpu',
+    cfg_options: dict[str, Any] | None = None,
+) -> Summary:
+    """Draw what a model's attention looks at into a folder, with a progress bar.
+
+    Writes ``points/`` and ``offsets/`` of the deformable blocks, if there are any, and a folder
+    for each query, with pictures (PNG) below the names and subfolders of the images.
+
+    Args:
+        config: Path of a config, or the config. Its data sets need not be there.
+        checkpoint: Path or URL of a checkpoint of the config's model.
+        inputs: Images, folders, patterns or URLs.
+        out_dir: Folder to write into; what lies in it is not searched.
+        queries: (x, y) each, in pixels of the images; the center of each image if there are none.
+        stages: Numbers of the stages to draw, from 0; all if there are none.
+        device: Such as ``'cpu'`` or ``'cuda:0'``.
+        cfg_options: Values to put into the config, by dotted key.
+
+    Returns:
+        What was drawn, and the inputs that could not be read.
+
+    Raises:
+        UserError: For a mistake in what was given; if a file cannot be written.
+    """
+    check_writable('--out', out_dir)
+    found = find_inputs(listed(inputs), [Path(out_dir)])
+    unreadable = {item.path: 'it is no image' for item in found if item.is_video}
+    predictor = Predictor(config, checkpoint, device=device, cfg_options=cfg_options)
+    console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    start = time.monotonic()
+    drawn = 0
+    folders: dict[str, Path] = {}
+
+    def on_unreadable(path: str, why: str) -> None:
+        unreadable[path] = why
+        progress.advance(task)
+        console.print(f'{path} cannot be read: {why}', style='red')
+
+    with Progress(*COLUMNS, console=console) as progress:
+        images = [item for item in found if not item.is_video]
+        task = progress.add_task('', total=len(images), rate='')
+        frames = read_frames(images, on_unreadable, console.print, predictor.is_turning)
+        for frame in frames:
+            try:
+                recording = predictor.record_attention(frame.image)
+                pictures = _draw(frame.image[..., ::-1], recording, queries, stages)
+            except UserError as error:
+                raise UserError(f'{frame.path}: {error}') from error
+            for folder, picture in pictures.items():
+                folders[folder] = Path(out_dir, folder)
+                with whole_file(folders[folder] / f'{frame.name}.png') as partial:
+                    cv2.imwrite(str(partial), picture[..., ::-1])
+            drawn += 1
+            rate = drawn / max(time.monotonic() - start, 1e-9)
+            progress.update(task, advance=1, rate=f'{rate:.1f}')
+    return Summary(drawn, time.monotonic() - start, unreadable, list(folders.values()), [])
+
+
+def _draw(
+    image: np.ndarray, recording: Recording, queries: Sequence[Query], stages: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Pictures of an image, (height, width, 3) RGB uint8, by the folder that they belong to."""
+    image = np.ascontiguousarray(image)
+    pictures = {}
+    deforming = {block.stage for block in recording.blocks if block.kind == 'deformable'}
+    if deforming:
+        blocks = [recording.last('deformable', stage) for stage in stages or sorted(deforming)]
+        pictures['points'] = draw_deformed_points(image, recording, blocks)
+        pictures['offsets'] = draw_offsets(image, recording, blocks)
+    blocks = [recording.last(stage=stage) for stage in stages or recording.stages]
+    center = image.shape[1] / 2, image.shape[0] / 2
+    for x, y in queries or [center]:
+        name = f'query_{x:g}_{y:g}' if queries else 'query_center'
+        pictures[name] = draw_query(image, recording, (x, y), blocks)
+    return pictures
