@@ -114,6 +114,8 @@ def test_one_sees_and_asks(browser: Any, url: str) -> None:
     page.tab.get_by_label(NAMES[1]).click()
     page.changed('picture', picture)
     page.changed('attention', attention)
+    style = 'element => getComputedStyle(element).pointerEvents'
+    assert page.tab.eval_on_selector('#head input[type=number]', style) == 'none'
     assert not page.errors
     assert all(request.startswith((url, 'data:', 'blob:')) for request in page.requests)
 
