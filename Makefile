@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-task test test-random test-models test-export test-zoo benchmark lint
+.PHONY: help setup demo demo-task test test-random test-models test-export test-zoo test-view view benchmark lint
 
 PYTHON := .venv/bin/python
 TASK := detect
@@ -32,6 +32,12 @@ demo: demo-task setup ## draw data, train and test a small Mask R-CNN with DAT++
 		"$(DEMO_DATA_$(TASK))/$(DEMO_HELD_OUT_$(TASK))" --out-dir $(DEMO_RUN)/predictions
 	$(PYTHON) tools/analysis_tools/report.py $(DEMO_CONFIG) $(DEMO_RUN)/results.pkl
 
+view: demo-task setup ## look at the demo's model in a browser: predictions, and what a pixel attends to (or TASK=segment, classify)
+	@test -f $(DEMO_RUN)/last_checkpoint || { \
+		echo 'There is no $(DEMO_RUN)/last_checkpoint: run make demo TASK=$(TASK) first.' >&2; exit 1; }
+	$(PYTHON) tools/view.py $(DEMO_CONFIG) "$$(cat $(DEMO_RUN)/last_checkpoint)" \
+		--examples "$(DEMO_DATA_$(TASK))/$(DEMO_HELD_OUT_$(TASK))"
+
 demo-task:
 	@test -n '$(DEMO)' || { echo 'make demo: TASK=$(TASK) is none: give detect, segment or classify.' >&2; exit 1; }
 
@@ -49,6 +55,9 @@ test-export: setup ## run the slow tests of exported files: each kind of block, 
 
 test-zoo: setup ## take a training step and a test step with each config, on small drawings
 	$(PYTHON) tests/helpers/zoo.py
+
+test-view: setup ## run the slow tests of the page that make view shows, in Chromium
+	$(PYTHON) -m pytest -m slow tests/apis/test_view_browser.py
 
 benchmark: setup ## measure the backbones against Swin-T and dense attention (half an hour, idle machine)
 	$(PYTHON) benchmarks/backbones.py

@@ -288,7 +288,7 @@ def _instances(sample: Any, score_thr: float, shape: tuple[int, int]) -> Instanc
     kept = kept[predicted.scores[kept].argsort(descending=True)]
     masks = None
     if 'masks' in predicted:
-        masks = [_encode(predicted.masks[index].cpu().numpy(), shape) for index in kept]
+        masks = [encode_mask(predicted.masks[index].cpu().numpy(), shape) for index in kept]
     height, width = sample.metainfo['ori_shape']
     scales = np.array([shape[1] / width, shape[0] / height] * 2, np.float32)
     return Instances(
@@ -299,7 +299,7 @@ def _instances(sample: Any, score_thr: float, shape: tuple[int, int]) -> Instanc
     )
 
 
-def _encode(mask: np.ndarray, shape: tuple[int, int]) -> Mask:
+def encode_mask(mask: np.ndarray, shape: tuple[int, int]) -> Mask:
     """Run-length encode a mask, in another size if it has one."""
     if mask.shape != shape:
         mask = cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_LINEAR)
