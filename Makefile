@@ -57,7 +57,7 @@ test-zoo: setup ## take a training step and a test step with each config, on sma
 	$(PYTHON) tests/helpers/zoo.py
 
 test-view: setup ## run the slow tests of the page that make view shows, in Chromium
-	$(PYTHON) -m pytest -m slow tests/apis/test_view_browser.py
+	$(PYTHON) -m pytest -m slow tests/apis/test_view.py tests/apis/test_view_browser.py
 
 benchmark: setup ## measure the backbones against Swin-T and dense attention (half an hour, idle machine)
 	$(PYTHON) benchmarks/backbones.py

@@ -182,6 +182,7 @@ def ask(netloc: str, path: str, body: bytes | None = None, **headers: str) -> tu
     return response.status, response.read()
 
 
+@pytest.mark.slow
 def test_no_file_is_given_away(
     address: tuple[str, str, str], models: dict[str, tuple[str, str]]
 ) -> None:
@@ -211,6 +212,7 @@ ROOTS = (
 )
 
 
+@pytest.mark.slow
 def test_the_page_shows_its_examples_and_no_interface(address: tuple[str, str, str]) -> None:
     netloc, *_ = address
     config = json.loads(ask(netloc, '/config')[1])
@@ -227,6 +229,7 @@ def test_the_page_shows_its_examples_and_no_interface(address: tuple[str, str, s
     )
 
 
+@pytest.mark.slow
 def test_other_sites_are_not_let_in(address: tuple[str, str, str]) -> None:
     assert ask(address[0], '/', Host='example.com')[0] == 400
 
@@ -238,10 +241,12 @@ def upload(netloc: str, data: bytes) -> tuple[int, bytes]:
     return ask(netloc, '/gradio_api/upload', form, **kind)
 
 
+@pytest.mark.slow
 def test_what_is_uploaded_has_a_limit(address: tuple[str, str, str]) -> None:
     assert upload(address[0], bytes(33 << 20))[0] == 413
 
 
+@pytest.mark.slow
 def test_a_file_of_the_machine_is_no_upload(address: tuple[str, str, str]) -> None:
     netloc, example, _ = address
     config = json.loads(ask(netloc, '/config')[1])
@@ -267,6 +272,7 @@ def components(config: dict[str, Any], numbers: list[int]) -> list[dict[str, Any
     return [by_number[number] for number in numbers]
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_told(address: tuple[str, str, str], viewer: Viewer) -> None:
     port = int(address[0].split(':')[1])
     with (
