@@ -48,6 +48,9 @@ def build_runner(cfg: Config, warnings: Iterable[str] = ()) -> Runner:
         warnings: What was found before there was a log; goes into it.
     """
     added = add_checks(cfg)
+    # Of equal names mmengine makes one visualizer for a process, which writes where the first run
+    # does; without one it gets the run's.
+    cfg.get('visualizer', {}).pop('name', None)
     setup_cache_size_limit_of_dynamo()
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         _prepare_processes_on_cpu(cfg)

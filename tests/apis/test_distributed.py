@@ -120,6 +120,7 @@ def test_the_weights_of_shards_are_those_of_one_process(root: Path) -> None:
     torch.testing.assert_close(sharded, trained(root, 'one'), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_test_as_one_does(root: Path) -> None:
     trained(root, 'one')
     checkpoint = f'one/epoch_{EPOCHS}.pth'

@@ -126,13 +126,13 @@ def test_objects_in_a_very_large_image_are_the_same(
         torch.nn.init.ones_(logits.bias)
     (expected,) = predictor([image])
     drawn = []
-    encode = predictor_module._encode
+    encode = predictor_module.encode_mask
 
     def record(mask: np.ndarray, shape: tuple[int, int]) -> Any:
         drawn.append(mask.shape)
         return encode(mask, shape)
 
-    monkeypatch.setattr(predictor_module, '_encode', record)
+    monkeypatch.setattr(predictor_module, 'encode_mask', record)
     monkeypatch.setattr(predictor_module, 'MOST_MASK_PIXELS', 50 * 71)
     (found,) = predictor([image])
     found, expected = found['instances'], expected['instances']

@@ -43,9 +43,7 @@ def test_training_goes_on_where_it_stopped(trained: Any, tmp_path: Path) -> None
     assert torch.load(work_dir / 'epoch_2.pth', weights_only=True)['meta']['epoch'] == 2
     losses = runner.message_hub.get_scalar('train/loss').data[0]
     assert len(losses) == 6, 'the resumed run goes on with the history of the first'
-    # A process has one visualizer, which writes where its first run does.
-    folder = Path(runner.visualizer.get_backend('LocalVisBackend')._img_save_dir)
-    (picture,) = folder.glob('deformed*')
+    (picture,) = work_dir.glob('*/vis_data/vis_image/deformed*')
     assert picture.name == 'deformed_points_0_2.png' and cv2.imread(str(picture)).shape[1] == 496
 
 

@@ -25,7 +25,7 @@ def written(content: object) -> bytes:
     [
         (pickle.dumps(subprocess.run), False, r'cannot be loaded as a checkpoint: it is damaged'),
         (b'no checkpoint', False, r'cannot be loaded as a checkpoint: it is damaged'),
-        (b'', False, r'cannot be loaded as a checkpoint: it is damaged'),
+        (b'', False, r'cannot be loaded as a checkpoint: it is empty'),
         (b'PK\x03\x04junk', False, r'cannot be loaded as a checkpoint: it is damaged'),
         (written(dict(a=torch.ones(9)))[:-50], False, r'cannot be loaded as a checkpoint'),
         (written([torch.ones(9)]), False, r'holds no weights by name, but a list'),
