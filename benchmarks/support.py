@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Try what runs, compiles and exports on this machine, for each family, device and dtype.
 
-A nano backbone of each family, and DAT++ with each implementation of its attention, is run on two
-sizes of images, where it can be. Compiled it must be one graph and compute what it computes
-otherwise, gradients included. The table is printed and written as JSON and Markdown.
+A nano backbone of each family, and DAT++ with tiled attention, which large maps take, is run on two
+sizes of images, where it can be. Compiled it must be one graph, for one size, and compute what it
+computes otherwise, gradients included. The table is printed and written as JSON and Markdown.
 """
 
 import argparse
@@ -29,13 +29,7 @@ SIZES = ((64, 96), (96, 130))
 # Largest difference over the largest value that two orders of computing may have.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 # Family, and the implementation of attention that it shall use where it can.
-BACKBONES = (
-    (DAT, 'auto'),
-    (DATPlusPlus, 'auto'),
-    (DATPlusPlus, 'dense'),
-    (DATPlusPlus, 'tiled'),
-    (ScalableViT, 'auto'),
-)
+BACKBONES = ((DAT, 'auto'), (DATPlusPlus, 'auto'), (DATPlusPlus, 'tiled'), (ScalableViT, 'auto'))
 
 
 def forward(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -63,11 +57,13 @@ def run(step: Callable, model: nn.Module, images: list[Tensor]) -> None:
 
 
 def compile_whole(step: Callable, model: nn.Module, images: list[Tensor]) -> None:
-    """Refuse a graph in parts, and one that does not compute what the model does."""
+    """Refuse a graph in parts, and one that does not compute what the model does.
+
+    The graph is for one size, since inductor takes up to half an hour for one of any.
+    """
     torch.compiler.reset()
-    compiled = torch.compile(model, fullgraph=True)
-    for batch in images:
-        compare(step(compiled, batch), step(model, batch))
+    compiled = torch.compile(model, fullgraph=True, dynamic=False)
+    compare(step(compiled, images[0]), step(model, images[0]))
 
 
 class Maps(NamedTuple):
@@ -111,8 +107,10 @@ def export(suffix: str, model: Any, images: list[Tensor]) -> None:
 
 def compare(results: list[Tensor], expected: list[Tensor]) -> None:
     """Refuse results that differ."""
+    # Some gradients, as of the keys' biases, are zero but for rounding.
+    least = 1e-3 * max(float(theirs.abs().max()) for theirs in expected)
     for ours, theirs in zip(results, expected, strict=True):
-        difference = (ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)
+        difference = (ours - theirs).abs().max() / theirs.abs().max().clamp(min=least)
         check_difference(float(difference), theirs.dtype)
 
 
@@ -167,7 +165,7 @@ def markdown(results: dict[str, Any]) -> str:
         '',
         'Nano backbones, whole, on images of '
         + ' and '.join(f'{height} x {width}' for height, width in results['sizes'])
-        + '. Compiled means in one graph; exported, for any size.',
+        + '. Compiled means in one graph, for one size; exported, for any.',
         '',
         f'| backbone | attention | device | dtype | {" | ".join(CHECKS)} |',
         '|---' * (4 + len(CHECKS)) + '|',
@@ -202,6 +200,7 @@ def main() -> None:
         for device in devices
         for dtype in TOLERANCES
         for backbone in BACKBONES
+        if dtype == torch.float32 or backbone[1] == 'auto'
     ]
     rows = [try_backbone(*case) for case in track(cases, 'Trying')]
     results = dict(machine_and_versions(devices[-1]), sizes=SIZES, rows=rows)
