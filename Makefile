@@ -47,8 +47,8 @@ test: setup ## run the tests
 test-random: setup ## run the tests of random cases with many new ones, 500 of each
 	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m hypothesis --hypothesis-profile fresh
 
-test-models: setup ## run the slow tests of models: large published ones, compilers, training on real images
-	$(PYTHON) -m pytest -m slow tests/models tests/ops tests/apis
+test-models: setup ## run the slow tests: large models, compilers, training on real images, packages left out
+	$(PYTHON) -m pytest -m slow tests/models tests/ops tests/apis tests/datasets tests/test_stack.py
 
 test-export: setup ## run the slow tests of exported files: each kind of block, each detector
 	$(PYTHON) -m pytest -m slow tests/deployment

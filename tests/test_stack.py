@@ -161,6 +161,7 @@ print(json.dumps(dict(
     assert 'cannot be downloaded' in got['loads'][2]
 
 
+@pytest.mark.slow
 def test_a_backbone_extracts_features_with_mmengine_alone(tmp_path: Path) -> None:
     """The blocks of the page run, the last on the checkpoint of a detector that was trained."""
     page = (Path(__file__).parents[1] / 'docs' / 'feature_extractor.md').read_text()

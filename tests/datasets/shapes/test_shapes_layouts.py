@@ -126,6 +126,7 @@ def test_mmpretrain_reads_it(roots: dict[str, Path], split: str, count: int) -> 
         assert Path(name).parent.name == METAINFO['classes'][int(label)]
 
 
+@pytest.mark.slow
 def test_projects_without_other_packages_have_the_rest() -> None:
     code = """
 import os, sys

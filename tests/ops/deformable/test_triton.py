@@ -222,12 +222,14 @@ def interpreted_takes_half_precision(dtype: torch.dtype) -> None:
     check(Case(heads=2, num_keys=70), dtype)
 
 
+@pytest.mark.slow
 def interpreted_programs_share_the_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs that share the queries of a key block add up to the same gradients."""
     monkeypatch.setattr(fused, 'MIN_TILES_PER_PROGRAM', 2)
     check(Case(batch=2, height=17, width=15))
 
 
+@pytest.mark.slow
 def interpreted_takes_expanded_tensors() -> None:
     query, key, value, locations, table = Case(batch=2, heads=2).inputs()
     inputs = [
@@ -241,6 +243,7 @@ def interpreted_takes_expanded_tensors() -> None:
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def interpreted_allocates_nothing_of_size_queries_times_keys() -> None:
     inputs = Case(height=8, width=16, num_keys=128, table=(7, 7)).inputs(torch.bfloat16)
     pairs = 8 * 16 * 128
