@@ -50,7 +50,7 @@ def build_runner(cfg: Config, warnings: Iterable[str] = ()) -> Runner:
     added = add_checks(cfg)
     # Of equal names mmengine makes one visualizer for a process, which writes where the first run
     # does; without one it gets the run's.
-    cfg.get('visualizer', {}).pop('name', None)
+    (cfg.get('visualizer') or {}).pop('name', None)
     setup_cache_size_limit_of_dynamo()
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         _prepare_processes_on_cpu(cfg)

@@ -25,10 +25,10 @@ def test_what_computes_something_else_is_not_supported(
     model, images = ScalableViT('nano'), [torch.randn(1, 3, 64, 96)]
     for check in ('evaluation', 'training'):
         assert support.reason_against(check, model, images) == ''
-        monkeypatch.setattr(torch, 'compile', lambda model, fullgraph: model)
+        monkeypatch.setattr(torch, 'compile', lambda model, **_: model)
         assert support.reason_against(f'compiled {check}', model, images) == ''
         monkeypatch.setattr(
-            torch, 'compile', lambda model, fullgraph: ScalableViT('nano', out_indices=(3, 2, 1, 0))
+            torch, 'compile', lambda model, **_: ScalableViT('nano', out_indices=(3, 2, 1, 0))
         )
         assert 'results differ by' in support.reason_against(f'compiled {check}', model, images)
     torch.nn.init.constant_(model.embeddings[0][0].weight, torch.nan)

@@ -105,7 +105,10 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     return printed.getvalue()
 
 
-@pytest.fixture(scope='module', params=['small', pytest.param('demo', marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope='module',
+    params=[pytest.param(name, marks=pytest.mark.slow) for name in ('small', 'demo')],
+)
 def shared_file(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Exported]:
