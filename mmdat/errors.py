@@ -45,6 +45,18 @@ def enumerate_names(names: Iterable[str], most: int = 8) -> str:
     return ' and '.join(filter(None, [', '.join(quoted[:-1]), *quoted[-1:]])) or 'none'
 
 
+def list_first(names: Iterable[str], most: int = 3) -> str:
+    """List the first of many names, and how many more there are.
+
+    Example:
+        >>> list_first(['norm.weight', 'norm.bias', 'head.weight', 'head.bias'])
+        'norm.weight, norm.bias, head.weight and 1 more'
+    """
+    names = list(names)
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + more
+
+
 def reason(error: BaseException) -> str:
     r"""What an exception of another package says, in one line that is not long.
 

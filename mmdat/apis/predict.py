@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmdat.checks import log_warning
 from mmdat.checks.run import check_writable
 from mmdat.datasets.inputs import FOLDERS, Input, count_frames, find_inputs, read_frames
-from mmdat.errors import UserError
+from mmdat.errors import UserError, list_first
 from mmdat.visualization.fonts import missing_characters
 
 from .prediction_files import PredictionFiles
@@ -158,7 +158,7 @@ def print_summary(summary: Summary, verb: str = 'Predicted') -> None:
     """
     _print_files(summary, verb)
     problems = [
-        f'{what}: {len(paths)} ({_named(paths)})'
+        f'{what}: {len(paths)} ({list_first(paths, MOST_NAMED)})'
         for what, paths in (
             ('inputs that could not be read and were skipped', list(summary.unreadable)),
             ('videos that OpenCV does not write', list(map(str, summary.unwritten))),
@@ -167,11 +167,6 @@ def print_summary(summary: Summary, verb: str = 'Predicted') -> None:
     ]
     if problems:
         raise UserError('; '.join(problems))
-
-
-def _named(paths: Sequence[str]) -> str:
-    more = len(paths) - MOST_NAMED
-    return ', '.join(paths[:MOST_NAMED]) + (f' and {more} more' if more > 0 else '')
 
 
 def _print_files(summary: Summary, verb: str = 'Predicted') -> None:

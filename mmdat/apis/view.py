@@ -157,7 +157,7 @@ def serve(viewer: Viewer, examples: Sequence[str] = (), port: int | None = None)
 
 
 def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
-    """The page, a ``gradio.Blocks``."""
+    """Build the page as a ``gradio.Blocks``, whose controls ask the viewer."""
     import gradio as gr
 
     names = list(viewer.models)

@@ -9,7 +9,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmdat.errors import UserError
+from mmdat.errors import UserError, list_first
 
 from .layout import (
     OUTPUT_NORMS,
@@ -181,7 +181,7 @@ class _Match:
             weights: The checkpoint's.
         """
         problems = [
-            f'{what}: {_first(names)}'
+            f'{what}: {list_first(names)}'
             for what, names in (
                 ('it has keys that map nowhere', self.unmapped),
                 ('it leaves parameters unfilled', self.unfilled),
@@ -319,12 +319,6 @@ def _resize_tables(backbone: PublishedBackbone, weights: Weights) -> Weights:
         if table in weights and isinstance(module, ResizesBiasTable):
             resized[table] = module.resize_bias_table(weights[table])
     return resized
-
-
-def _first(names: Collection[str], most: int = 3) -> str:
-    """The first of some names, and how many more there are."""
-    listed = ', '.join([*names][:most])
-    return listed if len(names) <= most else f'{listed} and {len(names) - most} more'
 
 
 def _size(tensor: Tensor) -> str:

@@ -89,22 +89,24 @@ def read_weights(checkpoint: str | os.PathLike | Mapping) -> Weights:
         if isinstance(checkpoint, Mapping)
         else read_checkpoint(source, skip_objects=True)
     )
-    if isinstance(content, Mapping):
-        for entry in ('state_dict', 'model'):
-            if isinstance(content.get(entry), Mapping):
-                content = content[entry]
-                break
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(value, Tensor) for value in content.values())
-    ):
+    weights = weights_in(content) if isinstance(content, Mapping) else {}
+    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(
             f"{source} has no weights: there must be tensors by name under 'model' or 'state_dict'"
         )
-    if all(name.startswith('module.') for name in content):  # of a model that ran in parallel
-        content = strip_prefix(content, 'module.')
-    return dict(content)
+    return dict(weights)
+
+
+def weights_in(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where a checkpoint's weights are: under ``state_dict``, ``model``, or itself.
+
+    The prefix that a model got by running in parallel is left out.
+    """
+    entries = (content.get(entry) for entry in ('state_dict', 'model'))
+    weights = next((entry for entry in entries if isinstance(entry, Mapping)), content)
+    if all(str(name).startswith('module.') for name in weights):
+        return strip_prefix(weights, 'module.')
+    return weights
 
 
 def local_file(source: str) -> Path:
@@ -228,7 +230,7 @@ class _StandInDict:
 
 
 class _StandInList:
-    """Takes the place of a kind of list."""
+    """Takes the place of a kind of list, so that torch can append items to it."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> list:  # type: ignore[misc]
         return []

@@ -1,7 +1,7 @@
 """Which architecture a checkpoint's weights are of, told by their names and shapes."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -10,10 +10,11 @@ from mmdat.errors import enumerate_names
 from mmdat.registry import MODELS
 
 from .layout import published_names
+from .reading import strip_prefix
 
-# Share of an architecture's parameters that weights must have to be called by its name; an output
-# norm or a head of their own does not change it.
-ENOUGH = 0.9
+# Share of an architecture's parameters that weights must have to be called by its name, whatever
+# output norms and heads they have, and to be called like it.
+ENOUGH, SIMILAR = 0.9, 0.3
 # Said of weights in the files that the authors published.
 AUTHORS = "in its authors' names"
 
@@ -26,20 +27,15 @@ def recognize(weights: Mapping[str, Tensor]) -> str:
     Args:
         weights: Tensors by name, a backbone's alone or a whole model's.
     """
-    prefix = 'backbone.'
-    body = {
-        name.removeprefix(prefix): tuple(tensor.shape)
-        for name, tensor in weights.items()
-        if name.startswith(prefix)
-    }
-    body = body or {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    share, name = max((_share(shapes, body), name) for name, shapes in _architectures())
-    if share >= ENOUGH:
-        return name
-    if share > 0.3:
-        return f'something like {name}'
     if not weights:
         return 'no weights'
+    body = strip_prefix(weights, 'backbone.') or weights
+    given = {name: tuple(tensor.shape) for name, tensor in body.items()}
+    share, name = max((_share(shapes, given), name) for name, shapes in _architectures())
+    if share >= ENOUGH:
+        return name
+    if share > SIMILAR:
+        return f'something like {name}'
     return f'no backbone of mmdat, but {enumerate_names(sorted(weights), most=2)}'
 
 
@@ -54,18 +50,16 @@ def _share(expected: Shapes, given: Shapes) -> float:
 
 
 @functools.cache
-def _architectures() -> tuple[tuple[str, Shapes], ...]:
+def _architectures() -> list[tuple[str, Shapes]]:
     """Name and parameters of each architecture that has a name, in our names and the authors'."""
-    return tuple(_each_architecture())
-
-
-def _each_architecture() -> Iterator[tuple[str, Shapes]]:
+    found = []
     for family in MODELS.module_dict.values():
         for arch in getattr(family, 'ARCHITECTURES', ()):
             with torch.device('meta'):
                 backbone = family(arch)
             ours = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
-            name = f"a {family.__name__} '{arch}'"
-            yield name, ours
             theirs = published_names(backbone)
-            yield f'{name} {AUTHORS}', {theirs.get(key, key): shape for key, shape in ours.items()}
+            name = f"a {family.__name__} '{arch}'"
+            found.append((name, ours))
+            found.append((f'{name} {AUTHORS}', {theirs.get(k, k): ours[k] for k in ours}))
+    return found

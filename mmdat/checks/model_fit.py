@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmdat.checkpoints import recognize
+from mmdat.checkpoints.reading import weights_in
 from mmdat.checkpoints.recognition import AUTHORS
-from mmdat.errors import UserError
+from mmdat.errors import UserError, list_first
 from mmdat.models.backbones.base import HierarchicalBackbone
 
 from .config_tree import transforms
@@ -289,9 +290,8 @@ def check_weights_fit(
     if not backbone_only:
         problems.append(_describe('has in addition', additional))
     if any(problems):
-        # Classifiers of the authors have them under a key of their own.
-        state = content.get('model', loaded)
-        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        found = weights_in(content)
+        tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         held, built = recognize(tensors), recognize(weights)
         way = (
             '; convert it with tools/model_converters/convert_published.py, or give it to '
@@ -360,10 +360,7 @@ def _is_compared(name: str) -> bool:
     return not name.endswith('num_batches_tracked')
 
 
-def _describe(verb: str, names: Iterable[str], most: int = 3) -> str:
+def _describe(verb: str, names: Iterable[str]) -> str:
     """Say which names a checkpoint lacks or has, the first of many; nothing if there are none."""
     names = sorted(names)
-    if not names:
-        return ''
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return f'{verb} {", ".join(names[:most])}{more}'
+    return f'{verb} {list_first(names)}' if names else ''

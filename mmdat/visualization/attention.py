@@ -299,7 +299,7 @@ def _arrows(axes: Axes, start: Tensor, end: Tensor, color: str) -> None:
 
 
 def _mark(color: float, area: float, label: str) -> Line2D:
-    """A point of the legend."""
+    """The legend's entry for points of a color and an area, both from 0 to 1."""
     return Line2D(
         [],
         [],

@@ -1,4 +1,4 @@
-"""Curves of trainings in one picture."""
+"""Pictures of how losses, learning rates and metrics go during one or several trainings."""
 
 import itertools
 import math

@@ -322,3 +322,9 @@ def test_labels_of_other_classes_than_the_heads_are_not_mixed() -> None:
     both.num_classes = 3
     with pytest.raises(UserError, match=r'data_preprocessor.num_classes is 3, but model.head.* 4'):
         check_mixed_classes(mixing(both))
+
+
+def test_a_checkpoint_with_another_entry_named_model_is_told_too() -> None:
+    content = dict(state_dict={'head.weight': torch.ones(2)}, model='DATPlusPlus')
+    with pytest.raises(UserError, match="it holds no backbone of mmdat, but 'head.weight'"):
+        check_weights_fit(content, WEIGHTS, 'x.pth', backbone_only=False)
