@@ -69,7 +69,7 @@ def compare(
     """Measure times, on a GPU also peaks of memory, of all implementations that run here."""
     tensors = inputs(stage, batch, device)
     names = ['dense', 'tiled']
-    if unsupported(tensors[0], tensors[2]) is None:
+    if unsupported(*tensors[:3]) is None:
         names.append('fused')
     runs = {name: runner(tensors, name, train) for name in names}
     times = time_side_by_side(runs, repeats, device)

@@ -67,7 +67,7 @@ def deformable_attention(
     _check_shapes(query, key, value, sampling_locations, table)
     reason = None
     if table is not None:  # without one, it is PyTorch's kernel that is fused, which takes all
-        reason = unsupported(query, value)
+        reason = unsupported(query, key, value)
     chosen = choose_implementation(
         'deformable_attention',
         implementation,

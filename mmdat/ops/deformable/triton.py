@@ -73,7 +73,7 @@ def _installed_triton() -> str | None:
 TRITON_VERSION = _installed_triton()
 
 
-def unsupported(query: Tensor, value: Tensor) -> str | None:
+def unsupported(query: Tensor, key: Tensor, value: Tensor) -> str | None:
     """Say why :func:`fused_deformable_attention` cannot take these tensors; None if it can."""
     if TRITON_VERSION is None:
         return 'Triton is not installed'
@@ -94,6 +94,8 @@ def unsupported(query: Tensor, value: Tensor) -> str | None:
         return f'the tensors are on {query.device.type} rather than a CUDA device'
     if query.shape[:2].numel() > MAX_GRID:
         return f'there are more than {MAX_GRID} samples times heads'
+    if query.dtype != key.dtype:
+        return f'queries are in {query.dtype}, keys in {key.dtype}'
     for x in (query, value):
         if x.dtype not in LIMITS:
             return f'{x.dtype} is none of {", ".join(map(str, LIMITS))}'

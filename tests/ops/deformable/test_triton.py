@@ -336,7 +336,7 @@ def test_what_is_not_supported_is_said(
 ) -> None:
     monkeypatch.setenv('TRITON_INTERPRET', interpret)
     query = torch.zeros(1, 1, 2, 2, 8, dtype=dtype)
-    said = unsupported(query, torch.zeros(1, 1, 2, head_dim, dtype=dtype))
+    said = unsupported(query, query, torch.zeros(1, 1, 2, head_dim, dtype=dtype))
     assert (said is None) == (sentence is None)
     assert (said or '').startswith(sentence or '')
 
@@ -374,10 +374,21 @@ def test_what_a_gpu_cannot_do_is_said(
         monkeypatch.setattr(name, value)
     with FakeTensorMode(allow_non_fake_inputs=True):
         query = torch.empty(batch, 1, 2, 2, 8, device='cuda')
-    assert unsupported(query, query) == sentence
+    assert unsupported(query, query, query) == sentence
+
+
+@NEEDS_TRITON
+def test_queries_and_keys_of_different_dtypes_are_not_supported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv('TRITON_INTERPRET', '1')
+    query, key, value, *_ = Case().inputs()
+    assert unsupported(query, key, value) is None
+    said = unsupported(query.half(), key, value)
+    assert said == 'queries are in torch.float16, keys in torch.float32'
 
 
 def test_nothing_is_supported_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, 'TRITON_VERSION', None)
     query = torch.zeros(1, 1, 2, 2, 8)
-    assert unsupported(query, query) == 'Triton is not installed'
+    assert unsupported(query, query, query) == 'Triton is not installed'
