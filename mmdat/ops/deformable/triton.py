@@ -8,6 +8,7 @@ varies: from run to run that gradient may differ by rounding. All else is determ
 Triton is imported when an operator first runs.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -64,10 +65,10 @@ MIN_TRITON = 3, 6
 
 def _installed_triton() -> str | None:
     """Version of the installed Triton, found without importing it, or None."""
-    try:
-        return importlib.metadata.version('triton')
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    for name in ('triton', 'pytorch-triton'):  # the latter comes with nightly builds of PyTorch
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return None
 
 
 TRITON_VERSION = _installed_triton()

@@ -5,10 +5,12 @@ Triton reads whether to interpret when it is first imported, so that the functio
 and `compiled_*` are tests of runs of pytest of their own, which :func:`run_functions` starts.
 """
 
+import importlib.metadata
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -392,3 +394,13 @@ def test_nothing_is_supported_without_triton(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(fused, 'TRITON_VERSION', None)
     query = torch.zeros(1, 1, 2, 2, 8)
     assert unsupported(query, query, query) == 'Triton is not installed'
+
+
+def test_triton_of_nightly_builds_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name != 'pytorch-triton':
+            raise PackageNotFoundError
+        return '3.7.0+git1234'
+
+    monkeypatch.setattr(importlib.metadata, 'version', version)
+    assert fused._installed_triton() == '3.7.0+git1234'
