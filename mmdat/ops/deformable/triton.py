@@ -59,6 +59,8 @@ KEY_PROGRAMS = 1024
 MIN_TILES_PER_PROGRAM = 8
 # CUDA's limit of the second axis of a grid.
 MAX_GRID = 65535
+# Triton counts programs, and kernels count elements of a head, in 32 bits.
+MAX_INT32 = 2**31 - 1
 # Earlier versions have not been tried.
 MIN_TRITON = 3, 6
 
@@ -95,6 +97,10 @@ def unsupported(query: Tensor, key: Tensor, value: Tensor) -> str | None:
         return f'the tensors are on {query.device.type} rather than a CUDA device'
     if query.shape[:2].numel() > MAX_GRID:
         return f'there are more than {MAX_GRID} samples times heads'
+    # The output has the channels of all heads at each position.
+    reach = max(*map(_reach, (query, key, value)), query.shape[1:4].numel() * value.shape[-1])
+    if max(reach, _count_tiles(query) * query.shape[:2].numel()) > MAX_INT32:
+        return f'the map of {query.shape[2]} x {query.shape[3]} is too large for 32 bits'
     if query.dtype != key.dtype:
         return f'queries are in {query.dtype}, keys in {key.dtype}'
     for x in (query, value):
@@ -339,6 +345,13 @@ def _count_tiles(query: Tensor) -> int:
     """Count the tiles of queries that cover the map."""
     height, width = query.shape[2:4]
     return math.ceil(height / TILE_HEIGHT) * math.ceil(width / TILE_WIDTH)
+
+
+def _reach(x: Tensor) -> int:
+    """Elements of memory from the first to the last element of a head."""
+    return sum(
+        (size - 1) * stride for size, stride in zip(x.shape[2:], x.stride()[2:], strict=True)
+    )
 
 
 def _options(query: Tensor, value: Tensor, key_block: int) -> dict[str, int]:

@@ -390,6 +390,34 @@ def test_queries_and_keys_of_different_dtypes_are_not_supported(
     assert said == 'queries are in torch.float16, keys in torch.float32'
 
 
+@NEEDS_TRITON
+@pytest.mark.parametrize(
+    'batch, heads, height, supported',
+    [
+        (1, 2, 2**14 - 1, True),
+        (1, 2, 2**14, False),  # an output of 2^31 elements
+        (2**13 - 1, 2, 2**13, True),
+        (2**13, 2, 2**13, False),  # 2^31 programs
+    ],
+)
+def test_more_than_32_bits_are_not_supported(
+    batch: int, heads: int, height: int, supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('TRITON_INTERPRET', '1')
+    query = torch.empty(batch, heads, height, 2**10, 4, device='meta')
+    key, value = (torch.empty(batch, heads, 1, size, device='meta') for size in (4, 64))
+    said = unsupported(query, key, value)
+    assert said == (None if supported else f'the map of {height} x 1024 is too large for 32 bits')
+
+
+@NEEDS_TRITON
+def test_strides_of_more_than_32_bits_are_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('TRITON_INTERPRET', '1')
+    query = torch.empty_strided((1, 1, 2, 2, 4), (1, 1, 2**31, 4, 1), device='meta')
+    key = torch.empty(1, 1, 1, 4, device='meta')
+    assert unsupported(query, key, key) == 'the map of 2 x 2 is too large for 32 bits'
+
+
 def test_nothing_is_supported_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, 'TRITON_VERSION', None)
     query = torch.zeros(1, 1, 2, 2, 8)
