@@ -303,12 +303,12 @@ def key_gradients(
         # From a key, the tile reaches a small window of the table. Summed there along one axis and
         # then the other, far fewer additions to the table remain than there are logits.
         grad_bias = tl.reshape(grad_logits, [key_block, tile_width, tile_height])
-        start_y = _coordinates(key_y, first_row, rows).to(tl.int32)
-        start_x = _coordinates(key_x, first_column, columns).to(tl.int32)
         table_y = _coordinates(key_y[:, None], first_row + tl.arange(0, tile_height)[None, :], rows)
         table_x = _coordinates(
             key_x[:, None], first_column + tl.arange(0, tile_width)[None, :], columns
         )
+        # Of the same numbers, since another way of rounding may leave a query outside its window.
+        start_y, start_x = tl.min(table_y, 1).to(tl.int32), tl.min(table_x, 1).to(tl.int32)
         for row in range(0, window_rows, window_block):
             entry_y = start_y[:, None] + row + tl.arange(0, window_block)[None, :]
             row_hats, row_slopes = _hats(table_y[:, :, None] - entry_y[:, None, :])
@@ -481,7 +481,8 @@ def _load_locations(pointer: tl.tensor, strides: tl.tuple, keys: tl.tensor, num_
 def _coordinates(locations: tl.tensor, queries: tl.tensor, axis: tl.tuple) -> tl.tensor:
     """Where queries look in the padded table, in entries, from keys at locations.
 
-    Those that look beyond it look at its border instead, where there are two zeros.
+    Those that look beyond it look at its border instead, where there are two zeros; so do those
+    from NaN, since a maximum is the other operand then.
     """
     coordinates = axis.origin - axis.factor * locations + axis.step * queries
     return tl.minimum(tl.maximum(coordinates, 0.0), axis.last_coordinate)
@@ -517,6 +518,8 @@ def _bias(
     row, row_weight = _split(y[None, :, :])
     x = _coordinates(key_x[None, :], first_column + tl.arange(0, tile_width)[:, None], columns)
     column, column_weight = _split(x[:, :, None])
+    # Neither NaN nor infinity is seen in coordinates, which are within the table.
+    column_weight += (0 * (key_y + key_x))[None, :, None]
     # (tile_width, key_block, tile_height): Triton spreads the threads of a warp over the first axes
     # of what is loaded, so that they load from close to each other, and a thread has a key's rows.
     upper = table + (row * columns.padded_size + column)

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.errors import relative_errors
@@ -162,8 +163,12 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
         # It would multiply the bits of bfloat16 as integers.
         return original(self, widen(a), widen(b), *args)
 
+    def maxnum(self: Any, a: Any, b: Any) -> Any:
+        return self.binary_op(a, b, np.fmax)  # on a GPU, NaN is no maximum either
+
     monkeypatch.setattr(interpreter, '_patch_lang_tensor', patch)
     monkeypatch.setattr(interpreter.InterpreterBuilder, 'create_dot', dot)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, 'create_maxnumf', maxnum)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +227,19 @@ def interpreted_equals_the_dense_one_at_random_sizes(case: Case, dtype: torch.dt
 )
 def interpreted_takes_half_precision(dtype: torch.dtype) -> None:
     check(Case(heads=2, num_keys=70), dtype)
+
+
+def interpreted_locations_that_are_no_numbers_make_no_numbers() -> None:
+    inputs = [x.detach().clone() for x in Case(batch=3, num_keys=17).inputs()]
+    inputs[3][0, 0, 16, 1] = torch.nan
+    inputs[3][1, 0, 3] = torch.inf
+    found, dense = (
+        results([x.requires_grad_() for x in inputs], kernels) for kernels in (True, False)
+    )
+    assert all(x[:2].isnan().all() for x in found[:2])
+    assert found[5].isnan().any()
+    torch.testing.assert_close(found[0], dense[0], equal_nan=True)
+    torch.testing.assert_close([x[2] for x in found[1:5]], [x[2] for x in dense[1:5]])
 
 
 @pytest.mark.slow
