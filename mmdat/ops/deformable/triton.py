@@ -127,6 +127,7 @@ def fused_deformable_attention(
         query's logits, for the backward pass.
     """
     out, lse = empty_outputs(query, value)
+    key, value, sampling_locations = _contiguous(key, value, sampling_locations)
     rows, columns = _axes(query, relative_position_bias_table)
     batch, num_heads = query.shape[:2]
     scale = query.shape[-1] ** -0.5
@@ -140,7 +141,8 @@ def fused_deformable_attention(
             _pack_pairs(relative_position_bias_table),
             out,
             lse,
-            Strides.of(query, key, value, sampling_locations, out),
+            query.stride(),
+            out.stride(),
             rows,
             columns,
             key.shape[2],
@@ -178,6 +180,7 @@ def _backward(
     inputs = query, key, value, sampling_locations, relative_position_bias_table
     gradients = empty_gradients(*inputs)
     grad_query, grad_key, grad_value, grad_locations, grad_table = gradients
+    key, value, sampling_locations = _contiguous(key, value, sampling_locations)
     rows, columns = _axes(query, relative_position_bias_table)
     batch, num_heads = query.shape[:2]
     groups, num_keys = sampling_locations.shape[1:3]
@@ -187,7 +190,8 @@ def _backward(
     # The first and the last arguments of either kernel.
     tensors = query, key, value, sampling_locations, table, grad_out, lse, delta
     sizes = (
-        Strides.of(query, key, value, sampling_locations, grad_out),
+        query.stride(),
+        grad_out.stride(),
         rows,
         columns,
         num_keys,
@@ -265,21 +269,6 @@ def _kernels() -> ModuleType:
     return importlib.import_module('.triton_kernels', __package__)
 
 
-class Strides(NamedTuple):
-    """Strides of the tensors that kernels read or write in any layout."""
-
-    query: tuple[int, ...]
-    key: tuple[int, ...]
-    value: tuple[int, ...]
-    locations: tuple[int, ...]
-    out: tuple[int, ...]
-
-    @classmethod
-    def of(cls, *tensors: Tensor) -> 'Strides':
-        """Take the strides of tensors in the order of the fields."""
-        return cls(*(x.stride() for x in tensors))
-
-
 class Axis(NamedTuple):
     """One axis of the map and of the table, which has ``MARGIN`` zeros on each side.
 
@@ -319,6 +308,11 @@ class Axis(NamedTuple):
         """Entries that a tile of so many queries may reach from a key."""
         reach = math.ceil((min(tile, self.size) - 1) * self.step) + 2
         return min(reach, self.padded_size)
+
+
+def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Copy those tensors that are not contiguous: keys that are cost programs fewer registers."""
+    return tuple(x.contiguous() for x in tensors)
 
 
 def _axes(query: Tensor, table: Tensor) -> tuple[Axis, Axis]:

@@ -2,8 +2,8 @@
 
 The queries of a program are a tile, a rectangle of the map, so that where they look in the bias
 table is computed for each row and each column, and not for each query. Logits are in base 2. The
-table is the one of ``triton._pack_pairs``; ``rows`` and ``columns`` are its ``Axis``, ``strides``
-its ``Strides``.
+table is the one of ``triton._pack_pairs``; ``rows`` and ``columns`` are its ``Axis``. Keys, values
+and locations are contiguous, queries and outputs have strides.
 """
 
 import triton  # type: ignore[import-untyped]
@@ -24,7 +24,8 @@ def attend(
     table: tl.tensor,
     out: tl.tensor,
     lse: tl.tensor,
-    strides: tl.tuple,
+    query_strides: tl.tuple,
+    out_strides: tl.tuple,
     rows: tl.tuple,
     columns: tl.tuple,
     num_keys: int,
@@ -53,12 +54,17 @@ def attend(
         locations,
         table,
         out,
-        strides,
+        query_strides,
+        out_strides,
         rows,
         columns,
         batch,
         head,
+        num_keys,
+        num_heads,
         heads_per_group,
+        head_dim,
+        value_dim,
     )
     lse += (batch * num_heads + head) * rows.size * columns.size
 
@@ -66,16 +72,16 @@ def attend(
     y, x, on_map = _positions(first_row, first_column, rows, columns, tile_height, tile_width)
     head_dims = tl.arange(0, head_block)
     value_dims = tl.arange(0, value_block)
-    q = _load_queries(query, strides.query, y, x, on_map, head_dims, head_dim)
+    q = _load_queries(query, query_strides, y, x, on_map, head_dims, head_dim)
     # Finite before the first key, since -inf - -inf would be NaN.
     row_max = tl.full([tile_height * tile_width], -1e30, tl.float32)
     row_sum = tl.zeros([tile_height * tile_width], tl.float32)
     acc = tl.zeros([tile_height * tile_width, value_block], tl.float32)
     for start in range(0, num_keys, key_block):
         keys = start + tl.arange(0, key_block)
-        k = _load_keys(key, strides.key, keys, num_keys, head_dims, head_dim)
-        v = _load_keys(value, strides.value, keys, num_keys, value_dims, value_dim)
-        key_y, key_x = _load_locations(locations, strides.locations, keys, num_keys)
+        k = _load_keys(key, keys, num_keys, head_dims, head_dim)
+        v = _load_keys(value, keys, num_keys, value_dims, value_dim)
+        key_y, key_x = _load_locations(locations, keys, num_keys)
         bias = _bias(
             key_y,
             key_x,
@@ -96,7 +102,7 @@ def attend(
         row_sum = row_sum * alpha + tl.sum(weights, 1)
         acc = tl.dot(weights.to(v.dtype), v, acc * alpha[:, None], input_precision='ieee')
         row_max = new_row_max
-    _store_queries(out, strides.out, acc / row_sum[:, None], y, x, on_map, value_dims, value_dim)
+    _store_queries(out, out_strides, acc / row_sum[:, None], y, x, on_map, value_dims, value_dim)
     tl.store(lse + y * columns.size + x, row_max + tl.log2(row_sum), on_map)
 
 
@@ -113,7 +119,8 @@ def query_gradients(
     grad_query: tl.tensor,
     grad_query_strides: tl.tuple,
     grad_scale: float,
-    strides: tl.tuple,
+    query_strides: tl.tuple,
+    out_strides: tl.tuple,
     rows: tl.tuple,
     columns: tl.tuple,
     num_keys: int,
@@ -143,12 +150,17 @@ def query_gradients(
         locations,
         table,
         grad_out,
-        strides,
+        query_strides,
+        out_strides,
         rows,
         columns,
         batch,
         head,
+        num_keys,
+        num_heads,
         heads_per_group,
+        head_dim,
+        value_dim,
     )
     grad_query = _at(grad_query, grad_query_strides, batch, head)
     lse += (batch * num_heads + head) * rows.size * columns.size
@@ -158,16 +170,16 @@ def query_gradients(
     y, x, on_map = _positions(first_row, first_column, rows, columns, tile_height, tile_width)
     head_dims = tl.arange(0, head_block)
     value_dims = tl.arange(0, value_block)
-    q = _load_queries(query, strides.query, y, x, on_map, head_dims, head_dim)
-    grad = _load_queries(grad_out, strides.out, y, x, on_map, value_dims, value_dim)
+    q = _load_queries(query, query_strides, y, x, on_map, head_dims, head_dim)
+    grad = _load_queries(grad_out, out_strides, y, x, on_map, value_dims, value_dim)
     row_lse = tl.load(lse + y * columns.size + x, on_map, 0.0)
     row_delta = tl.load(delta + y * columns.size + x, on_map, 0.0)
     acc = tl.zeros([tile_height * tile_width, head_block], tl.float32)
     for start in range(0, num_keys, key_block):
         keys = start + tl.arange(0, key_block)
-        k = _load_keys(key, strides.key, keys, num_keys, head_dims, head_dim)
-        v = _load_keys(value, strides.value, keys, num_keys, value_dims, value_dim)
-        key_y, key_x = _load_locations(locations, strides.locations, keys, num_keys)
+        k = _load_keys(key, keys, num_keys, head_dims, head_dim)
+        v = _load_keys(value, keys, num_keys, value_dims, value_dim)
+        key_y, key_x = _load_locations(locations, keys, num_keys)
         bias = _bias(
             key_y,
             key_x,
@@ -210,7 +222,8 @@ def key_gradients(
     num_tiles: int,
     tiles_per_program: int,
     window_block: tl.constexpr,
-    strides: tl.tuple,
+    query_strides: tl.tuple,
+    out_strides: tl.tuple,
     rows: tl.tuple,
     columns: tl.tuple,
     num_keys: int,
@@ -249,12 +262,17 @@ def key_gradients(
         locations,
         table,
         grad_out,
-        strides,
+        query_strides,
+        out_strides,
         rows,
         columns,
         batch,
         head,
+        num_keys,
+        num_heads,
         heads_per_group,
+        head_dim,
+        value_dim,
     )
     lse += (batch * num_heads + head) * rows.size * columns.size
     delta += (batch * num_heads + head) * rows.size * columns.size
@@ -263,9 +281,9 @@ def key_gradients(
     keys = tl.program_id(0) * key_block + tl.arange(0, key_block)
     head_dims = tl.arange(0, head_block)
     value_dims = tl.arange(0, value_block)
-    k = _load_keys(key, strides.key, keys, num_keys, head_dims, head_dim)
-    v = _load_keys(value, strides.value, keys, num_keys, value_dims, value_dim)
-    key_y, key_x = _load_locations(locations, strides.locations, keys, num_keys)
+    k = _load_keys(key, keys, num_keys, head_dims, head_dim)
+    v = _load_keys(value, keys, num_keys, value_dims, value_dim)
+    key_y, key_x = _load_locations(locations, keys, num_keys)
     key_acc = tl.zeros([key_block, head_block], tl.float32)
     value_acc = tl.zeros([key_block, value_block], tl.float32)
     y_acc = tl.zeros([key_block, tile_height, window_block], tl.float32)
@@ -274,8 +292,8 @@ def key_gradients(
     for tile in range(first_tile, tl.minimum(first_tile + tiles_per_program, num_tiles)):
         first_row, first_column = _tile_start(tile, columns, tile_height, tile_width)
         y, x, on_map = _positions(first_row, first_column, rows, columns, tile_height, tile_width)
-        q = _load_queries(query, strides.query, y, x, on_map, head_dims, head_dim)
-        grad = _load_queries(grad_out, strides.out, y, x, on_map, value_dims, value_dim)
+        q = _load_queries(query, query_strides, y, x, on_map, head_dims, head_dim)
+        grad = _load_queries(grad_out, out_strides, y, x, on_map, value_dims, value_dim)
         # Infinity outside the map, so that queries that do not exist have no weights.
         row_lse = tl.load(lse + y * columns.size + x, on_map, float('inf'))
         row_delta = tl.load(delta + y * columns.size + x, on_map, 0.0)
@@ -356,21 +374,28 @@ def _at_head(
     locations: tl.tensor,
     table: tl.tensor,
     out: tl.tensor,
-    strides: tl.tuple,
+    query_strides: tl.tuple,
+    out_strides: tl.tuple,
     rows: tl.tuple,
     columns: tl.tuple,
     batch: tl.tensor,
     head: tl.tensor,
+    num_keys: int,
+    num_heads: int,
     heads_per_group: int,
+    head_dim: tl.constexpr,
+    value_dim: tl.constexpr,
 ) -> tuple:
     """Move pointers to the tensors of the operator to a head of a sample."""
+    first_key = (batch * num_heads + head) * num_keys
+    first_location = (batch * num_heads + head) // heads_per_group * num_keys
     return (
-        _at(query, strides.query, batch, head),
-        _at(key, strides.key, batch, head),
-        _at(value, strides.value, batch, head),
-        _at(locations, strides.locations, batch, head // heads_per_group),
+        _at(query, query_strides, batch, head),
+        key + first_key * head_dim,
+        value + first_key * value_dim,
+        locations + first_location * 2,
         table + head * rows.padded_size * columns.padded_size,
-        _at(out, strides.out, batch, head),
+        _at(out, out_strides, batch, head),
     )
 
 
@@ -437,15 +462,10 @@ def _store_queries(
 
 @triton.jit
 def _load_keys(
-    pointer: tl.tensor,
-    strides: tl.tuple,
-    keys: tl.tensor,
-    num_keys: int,
-    dims: tl.tensor,
-    num_dims: tl.constexpr,
+    pointer: tl.tensor, keys: tl.tensor, num_keys: int, dims: tl.tensor, num_dims: tl.constexpr
 ) -> tl.tensor:
     """Load (keys, dims), zero behind the last key."""
-    offsets = (keys * strides[2])[:, None] + (dims * strides[3])[None, :]
+    offsets = (keys * num_dims)[:, None] + dims[None, :]
     return tl.load(pointer + offsets, (keys < num_keys)[:, None] & (dims < num_dims)[None, :], 0.0)
 
 
@@ -468,12 +488,11 @@ def _store_keys(
 
 
 @triton.jit
-def _load_locations(pointer: tl.tensor, strides: tl.tuple, keys: tl.tensor, num_keys: int) -> tuple:
+def _load_locations(pointer: tl.tensor, keys: tl.tensor, num_keys: int) -> tuple:
     """Load y and x of keys."""
-    pointer += keys * strides[2]
     return (
-        tl.load(pointer, keys < num_keys, 0.0).to(tl.float32),
-        tl.load(pointer + strides[3], keys < num_keys, 0.0).to(tl.float32),
+        tl.load(pointer + 2 * keys, keys < num_keys, 0.0).to(tl.float32),
+        tl.load(pointer + 2 * keys + 1, keys < num_keys, 0.0).to(tl.float32),
     )
 
 
