@@ -15,7 +15,7 @@ import importlib.metadata
 import math
 import os
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -143,8 +143,7 @@ def fused_deformable_attention(
             lse,
             query.stride(),
             out.stride(),
-            rows,
-            columns,
+            *_sizes(rows, columns),
             key.shape[2],
             num_heads,
             num_heads // sampling_locations.shape[1],
@@ -192,8 +191,7 @@ def _backward(
     sizes = (
         query.stride(),
         grad_out.stride(),
-        rows,
-        columns,
+        *_sizes(rows, columns),
         num_keys,
         num_heads,
         num_heads // groups,
@@ -318,6 +316,11 @@ def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
 def _axes(query: Tensor, table: Tensor) -> tuple[Axis, Axis]:
     """Describe the vertical and the horizontal axis."""
     return Axis.of(query.shape[2], table.shape[1]), Axis.of(query.shape[3], table.shape[2])
+
+
+def _sizes(rows: Axis, columns: Axis) -> tuple[Any, ...]:
+    """Arguments of a kernel for the axes: their sizes, and the rest of each."""
+    return rows.size, columns.size, rows.padded_size, columns.padded_size, rows[2:], columns[2:]
 
 
 def _pack_pairs(table: Tensor) -> Tensor:

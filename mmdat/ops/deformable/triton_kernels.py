@@ -9,13 +9,27 @@ and locations are contiguous, queries and outputs have strides.
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
+from .triton import Axis
+
 # Adding this to a small float32 rounds it to an integer, which then stands in the last bits of the
 # sum: at this size a float32 has no digits left for a fraction.
 ROUNDER = tl.constexpr(1.5 * 2**23)
 ROUNDER_BITS = tl.constexpr(0x4B400000)
+# Kernels are not compiled anew for other sizes of the map; in tuples, sizes would be special.
+SIZES = (
+    'height',
+    'width',
+    'padded_height',
+    'padded_width',
+    'num_keys',
+    'window_rows',
+    'window_columns',
+    'num_tiles',
+    'tiles_per_program',
+)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def attend(
     query: tl.tensor,
     key: tl.tensor,
@@ -26,6 +40,10 @@ def attend(
     lse: tl.tensor,
     query_strides: tl.tuple,
     out_strides: tl.tuple,
+    height: int,
+    width: int,
+    padded_height: int,
+    padded_width: int,
     rows: tl.tuple,
     columns: tl.tuple,
     num_keys: int,
@@ -47,6 +65,7 @@ def attend(
         lse: Tensor[batch, num_heads, height, width], the log-sum-exp, which is written.
     """
     batch, head = _batch_and_head(num_heads)
+    rows, columns = _axis(height, padded_height, rows), _axis(width, padded_width, columns)
     query, key, value, locations, table, out = _at_head(
         query,
         key,
@@ -106,7 +125,7 @@ def attend(
     tl.store(lse + y * columns.size + x, row_max + tl.log2(row_sum), on_map)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def query_gradients(
     query: tl.tensor,
     key: tl.tensor,
@@ -121,6 +140,10 @@ def query_gradients(
     grad_scale: float,
     query_strides: tl.tuple,
     out_strides: tl.tuple,
+    height: int,
+    width: int,
+    padded_height: int,
+    padded_width: int,
     rows: tl.tuple,
     columns: tl.tuple,
     num_keys: int,
@@ -143,6 +166,7 @@ def query_gradients(
         grad_scale: Factor of the products of queries and keys; ``scale`` is in base 2.
     """
     batch, head = _batch_and_head(num_heads)
+    rows, columns = _axis(height, padded_height, rows), _axis(width, padded_width, columns)
     query, key, value, locations, table, grad_out = _at_head(
         query,
         key,
@@ -203,7 +227,7 @@ def query_gradients(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def key_gradients(
     query: tl.tensor,
     key: tl.tensor,
@@ -224,6 +248,10 @@ def key_gradients(
     window_block: tl.constexpr,
     query_strides: tl.tuple,
     out_strides: tl.tuple,
+    height: int,
+    width: int,
+    padded_height: int,
+    padded_width: int,
     rows: tl.tuple,
     columns: tl.tuple,
     num_keys: int,
@@ -255,6 +283,7 @@ def key_gradients(
         window_block: Rows of a window that a program takes at a time.
     """
     batch, head = _batch_and_head(num_heads)
+    rows, columns = _axis(height, padded_height, rows), _axis(width, padded_width, columns)
     query, key, value, locations, table, grad_out = _at_head(
         query,
         key,
@@ -357,6 +386,12 @@ def key_gradients(
     _store_keys(grad_value, value_acc, sum_rows, keys, num_keys, value_dims, value_dim)
     tl.store(grad_coordinates + sum_rows * 2, tl.sum(tl.sum(y_acc, 2), 1), keys < num_keys)
     tl.store(grad_coordinates + sum_rows * 2 + 1, tl.sum(tl.sum(x_acc, 2), 1), keys < num_keys)
+
+
+@triton.jit
+def _axis(size: int, padded_size: int, places: tl.tuple) -> tl.tuple:
+    """Put together an axis that is passed in parts."""
+    return Axis(size, padded_size, places[0], places[1], places[2], places[3])
 
 
 @triton.jit

@@ -171,6 +171,32 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter.InterpreterBuilder, 'create_maxnumf', maxnum)
 
 
+@pytest.fixture
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Triton compile for an H100, without launches."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    class Hopper:
+        """All that is asked of a driver before a launch."""
+
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget('cuda', 90, 32)
+
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+    def run(self: JITFunction, *args: Any, original: Any = JITFunction.run, **options: Any) -> Any:
+        return original(self, *args, **dict(options, warmup=True))
+
+    driver.set_active(Hopper())
+    monkeypatch.setattr(JITFunction, 'run', run)
+
+
 @pytest.mark.parametrize(
     'case',
     [
@@ -298,37 +324,40 @@ def interpreted_operators_are_registered_as_torch_wants_them() -> None:
         pytest.param(Case(head_dim=20, value_dim=40), torch.float16, marks=pytest.mark.slow),
     ],
 )
-def compiled_kernels(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def compiled_kernels(case: Case, dtype: torch.dtype, hopper: None) -> None:
     """The interpreter takes much that the compiler does not."""
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver
     from triton.runtime.jit import JITFunction
-
-    class Hopper:
-        """All that is asked of a driver before a launch."""
-
-        def get_current_target(self) -> GPUTarget:
-            return GPUTarget('cuda', 90, 32)
-
-        def get_current_device(self) -> int:
-            return 0
-
-        def get_current_stream(self, device: int) -> int:
-            return 0
 
     compiled = []
 
     def compile_only(
         self: JITFunction, *args: Any, original: Any = JITFunction.run, **options: Any
     ) -> None:
-        kernel = original(self, *args, **dict(options, warmup=True))
+        kernel = original(self, *args, **options)
         assert kernel.asm['cubin']
         compiled.append(self.__name__)
 
-    driver.set_active(Hopper())
-    monkeypatch.setattr(JITFunction, 'run', compile_only)
-    results(case.inputs(dtype), True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JITFunction, 'run', compile_only)
+        results(case.inputs(dtype), True)
     assert compiled == ['attend', 'query_gradients', 'key_gradients']
+
+
+def compiled_once_for_maps_of_all_sizes(hopper: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.jit import JITFunction
+
+    keys = []
+
+    def record(self: JITFunction, key: str, *args: Any) -> Any:
+        keys.append((self.__name__, key))
+
+    monkeypatch.setattr(JITFunction, '_do_compile', record)
+    for height, width, num_keys in ((64, 32, 32), (17, 40, 16), (9, 16, 1), (65, 1, 33)):
+        case = Case(2, 2, 1, height, width, num_keys, 16, 16, table=(127, 127))
+        query, *others = case.inputs(torch.bfloat16)
+        query = query.movedim(1, 3).contiguous().movedim(3, 1)  # channels last, as in the models
+        results([query, *others], True)
+    assert len(set(keys)) == 3
 
 
 @pytest.mark.parametrize(
