@@ -14,6 +14,7 @@ import importlib
 import importlib.metadata
 import math
 import os
+import warnings
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -93,6 +94,9 @@ def unsupported(query: Tensor, key: Tensor, value: Tensor) -> str | None:
                 "the table's gradient is added up in no fixed order, but PyTorch is to be "
                 'deterministic'
             )
+        failure = _launch_failure(query.device)
+        if failure:
+            return failure
     elif os.environ.get('TRITON_INTERPRET') != '1':
         return f'the tensors are on {query.device.type} rather than a CUDA device'
     if query.shape[:2].numel() > MAX_GRID:
@@ -259,6 +263,29 @@ def _(
 
 
 make_differentiable(fused_deformable_attention, _backward)
+
+
+@torch.compiler.assume_constant_result
+def _launch_failure(device: torch.device) -> str | None:
+    """Say why kernels cannot be launched on a GPU; None if they can."""
+    return _try_launch(device)
+
+
+@functools.cache
+def _try_launch(device: torch.device) -> str | None:
+    """Launch a kernel that does nothing; if that fails, say why and warn."""
+    try:
+        with torch.cuda.device(device):
+            _kernels().nothing[(1,)](0)
+    except Exception as error:
+        first_line, *_ = f'{error}\n'.splitlines()
+        failure = (
+            'Triton cannot launch kernels, for which it needs a C compiler and the headers of '
+            f'Python (gcc and python3-dev): {first_line}'
+        )
+        warnings.warn(f'deformable attention takes longer than it could: {failure}', stacklevel=2)
+        return failure
+    return None
 
 
 @functools.cache

@@ -5,13 +5,17 @@ Triton reads whether to interpret when it is first imported, so that the functio
 and `compiled_*` are tests of runs of pytest of their own, which :func:`run_functions` starts.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import subprocess
 import sys
+import warnings
+from collections import defaultdict
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -339,8 +343,9 @@ def compiled_kernels(case: Case, dtype: torch.dtype, hopper: None) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JITFunction, 'run', compile_only)
+        fused._kernels().nothing[(1,)](0)
         results(case.inputs(dtype), True)
-    assert compiled == ['attend', 'query_gradients', 'key_gradients']
+    assert compiled == ['nothing', 'attend', 'query_gradients', 'key_gradients']
 
 
 def compiled_once_for_maps_of_all_sizes(hopper: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,6 +417,7 @@ def test_what_is_not_supported_is_said(
             "the table's gradient is added up in no fixed order, "
             'but PyTorch is to be deterministic',
         ),
+        (1, {'mmdat.ops.deformable.triton._launch_failure': lambda device: 'No gcc'}, 'No gcc'),
         (2**16, {}, 'there are more than 65535 samples times heads'),
     ],
 )
@@ -419,6 +425,7 @@ def test_what_a_gpu_cannot_do_is_said(
     batch: int, changes: dict[str, Any], sentence: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
+    monkeypatch.setattr(fused, '_launch_failure', lambda device: None)
     for name, value in changes.items():
         monkeypatch.setattr(name, value)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -463,6 +470,32 @@ def test_strides_of_more_than_32_bits_are_not_supported(monkeypatch: pytest.Monk
     query = torch.empty_strided((1, 1, 2, 2, 4), (1, 1, 2**31, 4, 1), device='meta')
     key = torch.empty(1, 1, 1, 4, device='meta')
     assert unsupported(query, key, key) == 'the map of 2 x 2 is too large for 32 bits'
+
+
+@NEEDS_TRITON
+def test_a_failing_launch_is_tried_once_and_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    launches = []
+
+    def launch(unused: int) -> None:
+        launches.append(unused)
+        raise RuntimeError('Failed to find C compiler.\nPlease specify')
+
+    fused._try_launch.cache_clear()
+    monkeypatch.setattr(torch.cuda, 'device', lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(
+        fused, '_kernels', lambda: SimpleNamespace(nothing=defaultdict(lambda: launch))
+    )
+    compiled = torch.compile(
+        lambda x: x + 1 if fused._launch_failure(x.device) is None else x - 1,
+        backend='eager',
+        fullgraph=True,
+    )
+    with pytest.warns(UserWarning, match=r'gcc and python3-dev\): Failed to find C compiler\.$'):
+        assert compiled(torch.zeros(1)) == -1
+    with warnings.catch_warnings(action='error'):
+        assert (fused._launch_failure(torch.device('cpu')) or '').startswith('Triton cannot')
+    assert len(launches) == 1
+    fused._try_launch.cache_clear()
 
 
 def test_nothing_is_supported_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
