@@ -48,8 +48,6 @@ LIMITS = {
 }
 # Rows and columns of queries that a program takes at a time.
 TILE_HEIGHT, TILE_WIDTH = 8, 8
-# Rows of a window of the table that a program takes at a time.
-MAX_WINDOW_BLOCK = 4
 # Heads are padded to this width, since Triton multiplies no narrower matrices.
 MIN_HEAD_BLOCK = 16
 # Zeros on each side of the table: two, so that a query beyond reach interpolates between zeros.
@@ -214,7 +212,6 @@ def _backward(
         for size in (key.shape[-1], value.shape[-1], 2)
     )
     table_sums = torch.zeros_like(table, dtype=lse.dtype)
-    window_rows = rows.num_entries(TILE_HEIGHT)
     with torch.cuda.device_of(query):
         _kernels().query_gradients[num_tiles, batch * num_heads](
             *tensors,
@@ -230,11 +227,10 @@ def _backward(
             value_sums,
             coordinate_sums,
             table_sums,
-            window_rows,
+            rows.num_entries(TILE_HEIGHT),
             columns.num_entries(TILE_WIDTH),
             num_tiles,
             tiles_per_program,
-            min(MAX_WINDOW_BLOCK, _power_of_two(window_rows)),
             *sizes,
             **_options(query, value, limits.key_gradients_block),
         )
@@ -327,7 +323,8 @@ class Axis(NamedTuple):
             step = 0.0
             origin = MARGIN + 2 * factor
         padded_size = table_size + 2 * MARGIN
-        return cls(size, padded_size, step, origin, factor, float(table_size + MARGIN))
+        # Between the two last zeros, since on an entry the slope may be that of the one before.
+        return cls(size, padded_size, step, origin, factor, table_size + MARGIN + 0.5)
 
     def num_entries(self, tile: int) -> int:
         """Entries that a tile of so many queries may reach from a key."""

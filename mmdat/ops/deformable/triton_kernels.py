@@ -15,6 +15,8 @@ from .triton import Axis
 # sum: at this size a float32 has no digits left for a fraction.
 ROUNDER = tl.constexpr(1.5 * 2**23)
 ROUNDER_BITS = tl.constexpr(0x4B400000)
+# Rows of a window of the table that a program takes at a time.
+WINDOW_BLOCK = tl.constexpr(4)
 # Kernels are not compiled anew for other sizes of the map; in tuples, sizes would be special.
 SIZES = (
     'height',
@@ -106,7 +108,7 @@ def attend(
         k = _load_keys(key, keys, num_keys, head_dims, head_dim)
         v = _load_keys(value, keys, num_keys, value_dims, value_dim)
         key_y, key_x = _load_locations(locations, keys, num_keys)
-        bias = _bias(
+        bias, _, _ = _bias(
             key_y,
             key_x,
             table,
@@ -118,7 +120,7 @@ def attend(
             tile_width,
             key_block,
         )
-        logits = tl.dot(q, k.T, input_precision='ieee') * scale + bias
+        logits = tl.dot(q, k.T, input_precision='ieee') * scale + _as_logits(bias)
         logits = tl.where((keys < num_keys)[None, :], logits, float('-inf'))
         new_row_max = tl.maximum(row_max, tl.max(logits, 1))
         weights = tl.exp2(logits - new_row_max[:, None])
@@ -209,7 +211,7 @@ def query_gradients(
         k = _load_keys(key, keys, num_keys, head_dims, head_dim)
         v = _load_keys(value, keys, num_keys, value_dims, value_dim)
         key_y, key_x = _load_locations(locations, keys, num_keys)
-        bias = _bias(
+        bias, _, _ = _bias(
             key_y,
             key_x,
             table,
@@ -221,7 +223,7 @@ def query_gradients(
             tile_width,
             key_block,
         )
-        logits = tl.dot(q, k.T, input_precision='ieee') * scale + bias
+        logits = tl.dot(q, k.T, input_precision='ieee') * scale + _as_logits(bias)
         logits = tl.where((keys < num_keys)[None, :], logits, float('-inf'))
         weights = tl.exp2(logits - row_lse[:, None])
         grad_weights = tl.dot(grad, v.T, input_precision='ieee')
@@ -250,7 +252,6 @@ def key_gradients(
     window_columns: int,
     num_tiles: int,
     tiles_per_program: int,
-    window_block: tl.constexpr,
     query_strides: tl.tuple,
     out_strides: tl.tuple,
     height: int,
@@ -285,7 +286,6 @@ def key_gradients(
         window_columns: The same of columns.
         num_tiles: Tiles of the map.
         tiles_per_program: How many tiles a program takes.
-        window_block: Rows of a window that a program takes at a time.
     """
     batch, head = _batch_and_head(num_heads)
     rows, columns = _axis(height, padded_height, rows), _axis(width, padded_width, columns)
@@ -320,8 +320,8 @@ def key_gradients(
     key_y, key_x = _load_locations(locations, keys, num_keys)
     key_acc = tl.zeros([key_block, head_block], tl.float32)
     value_acc = tl.zeros([key_block, value_block], tl.float32)
-    y_acc = tl.zeros([key_block, tile_height, window_block], tl.float32)
-    x_acc = tl.zeros([key_block, tile_height, window_block], tl.float32)
+    y_acc = tl.zeros([key_block, tile_height], tl.float32)
+    x_acc = tl.zeros([key_block, tile_height], tl.float32)
     first_tile = tl.program_id(2) * tiles_per_program
     for tile in range(first_tile, tl.minimum(first_tile + tiles_per_program, num_tiles)):
         first_row, first_column = _tile_start(tile, columns, tile_height, tile_width)
@@ -332,7 +332,7 @@ def key_gradients(
         row_lse = tl.load(lse + y * columns.size + x, on_map, float('inf'))
         row_delta = tl.load(delta + y * columns.size + x, on_map, 0.0)
 
-        bias = _bias(
+        bias, row_slope, column_slope = _bias(
             key_y,
             key_x,
             table,
@@ -344,7 +344,7 @@ def key_gradients(
             tile_width,
             key_block,
         )
-        logits = tl.dot(k, q.T, input_precision='ieee') * scale + bias.T
+        logits = tl.dot(k, q.T, input_precision='ieee') * scale + _as_logits(bias).T
         logits = tl.where((keys < num_keys)[:, None], logits, float('-inf'))
         weights = tl.exp2(logits - row_lse[None, :])
         value_acc = tl.dot(weights.to(grad.dtype), grad, value_acc, input_precision='ieee')
@@ -352,35 +352,34 @@ def key_gradients(
         grad_logits = weights * (grad_weights - row_delta[None, :])
         key_acc = tl.dot(grad_logits.to(q.dtype), q, key_acc, input_precision='ieee')
 
+        # (key_block, tile_width, tile_height), of which a thread has all columns of some rows.
+        grad_bias = tl.reshape(grad_logits, [key_block, tile_width, tile_height])
+        y_acc += tl.sum(grad_bias * tl.permute(row_slope, 1, 0, 2), 1)
+        x_acc += tl.sum(grad_bias * tl.permute(column_slope, 1, 0, 2), 1)
+
         # From a key, the tile reaches a small window of the table. Summed there along one axis and
         # then the other, far fewer additions to the table remain than there are logits.
-        grad_bias = tl.reshape(grad_logits, [key_block, tile_width, tile_height])
         table_y = _coordinates(key_y[:, None], first_row + tl.arange(0, tile_height)[None, :], rows)
         table_x = _coordinates(
             key_x[:, None], first_column + tl.arange(0, tile_width)[None, :], columns
         )
         # Of the same numbers, since another way of rounding may leave a query outside its window.
         start_y, start_x = tl.min(table_y, 1).to(tl.int32), tl.min(table_x, 1).to(tl.int32)
-        for row in range(0, window_rows, window_block):
-            entry_y = start_y[:, None] + row + tl.arange(0, window_block)[None, :]
-            row_hats, row_slopes = _hats(table_y[:, :, None] - entry_y[:, None, :])
+        for row in range(0, window_rows, WINDOW_BLOCK):
+            entry_y = (start_y + row)[:, None] + tl.arange(0, WINDOW_BLOCK)[None, :]
+            row_hats = _hats(table_y[:, :, None] - entry_y[:, None, :])
             for column in range(window_columns):
                 entry_x = start_x[:, None] + column
-                distances = table_x - entry_x
-                by_row = tl.sum(grad_bias * tl.maximum(1 - tl.abs(distances), 0.0)[:, :, None], 1)
-                # Between two entries, a query that moves by one adds their difference to its bias.
-                between = tl.where((distances >= 0) & (distances < 1), 1.0, 0.0)
-                between_by_row = tl.sum(grad_bias * between[:, :, None], 1)
-                # The window may end behind the padded table, where there is nothing to read.
+                by_row = tl.sum(grad_bias * _hats(table_x - entry_x)[:, :, None], 1)
+                grad_entry = tl.sum(by_row[:, :, None] * row_hats, 1)  # (keys, WINDOW_BLOCK)
+                # The window may end behind the padded table. Zeros are not added: often no query
+                # looks at the last entries of the window.
                 inside = (entry_y < rows.padded_size) & (entry_x < columns.padded_size)
-                cell = entry_y * columns.padded_size + entry_x
-                pair = tl.load(table + cell, inside, 0)[:, None, :]
-                y_acc += _first(pair) * by_row[:, :, None] * row_slopes
-                x_acc += (_second(pair) - _first(pair)) * between_by_row[:, :, None] * row_hats
-                grad_entry = tl.sum(by_row[:, :, None] * row_hats, 1)  # (keys, window_block)
-                # Zeros are not added: often no query looks at the last entries of the window.
                 tl.atomic_add(
-                    grad_table + cell, grad_entry, inside & (grad_entry != 0), sem='relaxed'
+                    grad_table + entry_y * columns.padded_size + entry_x,
+                    grad_entry,
+                    inside & (grad_entry != 0),
+                    sem='relaxed',
                 )
 
     # Rows of the program's own sums.
@@ -389,8 +388,8 @@ def key_gradients(
     ) * num_keys + keys
     _store_keys(grad_key, key_acc, sum_rows, keys, num_keys, head_dims, head_dim)
     _store_keys(grad_value, value_acc, sum_rows, keys, num_keys, value_dims, value_dim)
-    tl.store(grad_coordinates + sum_rows * 2, tl.sum(tl.sum(y_acc, 2), 1), keys < num_keys)
-    tl.store(grad_coordinates + sum_rows * 2 + 1, tl.sum(tl.sum(x_acc, 2), 1), keys < num_keys)
+    tl.store(grad_coordinates + sum_rows * 2, tl.sum(y_acc, 1), keys < num_keys)
+    tl.store(grad_coordinates + sum_rows * 2 + 1, tl.sum(x_acc, 1), keys < num_keys)
 
 
 @triton.jit
@@ -571,33 +570,40 @@ def _bias(
     tile_height: tl.constexpr,
     tile_width: tl.constexpr,
     key_block: tl.constexpr,
-) -> tl.tensor:
-    """Interpolate the bias of a tile of queries and a block of keys, (queries, keys)."""
+) -> tuple:
+    """Interpolate the bias of a tile of queries and a block of keys, with its derivatives by the
+    row and the column in the table, each (tile_width, key_block, tile_height).
+    """
     y = _coordinates(key_y[:, None], first_row + tl.arange(0, tile_height)[None, :], rows)
     row, row_weight = _split(y[None, :, :])
     x = _coordinates(key_x[None, :], first_column + tl.arange(0, tile_width)[:, None], columns)
     column, column_weight = _split(x[:, :, None])
     # Neither NaN nor infinity is seen in coordinates, which are within the table.
     column_weight += (0 * (key_y + key_x))[None, :, None]
-    # (tile_width, key_block, tile_height): Triton spreads the threads of a warp over the first axes
-    # of what is loaded, so that they load from close to each other, and a thread has a key's rows.
+    # Triton spreads the threads of a warp over the first axes of what is loaded, so that they load
+    # from close to each other, and a thread has a key's rows.
     upper = table + (row * columns.padded_size + column)
     lower = tl.load(upper + columns.padded_size)
     upper = tl.load(upper)
-    above = _first(upper) + column_weight * (_second(upper) - _first(upper))
-    below = _first(lower) + column_weight * (_second(lower) - _first(lower))
-    bias = above + row_weight * (below - above)
-    return tl.reshape(tl.permute(bias, 0, 2, 1), [tile_width * tile_height, key_block])
+    above_slope, below_slope = _second(upper) - _first(upper), _second(lower) - _first(lower)
+    above = _first(upper) + column_weight * above_slope
+    below = _first(lower) + column_weight * below_slope
+    row_slope = below - above
+    column_slope = above_slope + row_weight * (below_slope - above_slope)
+    return above + row_weight * row_slope, row_slope, column_slope
 
 
 @triton.jit
-def _hats(distances: tl.tensor) -> tuple:
-    """Weight of a table entry for a query, by the distance from the entry to the query, and the
-    derivative of the weight by that distance.
-    """
-    slopes = tl.where(distances >= 0, -1.0, 1.0)
-    slopes = tl.where((distances >= -1) & (distances < 1), slopes, 0.0)
-    return tl.maximum(1 - tl.abs(distances), 0.0), slopes
+def _as_logits(bias: tl.tensor) -> tl.tensor:
+    """(tile_width, key_block, tile_height) -> (queries, keys)."""
+    bias = tl.permute(bias, 0, 2, 1)
+    return tl.reshape(bias, [bias.shape[0] * bias.shape[1], bias.shape[2]])
+
+
+@triton.jit
+def _hats(distances: tl.tensor) -> tl.tensor:
+    """Weight of a table entry for a query, by the distance from one to the other."""
+    return tl.maximum(1 - tl.abs(distances), 0.0)
 
 
 @triton.jit
