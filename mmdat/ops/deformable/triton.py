@@ -3,7 +3,7 @@
 A program attends from a small rectangle of the map, block by block of keys, and interpolates the
 bias as it goes. The backward pass recomputes the logits, once for the gradient of the queries and
 once for all others. It adds up the gradient of the table with atomic operations, whose order
-varies: from run to run that gradient may differ by rounding. All else is deterministic.
+varies, and so as integers: all results are deterministic.
 
 Triton is imported when an operator first runs.
 """
@@ -87,11 +87,6 @@ def unsupported(query: Tensor, key: Tensor, value: Tensor) -> str | None:
         capability = torch.cuda.get_device_capability(query.device)
         if capability < (8, 0):
             return f'the GPU has compute capability {capability[0]}.{capability[1]}, below 8.0'
-        if torch.are_deterministic_algorithms_enabled() and torch.is_grad_enabled():
-            return (
-                "the table's gradient is added up in no fixed order, but PyTorch is to be "
-                'deterministic'
-            )
         failure = _launch_failure(query.device)
         if failure:
             return failure
@@ -211,7 +206,8 @@ def _backward(
         lse.new_empty(programs, *key.shape[:3], size)
         for size in (key.shape[-1], value.shape[-1], 2)
     )
-    table_sums = torch.zeros_like(table, dtype=lse.dtype)
+    table_sums = torch.zeros_like(table)
+    table_scale = _table_scale(grad_out, value, delta)
     with torch.cuda.device_of(query):
         _kernels().query_gradients[num_tiles, batch * num_heads](
             *tensors,
@@ -227,6 +223,7 @@ def _backward(
             value_sums,
             coordinate_sums,
             table_sums,
+            table_scale,
             rows.num_entries(TILE_HEIGHT),
             columns.num_entries(TILE_WIDTH),
             num_tiles,
@@ -240,7 +237,7 @@ def _backward(
     for axis, factor in enumerate((rows.factor, columns.factor)):
         # The table that the kernel reads is in base 2, like the logits.
         grad_locations[..., axis] = -factor / LOG2_E * grad_coordinates[..., axis]
-    grad_table.copy_(table_sums[:, MARGIN:-MARGIN, MARGIN:-MARGIN])
+    grad_table.copy_(table_sums[:, MARGIN:-MARGIN, MARGIN:-MARGIN] / table_scale)
     return gradients
 
 
@@ -360,6 +357,24 @@ def _pack_pairs(table: Tensor) -> Tensor:
     """
     padded = F.pad(LOG2_E * table.float(), (MARGIN, MARGIN + 1, MARGIN, MARGIN))
     return torch.stack((padded[..., :-1], padded[..., 1:]), -1).view(torch.int64).squeeze(-1)
+
+
+def _table_scale(grad_out: Tensor, value: Tensor, delta: Tensor) -> Tensor:
+    """Compute the power of two by which the gradient of the table is multiplied as integers.
+
+    No sum of gradients of logits exceeds 62 bits then: the gradient of a logit is at most its
+    weight times ``bound``, and the weights of a query are 1 together. Where an input is NaN or
+    infinite, so is the gradient of the whole table.
+
+    Returns:
+        Tensor[] in float32.
+    """
+    grad_max, value_max, delta_max = (
+        torch.linalg.vector_norm(x, torch.inf).float() for x in (grad_out, value, delta)
+    )
+    bound = value.shape[-1] * grad_max * value_max + delta_max
+    num_queries = delta.numel() // delta.shape[1]
+    return (62 - (num_queries * bound.clamp(min=2**-60)).log2()).floor().exp2()
 
 
 def _count_tiles(query: Tensor) -> int:

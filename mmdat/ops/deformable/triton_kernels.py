@@ -248,6 +248,7 @@ def key_gradients(
     grad_value: tl.tensor,
     grad_coordinates: tl.tensor,
     grad_table: tl.tensor,
+    table_scale: tl.tensor,
     window_rows: int,
     window_columns: int,
     num_tiles: int,
@@ -281,7 +282,9 @@ def key_gradients(
         grad_value: Tensor[programs, batch, num_heads, num_keys, value_dim].
         grad_coordinates: Tensor[programs, batch, num_heads, num_keys, 2], the gradient of where the
             queries look in the table, summed over the queries.
-        grad_table: Tensor[num_heads, padded_height, padded_width] in float32, which is added to.
+        grad_table: Tensor[num_heads, padded_height, padded_width] in int64, which is added to:
+            unlike those of floating-point numbers, sums of integers do not depend on their order.
+        table_scale: Tensor[], the factor of what is added to ``grad_table``.
         window_rows: Rows of the table that a tile of queries reaches from any key.
         window_columns: The same of columns.
         num_tiles: Tiles of the map.
@@ -310,6 +313,7 @@ def key_gradients(
     )
     lse += (batch * num_heads + head) * rows.size * columns.size
     delta += (batch * num_heads + head) * rows.size * columns.size
+    scale_of_table = tl.load(table_scale)
     grad_table += head * rows.padded_size * columns.padded_size
 
     keys = tl.program_id(0) * key_block + tl.arange(0, key_block)
@@ -377,7 +381,7 @@ def key_gradients(
                 inside = (entry_y < rows.padded_size) & (entry_x < columns.padded_size)
                 tl.atomic_add(
                     grad_table + entry_y * columns.padded_size + entry_x,
-                    grad_entry,
+                    (grad_entry * scale_of_table).to(tl.int64),
                     inside & (grad_entry != 0),
                     sem='relaxed',
                 )
