@@ -4,6 +4,8 @@
 A location is (y, x), with -1 and 1 at the centers of the first and last position of an axis.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,10 +32,9 @@ def relative_position_bias(
     # Halved and in grid_sample's order, (x, y), before they become as many as the pairs.
     queries, keys = (points.flip(-1) / 2 for points in (query_points, sampling_locations))
     displacement = queries[:, None] - keys[:, :, None]
-    bias = F.grid_sample(
+    bias = _sample_bilinearly(
         table.to(dtype).unflatten(0, (groups, -1)).repeat(batch, 1, 1, 1),
         displacement.to(dtype).flatten(0, 1),
-        align_corners=True,
     )
     return bias.unflatten(0, (batch, groups)).flatten(1, 2)
 
@@ -55,12 +56,59 @@ def sample_at(x: Tensor, sampling_locations: Tensor) -> Tensor:
     """
     batch, groups = sampling_locations.shape[:2]
     dtype = compute_dtype(x)
-    sampled = F.grid_sample(
+    sampled = _sample_bilinearly(
         x.to(dtype).unflatten(1, (groups, -1)).flatten(0, 1),
         sampling_locations.to(dtype).flatten(0, 1).flip(-1),
-        align_corners=True,
     )
     return sampled.unflatten(0, (batch, groups)).flatten(1, 2).to(x.dtype)
+
+
+def _sample_bilinearly(x: Tensor, grid: Tensor) -> Tensor:
+    """Sample a map as ``F.grid_sample`` does, in PyTorch's deterministic mode too.
+
+    Args:
+        x: Tensor[batch, channels, height, width].
+        grid: Tensor[batch, rows, columns, 2], (x, y) in [-1, 1].
+
+    Returns:
+        Tensor[batch, channels, rows, columns].
+    """
+    if _adds_up_in_any_order(x):
+        return _sample_by_index(x, grid)
+    return F.grid_sample(x, grid, align_corners=True)
+
+
+def _adds_up_in_any_order(x: Tensor) -> bool:
+    """Whether the backward pass of ``F.grid_sample`` raises in PyTorch's deterministic mode."""
+    return x.is_cuda and torch.are_deterministic_algorithms_enabled()
+
+
+def _sample_by_index(x: Tensor, grid: Tensor) -> Tensor:
+    """Like ``F.grid_sample``, with indices, whose backward pass can add up in order."""
+    features = x.permute(0, 2, 3, 1)
+    batch = torch.arange(len(x), device=x.device)[:, None, None]
+    places = [(grid[..., axis] + 1) / 2 * (x.shape[-1 - axis] - 1) for axis in (0, 1)]
+    columns, rows = (_weighted_entries(*axis) for axis in zip(places, x.shape[:1:-1], strict=True))
+    out = sum(
+        (row_weight * column_weight)[..., None] * features[batch, row, column]
+        for (row, row_weight), (column, column_weight) in itertools.product(rows, columns)
+    )
+    assert isinstance(out, Tensor)
+    return out.permute(0, 3, 1, 2)
+
+
+def _weighted_entries(places: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Entries of an axis before and behind places, and their weights, zero outside the axis."""
+    before = places.detach().floor()
+    fraction = places - before
+    return [
+        # At a NaN, any entry will do.
+        (
+            entry.nan_to_num().clamp(0, size - 1).long(),
+            weight.where((entry >= 0) & (entry < size) | entry.isnan(), 0),
+        )
+        for entry, weight in ((before, 1 - fraction), (before + 1, fraction))
+    ]
 
 
 def grid_points(

@@ -1,9 +1,11 @@
 """Feature maps and bias tables are read where they say."""
 
+import pytest
 import torch
 from torch import Tensor
 
 from mmdat.ops import relative_position_bias, sample_at
+from mmdat.ops.deformable import sampling
 
 
 def random(*shape: int) -> Tensor:
@@ -25,3 +27,29 @@ def test_sampling_at_the_positions_themselves_returns_the_map() -> None:
     y, x_coordinate = (torch.linspace(-1, 1, size, dtype=torch.float64) for size in (3, 5))
     grid = torch.stack(torch.meshgrid(y, x_coordinate, indexing='ij'), -1)
     torch.testing.assert_close(sample_at(x, grid.expand(1, 2, -1, -1, -1)), x)
+
+
+@pytest.mark.parametrize('height, width', [(5, 7), (1, 3), (1, 1)])
+def test_sampling_in_deterministic_mode_is_the_same(
+    height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = random(2, 4, height, width).requires_grad_()
+    locations = 1.5 * random(2, 2, 3, 4, 2)
+    locations[0, 0, 0] = torch.tensor([1.0, -1.0])  # at the last row, the first column
+    locations.requires_grad_()
+
+    def results() -> list[Tensor]:
+        out = sample_at(x, locations)
+        return [out, *torch.autograd.grad(out.sin().sum(), (x, locations))]
+
+    expected = results()
+    monkeypatch.setattr(sampling.F, 'grid_sample', None)
+    monkeypatch.setattr(sampling, '_adds_up_in_any_order', lambda x: True)
+    torch.testing.assert_close(results(), expected)
+
+
+def test_sampling_at_nan_in_deterministic_mode_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, '_adds_up_in_any_order', lambda x: True)
+    locations = torch.zeros(1, 1, 1, 2, 2)
+    locations[..., 0, 1] = torch.nan
+    assert sample_at(torch.ones(1, 1, 3, 3), locations).isnan().tolist() == [[[[True, False]]]]
