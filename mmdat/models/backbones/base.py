@@ -131,8 +131,8 @@ class HierarchicalBackbone(BaseModule):
         for index, (embedding, stage) in enumerate(zip(self.embeddings, self.stages, strict=True)):
             x = stage(fresh_sizes(embedding(x), 2, 3))
             if index in self.out_indices:
-                # mmcv's RoIAlign on CPU takes its input for contiguous, whatever its strides, and
-                # so reads garbage from the channels-last maps that the norm returns.
+                # mmcv's RoIAlign takes its input for contiguous, whatever its strides, and so reads
+                # garbage from the channels-last maps that the norm returns.
                 outputs.append(self.norms[str(index)](x).contiguous())
         return tuple(outputs)
 
