@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath as DropPathOfMMCV
+from torch import Tensor
 
+from mmdat.models.attentions.deformable import DeformableAttention
 from mmdat.models.layers import DropPath
+from mmdat.ops import reference_points
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
@@ -18,3 +22,14 @@ def test_drop_path_draws_and_computes_what_mmcv_does(dtype: torch.dtype, trainin
     assert torch.equal(*results)
     dropped = (results[0].flatten(1) == 0).all(1).sum()
     assert 10 < dropped < 30 if training else dropped == 0
+
+
+def test_autocast_leaves_the_offsets_of_keys_in_float32() -> None:
+    module = DeformableAttention(8, 2, 1, 1, 3, (9, 9))
+    hidden: list[Tensor] = []
+    module.offsets[2].register_forward_hook(lambda *x: hidden.append(x[2].detach().float()))
+    with torch.autocast('cpu', torch.bfloat16):
+        locations = module.sampling_locations(0.1 * torch.randn(1, 8, 9, 9))
+    offsets = F.conv2d(hidden[0], module.offsets[3].weight).permute(0, 2, 3, 1)
+    expected = (reference_points(9, 9) + offsets).clamp(-1, 1)
+    torch.testing.assert_close(locations[:, 0], expected, rtol=0, atol=1e-6)

@@ -142,8 +142,9 @@ class DeformableAttention(nn.Module):
         missing = [larger(0, self.kernel_size - side) for side in query.shape[2:]]
         if self.padding == 0 and (is_exporting() or any(missing)):
             query = F.pad(query, (0, missing[1], 0, missing[0]))
-        depthwise, *pointwise = self.offsets
+        depthwise, *hidden, pointwise = self.offsets
         assert isinstance(depthwise, nn.Conv2d) and depthwise.bias is not None
+        assert isinstance(pointwise, nn.Conv2d)
         # The groups share their weights; side by side, the map is not copied to part them.
         offsets = F.conv2d(
             query,
@@ -155,20 +156,19 @@ class DeformableAttention(nn.Module):
         )
         offsets = fresh_sizes(offsets, 2, 3)
         offsets = offsets.unflatten(1, (self.groups, -1)).flatten(0, 1)
-        for layer in pointwise:
+        for layer in hidden:
             offsets = layer(offsets)
-        # Half precision would move the keys by up to an eighth of a position on a large map.
-        offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
+        # Half precision would move the keys by up to a third of a position on a large map.
+        dtype = torch.promote_types(offsets.dtype, torch.float32)
+        with torch.autocast(query.device.type, enabled=False):
+            offsets = F.conv2d(offsets.to(dtype), pointwise.weight.to(dtype))
         offsets = offsets.unflatten(0, (-1, self.groups)).permute(0, 1, 3, 4, 2)
         grid = offsets.shape[2:4]
         points = reference_points(*grid, device=query.device, dtype=offsets.dtype)
         if self.offset_range is None:
             return (points + offsets).clamp(-1, 1)
-        steps = [1 / larger(1, side - 1) for side in grid]
-        if is_exporting():
-            step = torch.stack([offsets.new_full((), size) for size in steps])
-        else:
-            step = offsets.new_tensor(steps)
+        # A tensor of a list would be copied to a GPU, which has to wait for it.
+        step = torch.stack([offsets.new_full((), 1 / larger(1, side - 1)) for side in grid])
         return points + offsets.tanh() * self.offset_range * step
 
     def resize_bias_table(self, table: Tensor) -> Tensor:
