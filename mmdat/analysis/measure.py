@@ -65,6 +65,7 @@ class PeakMemory:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         if device.type == 'cuda':
+            torch.cuda.init()  # before it, there is nothing to reset
             torch.cuda.reset_peak_memory_stats(device)
             self.before = torch.cuda.memory_allocated(device)
         else:
