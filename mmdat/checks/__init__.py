@@ -91,6 +91,7 @@ def before_training(
     folders.check_data_roots(cfg, ('train', 'val'))
     folders.check_lists(cfg, ('train', 'val'))
     run.check_strategy(cfg)
+    run.check_bfloat16(cfg)
     if amp:
         run.check_amp(cfg)
     if auto_scale_lr:

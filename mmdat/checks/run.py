@@ -229,6 +229,23 @@ def check_amp(cfg: Config) -> None:
         )
 
 
+def check_bfloat16(cfg: Config) -> None:
+    """Refuse to train in bfloat16 what has none on a GPU: mmcv's RoIAlign.
+
+    Raises:
+        UserError: Names the layer, and says what to do.
+    """
+    if str(cfg.optim_wrapper.get('dtype')).removeprefix('torch.') != 'bfloat16':
+        return
+    for path in paths(cfg, 'type', 'RoIAlign'):
+        layer = path.removesuffix('.type')
+        if not value_at(cfg, f'{layer}.use_torchvision'):
+            raise UserError(
+                "optim_wrapper.dtype is bfloat16, for which mmcv's RoIAlign has no kernel on a "
+                f'GPU: set {layer}.use_torchvision=True, or leave the dtype out for float16'
+            )
+
+
 def check_lr_scaling(cfg: Config) -> None:
     """Refuse to scale the learning rate of a config that names no batch size to scale from."""
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):

@@ -131,6 +131,17 @@ def test_mixed_precision_replaces_no_other_optimizer_wrapper(
         run.check_amp(cfg)
 
 
+def test_bfloat16_needs_the_roi_align_of_torchvision(cfg: Config) -> None:
+    layer = dict(type='RoIAlign', output_size=7)
+    cfg.model = dict(roi_head=dict(bbox_roi_extractor=dict(roi_layer=layer)))
+    checks.before_training(cfg)
+    cfg.optim_wrapper.dtype = 'bfloat16'
+    with pytest.raises(UserError, match='set model.roi_head.bbox_roi_extractor.roi_layer.use_to'):
+        checks.before_training(cfg)
+    cfg.model.roi_head.bbox_roi_extractor.roi_layer.use_torchvision = True
+    checks.before_training(cfg)
+
+
 def test_augmentation_at_other_sizes_than_the_test_is_told(cfg: Config) -> None:
     cfg.tta_model = dict(type='X')
     cfg.test_dataloader.dataset = dict(pipeline=[dict(type='Resize', scale=(64, 64))])
