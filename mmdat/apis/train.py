@@ -66,6 +66,9 @@ def train(
         content = read_checkpoint(cfg.load_from, skip_objects=not resumes)
         checks.before_loading(content, cfg.load_from, resume=resumes)
         del content  # it can be as large as the model and its optimizer, and is read again
+    if (cfg.get('randomness') or {}).get('deterministic'):
+        # Without it, PyTorch refuses to multiply matrices on a GPU then.
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     with explained(cfg):
         runner = build_runner(cfg, warnings)
         runner.logger.info(_where_to_look(runner))
