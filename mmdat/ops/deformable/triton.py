@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..autograd import compute_delta, empty_gradients, empty_outputs, make_differentiable
+from ..autograd import empty_gradients, empty_map, make_differentiable
 from ..tiling import LOG2_E
 
 
@@ -56,6 +56,8 @@ MARGIN = 2
 KEY_PROGRAMS = 1024
 # ... but each writes sums of its own, so that it should take at least so many tiles of queries.
 MIN_TILES_PER_PROGRAM = 8
+# Which of the options the kernel ``deltas`` has.
+DELTA_OPTIONS = 'value_dim', 'value_block', 'tile_height', 'tile_width'
 # CUDA's limit of the second axis of a grid.
 MAX_GRID = 65535
 # Triton counts programs, and kernels count elements of a head, in 32 bits.
@@ -120,10 +122,10 @@ def fused_deformable_attention(
     """Compute :func:`mmdat.ops.deformable_attention`, which describes the tensors.
 
     Returns:
-        The output, and Tensor[batch, num_heads, height, width], the base-2 log-sum-exp of each
-        query's logits, for the backward pass.
+        The output, and Tensor[batch, num_heads, tiles, TILE_HEIGHT * TILE_WIDTH], the base-2
+        log-sum-exp of each query's logits, for the backward pass.
     """
-    out, lse = empty_outputs(query, value)
+    out, lse = _empty_outputs(query, value)
     key, value, sampling_locations = _contiguous(key, value, sampling_locations)
     rows, columns = _axes(query, relative_position_bias_table)
     batch, num_heads = query.shape[:2]
@@ -158,7 +160,7 @@ def _(
     sampling_locations: Tensor,
     relative_position_bias_table: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    return empty_outputs(query, value)
+    return _empty_outputs(query, value)
 
 
 @torch.library.custom_op('mmdat::fused_deformable_attention_backward', mutates_args=())
@@ -181,7 +183,7 @@ def _backward(
     batch, num_heads = query.shape[:2]
     groups, num_keys = sampling_locations.shape[1:3]
     scale = query.shape[-1] ** -0.5
-    delta = compute_delta(grad_out, out, lse.dtype).squeeze(-1).contiguous()
+    delta, maxima = torch.empty_like(lse), lse.new_zeros(2)
     table = _pack_pairs(relative_position_bias_table)
     # The first and the last arguments of either kernel.
     tensors = query, key, value, sampling_locations, table, grad_out, lse, delta
@@ -207,15 +209,25 @@ def _backward(
         for size in (key.shape[-1], value.shape[-1], 2)
     )
     table_sums = torch.zeros_like(table)
-    table_scale = _table_scale(grad_out, value, delta)
+    # An empty batch has no largest value.
+    value_max = value.abs().amax() if value.numel() else table_sums
+    table_scale = lse.new_ones(())
+    options = _options(query, value, limits.key_block)
     with torch.cuda.device_of(query):
+        _kernels().deltas[num_tiles, batch * num_heads](
+            out,
+            grad_out,
+            delta,
+            maxima.view(torch.int32),
+            out.stride(),
+            grad_out.stride(),
+            rows.size,
+            columns.size,
+            num_heads,
+            **{name: options[name] for name in DELTA_OPTIONS},
+        )
         _kernels().query_gradients[num_tiles, batch * num_heads](
-            *tensors,
-            grad_query,
-            grad_query.stride(),
-            scale,
-            *sizes,
-            **_options(query, value, limits.key_block),
+            *tensors, grad_query, grad_query.stride(), scale, *sizes, **options
         )
         _kernels().key_gradients[key_blocks, batch * num_heads, programs](
             *tensors,
@@ -223,6 +235,8 @@ def _backward(
             value_sums,
             coordinate_sums,
             table_sums,
+            maxima,
+            value_max,
             table_scale,
             rows.num_entries(TILE_HEIGHT),
             columns.num_entries(TILE_WIDTH),
@@ -359,22 +373,11 @@ def _pack_pairs(table: Tensor) -> Tensor:
     return torch.stack((padded[..., :-1], padded[..., 1:]), -1).view(torch.int64).squeeze(-1)
 
 
-def _table_scale(grad_out: Tensor, value: Tensor, delta: Tensor) -> Tensor:
-    """Compute the power of two by which the gradient of the table is multiplied as integers.
-
-    No sum of gradients of logits exceeds 62 bits then: the gradient of a logit is at most its
-    weight times ``bound``, and the weights of a query are 1 together. Where an input is NaN or
-    infinite, so is the gradient of the whole table.
-
-    Returns:
-        Tensor[] in float32.
-    """
-    grad_max, value_max, delta_max = (
-        torch.linalg.vector_norm(x, torch.inf).float() for x in (grad_out, value, delta)
-    )
-    bound = value.shape[-1] * grad_max * value_max + delta_max
-    num_queries = delta.numel() // delta.shape[1]
-    return (62 - (num_queries * bound.clamp(min=2**-60)).log2()).floor().exp2()
+def _empty_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Allocate the output and the log-sum-exp, tile by tile."""
+    tiles = _count_tiles(query), TILE_HEIGHT * TILE_WIDTH
+    out = empty_map(value, (*query.shape[:-1], value.shape[-1]))
+    return out, query.new_empty(*query.shape[:2], *tiles, dtype=torch.float32)
 
 
 def _count_tiles(query: Tensor) -> int:

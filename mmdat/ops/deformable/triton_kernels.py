@@ -69,7 +69,8 @@ def attend(
 
     Args:
         out: Tensor[batch, num_heads, height, width, value_dim], which is written.
-        lse: Tensor[batch, num_heads, height, width], the log-sum-exp, which is written.
+        lse: Tensor[batch, num_heads, tiles, tile_height * tile_width], the log-sum-exp, which is
+            written; infinity for queries that are not on the map, so that they have no weights.
     """
     batch, head = _batch_and_head(num_heads)
     rows, columns = _axis(height, padded_height, rows), _axis(width, padded_width, columns)
@@ -92,10 +93,9 @@ def attend(
         head_dim,
         value_dim,
     )
-    lse += (batch * num_heads + head) * rows.size * columns.size
 
-    first_row, first_column = _tile_start(tl.program_id(0), columns, tile_height, tile_width)
-    y, x, on_map = _positions(first_row, first_column, rows, columns, tile_height, tile_width)
+    first_row, first_column = _tile_start(tl.program_id(0), width, tile_height, tile_width)
+    y, x, on_map = _positions(first_row, first_column, height, width, tile_height, tile_width)
     head_dims = tl.arange(0, head_block)
     value_dims = tl.arange(0, value_block)
     q = _load_queries(query, query_strides, y, x, on_map, head_dims, head_dim)
@@ -129,7 +129,46 @@ def attend(
         acc = tl.dot(weights.to(v.dtype), v, acc * alpha[:, None], input_precision='ieee')
         row_max = new_row_max
     _store_queries(out, out_strides, acc / row_sum[:, None], y, x, on_map, value_dims, value_dim)
-    tl.store(lse + y * columns.size + x, row_max + tl.log2(row_sum), on_map)
+    row_lse = tl.where(on_map, row_max + tl.log2(row_sum), float('inf'))
+    tl.store(lse + _in_tile_order(tile_height, tile_width), row_lse)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def deltas(
+    out: tl.tensor,
+    grad_out: tl.tensor,
+    delta: tl.tensor,
+    maxima: tl.tensor,
+    out_strides: tl.tuple,
+    grad_strides: tl.tuple,
+    height: int,
+    width: int,
+    num_heads: int,
+    value_dim: tl.constexpr,
+    value_block: tl.constexpr,
+    tile_height: tl.constexpr,
+    tile_width: tl.constexpr,
+) -> None:
+    """Compute delta = rowsum(grad_out * out) of a tile of queries; grid (tiles, batch * num_heads).
+
+    Args:
+        delta: Tensor[batch, num_heads, tiles, tile_height * tile_width], which is written; 0 for
+            queries that are not on the map.
+        maxima: Tensor[2], the largest magnitudes in ``grad_out`` and ``delta``: float32, as the
+            integers that have the same bits and order, but for NaN, which is the largest of all.
+    """
+    batch, head = _batch_and_head(num_heads)
+    first_row, first_column = _tile_start(tl.program_id(0), width, tile_height, tile_width)
+    y, x, on_map = _positions(first_row, first_column, height, width, tile_height, tile_width)
+    dims = tl.arange(0, value_block)
+    out = _at(out, out_strides, batch, head)
+    grad_out = _at(grad_out, grad_strides, batch, head)
+    values = _load_queries(out, out_strides, y, x, on_map, dims, value_dim).to(tl.float32)
+    grad = _load_queries(grad_out, grad_strides, y, x, on_map, dims, value_dim).to(tl.float32)
+    row_delta = tl.sum(grad * values, 1)
+    tl.store(delta + _in_tile_order(tile_height, tile_width), row_delta)
+    tl.atomic_max(maxima, tl.max(tl.max(_magnitude_bits(grad), 1), 0), sem='relaxed')
+    tl.atomic_max(maxima + 1, tl.max(_magnitude_bits(row_delta), 0), sem='relaxed')
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -168,7 +207,8 @@ def query_gradients(
     """Compute the gradient of a tile of queries; grid (tiles, batch * num_heads).
 
     Args:
-        delta: Tensor[batch, num_heads, height, width], rowsum(grad_out * out).
+        lse: As :func:`attend` writes it.
+        delta: As :func:`deltas` writes it.
         grad_query: Tensor[batch, num_heads, height, width, head_dim], which is written.
         grad_scale: Factor of the products of queries and keys; ``scale`` is in base 2.
     """
@@ -194,17 +234,15 @@ def query_gradients(
         value_dim,
     )
     grad_query = _at(grad_query, grad_query_strides, batch, head)
-    lse += (batch * num_heads + head) * rows.size * columns.size
-    delta += (batch * num_heads + head) * rows.size * columns.size
 
-    first_row, first_column = _tile_start(tl.program_id(0), columns, tile_height, tile_width)
-    y, x, on_map = _positions(first_row, first_column, rows, columns, tile_height, tile_width)
+    first_row, first_column = _tile_start(tl.program_id(0), width, tile_height, tile_width)
+    y, x, on_map = _positions(first_row, first_column, height, width, tile_height, tile_width)
     head_dims = tl.arange(0, head_block)
     value_dims = tl.arange(0, value_block)
     q = _load_queries(query, query_strides, y, x, on_map, head_dims, head_dim)
     grad = _load_queries(grad_out, out_strides, y, x, on_map, value_dims, value_dim)
-    row_lse = tl.load(lse + y * columns.size + x, on_map, 0.0)
-    row_delta = tl.load(delta + y * columns.size + x, on_map, 0.0)
+    row_lse = tl.load(lse + _in_tile_order(tile_height, tile_width))
+    row_delta = tl.load(delta + _in_tile_order(tile_height, tile_width))
     acc = tl.zeros([tile_height * tile_width, head_block], tl.float32)
     for start in range(0, num_keys, key_block):
         keys = start + tl.arange(0, key_block)
@@ -248,6 +286,8 @@ def key_gradients(
     grad_value: tl.tensor,
     grad_coordinates: tl.tensor,
     grad_table: tl.tensor,
+    maxima: tl.tensor,
+    value_max: tl.tensor,
     table_scale: tl.tensor,
     window_rows: int,
     window_columns: int,
@@ -277,14 +317,18 @@ def key_gradients(
     grid (key blocks, batch * num_heads, programs that share the tiles).
 
     Args:
-        delta: Tensor[batch, num_heads, height, width], rowsum(grad_out * out).
+        lse: As :func:`attend` writes it.
+        delta: As :func:`deltas` writes it.
         grad_key: Tensor[programs, batch, num_heads, num_keys, head_dim], without the scale.
         grad_value: Tensor[programs, batch, num_heads, num_keys, value_dim].
         grad_coordinates: Tensor[programs, batch, num_heads, num_keys, 2], the gradient of where the
             queries look in the table, summed over the queries.
         grad_table: Tensor[num_heads, padded_height, padded_width] in int64, which is added to:
             unlike those of floating-point numbers, sums of integers do not depend on their order.
-        table_scale: Tensor[], the factor of what is added to ``grad_table``.
+        maxima: As :func:`deltas` writes it.
+        value_max: Tensor[], the largest magnitude in ``value``.
+        table_scale: Tensor[] in float32, a power of two, which is written: the factor of what is
+            added to ``grad_table``.
         window_rows: Rows of the table that a tile of queries reaches from any key.
         window_columns: The same of columns.
         num_tiles: Tiles of the map.
@@ -311,9 +355,16 @@ def key_gradients(
         head_dim,
         value_dim,
     )
-    lse += (batch * num_heads + head) * rows.size * columns.size
-    delta += (batch * num_heads + head) * rows.size * columns.size
-    scale_of_table = tl.load(table_scale)
+    lse += (batch * num_heads + head) * num_tiles * tile_height * tile_width
+    delta += (batch * num_heads + head) * num_tiles * tile_height * tile_width
+    # No sum in the table exceeds 62 bits: the gradient of a logit is at most its weight times this
+    # bound, and the weights of a query are 1 together. A bound that is NaN or infinite makes the
+    # whole gradient of the table such.
+    bound = value_dim * tl.load(maxima) * tl.load(value_max) + tl.load(maxima + 1)
+    bound = tl.where(bound < 2.0**-60, 2.0**-60, bound)
+    num_queries = tl.num_programs(1) // num_heads * rows.size * columns.size
+    scale_of_table = tl.exp2(tl.floor(62 - tl.log2(bound * num_queries.to(tl.float32))))
+    tl.store(table_scale, scale_of_table)
     grad_table += head * rows.padded_size * columns.padded_size
 
     keys = tl.program_id(0) * key_block + tl.arange(0, key_block)
@@ -328,13 +379,12 @@ def key_gradients(
     x_acc = tl.zeros([key_block, tile_height], tl.float32)
     first_tile = tl.program_id(2) * tiles_per_program
     for tile in range(first_tile, tl.minimum(first_tile + tiles_per_program, num_tiles)):
-        first_row, first_column = _tile_start(tile, columns, tile_height, tile_width)
-        y, x, on_map = _positions(first_row, first_column, rows, columns, tile_height, tile_width)
+        first_row, first_column = _tile_start(tile, width, tile_height, tile_width)
+        y, x, on_map = _positions(first_row, first_column, height, width, tile_height, tile_width)
         q = _load_queries(query, query_strides, y, x, on_map, head_dims, head_dim)
         grad = _load_queries(grad_out, out_strides, y, x, on_map, value_dims, value_dim)
-        # Infinity outside the map, so that queries that do not exist have no weights.
-        row_lse = tl.load(lse + y * columns.size + x, on_map, float('inf'))
-        row_delta = tl.load(delta + y * columns.size + x, on_map, 0.0)
+        in_tile = tile * tile_height * tile_width + tl.arange(0, tile_height * tile_width)
+        row_lse, row_delta = tl.load(lse + in_tile), tl.load(delta + in_tile)
 
         bias, row_slope, column_slope = _bias(
             key_y,
@@ -403,6 +453,19 @@ def _axis(size: int, padded_size: int, places: tl.tuple) -> tl.tuple:
 
 
 @triton.jit
+def _in_tile_order(tile_height: tl.constexpr, tile_width: tl.constexpr) -> tl.tensor:
+    """Offsets of the program's queries in Tensor[batch, num_heads, tiles, queries of a tile]."""
+    tile = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    return tile * (tile_height * tile_width) + tl.arange(0, tile_height * tile_width)
+
+
+@triton.jit
+def _magnitude_bits(x: tl.tensor) -> tl.tensor:
+    """Magnitudes of float32 as integers of the same order."""
+    return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
 def _batch_and_head(num_heads: int) -> tuple:
     """Sample and head of the program, in 64 bits, as offsets into a large batch need."""
     index = tl.program_id(1).to(tl.int64)
@@ -450,10 +513,10 @@ def _at(pointer: tl.tensor, strides: tl.tuple, batch: tl.tensor, head: tl.tensor
 
 @triton.jit
 def _tile_start(
-    tile: tl.tensor, columns: tl.tuple, tile_height: tl.constexpr, tile_width: tl.constexpr
+    tile: tl.tensor, width: int, tile_height: tl.constexpr, tile_width: tl.constexpr
 ) -> tuple:
     """First row and first column of a tile on the map."""
-    tiles_per_row = tl.cdiv(columns.size, tile_width)
+    tiles_per_row = tl.cdiv(width, tile_width)
     return tile // tiles_per_row * tile_height, tile % tiles_per_row * tile_width
 
 
@@ -461,15 +524,15 @@ def _tile_start(
 def _positions(
     first_row: tl.tensor,
     first_column: tl.tensor,
-    rows: tl.tuple,
-    columns: tl.tuple,
+    height: int,
+    width: int,
     tile_height: tl.constexpr,
     tile_width: tl.constexpr,
 ) -> tuple:
     """Row and column of each query of a tile, column by column, and whether it is on the map."""
     index = tl.arange(0, tile_height * tile_width)
     y, x = first_row + index % tile_height, first_column + index // tile_height
-    return y, x, (y < rows.size) & (x < columns.size)
+    return y, x, (y < height) & (x < width)
 
 
 @triton.jit

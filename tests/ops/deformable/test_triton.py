@@ -358,7 +358,7 @@ def compiled_kernels(case: Case, dtype: torch.dtype, hopper: None) -> None:
         patch.setattr(JITFunction, 'run', compile_only)
         fused._kernels().nothing[(1,)](0)
         results(case.inputs(dtype), True)
-    assert compiled == ['nothing', 'attend', 'query_gradients', 'key_gradients']
+    assert compiled == ['nothing', 'attend', 'deltas', 'query_gradients', 'key_gradients']
 
 
 def compiled_once_for_maps_of_all_sizes(hopper: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +375,7 @@ def compiled_once_for_maps_of_all_sizes(hopper: None, monkeypatch: pytest.Monkey
         query, *others = case.inputs(torch.bfloat16)
         query = query.movedim(1, 3).contiguous().movedim(3, 1)  # channels last, as in the models
         results([query, *others], True)
-    assert len(set(keys)) == 3
+    assert len(set(keys)) == 4
 
 
 @pytest.mark.parametrize(
