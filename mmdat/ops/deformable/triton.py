@@ -47,7 +47,7 @@ LIMITS = {
     torch.float16: Limits(128, 32, 64),
 }
 # Rows and columns of queries that a program takes at a time.
-TILE_HEIGHT, TILE_WIDTH = 8, 8
+TILE_HEIGHT, TILE_WIDTH = 4, 16
 # Heads are padded to this width, since Triton multiplies no narrower matrices.
 MIN_HEAD_BLOCK = 16
 # Zeros on each side of the table: two, so that a query beyond reach interpolates between zeros.

@@ -417,8 +417,8 @@ def key_gradients(
         table_x = _coordinates(
             key_x[:, None], first_column + tl.arange(0, tile_width)[None, :], columns
         )
-        # Of the same numbers, since another way of rounding may leave a query outside its window.
-        start_y, start_x = tl.min(table_y, 1).to(tl.int32), tl.min(table_x, 1).to(tl.int32)
+        start_y = _coordinates(key_y, first_row, rows).to(tl.int32)
+        start_x = _coordinates(key_x, first_column, columns).to(tl.int32)
         for row in range(0, window_rows, WINDOW_BLOCK):
             entry_y = (start_y + row)[:, None] + tl.arange(0, WINDOW_BLOCK)[None, :]
             row_hats = _hats(table_y[:, :, None] - entry_y[:, None, :])
@@ -609,7 +609,10 @@ def _coordinates(locations: tl.tensor, queries: tl.tensor, axis: tl.tuple) -> tl
     Those that look beyond it look at its border instead, where there are two zeros; so do those
     from NaN, since a maximum is the other operand then.
     """
-    coordinates = axis.origin - axis.factor * locations + axis.step * queries
+    # Not left to the compiler, so that all that ask for a place get the same number.
+    coordinates = tl.fma(
+        axis.step, queries.to(tl.float32), tl.fma(-axis.factor, locations, axis.origin)
+    )
     return tl.minimum(tl.maximum(coordinates, 0.0), axis.last_coordinate)
 
 
