@@ -64,6 +64,7 @@ def attend(
     tile_height: tl.constexpr,
     tile_width: tl.constexpr,
     key_block: tl.constexpr,
+    precision: tl.constexpr,
 ) -> None:
     """Attend from a tile of queries to all keys; grid (tiles, batch * num_heads).
 
@@ -120,13 +121,13 @@ def attend(
             tile_width,
             key_block,
         )
-        logits = tl.dot(q, k.T, input_precision='ieee') * scale + _as_logits(bias)
+        logits = tl.dot(q, k.T, input_precision=precision) * scale + _as_logits(bias)
         logits = tl.where((keys < num_keys)[None, :], logits, float('-inf'))
         new_row_max = tl.maximum(row_max, tl.max(logits, 1))
         weights = tl.exp2(logits - new_row_max[:, None])
         alpha = tl.exp2(row_max - new_row_max)
         row_sum = row_sum * alpha + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(v.dtype), v, acc * alpha[:, None], input_precision='ieee')
+        acc = tl.dot(weights.to(v.dtype), v, acc * alpha[:, None], input_precision=precision)
         row_max = new_row_max
     _store_queries(out, out_strides, acc / row_sum[:, None], y, x, on_map, value_dims, value_dim)
     row_lse = tl.where(on_map, row_max + tl.log2(row_sum), float('inf'))
@@ -203,6 +204,7 @@ def query_gradients(
     tile_height: tl.constexpr,
     tile_width: tl.constexpr,
     key_block: tl.constexpr,
+    precision: tl.constexpr,
 ) -> None:
     """Compute the gradient of a tile of queries; grid (tiles, batch * num_heads).
 
@@ -261,12 +263,12 @@ def query_gradients(
             tile_width,
             key_block,
         )
-        logits = tl.dot(q, k.T, input_precision='ieee') * scale + _as_logits(bias)
+        logits = tl.dot(q, k.T, input_precision=precision) * scale + _as_logits(bias)
         logits = tl.where((keys < num_keys)[None, :], logits, float('-inf'))
         weights = tl.exp2(logits - row_lse[:, None])
-        grad_weights = tl.dot(grad, v.T, input_precision='ieee')
+        grad_weights = tl.dot(grad, v.T, input_precision=precision)
         grad_logits = weights * (grad_weights - row_delta[:, None])
-        acc = tl.dot(grad_logits.to(k.dtype), k, acc, input_precision='ieee')
+        acc = tl.dot(grad_logits.to(k.dtype), k, acc, input_precision=precision)
     _store_queries(
         grad_query, grad_query_strides, acc * grad_scale, y, x, on_map, head_dims, head_dim
     )
@@ -312,6 +314,7 @@ def key_gradients(
     tile_height: tl.constexpr,
     tile_width: tl.constexpr,
     key_block: tl.constexpr,
+    precision: tl.constexpr,
 ) -> None:
     """Compute what some tiles of queries add to the gradients of a block of keys and of the table;
     grid (key blocks, batch * num_heads, programs that share the tiles).
@@ -398,13 +401,13 @@ def key_gradients(
             tile_width,
             key_block,
         )
-        logits = tl.dot(k, q.T, input_precision='ieee') * scale + _as_logits(bias).T
+        logits = tl.dot(k, q.T, input_precision=precision) * scale + _as_logits(bias).T
         logits = tl.where((keys < num_keys)[:, None], logits, float('-inf'))
         weights = tl.exp2(logits - row_lse[None, :])
-        value_acc = tl.dot(weights.to(grad.dtype), grad, value_acc, input_precision='ieee')
-        grad_weights = tl.dot(v, grad.T, input_precision='ieee')
+        value_acc = tl.dot(weights.to(grad.dtype), grad, value_acc, input_precision=precision)
+        grad_weights = tl.dot(v, grad.T, input_precision=precision)
         grad_logits = weights * (grad_weights - row_delta[None, :])
-        key_acc = tl.dot(grad_logits.to(q.dtype), q, key_acc, input_precision='ieee')
+        key_acc = tl.dot(grad_logits.to(q.dtype), q, key_acc, input_precision=precision)
 
         # (key_block, tile_width, tile_height), of which a thread has all columns of some rows.
         grad_bias = tl.reshape(grad_logits, [key_block, tile_width, tile_height])

@@ -286,6 +286,12 @@ def interpreted_gradients_of_the_table_have_any_magnitude(grad: float) -> None:
 
 
 @pytest.mark.slow
+def interpreted_takes_three_products_of_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, '_allows_tf32', lambda: True)
+    check(Case(heads=2))
+
+
+@pytest.mark.slow
 def interpreted_programs_share_the_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs that share the queries of a key block add up to the same gradients."""
     monkeypatch.setattr(fused, 'MIN_TILES_PER_PROGRAM', 2)
@@ -503,6 +509,16 @@ def test_a_failing_launch_is_tried_once_and_warned_of(monkeypatch: pytest.Monkey
         assert (fused._launch_failure(torch.device('cpu')) or '').startswith('Triton cannot')
     assert len(launches) == 1
     fused._try_launch.cache_clear()
+
+
+def test_float32_is_multiplied_as_pytorch_may() -> None:
+    before = torch.get_float32_matmul_precision()
+    found = {}
+    for precision in ('highest', 'high', 'medium'):
+        torch.set_float32_matmul_precision(precision)
+        found[precision] = fused._allows_tf32()
+    torch.set_float32_matmul_precision(before)
+    assert found == dict(highest=False, high=True, medium=True)
 
 
 def test_nothing_is_supported_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
