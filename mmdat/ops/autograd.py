@@ -10,21 +10,42 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import CustomOpDef
+from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from .reference import compute_dtype
 
 
-def make_differentiable(
-    operator: CustomOpDef, gradients: Callable[..., tuple[Tensor, ...]]
-) -> None:
-    """Register the backward pass of a custom operator.
+def make_operator(
+    name: str,
+    attend: Callable[..., tuple[Tensor, Tensor]],
+    gradients: Callable[..., tuple[Tensor, ...]],
+    empty_outputs: Callable[..., tuple[Tensor, Tensor]],
+    empty_gradients: Callable[..., tuple[Tensor, ...]],
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Make a differentiable operator of functions that compute it and its gradients.
+
+    Registers ``torch.ops.mmdat.<name>`` and ``<name>_backward`` for all that traces operators, such
+    as ``torch.compile``. Where nothing traces, the functions are called without them, since on a
+    GPU passing through an operator written in Python takes longer than launching its kernels.
 
     Args:
-        operator: Takes tensors, returns the output and the log-sum-exp.
+        name: Name of the operator.
+        attend: Takes tensors, returns the output and the log-sum-exp.
         gradients: Called as ``gradients(grad_out, out, lse, *tensors)``; returns a gradient for
             each of the tensors.
+        empty_outputs: Takes the tensors; allocates what ``attend`` returns.
+        empty_gradients: Takes the tensors; allocates what ``gradients`` returns.
+
+    Returns:
+        The operator.
     """
+    operator = torch.library.custom_op(f'mmdat::{name}', attend, mutates_args=())
+    backward_operator = torch.library.custom_op(
+        f'mmdat::{name}_backward', gradients, mutates_args=()
+    )
+    operator.register_fake(empty_outputs)
+    backward_operator.register_fake(lambda grad_out, out, lse, *tensors: empty_gradients(*tensors))
 
     def save_for_backward(
         ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]
@@ -32,9 +53,35 @@ def make_differentiable(
         ctx.save_for_backward(*output, *inputs)
 
     def backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor, ...]:
-        return gradients(grad_out, *ctx.saved_tensors)
+        return backward_operator(grad_out, *ctx.saved_tensors)
 
     operator.register_autograd(backward, setup_context=save_for_backward)
+
+    class Untraced(torch.autograd.Function):
+        """The operator where nothing traces operators."""
+
+        @staticmethod
+        def forward(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+            return attend(*tensors)
+
+        @staticmethod
+        def setup_context(
+            ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]
+        ) -> None:
+            save_for_backward(ctx, inputs, output)
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+            return gradients(grad_out, *ctx.saved_tensors)
+
+    def call(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
+        if traced or tensors[0].is_meta:
+            return operator(*tensors)
+        return Untraced.apply(*tensors)
+
+    return call
 
 
 def compute_delta(grad_out: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..autograd import compute_delta, empty_gradients, empty_outputs, make_differentiable
+from ..autograd import compute_delta, empty_gradients, empty_outputs, make_operator
 from ..reference import compute_dtype
 from ..tiling import (
     LOG2_E,
@@ -49,8 +49,7 @@ BAND_TILES = 4
 SLACK = 1e-3
 
 
-@torch.library.custom_op('mmdat::tiled_deformable_attention', mutates_args=())
-def tiled_deformable_attention(
+def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -79,19 +78,7 @@ def tiled_deformable_attention(
     return out, lse
 
 
-@tiled_deformable_attention.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    sampling_locations: Tensor,
-    relative_position_bias_table: Tensor,
-) -> tuple[Tensor, Tensor]:
-    return empty_outputs(query, value)
-
-
-@torch.library.custom_op('mmdat::tiled_deformable_attention_backward', mutates_args=())
-def _backward(
+def _gradients(
     grad_out: Tensor,
     out: Tensor,
     lse: Tensor,
@@ -140,21 +127,13 @@ def _backward(
     return gradients
 
 
-@_backward.register_fake
-def _(
-    grad_out: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    sampling_locations: Tensor,
-    relative_position_bias_table: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return empty_gradients(query, key, value, sampling_locations, relative_position_bias_table)
-
-
-make_differentiable(tiled_deformable_attention, _backward)
+tiled_deformable_attention = make_operator(
+    'tiled_deformable_attention',
+    _attend,
+    _gradients,
+    lambda query, key, value, locations, table: empty_outputs(query, value),
+    empty_gradients,
+)
 
 
 def _hats(distances: Tensor) -> Tensor:

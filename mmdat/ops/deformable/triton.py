@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..autograd import empty_gradients, empty_map, make_differentiable
+from ..autograd import empty_gradients, empty_map, make_operator
 from ..tiling import LOG2_E
 
 
@@ -113,8 +113,7 @@ def unsupported(query: Tensor, key: Tensor, value: Tensor) -> str | None:
     return None
 
 
-@torch.library.custom_op('mmdat::fused_deformable_attention', mutates_args=())
-def fused_deformable_attention(
+def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -154,19 +153,7 @@ def fused_deformable_attention(
     return out, lse
 
 
-@fused_deformable_attention.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    sampling_locations: Tensor,
-    relative_position_bias_table: Tensor,
-) -> tuple[Tensor, Tensor]:
-    return _empty_outputs(query, value)
-
-
-@torch.library.custom_op('mmdat::fused_deformable_attention_backward', mutates_args=())
-def _backward(
+def _gradients(
     grad_out: Tensor,
     out: Tensor,
     lse: Tensor,
@@ -257,21 +244,13 @@ def _backward(
     return gradients
 
 
-@_backward.register_fake
-def _(
-    grad_out: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    sampling_locations: Tensor,
-    relative_position_bias_table: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return empty_gradients(query, key, value, sampling_locations, relative_position_bias_table)
-
-
-make_differentiable(fused_deformable_attention, _backward)
+fused_deformable_attention = make_operator(
+    'fused_deformable_attention',
+    _attend,
+    _gradients,
+    lambda query, key, value, locations, table: _empty_outputs(query, value),
+    empty_gradients,
+)
 
 
 @torch.compiler.assume_constant_result

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..autograd import compute_delta, empty_map, empty_outputs, make_differentiable
+from ..autograd import compute_delta, empty_map, empty_outputs, make_operator
 from ..reference import compute_dtype
 from ..tiling import LOG2_E, even_slices, length, logits_per_tile, product_in, softmax_numerators
 
@@ -25,8 +25,7 @@ from ..tiling import LOG2_E, even_slices, length, logits_per_tile, product_in, s
 TILE = 8
 
 
-@torch.library.custom_op('mmdat::tiled_neighborhood_attention', mutates_args=())
-def tiled_neighborhood_attention(
+def _attend(
     query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Compute :func:`mmdat.ops.neighborhood_attention`, which describes the tensors.
@@ -47,15 +46,7 @@ def tiled_neighborhood_attention(
     return out, lse
 
 
-@tiled_neighborhood_attention.register_fake
-def _(
-    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
-) -> tuple[Tensor, Tensor]:
-    return empty_outputs(query, value)
-
-
-@torch.library.custom_op('mmdat::tiled_neighborhood_attention_backward', mutates_args=())
-def _backward(
+def _gradients(
     grad_out: Tensor,
     out: Tensor,
     lse: Tensor,
@@ -91,26 +82,23 @@ def _backward(
     return grad_query, grad_key.copy_(key_sums), grad_value.copy_(value_sums), grad_table
 
 
-@_backward.register_fake
-def _(
-    grad_out: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    relative_position_bias_table: Tensor,
+def _empty_gradients(
+    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shape = query.shape
-    return (
-        empty_map(query, shape),
-        empty_map(key, shape),
-        empty_map(value, shape),
-        torch.empty_like(relative_position_bias_table, memory_format=torch.contiguous_format),
-    )
+    """Allocate the gradients of query, key, value and bias table."""
+    grad_query, grad_key, grad_value = (empty_map(x, x.shape) for x in (query, key, value))
+    table = relative_position_bias_table
+    grad_table = torch.empty_like(table, memory_format=torch.contiguous_format)
+    return grad_query, grad_key, grad_value, grad_table
 
 
-make_differentiable(tiled_neighborhood_attention, _backward)
+tiled_neighborhood_attention = make_operator(
+    'tiled_neighborhood_attention',
+    _attend,
+    _gradients,
+    lambda query, key, value, table: empty_outputs(query, value),
+    _empty_gradients,
+)
 
 
 class _Run(NamedTuple):

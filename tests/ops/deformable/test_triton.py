@@ -327,7 +327,7 @@ def interpreted_allocates_nothing_of_size_queries_times_keys() -> None:
 @pytest.mark.slow
 def interpreted_operators_are_registered_as_torch_wants_them() -> None:
     inputs = Case(batch=2).inputs()
-    torch.library.opcheck(fused_deformable_attention, inputs)
+    torch.library.opcheck(torch.ops.mmdat.fused_deformable_attention, inputs)
     out, lse = (x.detach() for x in fused_deformable_attention(*inputs))
     torch.library.opcheck(
         torch.ops.mmdat.fused_deformable_attention_backward,
