@@ -8,13 +8,9 @@ varies, and so as integers: all results are deterministic.
 Triton is imported when an operator first runs.
 """
 
-import contextlib
 import functools
 import importlib
-import importlib.metadata
 import math
-import os
-import warnings
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -23,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..autograd import empty_gradients, empty_map, make_operator
+from ..gpu import allows_tf32, head_block, why_no_kernels
 from ..tiling import LOG2_E
 
 
@@ -50,8 +47,6 @@ LIMITS = {
 TF32_LIMITS = Limits(64, 32, 64)
 # Rows and columns of queries that a program takes at a time.
 TILE_HEIGHT, TILE_WIDTH = 4, 16
-# Heads are padded to this width, since Triton multiplies no narrower matrices.
-MIN_HEAD_BLOCK = 16
 # Zeros on each side of the table: two, so that a query beyond reach interpolates between zeros.
 MARGIN = 2
 # So many programs for the gradients of keys keep a GPU busy ...
@@ -60,57 +55,12 @@ KEY_PROGRAMS = 1024
 MIN_TILES_PER_PROGRAM = 8
 # Which of the options the kernel ``deltas`` has.
 DELTA_OPTIONS = 'value_dim', 'value_block', 'tile_height', 'tile_width'
-# CUDA's limit of the second axis of a grid.
-MAX_GRID = 65535
-# Triton counts programs, and kernels count elements of a head, in 32 bits.
-MAX_INT32 = 2**31 - 1
-# Earlier versions have not been tried.
-MIN_TRITON = 3, 6
-
-
-def _installed_triton() -> str | None:
-    """Version of the installed Triton, found without importing it, or None."""
-    for name in ('triton', 'pytorch-triton'):  # the latter comes with nightly builds of PyTorch
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
-    return None
-
-
-TRITON_VERSION = _installed_triton()
 
 
 def unsupported(query: Tensor, key: Tensor, value: Tensor) -> str | None:
     """Say why :func:`fused_deformable_attention` cannot take these tensors; None if it can."""
-    if TRITON_VERSION is None:
-        return 'Triton is not installed'
-    if tuple(map(int, TRITON_VERSION.split('.')[:2])) < MIN_TRITON:
-        return f'Triton is {TRITON_VERSION}, older than {".".join(map(str, MIN_TRITON))}'
-    if query.device.type == 'cuda':
-        if torch.version.hip:
-            return 'the GPU is not one of NVIDIA'
-        capability = torch.cuda.get_device_capability(query.device)
-        if capability < (8, 0):
-            return f'the GPU has compute capability {capability[0]}.{capability[1]}, below 8.0'
-        failure = _launch_failure(query.device)
-        if failure:
-            return failure
-    elif os.environ.get('TRITON_INTERPRET') != '1':
-        return f'the tensors are on {query.device.type} rather than a CUDA device'
-    if query.shape[:2].numel() > MAX_GRID:
-        return f'there are more than {MAX_GRID} samples times heads'
-    # The output has the channels of all heads at each position.
-    reach = max(*map(_reach, (query, key, value)), query.shape[1:4].numel() * value.shape[-1])
-    if max(reach, _count_tiles(query) * query.shape[:2].numel()) > MAX_INT32:
-        return f'the map of {query.shape[2]} x {query.shape[3]} is too large for 32 bits'
-    if query.dtype != key.dtype:
-        return f'queries are in {query.dtype}, keys in {key.dtype}'
-    for x in (query, value):
-        if x.dtype not in LIMITS:
-            return f'{x.dtype} is none of {", ".join(map(str, LIMITS))}'
-        limit = LIMITS[x.dtype].head_dim
-        if x.shape[-1] > limit:
-            return f'heads have {x.shape[-1]} dimensions, more than {limit} in {x.dtype}'
-    return None
+    widest_head = {dtype: limits.head_dim for dtype, limits in LIMITS.items()}
+    return why_no_kernels(query, key, value, _count_tiles(query), widest_head)
 
 
 def _attend(
@@ -253,29 +203,6 @@ fused_deformable_attention = make_operator(
 )
 
 
-@torch.compiler.assume_constant_result
-def _launch_failure(device: torch.device) -> str | None:
-    """Say why kernels cannot be launched on a GPU; None if they can."""
-    return _try_launch(device)
-
-
-@functools.cache
-def _try_launch(device: torch.device) -> str | None:
-    """Launch a kernel that does nothing; if that fails, say why and warn."""
-    try:
-        with torch.cuda.device(device):
-            _kernels().nothing[(1,)](0)
-    except Exception as error:
-        first_line, *_ = f'{error}\n'.splitlines()
-        failure = (
-            'Triton cannot launch kernels, for which it needs a C compiler and the headers of '
-            f'Python (gcc and python3-dev): {first_line}'
-        )
-        warnings.warn(f'deformable attention takes longer than it could: {failure}', stacklevel=2)
-        return failure
-    return None
-
-
 @functools.cache
 def _kernels() -> ModuleType:
     """Import the kernels, and Triton with them."""
@@ -367,25 +294,18 @@ def _count_tiles(query: Tensor) -> int:
     return math.ceil(height / TILE_HEIGHT) * math.ceil(width / TILE_WIDTH)
 
 
-def _reach(x: Tensor) -> int:
-    """Elements of memory from the first to the last element of a head."""
-    return sum(
-        (size - 1) * stride for size, stride in zip(x.shape[2:], x.stride()[2:], strict=True)
-    )
-
-
 def _options(query: Tensor, value: Tensor, key_block: int) -> dict[str, Any]:
     """Arguments that a kernel is compiled for."""
     head_dim, value_dim = query.shape[-1], value.shape[-1]
     return dict(
         head_dim=head_dim,
         value_dim=value_dim,
-        head_block=max(MIN_HEAD_BLOCK, _power_of_two(head_dim)),
-        value_block=max(MIN_HEAD_BLOCK, _power_of_two(value_dim)),
+        head_block=head_block(head_dim),
+        value_block=head_block(value_dim),
         tile_height=TILE_HEIGHT,
         tile_width=TILE_WIDTH,
         key_block=key_block,
-        precision='tf32x3' if _allows_tf32() else 'ieee',
+        precision='tf32x3' if allows_tf32() else 'ieee',
         num_warps=4 if max(head_dim, value_dim) <= 64 else 8,
         # In more stages, Triton would load from the table ahead into shared memory, which is far
         # too small for that.
@@ -395,17 +315,4 @@ def _options(query: Tensor, value: Tensor, key_block: int) -> dict[str, Any]:
 
 def _limits(dtype: torch.dtype) -> Limits:
     """What fits into the registers of a GPU, as it multiplies now."""
-    return TF32_LIMITS if dtype == torch.float32 and _allows_tf32() else LIMITS[dtype]
-
-
-def _allows_tf32() -> bool:
-    """Whether PyTorch may multiply float32 on tensor cores.
-
-    Then the kernels do so too, but in three products, which are about as exact as one of float32.
-    """
-    return getattr(torch.backends.cuda.matmul, 'fp32_precision', None) == 'tf32'
-
-
-def _power_of_two(size: int) -> int:
-    """Round up to a power of two, the only sizes that Triton has."""
-    return 1 << (size - 1).bit_length()
+    return TF32_LIMITS if dtype == torch.float32 and allows_tf32() else LIMITS[dtype]

@@ -31,11 +31,6 @@ SIZES = (
 )
 
 
-@triton.jit
-def nothing(unused: int) -> None:
-    """Do nothing, to see whether a kernel can be launched."""
-
-
 @triton.jit(do_not_specialize=SIZES)
 def attend(
     query: tl.tensor,

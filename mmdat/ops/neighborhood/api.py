@@ -6,6 +6,7 @@ from ..dispatch import choose_implementation
 from .dense import dense_neighborhood_attention
 from .tiled import tiled_neighborhood_attention
 from .traced import traced_neighborhood_attention
+from .triton import fused_neighborhood_attention, unsupported
 
 
 def neighborhood_attention(
@@ -31,18 +32,20 @@ def neighborhood_attention(
             that lies (dy, dx) from its query at [:, dy + k - 1, dx + k - 1]. k is odd.
         implementation: ``'dense'``, the equation as written, with each query's own copy of its
             keys; ``'tiled'``, square tiles of queries that share their keys and that the backward
-            pass recomputes; ``'traced'``, all those tiles at once, which needs no Python loop and
-            so holds for any size when exported; ``'auto'``, tiled, or traced in an export.
+            pass recomputes; ``'fused'``, Triton kernels for NVIDIA GPUs that do so on the chip;
+            ``'traced'``, all those tiles at once, which needs no Python loop and so holds for any
+            size when exported; ``'auto'``, fused where it can be, else tiled, or traced in an
+            export.
 
     Returns:
         Tensor[batch, num_heads, height, width, head_dim] in the dtype of ``value``.
 
     Raises:
         ValueError: If shapes do not fit each other, if the map is smaller than the window, or if
-            there is no such implementation.
+            there is no such implementation for these inputs.
 
-    Differentiable in all tensors, once if tiled. Floating point of any precision; the softmax is
-    computed in float32 or better.
+    Differentiable in all tensors, once if tiled or fused. Floating point of any precision; the
+    softmax is computed in float32 or better.
 
     Example:
         >>> qkv = torch.rand(3, 1, 2, 9, 12, 16)
@@ -51,14 +54,21 @@ def neighborhood_attention(
     """
     table = relative_position_bias_table
     _check_shapes(query, key, value, table)
+    reason = unsupported(query, key, value, table)
+    on_gpu = query.device.type == 'cuda' and query.numel() > 0
     chosen = choose_implementation(
-        'neighborhood_attention', implementation, 'tiled', ('dense', 'tiled', 'traced')
+        'neighborhood_attention',
+        implementation,
+        'fused' if on_gpu and reason is None else 'tiled',
+        ('dense', 'tiled', 'fused', 'traced'),
+        {'fused': reason} if reason else {},
     )
     if chosen == 'dense':
         return dense_neighborhood_attention(query, key, value, table)
     if chosen == 'traced':
         return traced_neighborhood_attention(query, key, value, table)
-    out, _ = tiled_neighborhood_attention(query, key, value, table)
+    attend = fused_neighborhood_attention if chosen == 'fused' else tiled_neighborhood_attention
+    out, _ = attend(query, key, value, table)
     return out
 
 

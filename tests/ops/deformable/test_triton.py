@@ -1,78 +1,29 @@
 """The fused implementation computes what the dense one does, as far as a machine without a GPU can
 tell: in Triton's interpreter, and compiled for a GPU, but not run there.
 
-Triton reads whether to interpret when it is first imported, so that the functions `interpreted_*`
-and `compiled_*` are tests of runs of pytest of their own, which :func:`run_functions` starts.
+The functions `interpreted_*` and `compiled_*` run as tests/ops/test_triton.py says.
 """
 
-import contextlib
-import importlib.metadata
-import os
-import subprocess
-import sys
-import warnings
-from collections import defaultdict
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from helpers.errors import relative_errors
 from helpers.locations import locations_between_entries
 from helpers.memory import largest_allocation
-from hypothesis import given, settings
+from helpers.triton import NEEDS_TRITON, hopper, interpreter, record_kernels  # noqa: F401
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._subclasses import FakeTensorMode
 
 from mmdat.ops import deformable_attention
 from mmdat.ops.deformable import triton as fused
 from mmdat.ops.deformable.triton import fused_deformable_attention, unsupported
 
-ROOT = Path(__file__).parents[3]
-NEEDS_TRITON = pytest.mark.skipif(fused.TRITON_VERSION is None, reason='Triton is not installed')
+KERNELS = ['attend', 'deltas', 'query_gradients', 'key_gradients']
 # Largest difference over largest magnitude, of the output and the gradients. In bfloat16 the
 # backward pass starts from an output of three digits.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-1, torch.float16: 1e-2}
-
-
-@NEEDS_TRITON
-@pytest.mark.parametrize('kind', ['interpreted', pytest.param('compiled', marks=pytest.mark.slow)])
-def test_triton(kind: str, tmp_path: Path) -> None:
-    run_functions(kind, 'not slow', tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.hypothesis
-@NEEDS_TRITON
-@pytest.mark.parametrize('kind', ['interpreted', 'compiled'])
-def test_triton_in_more_cases(kind: str, tmp_path: Path) -> None:
-    run_functions(kind, 'slow', tmp_path)
-
-
-def run_functions(kind: str, marked: str, cache: Path) -> None:
-    """Run those functions of this file in another process."""
-    environment = dict(
-        os.environ,
-        TRITON_INTERPRET=str(int(kind == 'interpreted')),
-        TRITON_CACHE_DIR=str(cache),  # an empty one, so that kernels are compiled
-    )
-    options = [
-        f'--override-ini=python_functions={kind}*',
-        f'--hypothesis-profile={settings.get_current_profile_name()}',
-    ]
-    run = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-x', '-q', '-m', marked, *options, __file__],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
 
 
 @dataclass(frozen=True)
@@ -137,68 +88,6 @@ def check(case: Case, dtype: torch.dtype = torch.float32) -> None:
         relative_errors(found, truth), relative_errors(dense, truth), strict=True
     ):
         assert error <= max(TOLERANCES[dtype], 3 * dense_error), (case, error, dense_error)
-
-
-@pytest.fixture(autouse=True)
-def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mend what the interpreter of Triton 3.6 cannot do."""
-    if os.environ.get('TRITON_INTERPRET') != '1':
-        return
-    from triton.runtime import interpreter
-
-    def patch(tensor: Any, scope: Any, original: Any = interpreter._patch_lang_tensor) -> None:
-        original(tensor, scope)
-        # NumPy 2.4 makes numbers of arrays without dimensions alone (triton-lang/triton#9171).
-        scope.set_attr(tensor, '__index__', lambda self: int(self.handle.data.item()))
-
-    def widen(x: Any) -> Any:
-        if x.dtype.scalar != interpreter.tl.bfloat16:
-            return x
-        data = (x.data.astype('uint32') << 16).view('float32')
-        return interpreter.TensorHandle(data, interpreter.tl.float32)
-
-    def dot(
-        self: Any,
-        a: Any,
-        b: Any,
-        *args: Any,
-        original: Any = interpreter.InterpreterBuilder.create_dot,
-    ) -> Any:
-        # It would multiply the bits of bfloat16 as integers.
-        return original(self, widen(a), widen(b), *args)
-
-    def maxnum(self: Any, a: Any, b: Any) -> Any:
-        return self.binary_op(a, b, np.fmax)  # on a GPU, NaN is no maximum either
-
-    monkeypatch.setattr(interpreter, '_patch_lang_tensor', patch)
-    monkeypatch.setattr(interpreter.InterpreterBuilder, 'create_dot', dot)
-    monkeypatch.setattr(interpreter.InterpreterBuilder, 'create_maxnumf', maxnum)
-
-
-@pytest.fixture
-def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Triton compile for an H100, without launches."""
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver
-    from triton.runtime.jit import JITFunction
-
-    class Hopper:
-        """All that is asked of a driver before a launch."""
-
-        def get_current_target(self) -> GPUTarget:
-            return GPUTarget('cuda', 90, 32)
-
-        def get_current_device(self) -> int:
-            return 0
-
-        def get_current_stream(self, device: int) -> int:
-            return 0
-
-    def run(self: JITFunction, *args: Any, original: Any = JITFunction.run, **options: Any) -> Any:
-        return original(self, *args, **dict(options, warmup=True))
-
-    driver.set_active(Hopper())
-    monkeypatch.setattr(JITFunction, 'run', run)
 
 
 @pytest.mark.parametrize(
@@ -347,41 +236,21 @@ def interpreted_operators_are_registered_as_torch_wants_them() -> None:
         pytest.param(Case(head_dim=20, value_dim=40), torch.float16, marks=pytest.mark.slow),
     ],
 )
-def compiled_kernels(case: Case, dtype: torch.dtype, hopper: None) -> None:
+def compiled_kernels(case: Case, dtype: torch.dtype, hopper: None) -> None:  # noqa: F811
     """The interpreter takes much that the compiler does not."""
-    from triton.runtime.jit import JITFunction
-
-    compiled = []
-
-    def compile_only(
-        self: JITFunction, *args: Any, original: Any = JITFunction.run, **options: Any
-    ) -> None:
-        kernel = original(self, *args, **options)
-        assert kernel.asm['cubin']
-        compiled.append(self.__name__)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JITFunction, 'run', compile_only)
-        fused._kernels().nothing[(1,)](0)
+    with record_kernels() as compiled:
         results(case.inputs(dtype), True)
-    assert compiled == ['nothing', 'attend', 'deltas', 'query_gradients', 'key_gradients']
+    assert [name for name, _ in compiled] == KERNELS
 
 
-def compiled_once_for_maps_of_all_sizes(hopper: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from triton.runtime.jit import JITFunction
-
-    keys = []
-
-    def record(self: JITFunction, key: str, *args: Any) -> Any:
-        keys.append((self.__name__, key))
-
-    monkeypatch.setattr(JITFunction, '_do_compile', record)
-    for height, width, num_keys in ((64, 32, 32), (17, 40, 16), (9, 16, 1), (65, 1, 33)):
-        case = Case(2, 2, 1, height, width, num_keys, 16, 16, table=(127, 127))
-        query, *others = case.inputs(torch.bfloat16)
-        query = query.movedim(1, 3).contiguous().movedim(3, 1)  # channels last, as in the models
-        results([query, *others], True)
-    assert len(set(keys)) == 4
+def compiled_once_for_maps_of_all_sizes(hopper: None) -> None:  # noqa: F811
+    with record_kernels(compile=False) as compiled:
+        for height, width, num_keys in ((64, 32, 32), (17, 40, 16), (9, 16, 1), (65, 1, 33)):
+            case = Case(2, 2, 1, height, width, num_keys, 16, 16, table=(127, 127))
+            query, *others = case.inputs(torch.bfloat16)
+            query = query.movedim(1, 3).contiguous().movedim(3, 1)  # channels last, as in models
+            results([query, *others], True)
+    assert sorted(name for name, _ in set(compiled)) == sorted(KERNELS)
 
 
 @pytest.mark.parametrize(
@@ -412,38 +281,6 @@ def test_what_is_not_supported_is_said(
     said = unsupported(query, query, torch.zeros(1, 1, 2, head_dim, dtype=dtype))
     assert (said is None) == (sentence is None)
     assert (said or '').startswith(sentence or '')
-
-
-@NEEDS_TRITON
-@pytest.mark.parametrize(
-    'batch, changes, sentence',
-    [
-        (1, {}, None),
-        (
-            1,
-            {'torch.cuda.get_device_capability': lambda device: (7, 5)},
-            'the GPU has compute capability 7.5, below 8.0',
-        ),
-        (1, {'torch.version.hip': '6.4'}, 'the GPU is not one of NVIDIA'),
-        (
-            1,
-            {'mmdat.ops.deformable.triton.TRITON_VERSION': '3.5.1'},
-            'Triton is 3.5.1, older than 3.6',
-        ),
-        (1, {'mmdat.ops.deformable.triton._launch_failure': lambda device: 'No gcc'}, 'No gcc'),
-        (2**16, {}, 'there are more than 65535 samples times heads'),
-    ],
-)
-def test_what_a_gpu_cannot_do_is_said(
-    batch: int, changes: dict[str, Any], sentence: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
-    monkeypatch.setattr(fused, '_launch_failure', lambda device: None)
-    for name, value in changes.items():
-        monkeypatch.setattr(name, value)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        query = torch.empty(batch, 1, 2, 2, 8, device='cuda')
-    assert unsupported(query, query, query) == sentence
 
 
 @NEEDS_TRITON
@@ -483,55 +320,3 @@ def test_strides_of_more_than_32_bits_are_not_supported(monkeypatch: pytest.Monk
     query = torch.empty_strided((1, 1, 2, 2, 4), (1, 1, 2**31, 4, 1), device='meta')
     key = torch.empty(1, 1, 1, 4, device='meta')
     assert unsupported(query, key, key) == 'the map of 2 x 2 is too large for 32 bits'
-
-
-@NEEDS_TRITON
-def test_a_failing_launch_is_tried_once_and_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    launches = []
-
-    def launch(unused: int) -> None:
-        launches.append(unused)
-        raise RuntimeError('Failed to find C compiler.\nPlease specify')
-
-    fused._try_launch.cache_clear()
-    monkeypatch.setattr(torch.cuda, 'device', lambda device: contextlib.nullcontext())
-    monkeypatch.setattr(
-        fused, '_kernels', lambda: SimpleNamespace(nothing=defaultdict(lambda: launch))
-    )
-    compiled = torch.compile(
-        lambda x: x + 1 if fused._launch_failure(x.device) is None else x - 1,
-        backend='eager',
-        fullgraph=True,
-    )
-    with pytest.warns(UserWarning, match=r'gcc and python3-dev\): Failed to find C compiler\.$'):
-        assert compiled(torch.zeros(1)) == -1
-    with warnings.catch_warnings(action='error'):
-        assert (fused._launch_failure(torch.device('cpu')) or '').startswith('Triton cannot')
-    assert len(launches) == 1
-    fused._try_launch.cache_clear()
-
-
-def test_float32_is_multiplied_as_pytorch_may() -> None:
-    before = torch.get_float32_matmul_precision()
-    found = {}
-    for precision in ('highest', 'high', 'medium'):
-        torch.set_float32_matmul_precision(precision)
-        found[precision] = fused._allows_tf32()
-    torch.set_float32_matmul_precision(before)
-    assert found == dict(highest=False, high=True, medium=True)
-
-
-def test_nothing_is_supported_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, 'TRITON_VERSION', None)
-    query = torch.zeros(1, 1, 2, 2, 8)
-    assert unsupported(query, query, query) == 'Triton is not installed'
-
-
-def test_triton_of_nightly_builds_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def version(name: str) -> str:
-        if name != 'pytorch-triton':
-            raise PackageNotFoundError
-        return '3.7.0+git1234'
-
-    monkeypatch.setattr(importlib.metadata, 'version', version)
-    assert fused._installed_triton() == '3.7.0+git1234'

@@ -1,0 +1,98 @@
+"""Triton without a GPU: its interpreter mended, and its compiler without launches.
+
+Triton reads whether to interpret when it is first imported, so that what needs either runs in a
+process of its own.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmdat.ops.gpu import TRITON_VERSION
+
+NEEDS_TRITON = pytest.mark.skipif(TRITON_VERSION is None, reason='Triton is not installed')
+
+
+@pytest.fixture(autouse=True)
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mend what the interpreter of Triton 3.6 cannot do."""
+    if os.environ.get('TRITON_INTERPRET') != '1':
+        return
+    from triton.runtime import interpreter
+
+    def patch(tensor: Any, scope: Any, original: Any = interpreter._patch_lang_tensor) -> None:
+        original(tensor, scope)
+        # NumPy 2.4 makes numbers of arrays without dimensions alone (triton-lang/triton#9171).
+        scope.set_attr(tensor, '__index__', lambda self: int(self.handle.data.item()))
+
+    def widen(x: Any) -> Any:
+        if x.dtype.scalar != interpreter.tl.bfloat16:
+            return x
+        data = (x.data.astype('uint32') << 16).view('float32')
+        return interpreter.TensorHandle(data, interpreter.tl.float32)
+
+    def dot(
+        self: Any,
+        a: Any,
+        b: Any,
+        *args: Any,
+        original: Any = interpreter.InterpreterBuilder.create_dot,
+    ) -> Any:
+        # It would multiply the bits of bfloat16 as integers.
+        return original(self, widen(a), widen(b), *args)
+
+    def maxnum(self: Any, a: Any, b: Any) -> Any:
+        return self.binary_op(a, b, np.fmax)  # on a GPU, NaN is no maximum either
+
+    monkeypatch.setattr(interpreter, '_patch_lang_tensor', patch)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, 'create_dot', dot)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, 'create_maxnumf', maxnum)
+
+
+@pytest.fixture
+def hopper() -> None:
+    """Let Triton compile for an H100."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    class Hopper:
+        """All that is asked of a driver before a launch."""
+
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget('cuda', 90, 32)
+
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+    driver.set_active(Hopper())
+
+
+@contextlib.contextmanager
+def record_kernels(compile: bool = True) -> Iterator[list[tuple[str, str]]]:
+    """Record each kernel that is to be compiled: its name and what it is compiled for.
+
+    Nothing is launched.
+    """
+    from triton.runtime.jit import JITFunction
+
+    recorded: list[tuple[str, str]] = []
+
+    def run(self: Any, *args: Any, original: Any = JITFunction.run, **options: Any) -> None:
+        kernel = original(self, *args, **dict(options, warmup=True))
+        assert not compile or kernel.asm['cubin']
+
+    def do_compile(self: Any, key: str, *args: Any, original: Any = JITFunction._do_compile) -> Any:
+        recorded.append((self.__name__, key))
+        return original(self, key, *args) if compile else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JITFunction, 'run', run)
+        patch.setattr(JITFunction, '_do_compile', do_compile)
+        yield recorded
