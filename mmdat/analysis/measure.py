@@ -29,6 +29,8 @@ class Times:
     def __str__(self) -> str:
         """Median and range, as the tables show them."""
         low, high = min(self.seconds), max(self.seconds)
+        if self.median < 0.1:
+            return f'{1e3 * self.median:.1f} ms ({1e3 * low:.1f} to {1e3 * high:.1f})'
         return f'{self.median:.2f} s ({low:.2f} to {high:.2f})'
 
 
@@ -47,11 +49,32 @@ def time_side_by_side(
 
 def time_once(run: Callable[[], object], device: torch.device) -> float:
     """Seconds of a run, with all that it started on the device."""
-    _synchronize(device)
-    start = time.perf_counter()
+    if device.type == 'cuda':
+        with torch.cuda.device(device):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            start.record()
+            run()
+            end.record()
+            torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3
+    begin = time.perf_counter()
     run()
-    _synchronize(device)
-    return time.perf_counter() - start
+    return time.perf_counter() - begin
+
+
+def kernel_seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Seconds that the kernels of a run keep a CUDA device busy, on average.
+
+    Without the time in which the device waits for the next kernel to be started.
+    """
+    run()
+    torch.cuda.synchronize(device)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(repeats):
+            run()
+        torch.cuda.synchronize(device)
+    return sum(event.self_device_time_total for event in profile.key_averages()) / repeats / 1e6
 
 
 class PeakMemory:
@@ -100,11 +123,6 @@ def describe(measured_on: Mapping[str, Any]) -> str:
     parts = {**measured_on['machine'], **measured_on['versions']}
     listed = ', '.join(f'{key} {value}' for key, value in parts.items())
     return f'Measured on {measured_on["date"]}: {listed}.'
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
 
 
 def _resident_memory(field: str) -> int:

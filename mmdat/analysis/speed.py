@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -96,22 +95,42 @@ def measure_speed(
     check_device(device, amp=amp)
     on = torch.device(device)
     memory = PeakMemory(on)
-    with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name):
-        with explained(cfg):
-            torch.manual_seed(0)
-            model = build_model(cfg)
-            if checkpoint is not None:
-                load_weights(model, checkpoint)
-            model.to(on)
-            run = _training_step(model, cfg, amp) if train else _inference(model, on, amp)
-        batch = synthetic_batch(cfg, batch_size, shape)
-        with refuse_shape(shape):
-            seconds = [
-                time_once(partial(run, copy.deepcopy(batch)), on) for _ in range(warmup + repeats)
-            ]
+    run = prepare_run(cfg, shape, batch_size, on, checkpoint=checkpoint, train=train, amp=amp)
+    with refuse_shape(shape):
+        seconds = [time_once(run, on) for _ in range(warmup + repeats)]
     return Speed(
         batch_size, shape, Times(seconds[warmup:]), memory.bytes, describe(machine_and_versions(on))
     )
+
+
+def prepare_run(
+    cfg: Config,
+    shape: tuple[int, int],
+    batch_size: int,
+    device: torch.device,
+    *,
+    checkpoint: str | None = None,
+    train: bool = False,
+    amp: bool = False,
+) -> Callable[[], object]:
+    """Build a config's model; return what runs it once over the same synthetic batch.
+
+    The arguments are those of :func:`measure_speed`.
+    """
+    with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), explained(cfg):
+        torch.manual_seed(0)
+        model = build_model(cfg)
+        if checkpoint is not None:
+            load_weights(model, checkpoint)
+        model.to(device)
+        run = _training_step(model, cfg, amp) if train else _inference(model, device, amp)
+    batch = synthetic_batch(cfg, batch_size, shape)
+
+    def run_once() -> object:
+        with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name):
+            return run(copy.deepcopy(batch))
+
+    return run_once
 
 
 def print_speed(speed: Speed) -> None:

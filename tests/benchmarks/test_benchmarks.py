@@ -9,7 +9,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 
 
-@pytest.mark.parametrize('name', ['backbones', 'deformable_attention'])
+@pytest.mark.parametrize('name', ['backbones', 'attention'])
 def test_committed_tables_show_the_committed_figures(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,196 @@
+#!/usr/bin/env python
+"""Measure the implementations of deformable and neighborhood attention at the stages of DAT-T++.
+
+The map is that of an image of 800 x 1344. The implementations run in turn in one process. The
+table is printed and written as JSON and Markdown.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from reporting import add_arguments, write_results
+from torch import Tensor
+
+from mmdat.analysis.measure import (
+    PeakMemory,
+    describe,
+    kernel_seconds,
+    machine_and_versions,
+    time_side_by_side,
+)
+from mmdat.ops import deformable_attention, neighborhood_attention
+from mmdat.ops.deformable import triton as deformable_triton
+from mmdat.ops.neighborhood import triton as neighborhood_triton
+
+NUM_KEYS = 1050
+HEAD_DIM = 32
+WINDOW = 7
+
+
+class Stage(NamedTuple):
+    """Shapes of attention at a stage: heads, groups, the size of the map and of the bias table."""
+
+    heads: int
+    groups: int
+    height: int
+    width: int
+    table_side: int
+
+
+STAGES = (
+    Stage(2, 1, 200, 336, 111),
+    Stage(4, 2, 100, 168, 55),
+    Stage(8, 4, 50, 84, 27),
+    Stage(16, 8, 25, 42, 13),
+)
+
+
+class Operator(NamedTuple):
+    """An operator, its inputs at a stage, and the keys of each query."""
+
+    attend: Callable[..., Tensor]
+    tensors: Callable[[Stage, int], list[Tensor]]
+    keys_per_query: int
+    unsupported: Callable[..., str | None]
+
+
+def deformable_tensors(stage: Stage, batch: int) -> list[Tensor]:
+    """Random query, key, value, locations and bias table, laid out as the backbone has them."""
+    query = _map(stage, batch, stage.heads * HEAD_DIM)
+    # Keys and values come from a convolution of what was sampled, channels first.
+    keys = torch.randn(2, batch, stage.heads, HEAD_DIM, NUM_KEYS).mT
+    locations = 2 * torch.rand(batch, stage.groups, NUM_KEYS, 2) - 1
+    table = torch.randn(stage.heads, stage.table_side, stage.table_side)
+    return [_heads(query), *keys, locations, table]
+
+
+def neighborhood_tensors(stage: Stage, batch: int) -> list[Tensor]:
+    """Random query, key, value and bias table, laid out as the backbone has them."""
+    maps = _map(stage, batch, 3 * stage.heads * HEAD_DIM).chunk(3, dim=-1)
+    return [*map(_heads, maps), torch.randn(stage.heads, 2 * WINDOW - 1, 2 * WINDOW - 1)]
+
+
+def _map(stage: Stage, batch: int, channels: int) -> Tensor:
+    return torch.randn(batch, stage.height, stage.width, channels)
+
+
+def _heads(x: Tensor) -> Tensor:
+    return x.unflatten(-1, (-1, HEAD_DIM)).movedim(3, 1)
+
+
+OPERATORS = dict(
+    deformable=Operator(
+        deformable_attention, deformable_tensors, NUM_KEYS, deformable_triton.unsupported
+    ),
+    neighborhood=Operator(
+        neighborhood_attention, neighborhood_tensors, WINDOW**2, neighborhood_triton.unsupported
+    ),
+)
+
+
+def runner(
+    attend: Callable[..., Tensor], tensors: list[Tensor], implementation: str, train: bool
+) -> Callable[[], None]:
+    """Return what runs the operator forward, and backward where it trains."""
+
+    def run() -> None:
+        with torch.set_grad_enabled(train):
+            out = attend(*tensors, implementation=implementation)
+        if train:
+            torch.autograd.grad(out, tensors, torch.ones_like(out))
+
+    return run
+
+
+def compare(
+    name: str, number: int, train: bool, batch: int, repeats: int, device: torch.device
+) -> dict[str, Any]:
+    """Measure all implementations that run here; on a GPU also their kernels and their memory."""
+    operator, stage = OPERATORS[name], STAGES[number]
+    torch.manual_seed(0)
+    tensors = [x.to(device) for x in operator.tensors(stage, batch)]
+    if device.type == 'cuda':  # as under autocast, positions and tables stay in float32
+        tensors[:3] = [x.to(torch.bfloat16) for x in tensors[:3]]
+    tensors = [x.requires_grad_() for x in tensors]
+    names = ['dense', 'tiled']
+    if device.type == 'cuda' and operator.unsupported(*tensors[:3], tensors[-1]) is None:
+        names.append('fused')
+    runs = {name: runner(operator.attend, tensors, name, train) for name in names}
+    times = time_side_by_side(runs, repeats, device)
+    rows: list[dict[str, Any]] = [
+        dict(implementation=name, median=times[name].median, seconds=times[name].seconds)
+        for name in names
+    ]
+    if device.type == 'cuda':
+        for row, run in zip(rows, runs.values(), strict=True):
+            row['kernel_seconds'] = kernel_seconds(run, repeats, device)
+            memory = PeakMemory(device)
+            run()
+            row['peak_bytes'] = memory.bytes
+    pairs = tensors[0].shape[:4].numel() * operator.keys_per_query
+    return dict(operator=name, stage=number + 1, train=train, pairs=pairs, rows=rows)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Lay the results out as a table."""
+    on_gpu = 'gpu' in results['machine']
+    precision = 'bfloat16' if on_gpu else 'float32'
+    lines = [
+        describe(results),
+        '',
+        f'Attention at the stages of DAT-T++, 800 x 1344, batch {results["batch"]}, {precision}, '
+        f'medians of {results["repeats"]} runs in turn.'
+        + (' Kernels are what the GPU is busy with; the rest is starting them.' if on_gpu else ''),
+        '',
+        '| operator | stage | pass | implementation | time | ns a pair of query and key | '
+        'faster than dense |' + (' kernels | faster than dense | memory |' if on_gpu else ''),
+        '|---|---|---|---|---|---|---|' + ('---|---|---|' if on_gpu else ''),
+    ]
+    for table in results['tables']:
+        dense = table['rows'][0]
+        for row in table['rows']:
+            line = (
+                f'| {table["operator"]} | {table["stage"]} | '
+                f'{"forward and backward" if table["train"] else "forward"} | '
+                f'{row["implementation"]} | {_milliseconds(row["median"])} | '
+                f'{1e9 * row["median"] / table["pairs"]:.2f} | '
+                f'{dense["median"] / row["median"]:.1f} x |'
+            )
+            if on_gpu:
+                line += (
+                    f' {_milliseconds(row["kernel_seconds"])} | '
+                    f'{dense["kernel_seconds"] / row["kernel_seconds"]:.1f} x | '
+                    f'{row["peak_bytes"] / 1e6:,.0f} MB |'
+                )
+            lines.append(line)
+    return '\n'.join(lines) + '\n'
+
+
+def _milliseconds(seconds: float) -> str:
+    return f'{1e3 * seconds:.2f} ms' if seconds < 0.01 else f'{1e3 * seconds:.1f} ms'
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument('--batch', type=int, help='images; 2 on a GPU and 1 on a CPU if not given')
+    parser.add_argument('--repeats', type=int, default=5)
+    args = parser.parse_args()
+    batch = args.batch or (2 if args.device.type == 'cuda' else 1)
+    tables = [
+        compare(name, number, train, batch, args.repeats, args.device)
+        for name in OPERATORS
+        for train in (False, True)
+        for number in range(len(STAGES))
+    ]
+    results = dict(
+        machine_and_versions(args.device), batch=batch, repeats=args.repeats, tables=tables
+    )
+    write_results(args.out / f'attention_{args.device.type}', results, markdown(results))
+
+
+if __name__ == '__main__':
+    main()
