@@ -176,7 +176,7 @@ def interpreted_gradients_of_the_table_have_any_magnitude(grad: float) -> None:
 
 @pytest.mark.slow
 def interpreted_takes_three_products_of_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, '_allows_tf32', lambda: True)
+    monkeypatch.setattr(fused, 'allows_tf32', lambda: True)
     check(Case(heads=2))
 
 

@@ -115,6 +115,12 @@ def interpreted_takes_half_precision(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.slow
+def interpreted_takes_three_products_of_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, 'allows_tf32', lambda: True)
+    check(Case(height=5, width=4, kernel_size=3))
+
+
+@pytest.mark.slow
 def interpreted_programs_share_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs that share the tiles add up to the same gradient of the table."""
     monkeypatch.setattr(fused, 'MIN_TILES_PER_PROGRAM', 3)
