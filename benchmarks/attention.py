@@ -53,7 +53,7 @@ class Operator(NamedTuple):
     attend: Callable[..., Tensor]
     tensors: Callable[[Stage, int], list[Tensor]]
     keys_per_query: int
-    unsupported: Callable[..., str | None]
+    unsupported: Callable[[list[Tensor]], str | None]
 
 
 def deformable_tensors(stage: Stage, batch: int) -> list[Tensor]:
@@ -82,10 +82,16 @@ def _heads(x: Tensor) -> Tensor:
 
 OPERATORS = dict(
     deformable=Operator(
-        deformable_attention, deformable_tensors, NUM_KEYS, deformable_triton.unsupported
+        deformable_attention,
+        deformable_tensors,
+        NUM_KEYS,
+        lambda tensors: deformable_triton.unsupported(*tensors[:3]),
     ),
     neighborhood=Operator(
-        neighborhood_attention, neighborhood_tensors, WINDOW**2, neighborhood_triton.unsupported
+        neighborhood_attention,
+        neighborhood_tensors,
+        WINDOW**2,
+        lambda tensors: neighborhood_triton.unsupported(*tensors),
     ),
 )
 
@@ -115,7 +121,7 @@ def compare(
         tensors[:3] = [x.to(torch.bfloat16) for x in tensors[:3]]
     tensors = [x.requires_grad_() for x in tensors]
     names = ['dense', 'tiled']
-    if device.type == 'cuda' and operator.unsupported(*tensors[:3], tensors[-1]) is None:
+    if operator.unsupported(tensors) is None:
         names.append('fused')
     runs = {name: runner(operator.attend, tensors, name, train) for name in names}
     times = time_side_by_side(runs, repeats, device)

@@ -9,11 +9,12 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 
 
-@pytest.mark.parametrize('name', ['backbones', 'attention'])
+@pytest.mark.parametrize('name', ['attention_cpu', 'backbones_cpu', 'steps_cuda'])
 def test_committed_tables_show_the_committed_figures(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    figures = BENCHMARKS / 'results' / f'{name}_cpu.json'
-    tables = importlib.import_module(name).markdown(json.loads(figures.read_text()))
+    figures = BENCHMARKS / 'results' / f'{name}.json'
+    benchmark = importlib.import_module(name.rpartition('_')[0])
+    tables = benchmark.markdown(json.loads(figures.read_text()))
     assert tables == figures.with_suffix('.md').read_text()
