@@ -15,10 +15,11 @@ from mmdat.checks.checkpoint import latest_checkpoint
 from mmdat.checks.exceptions import explained
 from mmdat.checks.mmengine_private import built_loops
 from mmdat.checks.run import VIS_BACKENDS, vis_backends_in
+from mmdat.engine.stopping import requests_to_stop
 from mmdat.errors import UserError, suggest
 
 from .curves import write_curves
-from .runner import build_runner, read_run_config
+from .runner import build_runner, make_resumable, read_run_config
 from .toolboxes import toolbox_of
 
 
@@ -52,6 +53,7 @@ def train(
     _add_vis_backends(cfg, vis_backends)
     warnings: list[str] = []
     checks.before_training(cfg, amp=amp, auto_scale_lr=auto_scale_lr, warn=warnings.append)
+    make_resumable(cfg, warnings.append)
     if amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
@@ -70,7 +72,8 @@ def train(
         runner = build_runner(cfg, warnings)
         runner.logger.info(_where_to_look(runner))
         try:
-            runner.train()
+            with requests_to_stop():
+                runner.train()
         finally:  # of an interrupted training too
             _draw_curves(runner)
     return runner

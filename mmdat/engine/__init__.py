@@ -1,8 +1,10 @@
 """What mmdat adds to mmengine's runner."""
 
 from .attention import AttentionVisualizationHook
+from .checkpoints import CheckpointHook
 from .drawing import DrawPredictionsHook
 from .hooks import CheckFitHook, CountBrokenImagesHook
+from .loops import ResumableEpochLoop, ResumableIterLoop
 from .optimizer import BackboneDecayConstructor
 from .sharding import FSDPStrategy, wrap_stages
 
@@ -10,8 +12,11 @@ __all__ = [
     'AttentionVisualizationHook',
     'BackboneDecayConstructor',
     'CheckFitHook',
+    'CheckpointHook',
     'CountBrokenImagesHook',
     'DrawPredictionsHook',
     'FSDPStrategy',
+    'ResumableEpochLoop',
+    'ResumableIterLoop',
     'wrap_stages',
 ]
