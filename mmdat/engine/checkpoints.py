@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from mmdat.checks.mmengine_private import built_loops
 from mmdat.errors import UserError
-from mmdat.files import whole_file
+from mmdat.files import partial_path, whole_file
 from mmdat.registry import HOOKS
 
 from . import stopping
@@ -51,6 +51,9 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
+        if is_main_process() and '://' not in self.out_dir:
+            for path in Path(self.out_dir).glob(partial_path(Path('*.pth')).name):
+                path.unlink()  # of a run that was killed as it wrote
         for name, parameter in runner.model.named_parameters():
             if self._gradients and name in self._gradients:
                 parameter.grad = self._gradients[name].to(parameter.device)
@@ -86,13 +89,15 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
         saved = self._saved
+        self._meta = dict(epoch=runner.epoch, iter=runner.iter)
         super().after_val_epoch(runner, metrics)
         # With the metrics, so that a resumed training need not validate again.
         if saved is not None and saved is self._saved and saved[1]['iter'] == runner.iter:
             self._save_checkpoint_with_step(runner, *saved)
+        self._meta = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        if self._meta is not None:  # FlexibleRunner puts in what it thinks itself
+        if self._meta is not None:  # FlexibleRunner counts on after a validation
             checkpoint['meta'].update(self._meta)
         # Gradients of several processes differ here, and a checkpoint has those of one.
         if get_world_size() == 1 and not _is_step_done(runner):
@@ -128,7 +133,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             # With the one that is removed below: should this be cut off, the resumed run does it.
             runner.message_hub.update_info('keep_ckpt_ids', steps)
             self.keep_ckpt_ids = deque(steps, self.max_keep_ckpts)
-        meta = dict(meta)
+        meta = dict(self._meta or meta)
         self._saved = step, meta
         self._write(runner, self.filename_tmpl.format(step), meta, self.by_epoch)
         if is_main_process():
@@ -158,19 +163,19 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             raise UserError(f'{self._path(name)} cannot be written: its folder is gone')
         self.last_ckpt = self._path(name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        self._meta = dict(meta)
+        of_validation, self._meta = self._meta, meta
         runner.save_checkpoint(
             self.out_dir,
             name,
             self.file_client_args,
             save_optimizer=self.save_optimizer,
             save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
+            meta=dict(meta),
             by_epoch=by_epoch,
             backend_args=self.backend_args,
             **self.args,
         )
-        self._meta = None
+        self._meta = of_validation
         if is_main_process():
             with whole_file(Path(runner.work_dir, 'last_checkpoint')) as partial:
                 partial.write_text(self.last_ckpt)

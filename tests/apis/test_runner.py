@@ -125,5 +125,6 @@ def test_training_resumes_exactly_with_mmengines_loops(train_cfg: dict, loop: An
     told: list[str] = []
     make_resumable(cfg, told.append)
     assert cfg.train_cfg.type == loop and 'by_epoch' not in cfg.train_cfg
+    assert cfg.default_hooks.checkpoint.type == 'mmdat.CheckpointHook'
     own = ['If this training is resumed, it goes on as exactly as OwnLoop can']
     assert told == (own if loop is OwnLoop else [])
