@@ -15,7 +15,7 @@ from mmdat.checks.config_file import read_config
 from mmdat.checks.run import is_sharded
 from mmdat.errors import enumerate_names
 
-CHECKING_HOOKS = ('CheckFitHook', 'CountBrokenImagesHook')
+CHECKING_HOOKS = ('CheckFitHook', 'CountBrokenImagesHook', 'FiniteLossHook')
 # Classes of mmdet -> where they are registered; mmdat's of the same name check what they read.
 CHECKED_CLASSES = {'CocoDataset': DATASETS, 'CocoMetric': METRICS}
 # Loops of mmengine -> those of mmdat, with which training resumes exactly.
@@ -104,10 +104,10 @@ def make_resumable(cfg: Config, warn: Callable[[str], None]) -> None:
             train_cfg.type = resumable
     if loop is not None and train_cfg.type not in RESUMABLE_LOOPS.values():
         warn(f'If this training is resumed, it goes on as exactly as {loop.__name__} can')
-    hooks = cfg.setdefault('default_hooks', {})
-    checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    hooks = dict(cfg.get('default_hooks') or {})
+    checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
     if checkpoint and _resolved(HOOKS, checkpoint, cfg) is HOOKS.get('CheckpointHook'):
-        checkpoint['type'] = 'mmdat.CheckpointHook'
+        cfg.default_hooks = {**hooks, 'checkpoint': {**checkpoint, 'type': 'mmdat.CheckpointHook'}}
 
 
 def _resolved(registry: Registry, part: Any, cfg: Config) -> Any:

@@ -3,6 +3,7 @@
 from .attention import AttentionVisualizationHook
 from .checkpoints import CheckpointHook
 from .drawing import DrawPredictionsHook
+from .finite import FiniteLossHook
 from .hooks import CheckFitHook, CountBrokenImagesHook
 from .loops import ResumableEpochLoop, ResumableIterLoop
 from .optimizer import BackboneDecayConstructor
@@ -16,6 +17,7 @@ __all__ = [
     'CountBrokenImagesHook',
     'DrawPredictionsHook',
     'FSDPStrategy',
+    'FiniteLossHook',
     'ResumableEpochLoop',
     'ResumableIterLoop',
     'wrap_stages',

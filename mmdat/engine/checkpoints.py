@@ -19,6 +19,7 @@ from mmdat.files import partial_path, whole_file
 from mmdat.registry import HOOKS
 
 from . import stopping
+from .finite import IN_A_ROW
 
 # Entry of the message hub: the iteration whose validation is in the checkpoint.
 VALIDATED = 'mmdat_validated_at_iter'
@@ -61,6 +62,11 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         if (loop := built_loops(runner).get('val')) is not None:
             stopping.shield_workers(loop.dataloader)
         hub = runner.message_hub
+        if (last := hub.get_info('last_ckpt')) is not None:
+            self.last_ckpt = self._path(os.path.basename(last))
+            step = runner.epoch if self.by_epoch else runner.iter
+            if self.last_ckpt == self._path(self.filename_tmpl.format(step)):
+                self._saved = step, dict(epoch=runner.epoch, iter=runner.iter)
         for key in [key for key in hub.runtime_info if key.startswith('best_ckpt')]:
             own = self._path(os.path.basename(hub.get_info(key)))
             hub.update_info(key, own)
@@ -126,6 +132,9 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         return self.file_backend.join_path(self.out_dir, name)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        if runner.message_hub.get_info(IN_A_ROW):
+            runner.logger.warning('There is no checkpoint of this step, whose loss is not finite')
+            return
         steps = list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
         if self.max_keep_ckpts > 0:
             if step not in steps[-1:]:

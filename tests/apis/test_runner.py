@@ -62,7 +62,7 @@ def test_checkpoint_is_downloaded_once_and_refused_where_it_is_missing(
 
 
 COCO: dict[str, Any] = dict(type='CocoDataset')
-CHECKING_HOOKS = ['mmdat.CheckFitHook', 'mmdat.CountBrokenImagesHook']
+CHECKING_HOOKS = ['mmdat.CheckFitHook', 'mmdat.CountBrokenImagesHook', 'mmdat.FiniteLossHook']
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_a_config_of_the_toolboxes_gets_all_checks(dataset: dict, hooks: list | 
         )
     )
     assert "'mmdat.CheckFitHook'" in add_checks(cfg)
-    assert [hook['type'] for hook in cfg.custom_hooks[:2]] == CHECKING_HOOKS
-    assert len(cfg.custom_hooks) == 2 + len(hooks or ())
+    assert [hook['type'] for hook in cfg.custom_hooks[:3]] == CHECKING_HOOKS
+    assert len(cfg.custom_hooks) == 3 + len(hooks or ())
     assert "'type': 'mmdat.CocoDataset'" in str(cfg.train_dataloader)
     assert 'LVISV1Dataset' in str(cfg.test_dataloader)
     assert not add_checks(cfg), 'once they are there, none is added'

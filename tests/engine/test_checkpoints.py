@@ -11,9 +11,10 @@ import pytest
 import torch
 from helpers import tiny
 from mmengine.hooks import Hook
-from mmengine.runner import FlexibleRunner
+from mmengine.runner import FlexibleRunner, Runner
 
 from mmdat.checkpoints.patches import WholeFileBackend
+from mmdat.engine import stopping
 from mmdat.engine.stopping import requested, requests_to_stop
 from mmdat.errors import UserError
 
@@ -60,14 +61,14 @@ def test_the_old_checkpoint_is_there_until_the_new_one_is(tmp_path: Path) -> Non
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_4.pth')
 
 
-@pytest.mark.parametrize('kind', [None, FlexibleRunner])
+@pytest.mark.parametrize('kind, numbers', [(Runner, (2, 3, 5)), (FlexibleRunner, (5,))])
 def test_a_training_killed_as_it_writes_resumes_as_if_it_were_not(
-    kind: type | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type, numbers: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = dict(kind=kind) if kind else {}
+    options = dict(kind=kind)
     whole = run(tmp_path / 'a', **options)
     replace = Path.replace
-    for number in range(2, 7):
+    for number in numbers:
         left = [number]
 
         def kill(path: Path, target: Path, left: list[int] = left) -> Path:
@@ -169,3 +170,17 @@ def test_a_request_to_stop_leaves_a_checkpoint_from_which_training_goes_on(
     resumed = run(tmp_path / 'b', EMA, resume=True, **options)
     assert not tiny.differences(tiny.state_of(whole), tiny.state_of(resumed))
     assert names(tmp_path / 'b') == names(tmp_path / 'a')
+
+
+@pytest.mark.parametrize('apart, status', [(0.0, signal.SIGINT), (9.0, 0)])
+def test_a_second_signal_ends_at_once_unless_a_launcher_passed_it_on(
+    apart: float, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, 'SAME_REQUEST', apart)
+    process = os.fork()
+    if not process:
+        with requests_to_stop():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            os._exit(0)
+    assert os.waitpid(process, 0)[1] == status

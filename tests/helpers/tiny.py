@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 
 IMAGES, BATCH = 11, 3
 NUMBERS = count()  # of the runners, whose names must differ
-# Entries of the message hub that differ from run to run.
+# Entries of the message hub that differ from run to run, or say what a run did last.
 TIMES = {'time', 'data_time', 'experiment_name', 'cfg', 'last_ckpt', 'best_ckpt', 'eta'}
+TIMES |= {'epoch', 'iter', 'loop_stage'}
 
 
 class Killed(BaseException):
@@ -57,7 +58,7 @@ class Model(BaseModel):
             nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 1)
         )
 
-    def forward(self, inputs: list[Tensor], mode: str = 'tensor') -> Any:
+    def forward(self, inputs: list[Tensor], data_samples: Any = None, mode: str = 'tensor') -> Any:
         """Give the loss of the items, or what is predicted of them."""
         outputs = self.layers(torch.stack(inputs))
         return dict(loss=(outputs - 1).square().mean()) if mode == 'loss' else list(outputs)
