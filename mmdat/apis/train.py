@@ -2,11 +2,12 @@
 
 import os
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
 
 from mmdat import checks
@@ -15,7 +16,6 @@ from mmdat.checks.checkpoint import latest_checkpoint
 from mmdat.checks.exceptions import explained
 from mmdat.checks.mmengine_private import built_loops
 from mmdat.checks.run import VIS_BACKENDS, vis_backends_in
-from mmdat.engine.stopping import requests_to_stop
 from mmdat.errors import UserError, suggest
 
 from .curves import write_curves
@@ -65,10 +65,11 @@ def train(
         runner = build_runner(cfg, warnings)
         runner.logger.info(_where_to_look(runner))
         try:
-            with requests_to_stop():
-                runner.train()
+            runner.train()
         finally:  # of an interrupted training too
             _draw_curves(runner)
+            if isinstance(sys.exc_info()[1], SystemExit):  # all processes were asked to stop
+                barrier()  # else a launcher ends this one when another has ended
     return runner
 
 

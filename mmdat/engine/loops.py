@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from mmdat.registry import LOOPS
 
 from .checkpoints import VALIDATED
-from .stopping import shield_workers
+from .stopping import requests_to_stop, shield_workers
 
 # Where in the batch an image is, or what else of an iteration draws random numbers.
 STEP, VALIDATION = -1, -2
@@ -166,6 +166,14 @@ class _ResumableLoop(BaseLoop):
         shield_workers(loader)
         self._numbered = number_batches(loader, self.runner.logger.warning)
 
+    def run(self) -> nn.Module:
+        """Train, from where the checkpoint was written, until the end or a request to stop."""
+        with requests_to_stop():
+            return self._train()
+
+    def _train(self) -> nn.Module:
+        raise NotImplementedError
+
     @property
     def _sampler(self) -> Any:
         return getattr(self._numbered, 'sampler', None)
@@ -228,8 +236,7 @@ class _ResumableLoop(BaseLoop):
 class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
     """mmengine's training by epochs, which can go on in the middle of one."""
 
-    def run(self) -> nn.Module:
-        """Train, from where the checkpoint was written."""
+    def _train(self) -> nn.Module:
         self.runner.call_hook('before_train')
         done = self._restore()
         while self._epoch < self._max_epochs and not self.stop_training:
@@ -262,8 +269,7 @@ class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
 
     dataloader_iterator: Any
 
-    def run(self) -> nn.Module:
-        """Train, from where the checkpoint was written."""
+    def _train(self) -> nn.Module:
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         self._restore()

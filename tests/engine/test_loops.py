@@ -4,10 +4,14 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import tiny
-from mmengine.dataset import InfiniteSampler
+from mmdet.datasets import MultiImageMixDataset
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.dataset import BaseDataset, InfiniteSampler
+from mmengine.registry import DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
@@ -148,6 +152,41 @@ def test_a_sampler_of_millions_of_images_begins_late_at_once() -> None:
     generator = torch.Generator().manual_seed(1)
     orders = [torch.randperm(20_210, generator=generator) for _ in range(passes + 1)]
     assert ticket == (1, 0, 159_999) and indices == orders[-1][offset : offset + 16].tolist()
+
+
+class Boxes(BaseDataset):
+    """Gray images, each with a box."""
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(gray=gray) for gray in range(40, 240, 20)]
+
+    def prepare_data(self, index: int) -> dict[str, Any]:
+        return dict(
+            img=np.full((32, 32, 3), self.get_data_info(index)['gray'], np.uint8),
+            gt_bboxes=HorizontalBoxes([[2.0, 3.0, 20.0, 25.0]]),
+            gt_bboxes_labels=np.array([1]),
+            gt_ignore_flags=np.array([False]),
+        )
+
+
+def test_mixed_images_are_the_same_with_any_number_of_workers() -> None:
+    scale = (32, 32)
+    transforms = [
+        dict(type='Mosaic', img_scale=scale),
+        dict(type='RandomAffine', border=(-16, -16)),
+        dict(type='MixUp', img_scale=scale),
+    ]
+    batches = []
+    for workers, done in ((0, 0), (2, 3)):
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            dataset = MultiImageMixDataset(Boxes(), transforms)
+        loader = DataLoader(dataset, batch_size=2, num_workers=workers, collate_fn=list)
+        number_batches(loader, print).begin(seed=3, iteration=done, skip=done, endless=False)
+        batches.append([(i['img'], i['gt_bboxes'].tensor) for batch in loader for i in batch])
+    whole, rest = batches
+    for (image, boxes), (found, found_boxes) in zip(whole[6:], rest, strict=True):
+        assert np.array_equal(image, found) and torch.equal(boxes, found_boxes)
+    assert len(whole) == 10 and not np.array_equal(whole[0][0], whole[1][0])
 
 
 class OwnBatches(BatchSampler):
