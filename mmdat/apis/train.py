@@ -76,7 +76,8 @@ def train(
 def _check_source(cfg: Config, resume: str | None, warn: Callable[[str], None]) -> None:
     """Say in a config what training starts or goes on from, and check it."""
     if resume is None and cfg.get('resume') and cfg.get('load_from') is None:
-        resume = 'auto'  # as mmengine understands it
+        # As mmengine understands it, and its FlexibleRunner.
+        resume = cfg.resume if isinstance(cfg.resume, str) else 'auto'
     content = None
     if resume in ('auto', 'latest'):
         found = latest_checkpoint(cfg, warn)

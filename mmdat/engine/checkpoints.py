@@ -13,7 +13,7 @@ from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
-from mmdat.checks.mmengine_private import built_loops
+from mmdat.checks.mmengine_private import built_loops, is_resuming
 from mmdat.errors import UserError
 from mmdat.files import partial_path, whole_file
 from mmdat.registry import HOOKS
@@ -48,7 +48,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
     _gradients: dict[str, torch.Tensor] | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        self._gradients = checkpoint.get(GRADIENTS)
+        if is_resuming(runner):
+            self._gradients = checkpoint.get(GRADIENTS)
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
