@@ -168,7 +168,7 @@ def test_a_killed_training_ends_as_the_uninterrupted_one(task: Any, tmp_path: Pa
     whole = final_state(folder / 'whole')
     assert whole['scalars']['train/loss'] and whole['optimizer']['state']
     chance = random.Random(0)
-    num_resumed = 0
+    num_killed = num_resumed = 0
     for moment in range(MOMENTS):
         name = f'killed_{moment}'
         loaders = [WORKERS[(moment + number) % len(WORKERS)] for number in range(2)]
@@ -185,7 +185,7 @@ def test_a_killed_training_ends_as_the_uninterrupted_one(task: Any, tmp_path: Pa
         if moment % 5 > 1:
             time.sleep(chance.uniform(0.3, 1.0) * duration)
             os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        num_killed += os.WIFSIGNALED(os.waitpid(process, 0)[1])
         end(start(partial(task, name, resume='auto', loader=loaders[1]), log), log)
         if 'resumed epoch' in log.read_text():
             num_resumed += 1
@@ -193,5 +193,6 @@ def test_a_killed_training_ends_as_the_uninterrupted_one(task: Any, tmp_path: Pa
         assert not found, (moment, found[:5])
         left = {path.name for path in (folder / name).glob('*.pth')}
         assert left == {path.name for path in (folder / 'whole').glob('*.pth')}, moment
-    print(f'{num_resumed} of {MOMENTS} went on from a checkpoint')
+    print(f'{num_killed} of {MOMENTS} were killed, {num_resumed} went on from a checkpoint')
+    assert num_killed >= MOMENTS // 2, 'too many had ended before they were killed'
     assert num_resumed >= MOMENTS // 3, 'too many were killed before their first checkpoint'
