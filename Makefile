@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-task test test-random test-models test-export test-zoo test-view view benchmark lint
+.PHONY: help setup demo demo-task test test-random test-models test-export test-zoo test-view test-reliability view benchmark lint
 
 PYTHON := .venv/bin/python
 TASK := detect
@@ -17,7 +17,7 @@ DEMO_CONFIG := configs/$(DEMO).py
 DEMO_RUN := work_dirs/$(DEMO)
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: ## build .venv from uv.lock; nothing to do when it is current
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null || { \
@@ -58,6 +58,9 @@ test-zoo: setup ## take a training step and a test step with each config, on sma
 
 test-view: setup ## run the slow tests of the page that make view shows, in Chromium
 	$(PYTHON) -m pytest -m slow tests/apis/test_view.py tests/apis/test_view_browser.py
+
+test-reliability: setup ## kill and stop trainings at many moments and resume them (most of an hour)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m slow tests/reliability
 
 benchmark: setup ## measure the backbones against Swin-T and dense attention (half an hour, idle machine)
 	$(PYTHON) benchmarks/backbones.py

@@ -1,6 +1,7 @@
 """Files that appear when they are complete."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,10 +26,21 @@ def whole_file(path: Path) -> Iterator[Path]:
         with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
+            _sync(partial)
             partial.replace(path)
+            _sync(path.parent)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def partial_path(path: Path) -> Path:

@@ -17,9 +17,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--resume',
         nargs='?',
-        const='auto',
+        const='latest',
         metavar='CHECKPOINT',
-        help='go on from a checkpoint, from the latest in the work dir if none is named',
+        help='go on from a checkpoint, from the latest in the work dir if none is named; '
+        '"auto" starts anew where there is none',
     )
     parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU)')
     parser.add_argument(

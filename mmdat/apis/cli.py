@@ -75,16 +75,26 @@ def command_line(main: Callable[[], None]) -> None:
     _use_utf8()
     try:
         main()
-        # At exit, threads of a process group that is still there abort the process now and then;
-        # a model in a cycle of references would keep it.
-        if distributed.is_available() and distributed.is_initialized():
-            gc.collect()
-            distributed.destroy_process_group()
+        _leave_processes()
+    except SystemExit:  # a training that was asked to stop
+        _leave_processes()
+        raise
     except UserError as error:
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)
+
+
+def _leave_processes() -> None:
+    """Leave the processes of a distributed run.
+
+    At exit, threads of a process group that is still there abort the process now and then; a model
+    in a cycle of references would keep it.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        gc.collect()
+        distributed.destroy_process_group()
 
 
 def _use_utf8() -> None:

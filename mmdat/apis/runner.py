@@ -1,13 +1,13 @@
 """From a config to mmengine's runner, on GPUs and on CPUs, with mmdat's checks in every run."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
-from mmengine.registry import DATASETS, HOOKS, METRICS, RUNNERS, Registry
+from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, RUNNERS, Registry
 from mmengine.runner import Runner
 
 from mmdat.checks import config_tree
@@ -15,9 +15,14 @@ from mmdat.checks.config_file import read_config
 from mmdat.checks.run import is_sharded
 from mmdat.errors import enumerate_names
 
-CHECKING_HOOKS = ('CheckFitHook', 'CountBrokenImagesHook')
+CHECKING_HOOKS = ('CheckFitHook', 'CountBrokenImagesHook', 'FiniteLossHook')
 # Classes of mmdet -> where they are registered; mmdat's of the same name check what they read.
 CHECKED_CLASSES = {'CocoDataset': DATASETS, 'CocoMetric': METRICS}
+# Loops of mmengine -> those of mmdat, with which training resumes exactly.
+RESUMABLE_LOOPS = {
+    'EpochBasedTrainLoop': 'mmdat.ResumableEpochLoop',
+    'IterBasedTrainLoop': 'mmdat.ResumableIterLoop',
+}
 
 
 def read_run_config(
@@ -81,6 +86,28 @@ def add_checks(cfg: Config) -> str:
                 part['type'] = f'mmdat.{name}'
                 missing.append(part['type'])
     return enumerate_names(dict.fromkeys(missing)) if missing else ''
+
+
+def make_resumable(cfg: Config, warn: Callable[[str], None]) -> None:
+    """Put the loop and the hook with which training resumes exactly in the place of mmengine's.
+
+    Args:
+        cfg: The config of a training.
+        warn: Is told of another loop.
+    """
+    train_cfg = cfg.train_cfg
+    if 'type' not in train_cfg and 'by_epoch' in train_cfg:
+        train_cfg.type = f'{"Epoch" if train_cfg.pop("by_epoch") else "Iter"}BasedTrainLoop'
+    loop = _resolved(LOOPS, train_cfg, cfg)
+    for name, resumable in RESUMABLE_LOOPS.items():
+        if loop is LOOPS.get(name):
+            train_cfg.type = resumable
+    if loop is not None and train_cfg.type not in RESUMABLE_LOOPS.values():
+        warn(f'If this training is resumed, it goes on as exactly as {loop.__name__} can')
+    hooks = dict(cfg.get('default_hooks') or {})
+    checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
+    if checkpoint and _resolved(HOOKS, checkpoint, cfg) is HOOKS.get('CheckpointHook'):
+        cfg.default_hooks = {**hooks, 'checkpoint': {**checkpoint, 'type': 'mmdat.CheckpointHook'}}
 
 
 def _resolved(registry: Registry, part: Any, cfg: Config) -> Any:

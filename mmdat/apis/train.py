@@ -2,11 +2,12 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
 
 from mmdat import checks
@@ -18,7 +19,7 @@ from mmdat.checks.run import VIS_BACKENDS, vis_backends_in
 from mmdat.errors import UserError, suggest
 
 from .curves import write_curves
-from .runner import build_runner, read_run_config
+from .runner import build_runner, make_resumable, read_run_config
 from .toolboxes import toolbox_of
 
 
@@ -37,7 +38,8 @@ def train(
     Args:
         config: Path of the config.
         work_dir: Where logs and checkpoints go, ``work_dirs/<config's name>`` if None.
-        resume: A checkpoint to go on from, ``'auto'`` for the latest in ``work_dir``.
+        resume: A checkpoint to go on from; ``'latest'`` for the newest whole one in ``work_dir``;
+            ``'auto'`` for that too, or a training from the start where there is none.
         amp: Train in mixed precision; needs a GPU.
         auto_scale_lr: Scale the learning rate to the batch size in use.
         cfg_options: Values to put into the config, by dotted key.
@@ -52,20 +54,13 @@ def train(
     _add_vis_backends(cfg, vis_backends)
     warnings: list[str] = []
     checks.before_training(cfg, amp=amp, auto_scale_lr=auto_scale_lr, warn=warnings.append)
+    make_resumable(cfg, warnings.append)
     if amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if auto_scale_lr:
         cfg.auto_scale_lr.enable = True
-    if resume is not None:
-        cfg.resume = True
-        cfg.load_from = latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
-    if cfg.get('load_from') is not None:
-        resumes = cfg.get('resume', False)
-        # Of a training that goes on, all is needed; else weights alone.
-        content = read_checkpoint(cfg.load_from, skip_objects=not resumes)
-        checks.before_loading(content, cfg.load_from, resume=resumes)
-        del content  # it can be as large as the model and its optimizer, and is read again
+    _check_source(cfg, resume, warnings.append)
     if (cfg.get('randomness') or {}).get('deterministic'):
         # Without it, PyTorch refuses to multiply matrices on a GPU then.
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
@@ -76,7 +71,37 @@ def train(
             runner.train()
         finally:  # of an interrupted training too
             _draw_curves(runner)
+            if isinstance(sys.exc_info()[1], SystemExit):  # all processes were asked to stop
+                barrier()  # else a launcher ends this one when another has ended
     return runner
+
+
+def _check_source(cfg: Config, resume: str | None, warn: Callable[[str], None]) -> None:
+    """Say in a config what training starts or goes on from, and check it."""
+    if resume is None and cfg.get('resume') and cfg.get('load_from') is None:
+        # As mmengine understands it, and its FlexibleRunner.
+        resume = cfg.resume if isinstance(cfg.resume, str) else 'auto'
+    content = None
+    if resume in ('auto', 'latest'):
+        found = latest_checkpoint(cfg, warn)
+        cfg.resume = found is not None
+        if found is not None:
+            cfg.load_from, content = found
+        elif resume == 'latest':
+            raise UserError(
+                f'--resume found no checkpoint in {cfg.work_dir}: train without it, or name a '
+                'checkpoint'
+            )
+        else:
+            warn(f'There is no checkpoint in {cfg.work_dir} to go on from: training begins')
+    elif resume is not None:
+        cfg.resume, cfg.load_from = True, resume
+    if cfg.get('load_from') is not None:
+        resumes = cfg.get('resume', False)
+        if content is None:
+            # Of a training that goes on, all is needed; else weights alone.
+            content = read_checkpoint(cfg.load_from, skip_objects=not resumes)
+        checks.before_loading(content, cfg.load_from, resume=resumes)
 
 
 def _add_vis_backends(cfg: Config, packages: Sequence[str]) -> None:

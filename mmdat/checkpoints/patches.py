@@ -1,20 +1,25 @@
-"""What mmengine lacks to read checkpoints safely; importing mmdat puts it there."""
+"""What mmengine lacks to read and write checkpoints safely; importing mmdat puts it there."""
 
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+
+from mmdat.files import whole_file
 
 from .reading import WEB, ZOOS, read_checkpoint
 
 
 def patch_mmengine() -> None:
-    """Let mmengine read its own training history, and no code, from checkpoints."""
+    """Let mmengine read its own history, and no code, from checkpoints, and write whole files."""
     allow_training_history()
+    register_backend('local', WholeFileBackend, force=True, prefixes='')
     CheckpointLoader.register_scheme(['', *WEB, *ZOOS], load_from_disk_or_web, force=True)
 
 
@@ -52,6 +57,19 @@ def allow_training_history() -> None:
             *rebuilders,
         ]
     )
+
+
+class WholeFileBackend(LocalBackend):
+    """mmengine's files on disk, which appear when they are complete."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write a file.
+
+        Raises:
+            UserError: If it cannot be written; an old one is still there then.
+        """
+        with whole_file(Path(filepath)) as partial:
+            partial.write_bytes(obj)
 
 
 def load_from_disk_or_web(filename: str, map_location: Any = None) -> Any:

@@ -42,7 +42,9 @@ ZOOS = {
 }
 
 
-def read_checkpoint(source: str, map_location: Any = 'cpu', skip_objects: bool = False) -> Any:
+def read_checkpoint(
+    source: str, map_location: Any = 'cpu', skip_objects: bool = False, mmap: bool = False
+) -> Any:
     """Read a checkpoint without running code that is in it.
 
     Args:
@@ -51,6 +53,7 @@ def read_checkpoint(source: str, map_location: Any = 'cpu', skip_objects: bool =
         map_location: Device of the tensors.
         skip_objects: Put a stand-in in the place of objects of other packages, which are refused
             otherwise. Nothing of them is run or built; a log line names them.
+        mmap: Leave tensors in the file until they are needed.
 
     Raises:
         UserError: If the source does not exist, cannot be reached, or is not a checkpoint that can
@@ -60,7 +63,7 @@ def read_checkpoint(source: str, map_location: Any = 'cpu', skip_objects: bool =
     try:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
-        return _load(path, source, map_location, skip_objects)
+        return _load(path, source, map_location, skip_objects, mmap)
     except UserError:
         raise
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
@@ -163,14 +166,14 @@ def _download(url: str) -> Path:
     return path
 
 
-def _load(path: Path, source: str, map_location: Any, skip_objects: bool) -> Any:
+def _load(path: Path, source: str, map_location: Any, skip_objects: bool, mmap: bool) -> Any:
     """Load a file of ``torch.save``, with stand-ins for what PyTorch refuses if that is wanted."""
     stand_ins: dict[str, type] = {}
     while True:
         try:
             allowed: list[Any] = [(stand_in, name) for name, stand_in in stand_ins.items()]
             with torch.serialization.safe_globals(allowed):
-                content = torch.load(path, map_location, weights_only=True)
+                content = torch.load(path, map_location, weights_only=True, mmap=mmap)
             break
         except UnpicklingError as error:
             if filled := FILLED.search(str(error)):

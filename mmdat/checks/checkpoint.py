@@ -1,28 +1,65 @@
 """Checks of what a checkpoint holds: whether it can be loaded, tested, resumed."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.config import Config
+from mmengine.runner import Runner
 
-from mmdat.errors import UserError, enumerate_names
+from mmdat.checkpoints.reading import read_checkpoint
+from mmdat.errors import UserError, enumerate_names, reason
 
 # What a checkpoint needs beside the weights for training to go on where it stopped.
 TRAINING_STATE = ('meta', 'message_hub', 'optimizer')
 
 
-def latest_checkpoint(work_dir: str) -> str:
-    """Path of the checkpoint that training in a folder wrote last.
+def latest_checkpoint(cfg: Config, warn: Callable[[str], None]) -> tuple[str, Any] | None:
+    """Path and content of the newest checkpoint that a training's folder has whole.
 
-    Raises:
-        UserError: If there is none.
+    The folder's own files count, wherever they were when ``last_checkpoint`` was written there.
+
+    Args:
+        cfg: The config, with ``work_dir``.
+        warn: Is told of each newer one that is broken.
     """
-    checkpoint = find_latest_checkpoint(work_dir)
-    if not checkpoint:
-        raise UserError(
-            f'--resume found no checkpoint in {work_dir}: train without it, or name a checkpoint'
-        )
-    return checkpoint
+    work_dir = Path(cfg.work_dir)
+    named = work_dir / 'last_checkpoint'
+    name = Path(named.read_text(errors='replace').strip()).name if named.is_file() else ''
+    out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
+    folder = work_dir if out_dir is None else Path(out_dir, work_dir.resolve().name)
+    others = [path for path in folder.glob('*.pth') if path.name != name]
+    if (folder / name).is_file() and (found := _read_whole(folder / name, warn)):
+        return found
+    written = {path: time for path in others if (time := _written(path))}
+    newest_first = sorted(written, key=lambda path: written[path], reverse=True)
+    return next(filter(None, (_read_whole(path, warn) for path in newest_first)), None)
+
+
+def _read_whole(path: Path, warn: Callable[[str], None]) -> tuple[str, Any] | None:
+    """Path and content of a checkpoint; None if it is broken."""
+    try:
+        content = read_checkpoint(str(path))
+        with ZipFile(path) as archive:  # PyTorch does not compare checksums
+            damaged = archive.testzip()
+        if damaged is None:
+            return str(path), content
+        problem = f'{path} is damaged ({damaged})'
+    except (UserError, BadZipFile) as error:
+        problem = reason(error)
+    warn(f'--resume goes back to the checkpoint before: {problem}')
+    return None
+
+
+def _written(path: Path) -> tuple[str, int, int] | None:
+    """When a checkpoint was written, at which iteration; None if training cannot go on from it."""
+    try:
+        content = read_checkpoint(str(path), mmap=True)
+        check_resumable(content, str(path))
+        return content['meta'].get('time', ''), content['meta']['iter'], content['meta']['epoch']
+    except (UserError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def check_weights(content: Any, source: str) -> None:

@@ -5,6 +5,7 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -47,6 +48,9 @@ def _explain(error: Exception, cfg: Config) -> str | None:
     if isinstance(error, FileNotFoundError):
         # From a data loader's worker process comes its traceback as text, and no file name.
         path = error.filename or text.rsplit('No such file or directory: ', 1)[-1].strip(" '\n")
+        work_dir = cfg.get('work_dir')
+        if work_dir and Path(path).is_relative_to(Path(work_dir).absolute()):
+            return f'{path} cannot be written: its folder is gone'
         return f"file {path} does not exist: check the config's paths"
     if match := re.search(r'(?:^|AssertionError: )failed to load image: (.*)', text):
         return (
@@ -77,6 +81,12 @@ def _explain(error: Exception, cfg: Config) -> str | None:
         return (
             'the data set and LoadAnnotations disagree on reduce_zero_label: leave it out of '
             'LoadAnnotations, or use mmdat.LoadSegmentationMap'
+        )
+    lost = r'gloo|NCCL|Connection (closed|reset) by peer'
+    if isinstance(error, RuntimeError) and re.search(lost, text):
+        return (
+            'another process of this run has ended or cannot be reached, see its log: training '
+            f'goes on from the last checkpoint with --resume ({reason(error)})'
         )
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     built = _last_built(frames, cfg)

@@ -14,9 +14,9 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, IterBasedTrainLoop
 
-from mmdat.apis.runner import add_checks
+from mmdat.apis.runner import add_checks, make_resumable
 from mmdat.checkpoints import read_weights
 from mmdat.errors import UserError
 
@@ -62,7 +62,7 @@ def test_checkpoint_is_downloaded_once_and_refused_where_it_is_missing(
 
 
 COCO: dict[str, Any] = dict(type='CocoDataset')
-CHECKING_HOOKS = ['mmdat.CheckFitHook', 'mmdat.CountBrokenImagesHook']
+CHECKING_HOOKS = ['mmdat.CheckFitHook', 'mmdat.CountBrokenImagesHook', 'mmdat.FiniteLossHook']
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_a_config_of_the_toolboxes_gets_all_checks(dataset: dict, hooks: list | 
         )
     )
     assert "'mmdat.CheckFitHook'" in add_checks(cfg)
-    assert [hook['type'] for hook in cfg.custom_hooks[:2]] == CHECKING_HOOKS
-    assert len(cfg.custom_hooks) == 2 + len(hooks or ())
+    assert [hook['type'] for hook in cfg.custom_hooks[:3]] == CHECKING_HOOKS
+    assert len(cfg.custom_hooks) == 3 + len(hooks or ())
     assert "'type': 'mmdat.CocoDataset'" in str(cfg.train_dataloader)
     assert 'LVISV1Dataset' in str(cfg.test_dataloader)
     assert not add_checks(cfg), 'once they are there, none is added'
@@ -103,3 +103,28 @@ def test_coco_in_the_scope_of_another_toolbox_is_found() -> None:
     )
     add_checks(cfg)
     assert cfg.val_dataloader.dataset.type == 'mmdat.CocoDataset'
+
+
+class OwnLoop(EpochBasedTrainLoop):
+    """A loop of a user's."""
+
+
+@pytest.mark.parametrize(
+    'train_cfg, loop',
+    [
+        (dict(by_epoch=True, max_epochs=3), 'mmdat.ResumableEpochLoop'),
+        (dict(by_epoch=False, max_iters=3), 'mmdat.ResumableIterLoop'),
+        (dict(type='EpochBasedTrainLoop'), 'mmdat.ResumableEpochLoop'),
+        (dict(type=IterBasedTrainLoop), 'mmdat.ResumableIterLoop'),
+        (dict(type='mmdat.ResumableIterLoop'), 'mmdat.ResumableIterLoop'),
+        (dict(type=OwnLoop), OwnLoop),
+    ],
+)
+def test_training_resumes_exactly_with_mmengines_loops(train_cfg: dict, loop: Any) -> None:
+    cfg = Config(dict(default_scope='mmdet', train_cfg=train_cfg))
+    told: list[str] = []
+    make_resumable(cfg, told.append)
+    assert cfg.train_cfg.type == loop and 'by_epoch' not in cfg.train_cfg
+    assert cfg.default_hooks.checkpoint.type == 'mmdat.CheckpointHook'
+    own = ['If this training is resumed, it goes on as exactly as OwnLoop can']
+    assert told == (own if loop is OwnLoop else [])

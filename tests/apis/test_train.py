@@ -212,7 +212,7 @@ def test_a_mistake_ends_training_in_one_sentence(
 @pytest.mark.parametrize(
     'arguments, sentence',
     [
-        (dict(resume='auto'), r'--resume found no checkpoint in .*work'),
+        (dict(resume='latest'), r'--resume found no checkpoint in .*work'),
         (dict(resume=''), r"there is no checkpoint '': give"),
         (
             dict(cfg_options={'load_from': 'nowhere.pth'}),

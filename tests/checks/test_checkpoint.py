@@ -2,11 +2,14 @@
 
 import io
 import pickle
+import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
@@ -70,11 +73,56 @@ def test_a_checkpoint_that_is_not_there_is_refused(source: str, sentence: str) -
         read_checkpoint(source)
 
 
+def write_checkpoint(folder: Path, name: str, iteration: int, time: str = '') -> Path:
+    """Write a checkpoint that training can go on from, as the last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    meta = dict(iter=iteration, epoch=iteration, time=time)
+    weights = torch.zeros(1000)
+    content = dict(meta=meta, message_hub={}, optimizer={}, state_dict=dict(weight=weights))
+    torch.save(content, folder / name)
+    (folder / 'last_checkpoint').write_text(str(folder / name))
+    return folder / name
+
+
+def latest(folder: Path, told: list[str] | None = None, **hook: Any) -> str | None:
+    cfg = Config(dict(work_dir=str(folder), default_hooks=dict(checkpoint=hook)))
+    found = latest_checkpoint(cfg, ([] if told is None else told).append)
+    if found is not None:
+        assert found[1]['meta']['iter'] == int(found[0][-5])
+    return found and found[0]
+
+
 def test_the_latest_checkpoint_is_the_one_named_last(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f'--resume found no checkpoint in {tmp_path}: train'):
-        latest_checkpoint(str(tmp_path))
-    (tmp_path / 'last_checkpoint').write_text('epoch_3.pth')
-    assert latest_checkpoint(str(tmp_path)) == 'epoch_3.pth'
+    assert latest(tmp_path) is None
+    for name, iteration in (('a_9.pth', 9), ('b_1.pth', 1)):  # of another training, and of this
+        write_checkpoint(tmp_path, name, iteration, time='2026')
+    assert latest(tmp_path) == str(tmp_path / 'b_1.pth')
+    write_checkpoint(tmp_path / 'elsewhere' / tmp_path.name, 'c_2.pth', 2)
+    assert latest(tmp_path, out_dir=str(tmp_path / 'elsewhere')).endswith('c_2.pth')
+
+
+def test_a_copied_folder_goes_on_from_its_own_files(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / 'a', 'epoch_1.pth', 1)
+    shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+    assert latest(tmp_path / 'b') == str(tmp_path / 'b' / 'epoch_1.pth')
+
+
+@pytest.mark.parametrize('damage', ['cut', 'changed', 'empty', 'gone'])
+def test_a_damaged_checkpoint_is_passed_over(damage: str, tmp_path: Path) -> None:
+    for iteration in (2, 3, 1, 4):
+        write_checkpoint(tmp_path, f'epoch_{iteration}.pth', iteration, str(2020 + iteration))
+    torch.save(dict(state_dict={}), tmp_path / 'best_5.pth')
+    path = tmp_path / 'epoch_4.pth'
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(dict(cut=data[: len(data) // 2], changed=data).get(damage, b''))
+    if damage == 'gone':
+        path.unlink()
+    told: list[str] = []
+    assert latest(tmp_path, told) == str(tmp_path / 'epoch_3.pth')
+    assert len(told) == (damage != 'gone')
+    for sentence in told:
+        assert '--resume goes back to the checkpoint before: ' in sentence and str(path) in sentence
 
 
 def test_classes_in_another_order_than_in_training_are_refused() -> None:

@@ -219,3 +219,15 @@ def test_images_of_several_sizes_in_a_batch_are_told() -> None:
 def test_what_is_no_mistake_of_the_user_passes() -> None:
     with pytest.raises(ZeroDivisionError), explained(Config()):
         raise ZeroDivisionError
+
+
+def test_the_end_of_another_process_and_of_the_work_dir_are_told(tmp_path: Path) -> None:
+    cfg = Config(dict(work_dir=str(tmp_path)))
+    lost = RuntimeError('[gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:9')
+    gone = FileNotFoundError(2, 'No such file or directory', str(tmp_path / 'a' / 'b.json'))
+    for error, sentence in (
+        (lost, 'another process of this run has ended or cannot be reached, .* --resume'),
+        (gone, f'{tmp_path}/a/b.json cannot be written: its folder is gone'),
+    ):
+        with pytest.raises(UserError, match=sentence), explained(cfg):
+            raise error

@@ -120,11 +120,31 @@ def test_slurm_is_asked_for_gpus(
         '--ntasks-per-node=4',
         '--cpus-per-task=5',
         '--kill-on-bad-exit=1',
+        *(['--signal=USR1@120'] if script == 'slurm_train.sh' else []),
         '--time',
         '1:00',
     ]
     assert [Path(run[0]).name, *run[1:]] == command
     assert Path(run[0]).is_file()
+
+
+@pytest.mark.parametrize(
+    'flags, first, starts, status',
+    [
+        (['--resume', 'auto'], 138, 2, 0),
+        (['--resume', 'auto'], 143, 1, 143),
+        (['--resume'], 138, 1, 138),
+    ],
+)
+def test_a_slurm_job_whose_time_is_up_goes_on_by_itself(
+    flags: list[str], first: int, starts: int, status: int, tmp_path: Path
+) -> None:
+    srun = tmp_path / 'srun'
+    srun.write_text(f'#!/bin/sh\necho >> starts\n[ $(wc -l < starts) -gt 1 ] || exit {first}\n')
+    srun.chmod(0o755)
+    result = run_script('slurm_train.sh', 'part', 'job', 'a.py', *flags, cwd=tmp_path)
+    assert result.returncode == status
+    assert len((tmp_path / 'starts').read_text().splitlines()) == starts
 
 
 @pytest.mark.parametrize(

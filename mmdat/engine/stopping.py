@@ -1,0 +1,69 @@
+"""Signals that ask a training to stop: Ctrl-C, a scheduler's SIGTERM, Slurm's SIGUSR1."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# In this time a launcher may pass on a signal that its processes got themselves.
+SAME_REQUEST = 1.0  # seconds
+
+_requests: dict[int, float] = {}  # a signal handler can leave its word in no other place
+
+
+def requested() -> int:
+    """Number of the signal that asked this process to stop, 0 if there was none."""
+    return next(iter(_requests), 0)
+
+
+@contextmanager
+def requests_to_stop() -> Iterator[None]:
+    """Take the first signal as a request, see :func:`requested`; a second one ends the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which alone gets signals
+        return
+    before = {number: signal.signal(number, _request) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        _requests.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _request(number: int, frame: FrameType | None) -> None:
+    if not _requests:
+        _requests[number] = time.monotonic()
+    elif time.monotonic() - _requests[requested()] > SAME_REQUEST:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+def shield_workers(loader: DataLoader) -> None:
+    """Let a loader's worker processes end when their parent ends them, not when a launcher does.
+
+    A launcher signals a whole group of processes, and the parent needs them until the step's end.
+    """
+    loader.worker_init_fn = partial(_shield, loader.worker_init_fn)
+
+
+def _shield(init: Callable[[int], Any] | None, worker: int) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+    if init is not None:
+        init(worker)
+
+
+def _wait_for_parent() -> None:
+    while True:
+        sent = signal.sigwaitinfo(SIGNALS)
+        if sent.si_signo == signal.SIGTERM and sent.si_pid == os.getppid():
+            os._exit(0)

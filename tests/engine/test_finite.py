@@ -1,0 +1,77 @@
+"""A loss that is not finite does no harm, and many of them end a training in a sentence."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers import tiny
+from mmengine.hooks import Hook
+from torch import Tensor
+
+from mmdat.engine.finite import SKIPPED
+from mmdat.errors import UserError
+
+EPOCHS = dict(type='mmdat.ResumableEpochLoop', max_epochs=3)
+
+
+class Spoil(Hook):
+    """Gives batches of some numbers values that are not finite, and images with paths."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = numbers
+        self.weights: list[dict[str, Tensor]] = []
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        data_batch['data_samples'] = [SimpleNamespace(img_path=f'{runner.iter}.jpg')]
+        if runner.iter in self.numbers:
+            data_batch['inputs'][0] = data_batch['inputs'][0] * float('inf')
+
+    def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+        state = runner.model.layers.state_dict()
+        self.weights.append({name: value.clone() for name, value in state.items()})
+
+
+def run(work_dir: Path, spoil: Spoil, counts: int = 1, *hooks: Any, **options: Any) -> Any:
+    runner = tiny.runner(
+        work_dir,
+        [dict(type='mmdat.FiniteLossHook', max_in_a_row=4), spoil, *hooks],
+        EPOCHS,
+        checkpoint=dict(type='mmdat.CheckpointHook'),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=counts),
+        **options,
+    )
+    runner.train()
+    return runner
+
+
+@pytest.mark.parametrize('counts', [1, 2])
+def test_a_step_without_a_finite_loss_is_skipped_and_counted(counts: int, tmp_path: Path) -> None:
+    spoil = Spoil(5, 6, 9)
+    runner = run(tmp_path, spoil, counts)
+    assert runner.message_hub.get_info(SKIPPED) == 3
+    moved = [
+        not torch.equal(before['3.weight'], after['3.weight'])
+        for before, after in zip(spoil.weights, spoil.weights[1:], strict=False)
+    ]
+    # Of two batches a step, the one that is left of a pair steps alone.
+    assert moved[4:] == {1: [0, 0, 1, 1, 0, 1, 1], 2: [0, 0, 1, 0, 0, 0, 1]}[counts]
+    assert all(value.isfinite().all() for value in runner.model.layers[3].state_dict().values())
+
+
+def test_many_in_a_row_end_training_in_a_sentence_and_keep_the_last_good(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        run(tmp_path, Spoil(*range(6, 12)))
+    assert str(caught.value).startswith(
+        'the loss was not finite in 4 steps in a row, last for 9.jpg, at a learning rate of '
+    )
+    assert 'the first layer with such an output is data_preprocessor: lower' in str(caught.value)
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+
+
+def test_a_count_goes_on_when_training_is_resumed(tmp_path: Path) -> None:
+    with pytest.raises(tiny.Killed):
+        run(tmp_path, Spoil(1), 1, tiny.KillHook('after_train_epoch', 2))
+    runner = run(tmp_path, Spoil(9), resume=True)
+    assert runner.message_hub.get_info(SKIPPED) == 2
