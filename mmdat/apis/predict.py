@@ -172,7 +172,7 @@ def print_summary(summary: Summary, verb: str = 'Predicted') -> None:
 def _print_files(summary: Summary, verb: str = 'Predicted') -> None:
     print(f'{verb}: {summary.images} images, {summary.images_per_second:.1f} a second')
     for path in summary.paths:
-        print(f'{path.stem.capitalize()}: {path.resolve()}')
+        print(f'{path.name.removesuffix(".json").capitalize()}: {path.resolve()}')
 
 
 def listed(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> Iterable[str | os.PathLike]:

@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -24,7 +25,7 @@ from mmdat.checks.config_file import read_config
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_device, check_least, check_share
 from mmdat.errors import UserError
-from mmdat.visualization import Recording, record_batch
+from mmdat.visualization import ImageMapping, Recording, record_attention, record_batch
 
 from .metainfo import (
     annotations_of,
@@ -166,12 +167,29 @@ class Predictor:
         Raises:
             UserError: If the backbone has no attention that can be recorded.
         """
-        if self._is_gray:
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
         with DefaultScope.overwrite_default_scope(self.toolbox):
-            item = self._pipeline(dict(img=image, img_path=None, img_id=0))
-            (recording,) = record_batch(self._model, pseudo_collate([item]))
+            (recording,) = record_batch(self._model, pseudo_collate(self._prepared([image])))
         return recording
+
+    def predict_and_record(self, image: np.ndarray) -> tuple[dict[str, Any], Recording]:
+        """Predict an image and record what the attention looks at, in one pass where that can be.
+
+        Args:
+            image: (height, width, 3), BGR uint8.
+
+        Returns:
+            As a call of the predictor gives for an image, and as :meth:`record_attention`.
+
+        Raises:
+            UserError: If the backbone has no attention that can be recorded.
+        """
+        test_cfg = getattr(self._model, 'test_cfg', None) or {}
+        if self._slice_size or test_cfg.get('mode') == 'slide':  # a pass sees a part of the image
+            return self([image])[0], self.record_attention(image)
+        with record_attention(self._model.backbone) as recordings:
+            (sample,) = self._run([image])
+        mapping = sample.metainfo['mapping']
+        return self._output(sample, image.shape[:2]), replace(recordings[0], mapping=mapping)
 
     def _output(self, sample: BaseDataElement, shape: tuple[int, int]) -> dict[str, Any]:
         if self.toolbox == 'mmpretrain':
@@ -210,14 +228,13 @@ class Predictor:
         images = iter(images)
         while batch := list(itertools.islice(images, self.batch_size)):
             with DefaultScope.overwrite_default_scope(self.toolbox), torch.no_grad():
-                if self._is_gray:
-                    batch = [cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in batch]
-                items = [
-                    self._pipeline(dict(img=image, img_path=None, img_id=0)) for image in batch
-                ]
-                if self.toolbox == 'mmdet':
-                    for item in items:
-                        _bound_masks(item['data_samples'])
+                items = self._prepared(batch)
+                for item in items:
+                    sample = item['data_samples']
+                    # What follows changes the shapes that it comes from.
+                    sample.set_metainfo(dict(mapping=ImageMapping.from_meta(sample.metainfo)))
+                    if self.toolbox == 'mmdet':
+                        _bound_masks(sample)
                 samples: list[BaseDataElement] = [None] * len(items)
                 for indices in _equal(items):
                     chosen = [items[index] for index in indices]
@@ -231,6 +248,12 @@ class Predictor:
                     for index, result in zip(indices, results, strict=True):
                         samples[index] = result
             yield from samples
+
+    def _prepared(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """What the config's pipeline makes of images."""
+        if self._is_gray:
+            images = [cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in images]
+        return [self._pipeline(dict(img=image, img_path=None, img_id=0)) for image in images]
 
     def _class_map(self, logits: Tensor, shape: Sequence[int]) -> np.ndarray:
         """Class of each pixel of an image, from Tensor[num_classes, h, w], as mmseg resizes it."""

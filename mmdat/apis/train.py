@@ -113,7 +113,11 @@ def _add_vis_backends(cfg: Config, packages: Sequence[str]) -> None:
             visualizer = dict(cfg.get('visualizer') or dict(type=toolbox_of(cfg).visualizer))
             backends = visualizer.get('vis_backends') or dict(type='LocalVisBackend')
             backends = [backends] if isinstance(backends, dict) else list(backends)
-            visualizer['vis_backends'] = [*backends, dict(type=VIS_BACKENDS[package])]
+            added = dict(type=VIS_BACKENDS[package])
+            if package == 'mlflow':  # which refuses the folder that mmengine would have it write to
+                name = os.path.basename(os.path.abspath(cfg.work_dir))
+                added |= dict(exp_name=name, tracking_uri='sqlite:///mlflow.db')
+            visualizer['vis_backends'] = [*backends, added]
             cfg.visualizer = visualizer
 
 

@@ -21,7 +21,7 @@ from mmdat.errors import UserError
 
 from .predictor import SCORE_THR, Predictor
 from .toolboxes import toolbox_of
-from .viewer import Scene, Viewer
+from .viewer import Number, Scene, Viewer, nearest
 
 HOST = '127.0.0.1'
 FIRST_PORT = 7860
@@ -41,8 +41,6 @@ h1 { font-size: 1.4em; font-weight: 600; }
 .dark .error { color: #ff8a80; }
 #message { min-height: 1.6em; }
 #picture img, #attention img { width: 100%; max-height: 75vh; object-fit: contain; }
-/* Gradio refuses a typed number out of range with a traceback. */
-.row input[type=number] { pointer-events: none; border: none !important; }
 #picture img { cursor: crosshair; }
 """
 
@@ -167,6 +165,7 @@ def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
 
     def slider(name: str, label: str, *values: float, **options: Any) -> gr.Slider:
         least, most, value, step = values
+        most = max(most, least + step)  # Gradio refuses a slider with a single value
         return gr.Slider(
             least, most, value, step=step, label=label, elem_id=name, buttons=[], **options
         )
@@ -218,13 +217,13 @@ def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
         def told(text: str, kind: str = 'note') -> dict[Any, Any]:
             return {message: f'<div class="{kind}">{html.escape(text)}</div>'}
 
-        def show(at: Scene | None, name: str, score_thr: float) -> dict[Any, Any]:
+        def show(at: Scene | None, name: str, score_thr: Number) -> dict[Any, Any]:
             if at is None:
                 return {}
-            drawn, found = viewer.picture(at, name, score_thr)
+            drawn, found = viewer.picture(at, name, nearest(score_thr, LEAST_SCORE, 1))
             return {picture: drawn, **told(f'{at.name}{found}')}
 
-        def look(at: Scene | None, name: str, *wanted: int) -> dict[Any, Any]:
+        def look(at: Scene | None, name: str, *wanted: Number) -> dict[Any, Any]:
             if at is None:
                 return {}
             chosen = viewer.limit(name, *wanted)
@@ -241,17 +240,20 @@ def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
             ):
                 # A slider that is being dragged is left where it is.
                 place: dict[str, Any] = {} if value == before else dict(value=value)
-                updates[moved] = gr.update(minimum=least, maximum=most, **place)
+                updates[moved] = gr.update(minimum=least, maximum=max(most, least + 1), **place)
             try:
                 return {attention: viewer.attention(at, name, *chosen), **updates}
             except UserError as error:
                 return told(str(error), 'error')
 
         def show_and_look(
-            at: Scene | None, name: str, score_thr: float, *wanted: int
+            at: Scene | None, name: str, score_thr: Number, *wanted: int
         ) -> Iterator[dict[Any, Any]]:
             yield show(at, name, score_thr)
             yield look(at, name, *wanted)
+
+        def read_upload(upload: dict[str, Any], *chosen: Any) -> Iterator[dict[Any, Any]]:
+            yield from read(upload['path'], *chosen)
 
         def read(path: str, *chosen: Any) -> Iterator[dict[Any, Any]]:
             try:
@@ -275,9 +277,12 @@ def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
         settings = [model, threshold, *sliders]
         drawings = [message, picture, attention, *sliders]
         common: dict[str, Any] = dict(
-            show_progress='hidden', api_visibility='private', trigger_mode='always_last'
+            show_progress='hidden',
+            api_visibility='private',
+            trigger_mode='always_last',
+            preprocess=False,  # which refuses a typed number out of range with a traceback
         )
-        file.upload(read, [file, *settings], [file, scene, *drawings], **common)
+        file.upload(read_upload, [file, *settings], [file, scene, *drawings], **common)
         gallery.select(read_example, settings, [file, scene, *drawings], **common)
         model.input(show_and_look, [scene, *settings], drawings, **common)
         threshold.input(show, [scene, model, threshold], [message, picture], **common)

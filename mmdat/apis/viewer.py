@@ -23,6 +23,7 @@ from .results import Instances, Prediction
 MOST_PIXELS = 50_000_000  # of a file's image; it takes 16 bytes each while it is read
 MOST_SIDE = 2048  # in pixels, of an image as it is kept and predicted
 LEGIBLE = 720  # in pixels: the least longer side of a picture
+Number = float | None  # as typed into the page, in which a field may be empty
 MOST_RECORDINGS = 4  # kept at a time; each has the features of all blocks, some 100 MB
 
 
@@ -114,7 +115,8 @@ class Viewer:
         predictor = self.models[model]
         with self._lock:
             if model not in scene.predictions:
-                (output,) = predictor([scene.image[..., ::-1]])
+                output, recording = predictor.predict_and_record(scene.image[..., ::-1])
+                self._keep(scene, model, recording)
                 scene.predictions[model] = Prediction(
                     '', '', None, None, scene.image, predictor.classes, **output
                 )
@@ -150,12 +152,12 @@ class Viewer:
                 scene.image, recording, scene.query, [blocks[block - 1]], head - 1 if head else None
             )
 
-    def limit(self, model: str, stage: int, block: int, head: int) -> tuple[int, int, int]:
-        """The nearest stage, block and head that a model has."""
+    def limit(self, model: str, stage: Number, block: Number, head: Number) -> tuple[int, int, int]:
+        """The nearest stage, block and head that a model has; the least if none is given."""
         stages = self.heads[model]
-        stage = min(max(stage, min(stages) + 1), max(stages) + 1)
-        block = min(block, len(stages[stage - 1]))
-        return stage, block, min(head, stages[stage - 1][block - 1])
+        stage = round(nearest(stage, min(stages) + 1, max(stages) + 1))
+        block = round(nearest(block, 1, len(stages[stage - 1])))
+        return stage, block, round(nearest(head, 0, stages[stage - 1][block - 1]))
 
     def _decode(self, path: str, notes: list[str]) -> np.ndarray:
         header = read_headers([path])[0]
@@ -170,15 +172,24 @@ class Viewer:
 
     def _record(self, scene: Scene, model: str) -> Recording:
         if scene.recording is None or scene.recording[0] != model:
-            recording = self.models[model].record_attention(scene.image[..., ::-1])
-            others = (other for other in self._recorded if other() not in (None, scene))
-            self._recorded = deque([*others, ref(scene)])
-            if len(self._recorded) > MOST_RECORDINGS:
-                oldest = self._recorded.popleft()()
-                if oldest is not None:
-                    oldest.recording = None
-            scene.recording = model, recording
+            self._keep(scene, model, self.models[model].record_attention(scene.image[..., ::-1]))
+        assert scene.recording is not None
         return scene.recording[1]
+
+    def _keep(self, scene: Scene, model: str, recording: Recording) -> None:
+        """Keep a scene's recording, and drop the oldest of others if there are too many."""
+        others = (other for other in self._recorded if other() not in (None, scene))
+        self._recorded = deque([*others, ref(scene)])
+        if len(self._recorded) > MOST_RECORDINGS:
+            oldest = self._recorded.popleft()()
+            if oldest is not None:
+                oldest.recording = None
+        scene.recording = model, recording
+
+
+def nearest(number: Number, least: float, most: float) -> float:
+    """The number nearest to one that lies within limits; the least if there is none."""
+    return least if number is None else min(max(number, least), most)
 
 
 def _enlarged(prediction: Prediction, scale: float) -> Prediction:

@@ -96,12 +96,14 @@ def _draw(
     """Pictures of an image, (height, width, 3) RGB uint8, by the folder that they belong to."""
     image = np.ascontiguousarray(image)
     pictures = {}
+    stages = stages or recording.stages
+    blocks = [recording.last(stage=stage) for stage in stages]
     deforming = {block.stage for block in recording.blocks if block.kind == 'deformable'}
-    if deforming:
-        blocks = [recording.last('deformable', stage) for stage in stages or sorted(deforming)]
-        pictures['points'] = draw_deformed_points(image, recording, blocks)
-        pictures['offsets'] = draw_offsets(image, recording, blocks)
-    blocks = [recording.last(stage=stage) for stage in stages or recording.stages]
+    if deformable := [
+        recording.last('deformable', stage) for stage in stages if stage in deforming
+    ]:
+        pictures['points'] = draw_deformed_points(image, recording, deformable)
+        pictures['offsets'] = draw_offsets(image, recording, deformable)
     center = image.shape[1] / 2, image.shape[0] / 2
     for x, y in queries or [center]:
         name = f'query_{x:g}_{y:g}' if queries else 'query_center'

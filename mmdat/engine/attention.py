@@ -22,8 +22,8 @@ class AttentionVisualizationHook(Hook):
     """Draw the deformed points of the first images of each validation.
 
     The pictures go to all backends of the runner's visualizer (files, TensorBoard, ...), as
-    ``deformed_points_0`` and so on, at the step of the validation's metrics. The backbone runs once
-    more for these images.
+    ``deformed_points_0.png`` and so on, at the step of the validation's metrics. The backbone runs
+    once more for these images.
 
     Args:
         num_images: Number of images.
@@ -73,5 +73,6 @@ class AttentionVisualizationHook(Hook):
                 np.ascontiguousarray(image.cpu().numpy().astype(np.uint8)),
                 replace(recording, mapping=UNCHANGED),
             )
-            runner.visualizer.add_image(f'deformed_points_{self._drawn}', picture, step)
+            # MLflow takes the kind of file from the name.
+            runner.visualizer.add_image(f'deformed_points_{self._drawn}.png', picture, step)
             self._drawn += 1

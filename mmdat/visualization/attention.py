@@ -25,6 +25,8 @@ from .recording import RecordedBlock, Recording
 
 # In pixels: the least and the greatest longer side of the image in a picture.
 LEGIBLE, LARGEST = 480, 4096
+NARROWEST = 320  # in pixels: the room for a title above a narrow image
+LEAST_DIAMETER = 7  # in pixels, of the largest points
 DPI = 100
 GAP = 8  # in pixels, between pictures and around them
 COLORS = colormaps['viridis']
@@ -244,7 +246,8 @@ def _query_panel(
         levels = weights[shown] / weights.max()
         _scatter(axes, points[shown], levels, levels, largest)
         for edge, line in (('white', 3), ('black', 0.8)):
-            axes.plot(*query, '*', color=QUERY_COLOR, mec=edge, mew=line, ms=12, zorder=4)
+            (star,) = axes.plot(*query, '*', color=QUERY_COLOR, mec=edge, mew=line, ms=12, zorder=4)
+            star.set_clip_on(False)
 
     return title, draw
 
@@ -265,7 +268,7 @@ def _scatter(axes: Axes, points: Tensor, colors: Tensor, areas: Tensor, largest:
     order = order[inside[order]]
     x, y = points[order].T.numpy()
     pixels = axes.bbox.width / axes.get_xlim()[1]  # of the picture for one of the image
-    largest *= pixels * 72 / DPI
+    largest = max(largest * pixels, LEAST_DIAMETER) * 72 / DPI
     sizes = largest**2 * areas[order].clamp(min=0.01)
     edge_width = min(2.4, 0.2 * largest)
     for edge, width in (('white', edge_width), ('black', edge_width / 3)):
@@ -277,6 +280,7 @@ def _scatter(axes: Axes, points: Tensor, colors: Tensor, areas: Tensor, largest:
             linewidths=width,
             edgecolors=edge,
             zorder=3,
+            clip_on=False,  # whole at the border too
         )
 
 
@@ -324,10 +328,13 @@ def _arrange(
     ground = _dimmed(cv2.resize(image, (wide, high), interpolation=cv2.INTER_CUBIC))
     columns = math.ceil(math.sqrt(len(panels))) if len(panels) != 3 else 3
     rows = math.ceil(len(panels) / columns)
-    full = columns * (wide + GAP) + GAP
+    pitch = max(wide, NARROWEST) + GAP
+    full = columns * pitch + GAP
     texts = [line for title, _ in panels for line in title.split('\n')]
     # A letter is about 0.55 of its height wide.
-    letter = min(max(12, 0.55 * math.sqrt(min(high, wide))), wide / (0.55 * max(map(len, texts))))
+    letter = min(
+        max(12, 0.55 * math.sqrt(min(high, wide))), (pitch - GAP) / (0.55 * max(map(len, texts)))
+    )
     lines = len(texts) // len(panels)
     head = round(1.5 * letter * lines + GAP)
     widths = [letter * (0.55 * len(str(mark.get_label())) + 3.5) for mark in marks]
@@ -338,7 +345,7 @@ def _arrange(
     canvas = FigureCanvasAgg(figure)
     for index, (title, draw) in enumerate(panels):
         row, column = divmod(index, columns)
-        left, top = GAP + column * (wide + GAP), head + row * (head + high)
+        left, top = GAP + column * pitch, head + row * (head + high)
         axes = figure.add_axes((left / full, 1 - (top + high) / tall, wide / full, high / tall))
         axes.imshow(ground, extent=(0, width, height, 0), aspect='auto', interpolation='none')
         axes.set_axis_off()

@@ -44,7 +44,8 @@ def test_training_goes_on_where_it_stopped(trained: Any, tmp_path: Path) -> None
     losses = runner.message_hub.get_scalar('train/loss').data[0]
     assert len(losses) == 6, 'the resumed run goes on with the history of the first'
     (picture,) = work_dir.glob('*/vis_data/vis_image/deformed*')
-    assert picture.name == 'deformed_points_0_2.png' and cv2.imread(str(picture)).shape[1] == 496
+    assert picture.name == 'deformed_points_0.png_2.png'
+    assert cv2.imread(str(picture)).shape[1] == 496
 
 
 def test_an_interrupted_training_says_where_to_look_and_leaves_curves(
@@ -83,6 +84,14 @@ def test_a_missing_visual_backend_is_told_in_a_sentence(config: Path, tmp_path: 
     named = {'visualizer.vis_backends': [dict(type='mmengine.AimVisBackend')]}
     with pytest.raises(UserError, match='AimVisBackend needs the package aim'):
         train(str(config), str(tmp_path / 'work'), cfg_options=named)
+
+
+def test_mlflow_writes_to_a_database(config: Path) -> None:
+    cfg = read_config(config)
+    cfg.work_dir = 'runs/mine/'
+    importlib.import_module('mmdat.apis.train')._add_vis_backends(cfg, ['mlflow'])
+    added = dict(cfg.visualizer.vis_backends[-1], type='MLflowVisBackend')
+    assert added.items() >= dict(exp_name='mine', tracking_uri='sqlite:///mlflow.db').items()
 
 
 def test_a_checkpoint_is_tested_and_its_predictions_kept(trained: Any, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The page in the browser: answers, refusals, and that it gives away no file."""
 
+import copy
 import http.client
 import io
 import json
@@ -12,8 +13,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import cv2
+import gradio
 import numpy as np
 import pytest
+import torch
 from helpers import nano
 from PIL import Image
 
@@ -58,6 +61,41 @@ def test_what_is_asked_changes_the_picture(viewer: Viewer) -> None:
     assert not np.array_equal(viewer.attention(at, CLASSIFIER, 3, 1, 0), before)
     assert not np.array_equal(viewer.attention(at, DETECTOR, 3, 1, 0), before)
     assert viewer.limit(CLASSIFIER, 9, 99, 99) == (4, 2, 8)
+    assert viewer.limit(CLASSIFIER, None, -3, 0.9) == (1, 1, 1)  # as typed
+
+
+def test_an_image_is_predicted_and_recorded_in_one_pass(viewer: Viewer, tmp_path: Path) -> None:
+    segmentor = Predictor(*nano.write_nano('semantic_fpn_scalablevit_s_ade20k', tmp_path))
+    image = scene(4, 50, 90).image
+    for mode, predictor in (
+        *(('whole', model) for model in (*viewer.models.values(), segmentor)),
+        ('slide', segmentor),
+    ):
+        if mode == 'slide':
+            predictor._model.test_cfg.update(mode=mode, crop_size=(48, 48), stride=(32, 32))
+        (expected,), recording = predictor([image]), predictor.record_attention(image)
+        passes: list[Any] = []
+        handle = predictor._model.backbone.register_forward_hook(lambda *it, n=passes: n.append(it))
+        output, recorded = predictor.predict_and_record(image)
+        handle.remove()
+        assert (len(passes) == 1) == (mode == 'whole')
+        assert recorded.mapping == recording.mapping
+        for block, other in zip(recorded.blocks, recording.blocks, strict=True):
+            assert block.name == other.name and torch.equal(block.features, other.features)
+        (found,), (name,) = output.values(), output
+        if name == 'instances':
+            assert found.masks == expected[name].masks
+            found, expected[name] = found.boxes, expected[name].boxes
+        assert np.array_equal(found, expected[name])
+
+
+def test_a_stage_of_a_single_block_is_shown(viewer: Viewer) -> None:
+    viewer = copy.copy(viewer)
+    viewer.heads = {CLASSIFIER: {3: [8]}}
+    viewer.models = {CLASSIFIER: viewer.models[CLASSIFIER]}
+    page = view_module.build_page(viewer, [])
+    sliders = [block for block in page.blocks.values() if isinstance(block, gradio.Slider)]
+    assert [block.value for block in sliders[1:]] == [4, 1, 0]
 
 
 def test_the_threshold_leaves_objects_out(viewer: Viewer) -> None:
@@ -68,6 +106,7 @@ def test_the_threshold_leaves_objects_out(viewer: Viewer) -> None:
     assert all_drawn.shape == none_drawn.shape == (540, 720, 3)  # enlarged
     assert not np.array_equal(all_drawn, none_drawn)
     assert viewer.picture(at, CLASSIFIER, 1)[1] == ''
+    assert at.recording is not None and at.recording[0] == CLASSIFIER  # in the same pass
 
 
 def test_two_at_once_get_their_own_answers(viewer: Viewer) -> None:

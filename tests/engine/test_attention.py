@@ -51,7 +51,7 @@ def test_the_first_images_of_each_validation_are_drawn() -> None:
             for index in range(3):
                 hook.after_val_iter(run, index, batch([blue, blue]))
         names = [(name, at) for name, _, at in run.visualizer.drawn]
-        assert names == 2 * [(f'deformed_points_{index}', step) for index in range(3)]
+        assert names == 2 * [(f'deformed_points_{index}.png', step) for index in range(3)]
         picture = run.visualizer.drawn[0][1]
         assert picture.shape[1] == 480 + 16
         red, _, blue_part = picture[200:300].reshape(-1, 3).mean(0)

@@ -70,7 +70,11 @@ def write_nano(name: str, folder: Path) -> tuple[str, str]:
     Returns:
         Paths of both.
     """
-    cfg = nano_config(name)
+    return write_model(nano_config(name), name, folder)
+
+
+def write_model(cfg: Config, name: str, folder: Path) -> tuple[str, str]:
+    """Write a config and a checkpoint with random weights; returns their paths."""
     config, checkpoint = folder / f'{name}.py', folder / f'{name}.pth'
     cfg.dump(config)
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))

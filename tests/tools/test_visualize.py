@@ -47,13 +47,16 @@ def test_pictures_lie_as_their_images_do(
         f'error: inputs that could not be read and were skipped: 1 ({tmp_path}/photos/broken.png)'
     )
     out = capsys.readouterr().out
-    assert 'Drawn: 2 images' in out and f'Query_9_9: {tmp_path}/attention/query_9_9' in out
+    assert 'Drawn: 2 images' in out and f'Query_63.5_0: {tmp_path}/attention/query_63.5_0' in out
     kinds = ('offsets', 'points', 'query_63.5_0', 'query_9_9')
     assert files('attention') == [f'{k}/{name}.png' for k in kinds for name in ('a/x.png', 'y.jpg')]
     assert cv2.imread('attention/points/y.jpg.png').shape[1] == 480 + 16
 
-    assert run('photos/y.jpg', *model, '--stage', '1', '--out', 'none').startswith(
-        f'error: {tmp_path}/photos/y.jpg: there is no deformable block in stage 1: choose from '
+    # A stage without deformable blocks.
+    assert run('photos/y.jpg', *model, '--stage', '1', '--out', 'local') == ''
+    assert files('local') == ['query_center/y.jpg.png']
+    assert run('photos/y.jpg', *model, '--stage', '5', '--out', 'none').startswith(
+        f'error: {tmp_path}/photos/y.jpg: there is no block in stage 5: choose from stage 1: '
     )
     assert run('photos', *model, '--query', '3') == (
         'error: --query takes X,Y in pixels, such as 320,240, got 3'

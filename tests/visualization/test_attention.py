@@ -70,3 +70,16 @@ def test_pictures_of_small_images_are_legible_and_of_large_ones_whole() -> None:
         draw_query(image, recordings[0], (64, 0))
     with pytest.raises(UserError, match='no head 2 in stage 1, block 2: window: it has 1'):
         draw_query(image, recordings[0], (1, 0), head=1)
+
+
+def test_a_query_in_the_corner_of_a_narrow_image_is_seen() -> None:
+    with record_attention(backbone := build('dat')) as recordings, torch.no_grad():
+        backbone(torch.randn(1, 3, 320, 32))
+    image = np.zeros((320, 32, 3), np.uint8)
+    picture = draw_query(image, recordings[0], (0, 0), recordings[0].blocks[:1])
+    assert picture.shape[1] > 320  # room for the title
+    star = (np.abs(picture.astype(int) - (0xD5, 0x5E, 0x00)).max(-1) < 9).sum()
+    inside = draw_query(image, recordings[0], (16, 160), recordings[0].blocks[:1])
+    assert star == pytest.approx(
+        (np.abs(inside.astype(int) - (0xD5, 0x5E, 0)).max(-1) < 9).sum(), rel=0.2
+    )
