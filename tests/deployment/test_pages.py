@@ -194,7 +194,7 @@ class Nothing(nn.Module):
     """A detector that finds no object."""
 
     def forward(self, images: Tensor) -> Boxes:
-        boxes = images[:, 0, :1, :4] * 0
+        boxes = images[:, 0, :1, :1].expand(-1, -1, 4) * 0
         return Boxes(boxes, boxes[..., 0] - 1, boxes[..., 0].long() - 1)
 
 
