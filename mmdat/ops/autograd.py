@@ -76,8 +76,12 @@ def make_operator(
             return gradients(grad_out, *ctx.saved_tensors)
 
     def call(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
-        if traced or tensors[0].is_meta:
+        if (
+            torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or is_in_torch_dispatch_mode()
+            or tensors[0].is_meta
+        ):
             return operator(*tensors)
         return Untraced.apply(*tensors)
 

@@ -160,7 +160,8 @@ class DeformableAttention(nn.Module):
             offsets = layer(offsets)
         # Half precision would move the keys by up to a third of a position on a large map.
         dtype = torch.promote_types(offsets.dtype, torch.float32)
-        with torch.autocast(query.device.type, enabled=False):
+        # There is no autocast on the meta device, where models are counted.
+        with torch.autocast('cpu' if query.is_meta else query.device.type, enabled=False):
             offsets = F.conv2d(offsets.to(dtype), pointwise.weight.to(dtype))
         offsets = offsets.unflatten(0, (-1, self.groups)).permute(0, 1, 3, 4, 2)
         grid = offsets.shape[2:4]
