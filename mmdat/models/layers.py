@@ -32,8 +32,8 @@ class DropPath(nn.Module):
         if self.drop_prob == 0 or not self.training:
             return x
         keep_prob = 1 - self.drop_prob
-        kept = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep_prob)
-        return x / keep_prob * kept
+        draws = torch.rand((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device)
+        return x / keep_prob * (keep_prob + draws).floor()
 
 
 def depthwise_conv(
