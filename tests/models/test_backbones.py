@@ -276,6 +276,14 @@ def test_out_indices_choose_outputs_and_norms(name: str) -> None:
 
 
 @every_family
+def test_each_trained_parameter_has_a_gradient(name: str) -> None:
+    model = build(name, out_indices=(1,), frozen_stages=0, with_cp=True, drop_path_rate=0.5)
+    loss(model(image(40, 56))).backward()
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    assert trained and [key for key, p in trained.items() if p.grad is None] == []
+
+
+@every_family
 def test_stages_after_the_last_output_are_neither_built_nor_run(name: str) -> None:
     whole = build(name, drop_path_rate=0.6)
     model = build(name, drop_path_rate=0.6, out_indices=(1, 0), frozen_stages=2)
