@@ -4,4 +4,4 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(type='mmdat.DAT', arch='base', drop_path_rate=0.5),
-    neck=dict(in_channels=[128, 256, 512, 1024]))
+    neck=dict(in_channels=[256, 512, 1024]))

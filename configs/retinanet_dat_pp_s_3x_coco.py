@@ -4,4 +4,4 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(type='mmdat.DATPlusPlus', arch='small', drop_path_rate=0.5),
-    neck=dict(in_channels=[96, 192, 384, 768]))
+    neck=dict(in_channels=[192, 384, 768]))

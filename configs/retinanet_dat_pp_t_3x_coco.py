@@ -4,4 +4,4 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(type='mmdat.DATPlusPlus', arch='tiny', drop_path_rate=0.2),
-    neck=dict(in_channels=[64, 128, 256, 512]))
+    neck=dict(in_channels=[128, 256, 512]))

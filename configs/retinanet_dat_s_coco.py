@@ -4,4 +4,4 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(type='mmdat.DAT', arch='small', drop_path_rate=0.3),
-    neck=dict(in_channels=[96, 192, 384, 768]))
+    neck=dict(in_channels=[192, 384, 768]))

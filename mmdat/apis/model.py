@@ -7,7 +7,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
-from mmdat.checks.model_fit import check_weights_fit, unbuilt_stages
+from mmdat.checks.model_fit import check_weights_fit, unbuilt
 from mmdat.registry import MODELS
 
 
@@ -35,7 +35,7 @@ def load_weights(model: BaseModel, checkpoint: str) -> dict[str, Any]:
     content = read_checkpoint(checkpoint, skip_objects=True)
     checks.before_loading(content, checkpoint, resume=False)
     check_weights_fit(
-        content, model.state_dict(), checkpoint, backbone_only=False, unneeded=unbuilt_stages(model)
+        content, model.state_dict(), checkpoint, backbone_only=False, unneeded=unbuilt(model)
     )
     weights = content.get('state_dict', content)
     # Not strict, as older checkpoints lack batch norm's counter.

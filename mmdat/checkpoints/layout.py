@@ -38,8 +38,8 @@ class PublishedBackbone(Protocol):
     in_channels: int
 
     @property
-    def unbuilt_stages(self) -> tuple[str, ...]:
-        """What names of stages that it does not build begin with, ours and the authors'."""
+    def unbuilt(self) -> tuple[str, ...]:
+        """What names of stages and norms of outputs that it does not build begin with."""
 
     def published_layout(self) -> PublishedLayout:
         """Where the tensors of the authors' checkpoints belong."""

@@ -86,7 +86,7 @@ def load_pretrained(
             f'{checkpoint} has no parameter of {type(backbone).__name__}'
             f'{f" under {prefix!r}" if prefix else ""}: is it of another model?'
         )
-    body = _drop_unbuilt_stages(body, backbone, checkpoint)
+    body = _drop_unbuilt(body, backbone, checkpoint)
     match = _Match(filled={name: body[name] for name in sorted(ours & set(body))})
     if STEM in match.filled:
         match.filled[STEM] = adapt_stem(match.filled[STEM], backbone.in_channels, checkpoint)
@@ -254,7 +254,7 @@ def _match(backbone: PublishedBackbone, weights: Weights, source: str, with_head
         heads = {theirs: ours for ours, theirs in layout.classifier.items()}
     else:
         ignored |= layout.absent_norms
-    for key, tensor in _drop_unbuilt_stages(body or weights, backbone, source).items():
+    for key, tensor in _drop_unbuilt(body or weights, backbone, source).items():
         if key in ignored or _is_buffer(key, tensor, modules):
             continue
         if key in places:
@@ -293,15 +293,13 @@ def _is_ours(body: Weights, layout: PublishedLayout) -> bool:
     return not (ours - theirs).isdisjoint(body) and (theirs - ours).isdisjoint(body)
 
 
-def _drop_unbuilt_stages(weights: Weights, backbone: PublishedBackbone, source: str) -> Weights:
-    """Leave out a checkpoint's stages that the backbone does not build, and say so."""
+def _drop_unbuilt(weights: Weights, backbone: PublishedBackbone, source: str) -> Weights:
+    """Leave out a checkpoint's stages and norms that the backbone does not build, and say so."""
     kept = {
-        name: tensor
-        for name, tensor in weights.items()
-        if not name.startswith(backbone.unbuilt_stages)
+        name: tensor for name, tensor in weights.items() if not name.startswith(backbone.unbuilt)
     }
     if len(kept) < len(weights):
-        print_log(f'{source} has stages that out_indices leaves out', logger='current')
+        print_log(f'{source} has stages or norms that out_indices leaves out', logger='current')
     return kept
 
 

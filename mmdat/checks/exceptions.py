@@ -82,6 +82,12 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             'the data set and LoadAnnotations disagree on reduce_zero_label: leave it out of '
             'LoadAnnotations, or use mmdat.LoadSegmentationMap'
         )
+    if 'Expected to have finished reduction in the prior iteration' in text:
+        return (
+            'some trained parameters had no gradient in a step, which several processes cannot '
+            'train: find their names with TORCH_DISTRIBUTED_DEBUG=DETAIL, then take them out of '
+            'the model or set find_unused_parameters=True in the config'
+        )
     lost = r'gloo|NCCL|Connection (closed|reset) by peer'
     if isinstance(error, RuntimeError) and re.search(lost, text):
         return (

@@ -52,12 +52,12 @@ def check_image_channels(model: nn.Module) -> None:
             )
 
 
-def unbuilt_stages(model: nn.Module) -> tuple[str, ...]:
-    """What the names of weights begin with whose stages a model's backbone does not build."""
+def unbuilt(model: nn.Module) -> tuple[str, ...]:
+    """What names of weights begin with whose stage or norm a model's backbone does not build."""
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, HierarchicalBackbone):
         return ()
-    return tuple(f'backbone.{name}' for name in backbone.unbuilt_stages)
+    return tuple(f'backbone.{name}' for name in backbone.unbuilt)
 
 
 def check_num_classes(model: nn.Module, dataset: Any) -> None:

@@ -56,7 +56,7 @@ class CheckFitHook(Hook):
             source,
             backbone_only=is_fine_tuning,
             # An optimizer's state that was saved with more stages does not fit.
-            unneeded=() if is_resuming else checks.model_fit.unbuilt_stages(model),
+            unneeded=() if is_resuming else checks.model_fit.unbuilt(model),
         )
         if not is_fine_tuning:
             for loop in mmengine_private.built_loops(runner).values():

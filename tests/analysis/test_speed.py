@@ -24,7 +24,7 @@ APPETITE = 2**26  # bytes
 def nano(name: str) -> Config:
     """A config with the smallest backbone."""
     options = {
-        'mmdet': {'model.neck.in_channels': WIDTHS},
+        'mmdet': {'model.neck.in_channels': WIDTHS[1:]},  # RetinaNet's
         'mmseg': {'model.neck.in_channels': WIDTHS, 'model.data_preprocessor.size': (64, 96)},
         'mmpretrain': {'model.head.in_channels': WIDTHS[-1]},
     }

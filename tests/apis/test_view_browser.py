@@ -148,7 +148,8 @@ def test_a_click_answers_within_a_second(browser: Any, tmp_path: Path, arch: str
     """A detector with inputs of 800 x 1067 pixels, and an image of 800 x 600."""
     cfg = load('retinanet_dat_pp_t_coco')
     if arch == 'nano':
-        cfg.merge_from_dict({'model.backbone.arch': arch, 'model.neck.in_channels': nano.FOUR_MAPS})
+        cfg.model.backbone.arch = arch
+        cfg.model.neck.in_channels = nano.FOUR_MAPS[1:]
     cv2.imwrite(
         str(tmp_path / 'noise.png'), np.random.default_rng(0).integers(0, 256, (600, 800, 3))
     )

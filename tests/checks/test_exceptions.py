@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.optim.scheduler import CosineAnnealingLR
 from mmengine.registry import DefaultScope
 from mmengine.runner import FlexibleRunner, Runner
-from torch import nn
+from torch import distributed, nn
 from torch.utils.data import DataLoader
 
 from mmdat.checks.config_file import read_config
@@ -219,6 +219,22 @@ def test_images_of_several_sizes_in_a_batch_are_told() -> None:
 def test_what_is_no_mistake_of_the_user_passes() -> None:
     with pytest.raises(ZeroDivisionError), explained(Config()):
         raise ZeroDivisionError
+
+
+def test_a_parameter_without_gradient_is_told_in_several_processes() -> None:
+    class FirstAlone(nn.ModuleList):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self[0](x)
+
+    distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(FirstAlone([nn.Linear(1, 1) for _ in '12']))
+        model(torch.ones(1, 1)).sum().backward()
+        sentence = 'had no gradient in a step, .* or set find_unused_parameters=True in the config'
+        with pytest.raises(UserError, match=sentence), explained(Config()):
+            model(torch.ones(1, 1))
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_the_end_of_another_process_and_of_the_work_dir_are_told(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def test_a_config_trains_and_is_tested(
         monkeypatch.setenv(variable, value)
     steps = zoo.take_steps(name, root)
     assert math.isfinite(steps.loss)
+    assert not steps.without_gradient
     assert METRICS[name] <= steps.metrics.keys()
     # COCO's metrics are -1 where there are no objects to find.
     assert all(steps.metrics[metric] >= 0 for metric in METRICS[name])

@@ -55,12 +55,18 @@ def test_a_stem_for_rgb_is_made_to_fit_in_training_alone(prefix: str) -> None:
             load(gray, rgb, doing)
 
 
-def test_stages_that_are_not_built_may_be_in_what_is_trained_from_or_tested() -> None:
-    whole, shallow = Model().state_dict(), Model(out_indices=(0, 1))
+@pytest.mark.parametrize(
+    'out_indices, first',
+    [((0, 1), 'embeddings.2'), ((1, 2, 3), 'norms.0.bias, backbone.norms.0.weight')],
+)
+def test_what_is_not_built_may_be_in_what_is_trained_from_or_tested(
+    out_indices: tuple[int, ...], first: str
+) -> None:
+    whole, part = Model().state_dict(), Model(out_indices=out_indices)
     for doing in ('train', 'test'):
-        shallow.load_state_dict(load(shallow, whole, doing), strict=False)
-    with pytest.raises(UserError, match='it has in addition backbone.embeddings.2'):
-        load(shallow, whole, 'resume')
+        part.load_state_dict(load(part, whole, doing))
+    with pytest.raises(UserError, match=f'it has in addition backbone.{first}'):
+        load(part, whole, 'resume')
 
 
 def test_skipped_images_are_told_in_the_midst_of_a_training_of_iterations() -> None:

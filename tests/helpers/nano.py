@@ -21,7 +21,7 @@ NARROW_BOXES = dict(fc_out_channels=32)
 NARROW_MASKS = dict(num_convs=1, conv_out_channels=32)
 # Name of a config -> what its model needs for a nano backbone and to be fast.
 HEADS: dict[str, dict[str, Any]] = {
-    'retinanet_dat_t_coco': {'neck.in_channels': FOUR_MAPS},
+    'retinanet_dat_t_coco': {'neck.in_channels': FOUR_MAPS[1:]},
     'mask_rcnn_scalablevit_s_coco': {
         'neck.in_channels': FOUR_MAPS,
         'roi_head.bbox_head': NARROW_BOXES,

@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Each config of the zoo takes a training step and a test step on small drawings.
 
+It fails where a trained parameter has no gradient then: several processes would stop.
+
 ``python tests/helpers/zoo.py [NAME ...]`` prints a table as it goes; names may have wildcards.
 Parameters and multiply-accumulates (MACs) are those of one image at the size that papers give them
 for.
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,9 @@ from typing import Any
 import numpy as np
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mmdat.analysis.flops import count_complexity
 from mmdat.analysis.model import image_shape
@@ -31,6 +37,7 @@ from mmdat.datasets.shapes.coco import coco_content
 from mmdat.datasets.shapes.drawing import Scene, draw_scene
 from mmdat.datasets.shapes.files import write_image
 from mmdat.datasets.shapes.segment import pixel_values
+from mmdat.errors import list_first
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SIZE = 128
@@ -55,12 +62,14 @@ class Steps:
         train_seconds: Time of the training step, with reading the images.
         test_seconds: Time of the test, with reading the images.
         metrics: Metrics of the test, by name.
+        without_gradient: Names of the trained parameters that had none in the training step.
     """
 
     loss: float
     train_seconds: float
     test_seconds: float
     metrics: dict[str, float]
+    without_gradient: list[str]
 
 
 def take_steps(name: str, root: Path) -> Steps:
@@ -71,7 +80,8 @@ def take_steps(name: str, root: Path) -> Steps:
     cfg.dump(path)
     start = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):  # what pycocotools prints
-        runner = train(str(path), str(root / 'work_dirs' / name))
+        with parameters_with_gradient() as reached:
+            runner = train(str(path), str(root / 'work_dirs' / name))
         middle = time.perf_counter()
         metrics = runner.test()
     end = time.perf_counter()
@@ -81,7 +91,28 @@ def take_steps(name: str, root: Path) -> Steps:
         middle - start,
         end - middle,
         {key: float(value) for key, value in metrics.items()},
+        [
+            parameter_name
+            for parameter_name, parameter in runner.model.named_parameters()
+            if parameter.requires_grad and parameter not in reached
+        ],
     )
+
+
+@contextlib.contextmanager
+def parameters_with_gradient() -> Iterator[set[Tensor]]:
+    """Collect the parameters that have a gradient, be it zero, as an optimizer takes its step."""
+    reached: set[Tensor] = set()
+
+    def collect(optimizer: Optimizer, *_: Any) -> None:
+        parameters = [value for group in optimizer.param_groups for value in group['params']]
+        reached.update(value for value in parameters if value.grad is not None)
+
+    handle = register_optimizer_step_pre_hook(collect)
+    try:
+        yield reached
+    finally:
+        handle.remove()
 
 
 def cost(name: str) -> dict[str, Any]:
@@ -212,6 +243,8 @@ def main() -> None:
         for name in names:
             try:
                 steps, costs = take_steps(name, root), cost(name)
+                if steps.without_gradient:
+                    raise ValueError(f'no gradient has {list_first(steps.without_gradient)}')
             except Exception:
                 traceback.print_exc()
                 print(f'{name:36} FAILED', flush=True)

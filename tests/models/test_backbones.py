@@ -269,10 +269,18 @@ def test_drop_path_grows_linearly_and_is_off_in_evaluation(name: str) -> None:
 @every_family
 def test_out_indices_choose_outputs_and_norms(name: str) -> None:
     model, whole = build(name, out_indices=(1, 3)), build(name)
-    whole.load_state_dict(model.state_dict(), strict=False)
+    model.load_state_dict(whole.state_dict())
     x = image(40, 56)
     assert difference(model(x), whole(x)[1::2]) == 0
     assert set(model.norms) == {'1', '3'}
+
+
+@every_family
+def test_each_trained_parameter_has_a_gradient(name: str) -> None:
+    model = build(name, out_indices=(1,), frozen_stages=0, with_cp=True, drop_path_rate=0.5)
+    loss(model(image(40, 56))).backward()
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    assert trained and [key for key, p in trained.items() if p.grad is None] == []
 
 
 @every_family

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.triton import NEEDS_TRITON
+from helpers.triton_on_cpu import NEEDS_TRITON
 from hypothesis import settings
 from torch._subclasses import FakeTensorMode
 

@@ -181,9 +181,9 @@ class HierarchicalBackbone(BaseModule):
         return 1 + sum(depths[: int(stage)]) + block, num_layers
 
     @property
-    def unbuilt_stages(self) -> tuple[str, ...]:
-        """What names of stages that are not built begin with, ours and the authors'."""
-        return tuple(
+    def unbuilt(self) -> tuple[str, ...]:
+        """What names of stages that are not built begin with, ours and the authors', and norms."""
+        stages = (
             f'{name}.'
             for stage in range(len(self.stages), len(self.settings))
             for name in (
@@ -193,6 +193,13 @@ class HierarchicalBackbone(BaseModule):
                 *self._published_parts(stage),
             )
         )
+        norms = (
+            f'{OUTPUT_NORMS}{stage}.{leaf}'
+            for stage in range(len(self.stages))
+            if stage not in self.out_indices
+            for leaf in ('weight', 'bias')
+        )
+        return (*stages, *norms)
 
     def published_layout(self) -> PublishedLayout:
         """Where the tensors of the authors' checkpoints belong in a model on this backbone."""
@@ -222,8 +229,8 @@ class HierarchicalBackbone(BaseModule):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # Weights of stages that are not built are not surplus, even where loading is strict.
-        unbuilt = tuple(prefix + name for name in self.unbuilt_stages)
+        # Weights of what is not built are not surplus, even where loading is strict.
+        unbuilt = tuple(prefix + name for name in self.unbuilt)
         for name in [name for name in state_dict if name.startswith(unbuilt)]:
             del state_dict[name]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -11,7 +11,7 @@ import torch
 from helpers.errors import relative_errors
 from helpers.locations import locations_between_entries
 from helpers.memory import largest_allocation
-from helpers.triton import NEEDS_TRITON, hopper, interpreter, record_kernels  # noqa: F401
+from helpers.triton_on_cpu import NEEDS_TRITON, hopper, interpreter, record_kernels  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.errors import relative_errors
-from helpers.triton import NEEDS_TRITON, hopper, interpreter, record_kernels  # noqa: F401
+from helpers.triton_on_cpu import NEEDS_TRITON, hopper, interpreter, record_kernels  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
