@@ -4,6 +4,9 @@ People bring their own builds of these packages, so that installing mmdat instal
 """
 
 import importlib
+import re
+import sys
+import warnings
 
 # Package -> versions that work, and why none later does.
 SUPPORTED: dict[str, tuple[str, str]] = {
@@ -16,6 +19,26 @@ HOW_TO_INSTALL = (
     "run 'make setup' in a clone of mmdat for the tested set, "
     "or see 'Your own environment' in its README"
 )
+
+# What packages warn of about each other and themselves, which a user can do nothing about: how the
+# message begins, its category, and a pattern of the place for one that is not of packages alone.
+UNAVOIDABLE: list[tuple[str, type[Warning], str]] = [
+    # mmengine imports it anew whenever it looks for a package.
+    ('pkg_resources is deprecated as an API', UserWarning, ''),
+    # mmseg's own heads call it.
+    ('``build_loss`` would be deprecated soon', UserWarning, ''),
+    # The toolboxes' heads do not say in which order they want the grid.
+    ('torch.meshgrid: in an upcoming release', UserWarning, ''),
+    # In docstrings of the toolboxes, when Python 3.12 first compiles them.
+    ('invalid escape sequence', SyntaxWarning, '.*/site-packages/'),
+]
+
+
+def ignore_unavoidable_warnings() -> None:
+    """Keep warnings from users who can do nothing about them, unless they asked for all (-W)."""
+    if not sys.warnoptions:
+        for message, category, module in UNAVOIDABLE:
+            warnings.filterwarnings('ignore', re.escape(message), category, module)
 
 
 def require(*packages: str) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,28 @@ print(all(torch.equal(own[name], trained[name]) for name in own))
     shapes, *_, equal = run(script, without=OPENMMLAB[1:]).splitlines()
     assert shapes == '{8: (1, 256, 60, 80), 16: (1, 256, 30, 40), 32: (1, 256, 15, 20)}'
     assert equal == 'True'
+
+
+@pytest.mark.parametrize(
+    'message, category, module, is_seen',
+    [
+        ('pkg_resources is deprecated as an API. See ...', UserWarning, 'mmengine', False),
+        ('another package is deprecated', UserWarning, 'mmengine', True),
+        ("invalid escape sequence '\\d'", SyntaxWarning, '/env/site-packages/mmdet/a', False),
+        ("invalid escape sequence '\\d'", SyntaxWarning, '/home/me/my_config', True),
+    ],
+)
+def test_warnings_that_a_user_can_do_nothing_about_are_not_seen(
+    message: str,
+    category: type[Warning],
+    module: str,
+    is_seen: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for options, seen in ([], is_seen), (['default'], True):
+        monkeypatch.setattr(sys, 'warnoptions', options)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            stack.ignore_unavoidable_warnings()
+            warnings.warn_explicit(message, category, f'{module}.py', 1, module)
+        assert bool(caught) == seen

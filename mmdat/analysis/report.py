@@ -132,8 +132,7 @@ def write_report(
     picked. ``report.html`` has all of it on a page, with a confusion matrix and with the curves of
     the training whose log is beside the results.
 
-    ``results`` is a pickle, the toolboxes' format for results. A pickle can run code when it is
-    read: give files that you wrote yourself.
+    ``results`` is a pickle, the toolboxes' format for results. Code in it is not run.
 
     Args:
         config: Config of the model, or its path; its test data set holds the ground truth.

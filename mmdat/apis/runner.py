@@ -15,6 +15,8 @@ from mmdat.checks.config_file import read_config
 from mmdat.checks.run import is_sharded
 from mmdat.errors import enumerate_names
 
+from .terminal import short_terminal
+
 CHECKING_HOOKS = ('CheckFitHook', 'CountBrokenImagesHook', 'FiniteLossHook')
 # Classes of mmdet -> where they are registered; mmdat's of the same name check what they read.
 CHECKED_CLASSES = {'CocoDataset': DATASETS, 'CocoMetric': METRICS}
@@ -59,7 +61,10 @@ def build_runner(cfg: Config, warnings: Iterable[str] = ()) -> Runner:
     setup_cache_size_limit_of_dynamo()
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         _prepare_processes_on_cpu(cfg)
-    runner = RUNNERS.build(cfg)
+    with short_terminal():
+        runner = RUNNERS.build(cfg)
+    log = Path(runner.work_dir, runner.timestamp, f'{runner.timestamp}.log').resolve()
+    runner.logger.info(f'Config, environment, hooks and rates of parameters: {log}')
     for text in warnings:
         runner.logger.warning(text)
     if added:

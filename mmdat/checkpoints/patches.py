@@ -1,4 +1,4 @@
-"""What mmengine lacks to read and write checkpoints safely; importing mmdat puts it there."""
+"""What mmengine lacks to read and write files safely; importing mmdat puts it there."""
 
 import pickle
 from collections.abc import Callable
@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.fileio import LocalBackend, register_backend
+from mmengine.fileio import LocalBackend, register_backend, register_handler
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from mmdat.files import whole_file
 
+from .pickles import SafePickleHandler
 from .reading import WEB, ZOOS, read_checkpoint
 
 
 def patch_mmengine() -> None:
-    """Let mmengine read its own history, and no code, from checkpoints, and write whole files."""
+    """Let mmengine read its own history, and no code, from files, and write whole files."""
     allow_training_history()
+    register_handler(['pickle', 'pkl'])(SafePickleHandler)
     register_backend('local', WholeFileBackend, force=True, prefixes='')
     CheckpointLoader.register_scheme(['', *WEB, *ZOOS], load_from_disk_or_web, force=True)
 

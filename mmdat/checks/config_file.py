@@ -24,8 +24,14 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         options: Values to put into it, by dotted key (``--cfg-options``).
 
     Raises:
-        UserError: If the config, or a base of it, cannot be read, or if the options do not fit it.
+        UserError: If the config, or a base of it, cannot be read or is at a URL, or if the options
+            do not fit it.
     """
+    if '://' in str(path):
+        raise UserError(
+            f'config {path} is at a web address: a config is code, so download it, read it, and '
+            'give the path of the file'
+        )
     if not Path(path).is_file():
         raise UserError(f'config {path} does not exist')
     try:

@@ -30,7 +30,7 @@ def read_results(path: Path, scope: str) -> list[dict[str, Any]]:
         scope: Default scope of the config that was tested.
 
     Raises:
-        UserError: The file is missing or holds something else.
+        UserError: The file is missing or holds something else; nothing in it is run.
     """
     if not path.is_file():
         raise UserError(
@@ -39,6 +39,8 @@ def read_results(path: Path, scope: str) -> list[dict[str, Any]]:
         )
     try:
         predictions = mmengine.load(path, file_format='pkl')
+    except UserError as error:  # something that could run code
+        raise UserError(f'{path} is not read: {error}') from error
     except Exception as error:  # a file that is no pickle can raise anything
         raise UserError(
             f'{path} is not a pickle of results ({error}): give the file that '

@@ -49,7 +49,7 @@ def test_training_goes_on_where_it_stopped(trained: Any, tmp_path: Path) -> None
 
 
 def test_an_interrupted_training_says_where_to_look_and_leaves_curves(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     class Killed(BaseException):
         """As KeyboardInterrupt, which would end the tests."""
@@ -68,7 +68,14 @@ def test_an_interrupted_training_says_where_to_look_and_leaves_curves(
             cfg_options={'default_hooks.logger.interval': 1},
             vis_backends=backends,
         )
-    log = next(work_dir.glob('*/*.log')).read_text()
+    (path,) = work_dir.glob('*/*.log')
+    log = path.read_text()
+    terminal, errors = capfd.readouterr()
+    before_first_step = terminal.partition('Epoch(train)')[0].splitlines() + errors.splitlines()
+    assert len(before_first_step) < 40, 'what is long is in the file alone'
+    assert f'Config, environment, hooks and rates of parameters: {path}' in terminal
+    for long in ('System environment:', '\nmodel', 'CheckFitHook', 'paramwise_options -- '):
+        assert long in log and long not in terminal
     assert f'Watch this training in {work_dir}: log 20' in log
     assert log.count(f"`tensorboard --logdir '{work_dir}'`") == len(backends)
     assert len(list(work_dir.glob('*/vis_data/events.*'))) == len(backends)

@@ -101,3 +101,13 @@ def test_a_config_is_read_whatever_the_locale_its_name_and_its_line_ends(tmp_pat
     finally:
         locale.setlocale(locale.LC_CTYPE, usual)
     assert cfg.name == 'blau'
+
+
+@pytest.mark.parametrize('address', ['https://host/config.py', 'file:///config.py', 's3://a/b.py'])
+def test_a_config_at_a_web_address_is_refused(address: str, tmp_path: Path) -> None:
+    sentence = f'config {address} is at a web address: a config is code'
+    with pytest.raises(UserError, match=sentence):
+        read_config(address)
+    (tmp_path / 'config.py').write_text(f"_base_ = '{address}'")
+    with pytest.raises(UserError, match='cannot be read'):
+        read_config(tmp_path / 'config.py')

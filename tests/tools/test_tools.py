@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
 from helpers.scripts import TOOLS, run_script
 
 from mmdat.apis import command_line, parse_run_args
@@ -41,6 +44,39 @@ def test_a_tool_ends_with_the_sentence(
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(TOOLS / tool), run_name='__main__')
     assert ended.value.code == 'error: config missing.py does not exist'
+
+
+@pytest.mark.parametrize(
+    'tool, arguments',
+    [
+        ('train.py', 'URL'),
+        ('test.py', 'URL some.pth'),
+        ('predict.py', 'URL some.pth image.png'),
+        ('visualize.py', 'image.png URL some.pth'),
+        ('view.py', 'URL some.pth'),
+        ('check_data.py', 'URL'),
+        ('new_config.py', 'URL data own.py'),
+        ('deployment/export.py', 'URL some.pth model.onnx'),
+        ('model_converters/convert_published.py', 'some.pth new.pth --config URL'),
+        ('analysis_tools/get_flops.py', 'URL'),
+        ('analysis_tools/benchmark.py', 'URL'),
+        ('analysis_tools/browse_dataset.py', 'URL'),
+        ('analysis_tools/report.py', 'URL results.pkl'),
+    ],
+)
+def test_no_tool_takes_a_config_from_the_web(
+    tool: str, arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data').mkdir()
+    for name in ('image.png', 'data/image.png'):
+        cv2.imwrite(name, np.zeros((8, 8, 3), np.uint8))
+    torch.save({'stages.0.weight': torch.zeros(1)}, 'some.pth')
+    url = 'https://host/config.py'
+    monkeypatch.setattr(sys, 'argv', [tool, *arguments.replace('URL', url).split()])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(TOOLS / tool), run_name='__main__')
+    assert str(ended.value.code).startswith(f'error: config {url} is at a web address')
 
 
 def test_a_tool_uses_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:

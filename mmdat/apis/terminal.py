@@ -1,0 +1,50 @@
+"""What of a run's log is left out of the terminal, so that the rest is seen; the file has all."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.logging import MMLogger
+
+# Beginnings of what mmengine and the toolboxes' constructors of optimizers log: long lists, a line
+# for each parameter, and advice that is for their authors.
+IN_THE_FILE_ALONE = (
+    '\n' + '-' * 60 + '\nSystem environment:',
+    'Config:\n',
+    'Distributed training is not used, all SyncBatchNorm',
+    'Hooks will be executed in the following order',
+    'paramwise_options -- ',
+    'Build LearningRateDecayOptimizerConstructor',
+    'self.paramwise_cfg is ',
+    'set param ',
+    'Param groups = ',
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+)
+
+
+@contextlib.contextmanager
+def short_terminal() -> Iterator[None]:
+    """Let loggers that mmengine makes meanwhile write to the terminal only what is to be seen.
+
+    Runners log much before they can be reached, and kinds of them build their loggers in ways of
+    their own.
+    """
+    original = MMLogger.__init__
+
+    def make(logger: MMLogger, *args: Any, **kwargs: Any) -> None:
+        original(logger, *args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_is_to_be_seen)
+
+    MMLogger.__init__ = make
+    try:
+        yield
+    finally:
+        MMLogger.__init__ = original
+
+
+def _is_to_be_seen(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(IN_THE_FILE_ALONE)
