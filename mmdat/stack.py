@@ -1,4 +1,4 @@
-"""Versions of PyTorch and OpenMMLab's packages that mmdat works with.
+"""Versions of PyTorch, OpenMMLab's packages and matplotlib that mmdat works with.
 
 People bring their own builds of these packages, so that installing mmdat installs none of them.
 """
@@ -14,6 +14,7 @@ SUPPORTED: dict[str, tuple[str, str]] = {
     'mmengine': ('>= 0.10, < 1.0', 'mmdet refuses later ones'),
     'mmcv': ('>= 2.0, < 2.2', 'mmdet refuses later ones'),
     'mmdet': ('>= 3.0, < 4.0', 'mmdat knows none later'),
+    'matplotlib': ('>= 3.7, < 4.0', 'mmdat knows none later'),
 }
 HOW_TO_INSTALL = (
     "run 'make setup' in a clone of mmdat for the tested set, "

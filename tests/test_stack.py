@@ -1,5 +1,6 @@
 """Which packages mmdat accepts below it, and what it does where some are missing."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -55,6 +56,16 @@ def test_missing_package_is_named_where_it_is_needed(monkeypatch: pytest.MonkeyP
     stack.check_versions('mmcv')
     with pytest.raises(ImportError, match="mmdat needs mmcv >= .* not installed: run 'make setup'"):
         stack.require('mmcv')
+
+
+@pytest.mark.parametrize('name', ['visualization', 'apis'])
+def test_missing_matplotlib_is_named_by_what_draws(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module(f'mmdat.{name}')
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    with pytest.raises(ImportError, match="mmdat needs matplotlib >= .*: run 'make setup'"):
+        importlib.reload(module)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mmdat.files import whole_file
+from mmdat.visualization.curves import save_figure
 
 from .tables import TITLES, percent
 
@@ -155,7 +156,7 @@ def _jpeg(picture: np.ndarray) -> str:
 def _png(figure: Figure) -> str:
     """A drawing of thin lines, which JPEG would blur."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='png')
+    save_figure(figure, buffer)
     return _data_uri('png', buffer.getvalue())
 
 

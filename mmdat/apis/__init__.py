@@ -2,7 +2,7 @@
 
 from mmdat.stack import require
 
-require('mmengine', 'mmcv', 'mmdet')
+require('mmengine', 'mmcv', 'mmdet', 'matplotlib')
 
 from .cli import command_line, parse_run_args  # noqa: E402  after the check
 from .predict import predict, write_predictions  # noqa: E402

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmdat.checks import log_warning
 from mmdat.errors import UserError
 from mmdat.files import whole_file
-from mmdat.visualization.curves import Curves, draw_curves
+from mmdat.visualization.curves import Curves, draw_curves, save_figure
+from mmdat.visualization.fonts import lack_of_fonts
 
 LOGS = '*/vis_data/scalars.json'
 # What a row has beside losses, learning rates and metrics.
@@ -84,9 +86,12 @@ def write_curves(work_dirs: Sequence[str | Path], out: str | Path | None = None)
     logs = [read_log(work_dir) for work_dir in work_dirs]
     path = Path(work_dirs[0] if len(work_dirs) == 1 else '', 'curves.png') if out is None else out
     names = _short_names([os.path.abspath(work_dir) for work_dir in work_dirs])
+    drawn = [name for log in logs for lines in log.curves.values() for name in lines]
+    if lack := lack_of_fonts([*names, *drawn]):
+        log_warning(lack)
     figure = draw_curves({name: log.curves for name, log in zip(names, logs, strict=True)})
     with whole_file(Path(path)) as partial:
-        figure.savefig(partial)
+        save_figure(figure, partial)
     return Path(path)
 
 

@@ -16,7 +16,7 @@ from mmdat.checks import log_warning
 from mmdat.checks.run import check_writable
 from mmdat.datasets.inputs import FOLDERS, Input, count_frames, find_inputs, read_frames
 from mmdat.errors import UserError, list_first
-from mmdat.visualization.fonts import missing_characters
+from mmdat.visualization.fonts import lack_of_fonts
 
 from .prediction_files import PredictionFiles
 from .predictor import Predictor
@@ -129,11 +129,8 @@ def write_predictions(
         progress.advance(task)
         console.print(f'{path} cannot be read: {why}', style='red')
 
-    if pictures and (characters := missing_characters(predictor.classes)):
-        console.print(
-            f'no font here has the characters {characters} of class names: install one, such as '
-            'fonts-noto-cjk for Chinese, Japanese and Korean, fonts-noto-core for others'
-        )
+    if pictures and (lack := lack_of_fonts(predictor.classes)):
+        console.print(lack)
     if any(Path(out_dir, name).exists() for name in FOLDERS):
         console.print(
             f'{out_dir} holds files of an earlier run: those that this one does not replace remain'

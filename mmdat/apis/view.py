@@ -104,15 +104,15 @@ def serve(viewer: Viewer, examples: Sequence[str] = (), port: int | None = None)
     Raises:
         UserError: If the port is taken.
     """
-    for name in [name for name in os.environ if name.startswith('GRADIO_')]:
-        del os.environ[name]  # could open files, or the page to others
-    with tempfile.TemporaryDirectory(prefix='mmdat_view_') as folder:
-        os.environ.update(
-            GRADIO_ANALYTICS_ENABLED='False',
-            GRADIO_TEMP_DIR=f'{folder}/files',
-            GRADIO_EXAMPLES_CACHE=f'{folder}/examples',
-            HF_HUB_DISABLE_TELEMETRY='1',
-        )
+    with (
+        tempfile.TemporaryDirectory(prefix='mmdat_view_') as folder,
+        _settings_of_gradio(
+            ANALYTICS_ENABLED='False',
+            TEMP_DIR=f'{folder}/files',
+            EXAMPLES_CACHE=f'{folder}/examples',
+        ),
+    ):
+        os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'
         import gradio
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -152,6 +152,22 @@ def serve(viewer: Viewer, examples: Sequence[str] = (), port: int | None = None)
             yield page.local_url
         finally:
             page.close(verbose=False)
+
+
+@contextmanager
+def _settings_of_gradio(**settings: str) -> Iterator[None]:
+    """Put settings in place of the environment's, which could open files, or the page to others."""
+
+    def taken() -> dict[str, str]:
+        return {name: os.environ.pop(name) for name in list(os.environ) if name[:7] == 'GRADIO_'}
+
+    before = taken()
+    os.environ.update({f'GRADIO_{name}': value for name, value in settings.items()})
+    try:
+        yield
+    finally:
+        taken()
+        os.environ.update(before)
 
 
 def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:

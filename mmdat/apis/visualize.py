@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mmdat.checks.run import check_writable
-from mmdat.datasets.inputs import find_inputs, read_frames
+from mmdat.datasets.inputs import Input, find_inputs, read_frames
 from mmdat.errors import UserError
 from mmdat.files import whole_file
 from mmdat.visualization import Recording, draw_deformed_points, draw_offsets, draw_query
+from mmdat.visualization.attention import check_query
 
 from .predict import COLUMNS, Summary, listed
 from .predictor import Predictor
@@ -54,12 +55,15 @@ def write_attention(
         What was drawn, and the inputs that could not be read.
 
     Raises:
-        UserError: For a mistake in what was given; if a file cannot be written.
+        UserError: For a mistake in what was given, as a query outside one of the images, before
+            anything is written; if a file cannot be written.
     """
     check_writable('--out', out_dir)
     found = find_inputs(listed(inputs), [Path(out_dir)])
+    images = [item for item in found if not item.is_video]
     unreadable = {item.path: 'it is no image' for item in found if item.is_video}
     predictor = Predictor(config, checkpoint, device=device, cfg_options=cfg_options)
+    _check_queries(queries, images, predictor.is_turning)
     console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     start = time.monotonic()
     drawn = 0
@@ -71,7 +75,6 @@ def write_attention(
         console.print(f'{path} cannot be read: {why}', style='red')
 
     with Progress(*COLUMNS, console=console) as progress:
-        images = [item for item in found if not item.is_video]
         task = progress.add_task('', total=len(images), rate='')
         frames = read_frames(images, on_unreadable, console.print, predictor.is_turning)
         for frame in frames:
@@ -88,6 +91,18 @@ def write_attention(
             rate = drawn / max(time.monotonic() - start, 1e-9)
             progress.update(task, advance=1, rate=f'{rate:.1f}')
     return Summary(drawn, time.monotonic() - start, unreadable, list(folders.values()), [])
+
+
+def _check_queries(queries: Sequence[Query], inputs: Sequence[Input], is_turning: bool) -> None:
+    """Refuse queries that lie outside an image; what cannot be read is told when it is drawn."""
+    if not queries:
+        return
+    for frame in read_frames(inputs, lambda path, why: None, lambda text: None, is_turning):
+        for query in queries:
+            try:
+                check_query(query, frame.image)
+            except UserError as error:
+                raise UserError(f'{frame.path}: {error}') from error
 
 
 def _draw(

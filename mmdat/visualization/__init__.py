@@ -2,9 +2,13 @@
 
 import contextlib
 
-from .attention import draw_deformed_points, draw_models, draw_offsets, draw_query
-from .mapping import ImageMapping
-from .recording import Attention, RecordedBlock, Recording, record_attention, record_batch
+from mmdat.stack import require
+
+require('matplotlib')
+
+from .attention import draw_deformed_points, draw_models, draw_offsets, draw_query  # noqa: E402
+from .mapping import ImageMapping  # noqa: E402
+from .recording import Attention, RecordedBlock, Recording, record_attention, record_batch  # noqa: E402
 
 # Attention is drawn in a project of one toolbox too; truth and predictions need mmdet and mmseg.
 with contextlib.suppress(ImportError, AssertionError):

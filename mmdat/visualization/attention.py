@@ -182,17 +182,26 @@ def draw_models(
     return _draw_queries(image, views, query, None)
 
 
+def check_query(query: tuple[float, float], image: np.ndarray) -> None:
+    """Refuse a query, (x, y) in pixels, that lies outside an image, (height, width, 3).
+
+    Raises:
+        UserError: Names the query and the image's size.
+    """
+    height, width = image.shape[:2]
+    if not (0 <= query[0] < width and 0 <= query[1] < height):
+        raise UserError(
+            f'query {query[0]:g},{query[1]:g} lies outside the image of {width} x {height} pixels'
+        )
+
+
 def _draw_queries(
     image: np.ndarray,
     views: Sequence[tuple[str, Recording, RecordedBlock]],
     query: tuple[float, float],
     head: int | None,
 ) -> np.ndarray:
-    height, width = image.shape[:2]
-    if not (0 <= query[0] < width and 0 <= query[1] < height):
-        raise UserError(
-            f'query {query[0]:g},{query[1]:g} lies outside the image of {width} x {height} pixels'
-        )
+    check_query(query, image)
     panels = []
     for title, recording, block in views:
         attention = block.attend(recording.mapping.to_input([query]))

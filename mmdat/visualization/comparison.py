@@ -1,26 +1,20 @@
-"""Predictions beside the ground truth, in a grid of pictures drawn with MMEngine's visualizer."""
+"""Predictions beside the ground truth, in a grid of pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
-from mmdet.structures.mask import bitmap_to_polygon
 from mmdet.visualization.palette import get_palette
-from mmengine.structures import InstanceData, PixelData
-from mmengine.visualization import Visualizer
-from mmseg.structures import SegDataSample
-from mmseg.visualization import SegLocalVisualizer
+from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw
 
 from .fonts import font_for
+from .predictions import draw_classes_of_pixels, draw_instances
 
 PAIRS_PER_ROW = 2
 # Predictions below it are not drawn, unless another is given.
 SCORE_THRESHOLD = 0.5
-# Opacity of segments.
-ALPHA = 0.6
 # In pixels: the longer side of a picture, the space right of and below it, and that for its title.
 SIDE = 480
 MARGIN = 12
@@ -69,12 +63,11 @@ def draw_comparisons(
         (height, width, 3), RGB uint8.
     """
     palette = palette or get_palette('random', len(classes))
-    visualizer = Visualizer()
     pairs = []
     for pair in comparisons:
         prediction = pair.prediction[pair.prediction.scores >= score_thr]
         cells = [
-            _draw_cell(title, _draw_picture(visualizer, pair.image, instances, classes, palette))
+            _draw_cell(title, _draw_picture(pair.image, instances, classes, palette))
             for title, instances in (
                 (f'{pair.title}: truth', pair.ground_truth),
                 (f'prediction, score >= {score_thr:g}', prediction),
@@ -100,10 +93,7 @@ def draw_segments(
     Returns:
         (height, width, 3), RGB uint8.
     """
-    visualizer = SegLocalVisualizer(alpha=ALPHA)
-    visualizer.dataset_meta = dict(
-        classes=classes, palette=palette or get_palette('random', len(classes))
-    )
+    palette = palette or get_palette('random', len(classes))
     pairs = []
     for title, image, truth, prediction in comparisons:
         image = _enlarge(image)
@@ -111,9 +101,8 @@ def draw_segments(
         for name, segments in ((f'{title}: truth', truth), ('prediction', prediction)):
             size = image.shape[1::-1]
             resized = cv2.resize(segments.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
-            sample = SegDataSample(pred_sem_seg=PixelData(data=torch.from_numpy(resized[None])))
-            visualizer.add_datasample(name, image, sample, draw_gt=False)
-            cells.append(_draw_cell(name, visualizer.get_image()))
+            picture = draw_classes_of_pixels(image, resized, classes, palette)
+            cells.append(_draw_cell(name, picture))
         pairs.append(np.hstack(cells))
     return _arrange(pairs, PAIRS_PER_ROW)
 
@@ -181,41 +170,23 @@ def _draw_cell(title: str, picture: np.ndarray, color: tuple[int, int, int] = GR
 
 
 def _draw_picture(
-    visualizer: Visualizer,
-    image: np.ndarray,
-    instances: InstanceData,
-    classes: Sequence[str],
-    palette: Palette,
+    image: np.ndarray, instances: InstanceData, classes: Sequence[str], palette: Palette
 ) -> np.ndarray:
     """Draw masks, boxes, names and scores on an image, enlarged so that they can be read."""
     scale = SIDE / max(image.shape[:2])
     image = _enlarge(image)
-    height, width = image.shape[:2]
-    visualizer.set_image(image)
-    if len(instances) == 0:
-        return visualizer.get_image()
-    colors = [tuple(palette[label]) for label in instances.labels.tolist()]
-    if 'masks' in instances:
-        masks = [
-            cv2.resize(mask.astype(np.float32), (width, height)) >= 0.5 for mask in instances.masks
-        ]
-        visualizer.draw_binary_masks(np.array(masks), colors, alphas=0.45)
-        for mask, color in zip(masks, colors, strict=True):
-            visualizer.draw_polygons(bitmap_to_polygon(mask)[0], edge_colors=color, line_widths=2)
-    # The visualizer would enlarge its canvas for a box that crosses the edge.
-    limits = torch.tensor([width - 1, height - 1] * 2)
-    boxes = torch.minimum((instances.bboxes * scale).clamp(min=0), limits)
-    visualizer.draw_bboxes(boxes, edge_colors=colors, line_widths=1)
-    for index, (box, color) in enumerate(zip(boxes.tolist(), colors, strict=True)):
-        name = classes[instances.labels[index]]
-        if 'scores' in instances:
-            name += f' {instances.scores[index]:.2f}'
-        visualizer.draw_texts(
-            name,
-            np.array(box[:2]),
-            font_sizes=9,
-            colors='white',
-            vertical_alignments='top',
-            bboxes=dict(facecolor=np.array(color) / 255, edgecolor='none', pad=1, alpha=0.9),
-        )
-    return visualizer.get_image()
+    size = image.shape[1::-1]
+    labels = instances.labels.tolist()
+    texts = [classes[label] for label in labels]
+    if 'scores' in instances:
+        texts = [f'{text} {score:.2f}' for text, score in zip(texts, instances.scores, strict=True)]
+    return draw_instances(
+        image,
+        instances.bboxes.numpy() * scale,
+        texts,
+        [tuple(map(int, palette[label])) for label in labels],
+        (
+            cv2.resize(mask.astype(np.float32), size) >= 0.5
+            for mask in (instances.masks if 'masks' in instances else ())
+        ),
+    )

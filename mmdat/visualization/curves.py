@@ -2,11 +2,14 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from .fonts import font_for
@@ -60,7 +63,8 @@ def draw_curves(runs: Mapping[str, Curves]) -> Figure:
                 markersize=3,
                 label=name,
             )
-        axis.set_title(f'{title} ({lost} values are not numbers)' if lost else title, fontsize=11)
+        title = f'{title} ({lost} values are not numbers)' if lost else title
+        axis.set_title(title, fontproperties=_font([title], 11), parse_math=False)
         axis.set_xlabel('iteration')
         axis.set_xlim(0, 1.02 * last)
         if not title.startswith('validation') and axis.get_ylim()[1] > 0:
@@ -68,11 +72,22 @@ def draw_curves(runs: Mapping[str, Curves]) -> Figure:
         axis.grid(alpha=0.3)
         axis.spines[['top', 'right']].set_visible(False)
         if len(runs) == 1 and len(lines) > 1:
-            axis.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
+            _plain_text(
+                axis.legend(
+                    prop=_font(lines, 8), loc='center left', bbox_to_anchor=(1, 0.5), frameon=False
+                )
+            )
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     _name_runs(figure, order)
     return figure
+
+
+def save_figure(figure: Figure, file: Path | IO[bytes]) -> None:
+    """Write a figure as PNG, without a warning for each character that no font has."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph')
+        figure.savefig(file, format='png')
 
 
 def in_order(titles: Iterable[str]) -> list[str]:
@@ -111,12 +126,21 @@ def _name_runs(figure: Figure, names: Sequence[str]) -> None:
     """Write the name of a training, or the names of several beside their colors, above panels."""
     if names == ['']:
         return
-    font = FontProperties(fname=str(font_for(''.join(names), 11).path), size=11)
+    font = _font(names, 11)
     if len(names) == 1:
         figure.suptitle(names[0], fontproperties=font, parse_math=False)
         return
     lines = [Line2D([], [], **_style(index)) for index in range(len(names))]
-    legend = figure.legend(lines, names, loc='outside upper left', ncols=2, prop=font)
+    _plain_text(figure.legend(lines, names, loc='outside upper left', ncols=2, prop=font))
+
+
+def _font(texts: Iterable[str], size: int) -> FontProperties:
+    """A font that has the characters of texts, in points."""
+    return FontProperties(fname=str(font_for(''.join(texts), size).path), size=size)
+
+
+def _plain_text(legend: Legend) -> None:
+    """Have the dollar signs of names written, not read as those of formulas."""
     for text in legend.get_texts():
         text.set_parse_math(False)
 

@@ -23,14 +23,19 @@ def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(_best_file(_drawn(text)), size)
 
 
-def missing_characters(texts: Iterable[str]) -> str:
-    """The characters of texts that the fonts for them lack, sorted."""
+def lack_of_fonts(texts: Iterable[str]) -> str:
+    """A sentence that names the characters of texts that the fonts for them lack; or nothing."""
     missing = {
         char
         for characters in map(_drawn, texts)
         for char in characters - _characters_in(_best_file(characters))
     }
-    return ''.join(sorted(missing))
+    if not missing:
+        return ''
+    return (
+        f'no font here has the characters {"".join(sorted(missing))} of names: install one, such '
+        'as fonts-noto-cjk for Chinese, Japanese and Korean, fonts-noto-core for others'
+    )
 
 
 @functools.cache

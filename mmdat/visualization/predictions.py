@@ -11,6 +11,8 @@ from .fonts import font_for
 Color = tuple[int, ...]
 
 OPACITY = 0.45
+# In heights of a text: where its box is tried, from its place down.
+SHIFTS = (0, 1, -1, 2, -2, 3, -3)
 
 
 def draw_instances(
@@ -24,7 +26,7 @@ def draw_instances(
 
     Args:
         image: (height, width, 3), RGB uint8.
-        boxes: (n, 4), as (x1, y1, x2, y2) in pixels.
+        boxes: (n, 4), as (x1, y1, x2, y2) in pixels, the most important first.
         texts: Written at each box.
         colors: RGB, of each box.
         masks: (height, width) bool, of each box, or none; taken one by one.
@@ -47,11 +49,10 @@ def draw_instances(
         )
         offset = columns[0].item(), rows[0].item()
         cv2.drawContours(picture, contours, -1, color, width, offset=offset)
-    for box, color in zip(boxes.round().astype(int).tolist(), colors, strict=True):
+    last = np.array(image.shape[1::-1] * 2) - 1
+    for box, color in zip(boxes.round().clip(0, last).astype(int).tolist(), colors, strict=True):
         cv2.rectangle(picture, box[:2], box[2:], color, width)
-    # The texts of the best, which come first, on top.
-    anchors = [(x, y) for x, y in boxes[:, :2].tolist()]
-    return _draw_texts(picture, anchors[::-1], texts[::-1], colors[::-1])
+    return _draw_texts(picture, boxes[:, :2].tolist(), texts, colors)
 
 
 def draw_classes_of_pixels(
@@ -61,17 +62,18 @@ def draw_classes_of_pixels(
 
     Args:
         image: (height, width, 3), RGB uint8.
-        class_map: (height, width), the class of each pixel.
+        class_map: (height, width), the class of each pixel; one that is none stays as it is.
         classes: Names of the classes.
         palette: RGB, of each class.
 
     Returns:
         (height, width, 3), RGB uint8.
     """
-    picture = cv2.addWeighted(
-        image, 1 - OPACITY, np.array(palette, np.uint8)[class_map], OPACITY, 0
-    )
-    places = {index: _innermost(class_map == index) for index in np.unique(class_map).tolist()}
+    known = class_map < len(classes)
+    painted = np.where(known[..., None], np.array(palette, np.uint8)[class_map * known], image)
+    picture = cv2.addWeighted(image, 1 - OPACITY, painted, OPACITY, 0)
+    present = np.unique(class_map[known]).tolist()
+    places = {index: _innermost(class_map == index) for index in present}
     named = [index for index, (_, room) in places.items() if room >= _text_size(image)]
     return _draw_texts(
         picture,
@@ -107,27 +109,59 @@ def _innermost(mask: np.ndarray) -> tuple[tuple[int, int], float]:
 
 def _draw_texts(
     image: np.ndarray,
-    anchors: Sequence[tuple[float, float]],
+    anchors: Sequence[Sequence[float]],
     texts: Sequence[str],
     colors: Sequence[Color],
     centered: bool = False,
 ) -> np.ndarray:
-    """Write texts on boxes of a color, above, or centered on, their anchors (x, y)."""
+    """Write texts on boxes of a color, above, or centered on, their anchors (x, y).
+
+    A box that would hide an earlier one moves up or down; where it finds no room, it is behind.
+    """
     picture = Image.fromarray(image)
     canvas = ImageDraw.Draw(picture)
     size = _text_size(image)
     pad = size // 6
-    for (x, y), text, color in zip(anchors, texts, colors, strict=True):
-        font = font_for(text, size)
-        left, top, right, bottom = canvas.multiline_textbbox((0, 0), text, font=font)
+    boxes = np.zeros((len(texts), 4))
+    for index, ((x, y), text) in enumerate(zip(anchors, texts, strict=True)):
+        left, top, right, bottom = _text_box(canvas, text, size)
         width, height = right - left + 2 * pad, bottom - top + 2 * pad
         x, y = (x - width / 2, y - height / 2) if centered else (x, y - height)
         # Inside the picture, whatever the anchor.
         x = max(0, min(x, picture.width - width))
         y = max(0, min(y, picture.height - height))
-        canvas.rectangle((x, y, x + width, y + height), fill=color)
-        is_light = np.dot(color, (0.299, 0.587, 0.114)) > 140
+        tried = [
+            np.array([x, y + shift, x + width, y + shift + height])
+            for shift in np.multiply(SHIFTS, height + 1)
+            if 0 <= y + shift <= max(0, picture.height - height)
+        ]
+        free = (box for box in tried if not _overlaps(box, boxes[:index]))
+        boxes[index] = next(free, tried[0])
+    for (x, y, right, bottom), text, color in reversed(
+        list(zip(boxes.tolist(), texts, colors, strict=True))
+    ):
+        left, top, *_ = _text_box(canvas, text, size)
+        canvas.rectangle((x, y, right, bottom), fill=color)
         canvas.multiline_text(
-            (x + pad - left, y + pad - top), text, font=font, fill='black' if is_light else 'white'
+            (x + pad - left, y + pad - top),
+            text,
+            font=font_for(text, size),
+            fill=_contrasting(color),
         )
     return np.asarray(picture)
+
+
+def _text_box(canvas: ImageDraw.ImageDraw, text: str, size: int) -> tuple[float, ...]:
+    """Left, top, right and bottom of a text in pixels, written at (0, 0)."""
+    return canvas.multiline_textbbox((0, 0), text, font=font_for(text, size))
+
+
+def _overlaps(box: np.ndarray, others: np.ndarray) -> bool:
+    """Whether a box (4,), as (x1, y1, x2, y2), overlaps one of others (n, 4)."""
+    return bool(((box[:2] < others[:, 2:]) & (others[:, :2] < box[2:])).all(1).any())
+
+
+def _contrasting(color: Color) -> str:
+    """Black or white, whichever has the higher contrast to a color (WCAG 2.1)."""
+    luminance = np.dot((np.array(color) / 255) ** 2.2, (0.2126, 0.7152, 0.0722))
+    return 'black' if luminance > 0.179 else 'white'

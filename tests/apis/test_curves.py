@@ -4,6 +4,7 @@ import json
 import math
 import runpy
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,20 @@ def test_the_tool_draws_several_runs_and_says_which(
     assert lines[-1] == f'Curves: {tmp_path}/new/both.png'
     picture = cv2.imread('new/both.png')
     assert all((picture == color).all(axis=-1).any() for color in ((178, 114, 0), (0, 94, 213)))
+
+
+def test_characters_that_no_font_has_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr('mmdat.apis.curves.log_warning', told.append)
+    monkeypatch.setattr('mmdat.visualization.fonts.findSystemFonts', list)
+    metrics = {f'coco/{name}_precision': 0.5 for name in ('\U00013000$a$', '\U00013001')}
+    write_log(tmp_path, '20260101_000000', [step(1), validated(1, **metrics)])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        write_curves([tmp_path])
+    assert len(told) == 1 and 'the characters \U00013000\U00013001 of names' in told[0]
 
 
 def test_what_cannot_be_drawn_is_told_in_a_sentence(tmp_path: Path) -> None:

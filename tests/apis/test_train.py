@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,12 @@ def test_an_interrupted_training_says_where_to_look_and_leaves_curves(
     assert cv2.imread(str(work_dir / 'curves.png')).std() > 10
 
 
-def test_a_missing_visual_backend_is_told_in_a_sentence(config: Path, tmp_path: Path) -> None:
+def test_a_missing_visual_backend_is_told_in_a_sentence(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'tensorboard', None)
+    with pytest.raises(UserError, match='needs the package tensorboard: run `pip install tensorb'):
+        train(str(config), str(tmp_path / 'work'), vis_backends=['tensorboard'])
     with pytest.raises(UserError, match=r'WandbVisBackend needs .* wandb: run `pip install wandb`'):
         train(str(config), str(tmp_path / 'work'), vis_backends=['wandb'])
     with pytest.raises(UserError, match=r"'tensorbord' is no visual backend: did you mean 'tensor"):

@@ -58,6 +58,10 @@ def test_pictures_lie_as_their_images_do(
     assert run('photos/y.jpg', *model, '--stage', '5', '--out', 'none').startswith(
         f'error: {tmp_path}/photos/y.jpg: there is no block in stage 5: choose from stage 1: '
     )
+    cv2.imwrite('photos/z.png', np.full((8, 8, 3), 99, np.uint8))
+    assert run('photos', *model, '--query', '2,2', '9,9', '--out', 'none') == (
+        f'error: {tmp_path}/photos/z.png: query 9,9 lies outside the image of 8 x 8 pixels'
+    )
     assert run('photos', *model, '--query', '3') == (
         'error: --query takes X,Y in pixels, such as 320,240, got 3'
     )

@@ -40,16 +40,35 @@ def test_a_name_at_the_edge_stays_in_the_picture() -> None:
     assert is_near(picture, BLUE)[:20].sum() > 500
 
 
+def test_names_that_would_overlap_move_apart() -> None:
+    boxes = np.array([[60.0, 40, 100, 70], [63, 43, 103, 73], [60, 46, 100, 76]])
+    colors = [RED, BLUE, (0, 255, 0)]
+    together = draw_instances(GRAY, boxes, ['disk 0.87'] * 3, colors)
+    for box, color in zip(boxes, colors, strict=True):
+        alone = draw_instances(GRAY, box[None], ['disk 0.87'], [color])
+        assert is_near(together, color).sum() > 0.8 * is_near(alone, color).sum()
+
+
+@pytest.mark.parametrize(
+    'color, ink', [((150, 210, 230), 0), ((0, 200, 0), 0), ((0, 90, 60), 255), (BLUE, 255)]
+)
+def test_a_name_is_written_in_what_stands_out(color: tuple[int, ...], ink: int) -> None:
+    picture = draw_instances(GRAY, np.array([[30.0, 50, 90, 90]]), ['disk'], [color])
+    assert (picture == ink).all(-1).any() and not (picture == 255 - ink).all(-1).any()
+
+
 def test_classes_of_pixels_are_colored_and_large_ones_named() -> None:
     class_map = np.zeros((120, 200), np.uint8)
     class_map[:, 100:] = 1
     class_map[0, 0] = 2
+    class_map[0, 199] = 255
     picture = draw_classes_of_pixels(GRAY, class_map, ['left', 'right', 'tiny'], [RED, BLUE, RED])
     assert (picture[5, 20] == [185, 70, 70]).all() and (picture[5, 180] == [70, 70, 185]).all()
     for color, columns in ((RED, slice(0, 100)), (BLUE, slice(100, 200))):
         rows = np.nonzero(is_near(picture[:, columns], color))[0]
         assert rows.size and 45 < rows.mean() < 75, 'a name in the middle'
     assert not is_near(picture[:10, :30], RED).any(), 'no name for a pixel'
+    assert (picture[0, 199] == GRAY[0, 199]).all(), 'of no class'
 
 
 def test_lines_are_written_one_below_the_other() -> None:
@@ -83,10 +102,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 def test_a_font_that_has_the_characters_is_found(install: Callable[[str], None]) -> None:
     names = ['disk', 'диск', '人', '人 2']
-    assert fonts.missing_characters(names) == '人'
+    assert 'the characters 人 of names' in fonts.lack_of_fonts(names)
     missing = draw_text(GRAY, '人')
     install('人')
-    assert fonts.missing_characters(names[:3]) == ''
+    assert not fonts.lack_of_fonts(names[:3])
     drawn, letter = draw_text(GRAY, '人'), draw_text(GRAY, 'A')
     np.testing.assert_array_equal(drawn, letter)
     assert (missing.shape != drawn.shape) or (missing != drawn).any()
