@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import importlib.metadata
 import os
 import warnings
@@ -125,11 +126,6 @@ def _try_launch(device: torch.device) -> str | None:
 
 
 def _launch_nothing(device: torch.device) -> None:
-    import triton  # type: ignore[import-untyped]
-
-    @triton.jit
-    def nothing(unused: int) -> None:
-        pass
-
+    kernels = importlib.import_module('.triton_kernels', __package__)
     with torch.cuda.device(device):
-        nothing[(1,)](0)
+        kernels.nothing[(1,)](0)
