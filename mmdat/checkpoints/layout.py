@@ -47,6 +47,9 @@ class PublishedBackbone(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Return parameters and buffers by name, as ``nn.Module`` does."""
 
+    def named_parameters(self) -> Iterator[tuple[str, Any]]:
+        """Yield parameters by name, as ``nn.Module`` does."""
+
     def named_modules(self) -> Iterator[tuple[str, Any]]:
         """Yield modules by name, as ``nn.Module`` does."""
 

@@ -96,7 +96,7 @@ def load_pretrained(
     match.unfilled = sorted(name for name in ours - set(body) if not name.startswith(OUTPUT_NORMS))
     match.compare_shapes(backbone.state_dict())
     match.check(checkpoint, backbone, weights)
-    _copy(match.filled, backbone)
+    _copy(match.filled, backbone, checkpoint)
 
 
 def convert_published_checkpoint(
@@ -221,14 +221,18 @@ def _fill(model: nn.Module | PublishedBackbone, weights: Weights, source: str) -
             match.unfilled = sorted({*match.unfilled, *(heads - given)})
             match.compare_shapes({name: own[name] for name in sorted(heads)})
     match.check(source, model, weights)
-    _copy(match.filled, model)
+    _copy(match.filled, model, source)
 
 
-def _copy(weights: Weights, model: nn.Module | PublishedBackbone) -> None:
+def _copy(weights: Weights, model: nn.Module | PublishedBackbone, source: str) -> None:
+    """Copy weights into a model, and say which of its parameters have none."""
     own = model.state_dict()
     with torch.no_grad():
         for name, tensor in weights.items():
             own[name].copy_(tensor)
+    left = [name for name, _ in model.named_parameters() if name not in weights]
+    if left:
+        print_log(f'{source} has no {list_first(left)}, which stay as they were', logger='current')
 
 
 def _match(backbone: PublishedBackbone, weights: Weights, source: str, with_heads: bool) -> _Match:

@@ -58,7 +58,9 @@ def test_a_backbone_takes_its_part_of_a_dense_checkpoint(build: Any) -> None:
     assert backbone_equals(backbone, checkpoint['state_dict'], 'backbone.')
 
 
-def test_output_norms_may_be_missing_in_a_dense_checkpoint() -> None:
+def test_output_norms_may_be_missing_in_a_dense_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(matching, 'print_log', lambda line, logger: lines.append(line))
     model, checkpoint = mask_rcnn(), dense_checkpoint(mask_rcnn())
     for stage in (0, 2):
         for leaf in ('weight', 'bias'):
@@ -70,6 +72,9 @@ def test_output_norms_may_be_missing_in_a_dense_checkpoint() -> None:
         True,
         False,
     ]
+    norms = ('norms.0.weight', 'norms.0.bias', 'norms.2.weight')
+    names = ', '.join(f'backbone.{name}' for name in norms)
+    assert lines == [f'the checkpoint has no {names} and 1 more, which stay as they were']
 
 
 def test_a_detector_takes_a_classifiers_backbone_and_keeps_the_rest() -> None:
@@ -335,7 +340,8 @@ def test_a_pretrained_stem_is_made_to_fit_other_channels(
     whole = ordinary(checkpoint, family)['state_dict']
     given = checkpoint if is_published else dict(state_dict=whole)
     backbone = family('nano', in_channels=channels)
-    (line,) = initialize(backbone, given, tmp_path / 'rgb.pth')
+    line, *left = initialize(backbone, given, tmp_path / 'rgb.pth')
+    assert [' has no norms.' in text for text in left] == [True] * is_published
     assert line.endswith(f'rgb.pth has a first convolution for 3 channels, which is {change}')
     stem = whole['backbone.embeddings.0.0.weight']
     # A gray image gives what it gave in three equal channels.
@@ -366,7 +372,8 @@ def test_stages_that_are_not_built_may_be_in_a_checkpoint(
     whole = ordinary(checkpoint, family)['state_dict']
     given = checkpoint['model'] if is_published else whole
     backbone = family('nano', out_indices=(0, 1))
-    (line,) = initialize(backbone, given, tmp_path / 'whole.pth')
+    line, *left = initialize(backbone, given, tmp_path / 'whole.pth')
+    assert [' has no norms.' in text for text in left] == [True] * is_published
     assert line.endswith('whole.pth has stages or norms that out_indices leaves out')
     for key, tensor in backbone.state_dict().items():
         assert torch.equal(tensor, whole[f'backbone.{key}']), key
