@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from .fonts import font_for
 
-Color = tuple[int, ...]
+Color = Sequence[int]
 
 OPACITY = 0.45
 # In heights of a text: where its box is tried, from its place down.
@@ -141,7 +141,7 @@ def _draw_texts(
         list(zip(boxes.tolist(), texts, colors, strict=True))
     ):
         left, top, *_ = _text_box(canvas, text, size)
-        canvas.rectangle((x, y, right, bottom), fill=color)
+        canvas.rectangle((x, y, right, bottom), fill=tuple(color))
         canvas.multiline_text(
             (x + pad - left, y + pad - top),
             text,
