@@ -157,7 +157,7 @@ class _ResumableLoop(BaseLoop):
 
     @property
     def dataloader(self) -> DataLoader:
-        """Of the training images."""
+        """Loader of the training images."""
         return self._dataloader
 
     @dataloader.setter

@@ -134,3 +134,12 @@ def empty_gradients(
         for x in (key, value, locations, table)
     )
     return empty_map(query, query.shape), grad_key, grad_value, grad_locations, grad_table
+
+
+def empty_map_gradients(
+    query: Tensor, key: Tensor, value: Tensor, table: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Allocate the gradients of the inputs of neighborhood attention."""
+    grad_query, grad_key, grad_value = (empty_map(x, x.shape) for x in (query, key, value))
+    grad_table = torch.empty_like(table, memory_format=torch.contiguous_format)
+    return grad_query, grad_key, grad_value, grad_table

@@ -5,4 +5,4 @@ import triton  # type: ignore[import-untyped]
 
 @triton.jit
 def nothing(unused: int) -> None:
-    """Do nothing."""
+    """Do nothing: a kernel to try a launch with."""

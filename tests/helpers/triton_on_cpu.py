@@ -6,12 +6,14 @@ process of its own.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
+from helpers.errors import relative_errors
 from mmdat.ops.gpu import TRITON_VERSION
 
 NEEDS_TRITON = pytest.mark.skipif(TRITON_VERSION is None, reason='Triton is not installed')
@@ -96,3 +98,22 @@ def record_kernels(compile: bool = True) -> Iterator[list[tuple[str, str]]]:
         patch.setattr(JITFunction, 'run', run)
         patch.setattr(JITFunction, '_do_compile', do_compile)
         yield recorded
+
+
+def check_as_close_as_dense(
+    results: Callable[[list[Tensor], bool], list[Tensor]], inputs: list[Tensor], tolerance: float
+) -> None:
+    """Check that kernels are about as close to the truth as the dense implementation.
+
+    Args:
+        results: Gives output and gradients for inputs, of the kernels or of the dense one.
+        inputs: Of the operator.
+        tolerance: Largest difference over largest magnitude.
+    """
+    truth = results([x.detach().double().requires_grad_() for x in inputs], False)
+    found, dense = results(inputs, True), results(inputs, False)
+    assert [x.dtype for x in found] == [x.dtype for x in dense]
+    for error, dense_error in zip(
+        relative_errors(found, truth), relative_errors(dense, truth), strict=True
+    ):
+        assert error <= max(tolerance, 3 * dense_error), (error, dense_error)

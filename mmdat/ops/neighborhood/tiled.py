@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..autograd import compute_delta, empty_map, empty_outputs, make_operator
+from ..autograd import compute_delta, empty_map, empty_map_gradients, empty_outputs, make_operator
 from ..reference import compute_dtype
 from ..tiling import LOG2_E, even_slices, length, logits_per_tile, product_in, softmax_numerators
 
@@ -82,22 +82,12 @@ def _gradients(
     return grad_query, grad_key.copy_(key_sums), grad_value.copy_(value_sums), grad_table
 
 
-def _empty_gradients(
-    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Allocate the gradients of query, key, value and bias table."""
-    grad_query, grad_key, grad_value = (empty_map(x, x.shape) for x in (query, key, value))
-    table = relative_position_bias_table
-    grad_table = torch.empty_like(table, memory_format=torch.contiguous_format)
-    return grad_query, grad_key, grad_value, grad_table
-
-
 tiled_neighborhood_attention = make_operator(
     'tiled_neighborhood_attention',
     _attend,
     _gradients,
     lambda query, key, value, table: empty_outputs(query, value),
-    _empty_gradients,
+    empty_map_gradients,
 )
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..autograd import empty_map, empty_outputs, make_operator
+from ..autograd import empty_map_gradients, empty_outputs, make_operator
 from ..gpu import allows_tf32, head_block, why_no_kernels
 from ..tiling import LOG2_E
 
@@ -82,7 +82,7 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of query, key, value and bias table."""
     batch, num_heads, height, width, head_dim = query.shape
-    gradients = _empty_gradients(query, key, value, relative_position_bias_table)
+    gradients = empty_map_gradients(query, key, value, relative_position_bias_table)
     grad_query, grad_key, grad_value, grad_table = gradients
     delta = torch.empty_like(lse)
     table = relative_position_bias_table.float().contiguous()
@@ -144,22 +144,12 @@ def _gradients(
     return gradients
 
 
-def _empty_gradients(
-    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Allocate the gradients of query, key, value and bias table."""
-    grad_query, grad_key, grad_value = (empty_map(x, x.shape) for x in (query, key, value))
-    table = relative_position_bias_table
-    grad_table = torch.empty_like(table, memory_format=torch.contiguous_format)
-    return grad_query, grad_key, grad_value, grad_table
-
-
 fused_neighborhood_attention = make_operator(
     'fused_neighborhood_attention',
     _attend,
     _gradients,
     lambda query, key, value, table: empty_outputs(query, value),
-    _empty_gradients,
+    empty_map_gradients,
 )
 
 

@@ -434,7 +434,7 @@ def _positions(
 
 @triton.jit
 def _on_map(y: tl.tensor, x: tl.tensor, height: int, width: int) -> tl.tensor:
-    """Whether positions are on the map."""
+    """Whether positions (y, x) are on the map; tiles overhang it."""
     return (y >= 0) & (y < height) & (x >= 0) & (x < width)
 
 

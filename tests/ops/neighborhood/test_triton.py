@@ -9,8 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.errors import relative_errors
-from helpers.triton_on_cpu import NEEDS_TRITON, hopper, interpreter, record_kernels  # noqa: F401
+from helpers.triton_on_cpu import (  # noqa: F401
+    NEEDS_TRITON,
+    check_as_close_as_dense,
+    hopper,
+    interpreter,
+    record_kernels,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -63,14 +68,7 @@ def results(inputs: list[Tensor], kernels: bool) -> list[Tensor]:
 
 def check(case: Case, dtype: torch.dtype = torch.float32) -> None:
     """Check that the fused implementation is about as close to the truth as the dense one."""
-    inputs = case.inputs(dtype)
-    truth = results([x.detach().double().requires_grad_() for x in inputs], False)
-    found, dense = results(inputs, True), results(inputs, False)
-    assert [x.dtype for x in found] == [x.dtype for x in dense]
-    for error, dense_error in zip(
-        relative_errors(found, truth), relative_errors(dense, truth), strict=True
-    ):
-        assert error <= max(TOLERANCES[dtype], 3 * dense_error), (case, error, dense_error)
+    check_as_close_as_dense(results, case.inputs(dtype), TOLERANCES[dtype])
 
 
 @pytest.mark.parametrize(
