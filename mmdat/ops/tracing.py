@@ -11,11 +11,19 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-# Whether torch.export traces the code; PyTorch 2.6 does not say.
-is_exporting: Callable[[], bool] = getattr(torch.compiler, 'is_exporting', lambda: False)
-
 # The fresh sizes of each export, by the expressions that they stand for.
 _fresh: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+
+# PyTorch 2.6 does not say.
+_torch_is_exporting: Callable[[], bool] = getattr(torch.compiler, 'is_exporting', lambda: False)
+
+
+def is_exporting() -> bool:
+    """Whether ``torch.export`` traces the code, in its non-strict mode, rather than another.
+
+    ``torch.compile`` is no export, although in it ``torch.compiler.is_exporting()`` is true.
+    """
+    return _torch_is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 
 def fresh_size(size: int, least: int = 1) -> int:

@@ -1,13 +1,22 @@
 """Which implementation runs is what the caller chose, or the fastest that can."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from mmdat.ops import deformable_attention, prefer_implementation, window_attention
+from mmdat.ops import (
+    deformable_attention,
+    neighborhood_attention,
+    prefer_implementation,
+    window_attention,
+)
 from mmdat.ops.deformable import api
 
 NUM_LOGITS = 2 * 2 * 3 * 5 * 3
+# Those whose implementations torch.compile sees as single operators.
+OPERATORS = 'deformable', 'neighborhood'
 
 
 @pytest.fixture
@@ -48,6 +57,27 @@ def test_auto_stands_for_what_is_preferred(inputs: list[Tensor], tiled_calls: li
         window_attention(*torch.zeros(3, 1, 1, 2, 2, 1), 2)  # has no such implementation
     deformable_attention(*inputs)
     assert len(tiled_calls) == 1
+
+
+def test_compiled_code_runs_what_eager_code_does(
+    inputs: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, 'DENSE_LOGITS', NUM_LOGITS - 1)
+    query = key = value = torch.zeros(1, 2, 5, 5, 4)
+    table = torch.zeros(2, 5, 5)
+    called: set[str] = set()
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        called.update(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    @torch.compile(backend=backend, fullgraph=True)
+    def attend() -> tuple[Tensor, Tensor]:
+        return deformable_attention(*inputs), neighborhood_attention(query, key, value, table)
+
+    attend()
+    # In it PyTorch's own is_exporting() is true.
+    assert {f'mmdat.tiled_{name}_attention.default' for name in OPERATORS} <= called
 
 
 def test_what_cannot_run_here_is_not_preferred(inputs: list[Tensor]) -> None:
