@@ -37,9 +37,11 @@ class Times:
 def time_side_by_side(
     runs: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, Times]:
-    """Time several runs in turn after one warm-up each, so that all see the same machine."""
+    """Time several runs in turn after warm-ups of each, so that all see the same machine."""
+    # On a GPU the first runs compile kernels and capture graphs.
     for run in runs.values():
-        run()
+        for _ in range(3 if device.type == 'cuda' else 1):
+            run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():

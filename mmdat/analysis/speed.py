@@ -17,6 +17,7 @@ from mmdat.apis.model import build_model, load_weights
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_device, check_least, check_parts
+from mmdat.engine import replay_backbone
 
 from .measure import PeakMemory, Times, describe, machine_and_versions, time_once
 from .model import image_shape, refuse_shape
@@ -168,4 +169,7 @@ def _training_step(model: BaseModel, cfg: Config, amp: bool) -> Callable[[Any], 
     if amp:
         wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     optimizer = build_optim_wrapper(model, wrapper)
+    for hook in cfg.get('custom_hooks', ()):
+        if hook['type'] == 'mmdat.CUDAGraphHook' and next(model.parameters()).is_cuda:
+            replay_backbone(model.backbone)
     return lambda batch: model.train_step(batch, optimizer)

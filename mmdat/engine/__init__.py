@@ -4,6 +4,7 @@ from .attention import AttentionVisualizationHook
 from .checkpoints import CheckpointHook
 from .drawing import DrawPredictionsHook
 from .finite import FiniteLossHook
+from .graphs import CUDAGraphHook, replay_backbone
 from .hooks import CheckFitHook, CountBrokenImagesHook
 from .loops import ResumableEpochLoop, ResumableIterLoop
 from .optimizer import BackboneDecayConstructor
@@ -12,6 +13,7 @@ from .sharding import FSDPStrategy, wrap_stages
 __all__ = [
     'AttentionVisualizationHook',
     'BackboneDecayConstructor',
+    'CUDAGraphHook',
     'CheckFitHook',
     'CheckpointHook',
     'CountBrokenImagesHook',
@@ -20,5 +22,6 @@ __all__ = [
     'FiniteLossHook',
     'ResumableEpochLoop',
     'ResumableIterLoop',
+    'replay_backbone',
     'wrap_stages',
 ]
