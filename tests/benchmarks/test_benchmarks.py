@@ -9,7 +9,9 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 
 
-@pytest.mark.parametrize('name', ['attention_cpu', 'backbones_cpu', 'steps_cuda'])
+@pytest.mark.parametrize(
+    'name', ['attention_cpu', 'attention_cuda', 'backbones_cpu', 'backbones_cuda', 'steps_cuda']
+)
 def test_committed_tables_show_the_committed_figures(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
