@@ -132,7 +132,7 @@ output. `make test` holds all of this.
   it with the list of what differs.
 - MACs of the DAT and DAT++ classifiers are within 1% (0.1 G at 224) of the published ones: the
   published ones may count norms and activations, ours are products alone.
-- Speed and memory: [README](../README.md#speed-and-memory).
+- Speed and memory: [speed.md](speed.md).
 """
 
 

@@ -18,7 +18,7 @@ SUPPORTED: dict[str, tuple[str, str]] = {
 }
 HOW_TO_INSTALL = (
     "run 'make setup' in a clone of mmdat for the tested set, "
-    "or see 'Your own environment' in its README"
+    "or see 'Your own environment' in docs/start.md"
 )
 
 # What packages warn of about each other and themselves, which a user can do nothing about: how the

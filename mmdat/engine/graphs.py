@@ -47,7 +47,7 @@ class CUDAGraphHook(Hook):
             'several processes': get_world_size() > 1,
             'a model without a backbone of its own': backbone is None,
             'optim_wrapper.accumulative_counts above 1': accumulated > 1,
-            'with_cp=True': getattr(backbone, 'with_cp', False),
+            'with_cp=True': _recomputes(backbone),
         }.items():
             if is_there:
                 raise UserError(
@@ -61,6 +61,11 @@ class CUDAGraphHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         vars(self.backbone).pop('forward', None)
+
+
+def _recomputes(model: nn.Module | None) -> bool:
+    """Whether a part of a model is computed again in the backward pass, as toolboxes name it."""
+    return model is not None and any(getattr(part, 'with_cp', False) for part in model.modules())
 
 
 def replay_backbone(backbone: nn.Module, max_sizes: int = 8) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmdat.engine import CUDAGraphHook, graphs, replay_backbone
 from mmdat.errors import UserError
+from mmdat.models import DATPlusPlus
 
 
 class Backbone(nn.Module):
@@ -93,8 +94,7 @@ def test_a_pass_before_the_backward_pass_of_another_is_not_replayed(
 def test_the_hook_refuses_what_graphs_would_get_wrong() -> None:
     def start(with_cp: bool = False, **optim_wrapper: Any) -> nn.Module:
         model = nn.Module()
-        model.backbone = Backbone()
-        model.backbone.with_cp = with_cp
+        model.backbone = DATPlusPlus('nano', with_cp=with_cp)
         runner: Any = SimpleNamespace(model=model, cfg=Config(dict(optim_wrapper=optim_wrapper)))
         hook = CUDAGraphHook()
         hook.before_train(runner)

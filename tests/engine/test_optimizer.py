@@ -72,9 +72,10 @@ def test_the_learning_rate_falls_from_layer_to_layer(build: Any) -> None:
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])
-def test_the_lines_of_readme_decay_by_layer(scope: str, tmp_path: Path) -> None:
-    readme = (ROOT / 'README.md').read_text().split('\n## In your own mmdet project\n')[1]
-    project, decay = re.findall(r'```python\n(.*?)```', readme.split('\n## ')[0], re.DOTALL)
+def test_the_lines_of_the_docs_decay_by_layer(scope: str, tmp_path: Path) -> None:
+    pages = ((ROOT / 'docs' / name).read_text() for name in ('projects.md', 'training_options.md'))
+    project, *options = re.findall(r'```python\n(.*?)```', '\n'.join(pages), re.DOTALL)
+    (decay,) = (lines for lines in options if 'layer_decay_rate' in lines)
     if scope != 'mmdet':
         project = "optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-4))"
     (tmp_path / 'project.py').write_text(project)
