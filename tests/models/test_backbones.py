@@ -168,17 +168,17 @@ def test_torch_compile_takes_the_whole_graph(name: str) -> None:
 def test_inductor_compiles_what_eager_computes(name: str, training: bool) -> None:
     model = build(name).train(training)
     torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True)
-    for size in ((40, 56), (97, 130)):
-        x = image(*size)
-        with warnings.catch_warnings(), torch.set_grad_enabled(training):
-            warnings.simplefilter('ignore')
-            outputs, expected = compiled(x), model(x)
-        assert difference(outputs, expected) < 1e-4
-        if training:
-            grads = gradients(model, expected)
-            for key, grad in gradients(model, outputs).items():
-                assert (grad - grads[key]).abs().max() <= 1e-3 * grads[key].abs().max() + 1e-7, key
+    # For this size alone: a graph for any takes inductor several times as long.
+    compiled = torch.compile(model, fullgraph=True, dynamic=False)
+    x = image(97, 130)
+    with warnings.catch_warnings(), torch.set_grad_enabled(training):
+        warnings.simplefilter('ignore')
+        outputs, expected = compiled(x), model(x)
+    assert difference(outputs, expected) < 1e-4
+    if training:
+        grads = gradients(model, expected)
+        for key, grad in gradients(model, outputs).items():
+            assert (grad - grads[key]).abs().max() <= 1e-3 * grads[key].abs().max() + 1e-7, key
 
 
 @pytest.mark.parametrize(
