@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-task test test-random test-models test-export test-zoo test-view test-reliability view benchmark lint
+.PHONY: help setup demo demo-task test test-random test-models test-export test-zoo test-view test-reliability view benchmark docs lint
 
 PYTHON := .venv/bin/python
 TASK := detect
@@ -64,6 +64,9 @@ test-reliability: setup ## kill and stop trainings at many moments and resume th
 
 benchmark: setup ## measure the backbones against Swin-T and dense attention (half an hour, idle machine)
 	$(PYTHON) benchmarks/backbones.py
+
+docs: setup ## build the pages of docs as a site in build/site (needs Python 3.11)
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet --strict
 
 lint: setup ## run ruff and mypy
 	$(PYTHON) -m ruff check .
