@@ -48,7 +48,7 @@ test-random: setup ## run the tests of random cases with many new ones, 500 of e
 	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m hypothesis --hypothesis-profile fresh
 
 test-models: setup ## run the slow tests: large models, compilers, training on real images, packages left out
-	$(PYTHON) -m pytest -m slow tests/models tests/ops tests/apis tests/datasets tests/test_stack.py
+	$(PYTHON) -m pytest -m slow tests/models tests/ops tests/apis tests/datasets tests/test_stack.py tests/test_notebooks.py
 
 test-export: setup ## run the slow tests of exported files: each kind of block, each detector
 	$(PYTHON) -m pytest -m slow tests/deployment

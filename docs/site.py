@@ -22,7 +22,7 @@ PATTERNS = (
     'docs/*.png',
     'docs/gallery/*.jpg',
     'configs/*.py',
-    'examples/*.py',
+    'examples/*',
     'benchmarks/results/*',
 )
 
