@@ -16,7 +16,7 @@ from mmdat.checks.checkpoint import latest_checkpoint
 from mmdat.checks.exceptions import explained
 from mmdat.checks.mmengine_private import built_loops
 from mmdat.checks.run import VIS_BACKENDS, vis_backends_in
-from mmdat.errors import UserError, suggest
+from mmdat.errors import UserError, reason, suggest
 
 from .curves import write_curves
 from .runner import build_runner, make_resumable, read_run_config
@@ -139,5 +139,5 @@ def _draw_curves(runner: Runner) -> None:
         return
     try:
         runner.logger.info(f'Curves: {write_curves([runner.work_dir]).resolve()}')
-    except UserError as error:
-        runner.logger.warning(f'There are no curves: {error}')
+    except Exception as error:  # of matplotlib too: what ended the training is to be told
+        runner.logger.warning(f'There are no curves: {reason(error)}')

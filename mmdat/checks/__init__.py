@@ -45,7 +45,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from . import (
@@ -165,6 +165,8 @@ def check_schedule(runner: Runner) -> None:
         if split == 'train':
             schedule.check_schedulers(runner.param_schedulers, loop, warn)
             schedule.check_intervals(loop, runner.hooks, warn)
+            if isinstance(loop, EpochBasedTrainLoop):
+                schedule.check_same_batches(loop.dataloader)
 
 
 def before_first_step(

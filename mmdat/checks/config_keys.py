@@ -152,17 +152,20 @@ def check_keys(cfg: Config) -> None:
 
 
 def check_scope(cfg: Config) -> None:
-    """Refuse a config that is for none of the toolboxes.
+    """Refuse a config that is for none of the toolboxes, or with a ``_scope_`` that is no name.
 
     Raises:
         UserError: Names the scopes that mmdat knows.
     """
     scope = cfg.get('default_scope')
-    if scope not in DATA_OF_SCOPE:
+    if scope not in [*DATA_OF_SCOPE]:  # a list: it may be what cannot be a key
         raise UserError(
             f'default_scope of config {cfg.filename} is {scope!r}, which is none of '
             f'{enumerate_names(DATA_OF_SCOPE)}'
         )
+    for path in paths(cfg, '_scope_'):
+        if not isinstance(value_at(cfg, path), str | None):
+            raise UserError(f'{path} is {value_at(cfg, path)!r}: give the name of a package')
 
 
 def _check_segmentor(cfg: Config) -> None:

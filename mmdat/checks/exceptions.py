@@ -88,6 +88,11 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             'train: find their names with TORCH_DISTRIBUTED_DEBUG=DETAIL, then take them out of '
             'the model or set find_unused_parameters=True in the config'
         )
+    if match := re.search(r'DataLoader worker \(pid.*\) (is killed by [^.]*|exited)', text):
+        return (
+            f'a worker process of a data loader was ended (it {match[1]}), as by a machine that '
+            'is short of memory: lower num_workers or batch_size; a training goes on with --resume'
+        )
     lost = r'gloo|NCCL|Connection (closed|reset) by peer'
     if isinstance(error, RuntimeError) and re.search(lost, text):
         return (

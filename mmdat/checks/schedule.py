@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
+from mmengine.dist import all_gather_object
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import _ParamScheduler
 from mmengine.runner import BaseLoop, IterBasedTrainLoop
@@ -153,6 +154,24 @@ def check_batches(loader: DataLoader, split: str, warn: Callable[[str], None]) -
     if split != 'train' and loader.drop_last and (left_out := images % (loader.batch_size or 1)):
         warn(
             f'{split}_dataloader.drop_last leaves {left_out} of {images} images out of the figures'
+        )
+
+
+def check_same_batches(loader: DataLoader) -> None:
+    """Refuse different numbers of batches in the processes, which would wait for each other.
+
+    Args:
+        loader: The data loader of a training by epochs.
+
+    Raises:
+        UserError: Names the numbers.
+    """
+    counts = all_gather_object(len(loader))
+    if min(counts) < max(counts):
+        raise UserError(
+            f'train_dataloader yields from {min(counts)} to {max(counts)} batches an epoch in the '
+            'processes, which would wait for each other: leave out sampler.round_up=False, and '
+            'give all machines the same data'
         )
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .dispatch import choose_implementation
-from .reference import dense_attention
+from .reference import dense_attention, saturated
 from .tiling import attend_in_row_blocks
 from .tracing import is_exporting
 
@@ -86,7 +86,7 @@ def _tiled(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
 def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """PyTorch's attention, (B, h, Nq, d), (B, h, Nk, d) and (B, h, Nk, dv) -> (B, h, Nq, dv)."""
     if bias is not None:
-        bias = bias[None].to(query.dtype)
+        bias = saturated(bias, query.dtype)[None]
     value_dim = value.shape[-1]
     widest = max(query.shape[-1], value_dim)
     query, key, value = (_for_fused(x, widest) for x in (query, key, value))

@@ -9,6 +9,14 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def saturated(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert a bias to a dtype, where finite values past its largest become the largest."""
+    if torch.promote_types(bias.dtype, dtype) == dtype:
+        return bias.to(dtype)
+    limits = torch.finfo(dtype)
+    return bias.clamp(limits.min, limits.max).where(bias.isfinite(), bias).to(dtype)
+
+
 def dense_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
 ) -> Tensor:
@@ -22,11 +30,12 @@ def dense_attention(
         scale: Factor of the products of queries and keys.
 
     Returns:
-        Tensor[..., num_queries, value_dim] in the dtype of ``value``. The softmax is computed in
-        float32 or better.
+        Tensor[..., num_queries, value_dim] in the dtype of ``value``, computed in float32 or
+        better: half precision has no logits past 65,504, nor such gradients of the weights.
     """
-    logits = scale * query @ key.mT
-    logits = logits.to(compute_dtype(logits))
-    if bias is not None:
-        logits = logits + bias
-    return logits.softmax(-1).to(value.dtype) @ value
+    dtype = compute_dtype(query)
+    with torch.autocast(query.device.type, enabled=False):
+        logits = scale * query.to(dtype) @ key.to(dtype).mT
+        if bias is not None:
+            logits = logits + bias
+        return (logits.softmax(-1) @ value.to(dtype)).to(value.dtype)

@@ -25,8 +25,8 @@ def slide_attention(
     Raises:
         ValueError: If shapes do not fit each other.
 
-    Differentiable in all tensors. Floating point of any precision; the softmax is computed in
-    float32 or better.
+    Differentiable in all tensors. Floating point of any precision, accumulated in float32 or
+    better.
 
     Example:
         >>> q, kv = torch.rand(1, 2, 4, 6, 8), torch.rand(1, 2, 4, 9, 6, 8)
@@ -50,8 +50,8 @@ def slide_attention(
         )
     if scale is None:
         scale = query.shape[2] ** -0.5
-    query = scale * query
+    dtype = compute_dtype(query)
+    query, position_bias = scale * query.to(dtype), position_bias.to(dtype)
     logits = (query[:, :, :, None] * (key + position_bias[:, None, :, None, None])).sum(2)
-    logits = logits.to(compute_dtype(logits))
-    attention = logits.softmax(2).to(value.dtype)  # (B, h, taps, H, W)
-    return (attention[:, :, None] * value).sum(3)
+    attention = logits.softmax(2)  # (B, h, taps, H, W)
+    return (attention[:, :, None] * value).sum(3).to(value.dtype)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .dispatch import choose_implementation
-from .reference import compute_dtype, dense_attention
+from .reference import compute_dtype, dense_attention, saturated
 from .tracing import ceil_div, fresh_size, is_exporting
 
 # Added to the logits of positions that only the shift brought together, as published.
@@ -82,7 +82,7 @@ def window_attention(
 def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """PyTorch's attention in each window of (B, window rows, window columns, h, w * w, d)."""
     if bias is not None:
-        bias = bias.expand(*query.shape[:4], -1, -1).flatten(0, 2).to(query.dtype)
+        bias = saturated(bias, query.dtype).expand(*query.shape[:4], -1, -1).flatten(0, 2)
     windows = query.shape[:3]
     query, key, value = (x.flatten(0, 2) for x in (query, key, value))
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)

@@ -50,11 +50,13 @@ def draw_curves(runs: Mapping[str, Curves]) -> Figure:
     order = list(runs)
     last = max(step for _, lines in panels for points in lines.values() for step, _ in points)
     for axis, (title, lines) in zip(axes, panels, strict=False):
-        lost = 0
+        lost, lowest = 0, 0.0
         for index, (name, points) in enumerate(lines.items()):
             index = index if len(runs) == 1 else order.index(name)
             steps, values = zip(*points, strict=True)
-            lost += sum(not math.isfinite(value) for value in values)
+            finite = list(filter(math.isfinite, values))
+            lost += len(values) - len(finite)
+            lowest = min([lowest, *finite])
             axis.plot(
                 steps,
                 [value if math.isfinite(value) else math.nan for value in values],
@@ -68,7 +70,7 @@ def draw_curves(runs: Mapping[str, Curves]) -> Figure:
         axis.set_xlabel('iteration')
         axis.set_xlim(0, 1.02 * last)
         if not title.startswith('validation') and axis.get_ylim()[1] > 0:
-            axis.set_ylim(bottom=min(0, axis.dataLim.ymin))
+            axis.set_ylim(bottom=lowest)
         axis.grid(alpha=0.3)
         axis.spines[['top', 'right']].set_visible(False)
         if len(runs) == 1 and len(lines) > 1:

@@ -117,6 +117,12 @@ def test_characters_that_no_font_has_are_told_once(
     assert len(told) == 1 and 'the characters \U00013000\U00013001 of names' in told[0]
 
 
+@pytest.mark.parametrize('loss', [math.nan, math.inf, -math.inf, 1e308])
+def test_losses_that_are_no_numbers_or_huge_are_drawn(loss: float, tmp_path: Path) -> None:
+    write_log(tmp_path, '20260101_000000', [dict(step(number), loss=loss) for number in (1, 2)])
+    assert write_curves([tmp_path]).is_file()
+
+
 def test_what_cannot_be_drawn_is_told_in_a_sentence(tmp_path: Path) -> None:
     write_log(tmp_path / 'empty', '20260101_000000', [])
     for work_dir in ('missing', 'empty'):

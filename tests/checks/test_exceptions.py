@@ -237,12 +237,16 @@ def test_a_parameter_without_gradient_is_told_in_several_processes() -> None:
         distributed.destroy_process_group()
 
 
-def test_the_end_of_another_process_and_of_the_work_dir_are_told(tmp_path: Path) -> None:
+def test_the_end_of_other_processes_and_of_the_work_dir_are_told(tmp_path: Path) -> None:
     cfg = Config(dict(work_dir=str(tmp_path)))
     lost = RuntimeError('[gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:9')
+    killed = RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. ')
+    missing = RuntimeError('DataLoader worker (pid(s) 7, 9) exited unexpectedly')
     gone = FileNotFoundError(2, 'No such file or directory', str(tmp_path / 'a' / 'b.json'))
     for error, sentence in (
         (lost, 'another process of this run has ended or cannot be reached, .* --resume'),
+        (killed, r'a worker process .* \(it is killed by signal: Killed\), .*lower num_workers'),
+        (missing, r'a worker process of a data loader was ended \(it exited\)'),
         (gone, f'{tmp_path}/a/b.json cannot be written: its folder is gone'),
     ):
         with pytest.raises(UserError, match=sentence), explained(cfg):

@@ -211,3 +211,13 @@ def test_batch_norm_of_one_value_is_refused_in_the_first_step(
     for handle in handles:
         handle.remove()
     model.train().pool(maps)
+
+
+def test_processes_with_different_numbers_of_batches_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loader = DataLoader(range(8), 2)
+    schedule.check_same_batches(loader)
+    monkeypatch.setattr(schedule, 'all_gather_object', lambda count: [count, count - 1])
+    with pytest.raises(UserError, match='from 3 to 4 batches .* sampler.round_up=False'):
+        schedule.check_same_batches(loader)

@@ -129,6 +129,30 @@ def test_autocast_stays_near_float32(name: str, dtype: torch.dtype) -> None:
 
 
 @every_variant
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_large_logits_offsets_and_tables_are_finite_in_half_precision(
+    name: str, dtype: torch.dtype
+) -> None:
+    model = build(name)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            *_, owner, kind = key.split('.')
+            if owner in ('query', 'key', 'qkv', 'key_value') and kind == 'weight':
+                parameter *= 100
+            elif kind.endswith('bias_table'):
+                parameter.copy_(parameter.sign() * 6.5e4)
+            elif '.offsets.3.' in key:
+                parameter *= 1e6
+    x = image(40, 56)
+    with torch.autocast('cpu', dtype):
+        mixed = model(x)
+    # GradScaler begins with 65,536 and halves it where that is too much.
+    (256 * loss(mixed)).backward()
+    assert all(y.isfinite().all() for y in (*mixed, *model.to(dtype)(x.to(dtype))))
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@every_variant
 def test_copies_and_pickles_compute_the_same(name: str) -> None:
     model = build(name).eval()
     x = image(40, 56)

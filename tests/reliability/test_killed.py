@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import torch
 from helpers import tiny
 from helpers.configs import CONFIGS
+from helpers.forks import end, start
 from mmengine.config import Config
 from mmengine.runner import ValLoop
 
@@ -102,30 +102,6 @@ def paste_copies(cfg: Config) -> None:
 def trained(config: str, folder: Path, options: dict, name: str, **arguments: Any) -> None:
     loader = {f'train_dataloader.{key}': value for key, value in arguments.pop('loader').items()}
     train(config, str(folder / name), cfg_options=options | loader, **arguments)
-
-
-def start(run: Callable[[], None], log: Path) -> int:
-    """Run in a process of its own, with the packages that this one has imported."""
-    process = os.fork()
-    if process:
-        return process
-    status = 1
-    try:
-        os.setsid()
-        with log.open('w') as file:
-            for stream in (1, 2):
-                os.dup2(file.fileno(), stream)
-        run()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-def end(process: int, log: Path) -> None:
-    _, status = os.waitpid(process, 0)
-    assert status == 0, log.read_text()[-3000:]
 
 
 def kill_at_call(owner: Any, name: str, number: int) -> None:
