@@ -63,7 +63,10 @@ def _shield(init: Callable[[int], Any] | None, worker: int) -> None:
 
 
 def _wait_for_parent() -> None:
-    while True:
-        sent = signal.sigwaitinfo(SIGNALS)
-        if sent.si_signo == signal.SIGTERM and sent.si_pid == os.getppid():
-            os._exit(0)
+    """End this worker when its parent says so or is gone, whatever the worker waits for."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        sent = signal.sigtimedwait(SIGNALS, 1.0)
+        if sent and sent.si_signo == signal.SIGTERM and sent.si_pid == parent:
+            break
+    os._exit(0)

@@ -1,6 +1,7 @@
 """Trainings in processes of their own, with the packages that this one has imported."""
 
 import os
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,17 @@ def start(run: Callable[[], object], log: Path, **variables: str) -> int:
 def end(process: int, log: Path) -> None:
     _, status = os.waitpid(process, 0)
     assert status == 0, log.read_text()[-3000:]
+
+
+def is_all_gone(process: int, seconds: float = 15) -> bool:
+    """Whether nothing that a process started is left, after at most that time."""
+    for _ in range(int(10 * seconds)):
+        try:
+            os.killpg(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def run_together(run: Callable[[], object], log: Path, count: int = 2) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import tiny
 from helpers.configs import CONFIGS
-from helpers.forks import end, start
+from helpers.forks import end, is_all_gone, start
 from mmengine.config import Config
 from mmengine.runner import ValLoop
 
@@ -162,6 +162,7 @@ def test_a_killed_training_ends_as_the_uninterrupted_one(task: Any, tmp_path: Pa
             time.sleep(chance.uniform(0.3, 1.0) * duration)
             os.kill(process, signal.SIGKILL)
         num_killed += os.WIFSIGNALED(os.waitpid(process, 0)[1])
+        assert is_all_gone(process), moment
         end(start(partial(task, name, resume='auto', loader=loaders[1]), log), log)
         if 'resumed epoch' in log.read_text():
             num_resumed += 1
