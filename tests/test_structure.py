@@ -16,7 +16,7 @@ LAYERS = [
     'apis',
     'analysis',
 ]
-SHARED = {'errors', 'files', 'registry', 'stack', 'version'}
+SHARED = {'config_bases', 'errors', 'files', 'registry', 'stack', 'version'}
 # What the implementations of the operators share, and whose imports are no other implementation.
 SHARED_BY_OPERATORS = {'autograd', 'dispatch', 'gpu', 'reference', 'sampling', 'tiling', 'tracing'}
 OPERATORS = sorted((ROOT / 'mmdat' / 'ops').rglob('*.py'))

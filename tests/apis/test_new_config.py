@@ -252,6 +252,13 @@ def test_a_config_in_the_clone_names_its_base_relative_to_itself(
     Config.fromfile(out)
 
 
+def test_a_config_names_a_base_of_mmdat_as_it_was_named(tmp_path: Path) -> None:
+    write_roboflow(tmp_path / 'data')
+    base = f'mmdat::{NANO["mmdet"]}.py'
+    new_config(base, str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+    assert f"_base_ = '{base}'" in (tmp_path / 'mine.py').read_text()
+
+
 def write_nothing(root: Path) -> None:
     write_json(root / 'notes.json', {'a': 1})
 
