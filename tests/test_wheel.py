@@ -10,6 +10,8 @@ import pytest
 from helpers.imports import ROOT
 from packaging.requirements import Requirement
 
+from mmdat import __main__ as command
+
 LEFT_OUT = {'tools/set_up.py'}  # of a clone alone
 
 
@@ -55,3 +57,11 @@ def test_installing_the_wheel_changes_no_version(wheel: ZipFile) -> None:
     for requirement in always:
         assert not requirement.specifier, f'{requirement} may replace the version that is there'
         assert not requirement.name.startswith(('torch', 'mm', 'opencv'))
+
+
+def test_the_wheel_installs_the_command(wheel: ZipFile) -> None:
+    (entries,) = [name for name in wheel.namelist() if name.endswith('entry_points.txt')]
+    assert wheel.read(entries).decode().split('\n')[:2] == [
+        '[console_scripts]',
+        f'mmdat = {command.__name__}:{command.main.__name__}',
+    ]

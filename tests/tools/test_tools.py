@@ -15,7 +15,8 @@ import pytest
 import torch
 from helpers.scripts import TOOLS, run_script
 
-from mmdat.apis import command_line, parse_run_args
+from mmdat.apis import command_line
+from mmdat.apis.cli import add_run_arguments
 from mmdat.errors import UserError
 
 
@@ -106,12 +107,11 @@ def test_a_tool_names_a_missing_package_without_traceback(tool: str, package: st
 
 
 @pytest.mark.parametrize('option', ['foo', '=3', 'a=[1,2)'])
-def test_an_option_that_is_no_key_and_value_is_refused(
-    option: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, 'argv', ['train.py', '--cfg-options', option])
+def test_an_option_that_is_no_key_and_value_is_refused(option: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_run_arguments(parser)
     with pytest.raises(UserError, match=r'--cfg-options'):
-        parse_run_args(argparse.ArgumentParser())
+        parser.parse_args(['--cfg-options', option])
 
 
 @pytest.mark.parametrize(
