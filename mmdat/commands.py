@@ -15,7 +15,7 @@ from mmdat.checks.run import VIS_BACKENDS
 from mmdat.errors import UserError
 
 CONFIG = 'path of the config, or mmdat::NAME.py for one of mmdat'
-CHECKPOINT = 'path of the checkpoint'
+CHECKPOINT = 'path of the checkpoint, or mmdat://NAME for one that the authors published'
 
 
 class Command(NamedTuple):
@@ -234,7 +234,9 @@ def _add_new_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('base', metavar='BASE', help=f'{CONFIG}, that trains the model')
     parser.add_argument('data', metavar='DATA', help='folder of the data; it is left as it is')
     parser.add_argument('out', metavar='OUT', help='config to write, such as my_parts.py')
-    parser.add_argument('--load-from', metavar='CHECKPOINT', help='weights to start from')
+    parser.add_argument(
+        '--load-from', metavar='CHECKPOINT', help=f'weights to start from: {CHECKPOINT}'
+    )
     parser.add_argument(
         '--val-share',
         type=float,

@@ -1,25 +1,21 @@
 """Turn a checkpoint that the authors published into an ordinary OpenMMLab checkpoint."""
 
-import functools
 import os
-import re
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
-from mmdat.checkpoints import convert_published_checkpoint, read_weights, recognize
+from mmdat.checkpoints import convert_published_checkpoint, read_weights
+from mmdat.checkpoints.conversion import find_backbone
 from mmdat.checks.config_file import read_config
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_parts
 from mmdat.errors import UserError
 from mmdat.files import whole_file
-from mmdat.models import DAT, DATPlusPlus, ScalableViT
 from mmdat.models.backbones.base import HierarchicalBackbone
 from mmdat.registry import MODELS
 from mmdat.version import __version__
-
-FAMILIES = (DAT, DATPlusPlus, ScalableViT)
 
 
 def convert_published_file(source: str, target: str, config: str | None = None) -> str:
@@ -41,7 +37,7 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
     if not Path(target).absolute().parent.is_dir():
         raise UserError(f'there is no folder for {target}: make it first')
     weights = read_weights(source)
-    backbone = _recognize(source, weights) if config is None else _build(config)
+    backbone = find_backbone(source, weights) if config is None else _build(config)
     converted = convert_published_checkpoint(backbone, weights)
     meta = dict(mmdat_version=__version__, converted_from=os.path.basename(source))
     with whole_file(Path(target)) as file:
@@ -53,46 +49,8 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
     return type(backbone).__name__
 
 
-def _recognize(source: str, weights: dict[str, torch.Tensor]) -> HierarchicalBackbone:
-    """The named architecture whose names and shapes the checkpoint has."""
-    side = _pretrain_img_size(weights)
-    refusals = {}
-    for family in FAMILIES:
-        for arch in family.ARCHITECTURES:
-            backbone = _without_weights(family, arch, side)
-            try:
-                convert_published_checkpoint(backbone, weights)
-            except UserError as error:
-                refusals[f"{family.__name__} '{arch}'"] = error
-                continue
-            return backbone
-    held = recognize(weights)
-    raise UserError(
-        f'{source} is of none of the architectures that have a name, but holds {held}: give '
-        "--config with a model that has the checkpoint's backbone. "
-        f'{"; ".join(str(error) for name, error in refusals.items() if name in held)}'.rstrip()
-    )
-
-
-@functools.cache
-def _without_weights(
-    family: type[DAT] | type[ScalableViT], arch: str, pretrain_img_size: int
-) -> HierarchicalBackbone:
-    with torch.device('meta'):
-        return family(arch, pretrain_img_size=pretrain_img_size)
-
-
 def _build(config: str) -> HierarchicalBackbone:
     cfg = read_config(config)
     check_parts(cfg, ('model.backbone',))
     with explained(cfg), torch.device('meta'):
         return MODELS.build(dict(cfg.model.backbone, init_cfg=None))
-
-
-def _pretrain_img_size(weights: dict[str, torch.Tensor]) -> int:
-    """Image size of the pretraining, from the side ``2 * map - 1`` of a bias table; else 224."""
-    for name, tensor in weights.items():
-        match = re.search(r'stages\.(\d+)\.attns\.\d+\.rpe_table$', name)
-        if match and tensor.ndim == 3:
-            return (tensor.shape[1] + 1) // 2 * 4 * 2 ** int(match[1])
-    return 224

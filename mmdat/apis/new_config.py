@@ -429,7 +429,7 @@ def _with_lists(value: Any, cfg: Config, path: str) -> Any:
 
 def _weights(load_from: str, cfg: Config) -> dict[str, Any]:
     """Start from an OpenMMLab checkpoint, or let the backbone start from one of the authors."""
-    source = str(Path(load_from).expanduser().resolve())
+    source = load_from if '://' in load_from else str(Path(load_from).expanduser().resolve())
     content = read_checkpoint(source, skip_objects=True)
     checks.before_loading(content, source, resume=False)
     state = content.get('state_dict', content)
