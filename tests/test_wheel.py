@@ -21,7 +21,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
     caches = shutil.ignore_patterns('__pycache__')
     for name in ('mmdat', 'configs', 'tools'):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=caches)
-    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
+    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'model-index.yml'):
         shutil.copy(ROOT / name, folder)
     build = 'from setuptools.build_meta import build_wheel; build_wheel("dist")'
     subprocess.run([sys.executable, '-c', build], cwd=folder, check=True, capture_output=True)
@@ -37,8 +37,8 @@ def test_the_wheel_brings_configs_and_tools_where_mim_looks(wheel: ZipFile) -> N
         if path.suffix != '.pyc'
     ]
     brought = {name[len('mmdat/.mim/') :] for name in wheel.namelist() if '.mim/' in name}
-    assert brought == set(sources) - LEFT_OUT
-    for name in ('configs/_base_/models/mask_rcnn.py', 'tools/train.py'):
+    assert brought == {'model-index.yml', *sources} - LEFT_OUT
+    for name in ('configs/_base_/models/mask_rcnn.py', 'tools/train.py', 'model-index.yml'):
         assert wheel.read(f'mmdat/.mim/{name}') == (ROOT / name).read_bytes()
 
 
