@@ -1,13 +1,21 @@
-"""Turn a checkpoint that the authors published into an ordinary OpenMMLab checkpoint."""
+"""Checkpoints that the authors published: whether one fits a config, and as an ordinary one."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
+from mmengine.registry import DefaultScope
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
 
+from mmdat import checks
 from mmdat.checkpoints import convert_published_checkpoint, read_weights
 from mmdat.checkpoints.conversion import find_backbone
+from mmdat.checkpoints.matching import match_model
 from mmdat.checks.config_file import read_config
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_parts
@@ -16,6 +24,9 @@ from mmdat.files import whole_file
 from mmdat.models.backbones.base import HierarchicalBackbone
 from mmdat.registry import MODELS
 from mmdat.version import __version__
+
+from .model import build_model
+from .toolboxes import toolbox_of
 
 
 def convert_published_file(source: str, target: str, config: str | None = None) -> str:
@@ -47,6 +58,92 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
         else:
             torch.save(dict(meta=meta, state_dict=converted), file)
     return type(backbone).__name__
+
+
+class Place(NamedTuple):
+    """A tensor of a model and of a published checkpoint.
+
+    Attributes:
+        name: Its name in the model, or in the checkpoint where the model has none.
+        shape: Its shape in the model, None if it has none.
+        given: Its shape in the checkpoint, None if it has none.
+        verdict: ``'fits'``, ``'is resized'``, ``'has another shape'``, ``'is missing'``,
+            ``'has no place'`` or ``'stays as it is'``.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    given: tuple[int, ...] | None
+    verdict: str
+
+
+def compare_published_file(config: str, checkpoint: str) -> list[Place]:
+    """Compare a published checkpoint with the model of a config, tensor by tensor.
+
+    Args:
+        config: Path of the config, or ``mmdat::NAME.py``.
+        checkpoint: A file, a URL or ``mmdat://NAME``.
+
+    Raises:
+        UserError: If one of them cannot be read, or is not of mmdat's models.
+    """
+    cfg = read_config(config)
+    checks.after_reading(cfg)
+    with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), explained(cfg):
+        model = build_model(cfg)
+    return compare_published(model, read_weights(checkpoint), checkpoint)
+
+
+def compare_published(model: Any, weights: Mapping[str, Tensor], source: str) -> list[Place]:
+    """Compare the tensors of a published checkpoint with those of a model.
+
+    Args:
+        model: A model on a backbone of mmdat.
+        weights: The checkpoint's tensors by name.
+        source: What errors call the checkpoint.
+    """
+    match = match_model(model, dict(weights), source)
+    layout = model.backbone.published_layout()
+    theirs = {f'backbone.{ours}': name for ours, name in layout.parameters.items()}
+    theirs |= layout.classifier
+    places = []
+    for name, tensor in model.state_dict().items():
+        key = theirs.get(name, name)
+        given = weights.get(key, weights.get(f'backbone.{key}'))
+        if name not in match.filled:
+            verdict = 'is missing' if name in match.unfilled else 'stays as it is'
+        elif match.filled[name].shape != tensor.shape:
+            verdict = 'has another shape'
+        else:
+            verdict = 'fits' if given is None or given.shape == tensor.shape else 'is resized'
+        places.append(Place(name, tuple(tensor.shape), _shape(given), verdict))
+    places += [
+        Place(name, None, _shape(weights.get(name)), 'has no place') for name in match.unmapped
+    ]
+    return places
+
+
+def print_places(places: list[Place], config: str, source: str) -> None:
+    """Print the comparison of a checkpoint with a config's model as a table.
+
+    Raises:
+        UserError: If it does not fit; says how many tensors do not, and whether the backbone does.
+    """
+    table = Table('tensor', 'in the model', 'in the file', 'verdict')
+    for place in places:
+        shapes = ('' if shape is None else str(shape) for shape in (place.shape, place.given))
+        table.add_row(place.name, *shapes, place.verdict)
+    Console(width=max(map(len, (place.name for place in places))) + 70).print(table)
+    wrong = [place for place in places if place.verdict.startswith(('has', 'is missing'))]
+    in_heads = [place for place in wrong if not place.name.startswith('backbone.')]
+    if wrong:
+        way = '; the backbone fits: give it to init_cfg' if len(in_heads) == len(wrong) else ''
+        raise UserError(f'{source} does not fit {config}: {len(wrong)} tensors, see above{way}')
+    print(f'{source} fits {config}')
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
 
 
 def _build(config: str) -> HierarchicalBackbone:

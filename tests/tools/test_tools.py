@@ -58,6 +58,7 @@ def test_a_tool_ends_with_the_sentence(
         ('check_data.py', 'URL'),
         ('new_config.py', 'URL data own.py'),
         ('deployment/export.py', 'URL some.pth model.onnx'),
+        ('model_converters/check_published.py', 'URL some.pth'),
         ('model_converters/convert_published.py', 'some.pth new.pth --config URL'),
         ('analysis_tools/get_flops.py', 'URL'),
         ('analysis_tools/benchmark.py', 'URL'),
