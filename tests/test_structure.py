@@ -46,6 +46,20 @@ def test_nothing_imports_upwards(path: Path) -> None:
             assert layer_of(parts[1]) <= layer_of(own), f'{path} imports {name}'
 
 
+def test_commands_start_without_mmsegmentation_and_mmpretrain() -> None:
+    paths, seen = [ROOT / 'mmdat' / 'commands.py'], set()
+    while paths:
+        path = paths.pop()
+        seen.add(path)
+        for name in imported_modules(path, in_functions=False):
+            assert not name.startswith(('mmseg', 'mmpretrain')), f'{path} imports {name}'
+            parts = name.split('.') if name.startswith('mmdat') else []
+            for end in range(1, len(parts) + 1):
+                file = ROOT.joinpath(*parts[:end])
+                file = file / '__init__.py' if file.is_dir() else file.with_suffix('.py')
+                paths += [file] if file not in seen else []
+
+
 @pytest.mark.parametrize('path', OPERATORS, ids=relative_path)
 def test_operators_import_torch_alone(path: Path) -> None:
     allowed = {'torch', 'mmdat', *sys.stdlib_module_names}
