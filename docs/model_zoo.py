@@ -1,12 +1,17 @@
 #!/usr/bin/env python
-"""Write docs/model_zoo.md from what `make test-zoo` measured and what the authors report."""
+"""Write docs/model_zoo.md and configs/metafile.yml: what was measured, what authors report."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from mmdat.checkpoints.published import PUBLISHED
+
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / 'benchmarks' / 'results'
+CONFIGS = DOCS.parent / 'configs'
 MEASURED = RESULTS / 'zoo_cpu.json'
 DEMOS = RESULTS / 'demos.json'
 
@@ -58,11 +63,17 @@ REPORTED = {
     'scalablevit_b': '84.1',
     'scalablevit_l': '84.4',
 }
-# Suffix of the configs, title, and metric that is reported.
+# Suffix of the configs, data set, task, and metrics that are reported.
 TASKS = (
-    ('coco', 'COCO: detection and instance segmentation', 'box AP / mask AP'),
-    ('ade20k', 'ADE20K: semantic segmentation', 'mIoU / with multi-scale and flip'),
-    ('in1k', 'ImageNet-1k: classification', 'top-1'),
+    ('coco', 'COCO', 'detection and instance segmentation', 'box AP / mask AP'),
+    ('ade20k', 'ADE20K', 'semantic segmentation', 'mIoU / with multi-scale and flip'),
+    ('in1k', 'ImageNet-1k', 'classification', 'top-1'),
+)
+# Part of a config's name, the family of its backbone, and the paper.
+FAMILIES = (
+    ('_dat_pp_', 'DAT++', 'https://arxiv.org/abs/2309.01430'),
+    ('_dat_', 'DAT', 'https://arxiv.org/abs/2201.00520'),
+    ('_scalablevit_', 'ScalableViT', 'https://arxiv.org/abs/2203.10790'),
 )
 INTRODUCTION = """# Model zoo
 
@@ -79,10 +90,20 @@ another head; all backbones take DAT++'s learning rate in Semantic FPN. Weights 
 you give them: `--cfg-options model.backbone.init_cfg.type=Pretrained
 model.backbone.init_cfg.checkpoint=FILE`.
 
+Where a row links weights, the authors publish them, trained with their config of the name shown:
+`mmdat://CONFIG`, such as `mmdat://dat_pp_t_in1k`, is that file, for `init_cfg` (its backbone), for
+`load_from` and as CHECKPOINT of the tools (all of it). The links could not be tried here;
+`tools/model_converters/check_published.py` says whether a file fits.
+
 `swin`, `pvt`, `r50` and `vit` are baselines from the toolboxes, under the same recipe. All but
 `vit`, whose weights mmsegmentation converts from timm's, name the ImageNet weights that they start
 from: give ours some too where you compare. `nonlocal` has a block in each residual block of the
 third stage, where mmdet's plugins place them; the usual comparison has one.
+"""
+CARDS = """\
+# Written by docs/model_zoo.py. Parameters and MACs (of one image of the given size) are ours,
+# metrics the authors', from their own training. Checkpoint is what the authors published, by name:
+# init_cfg takes its backbone, load_from and the tools the whole model.
 """
 SYNTHETIC = """
 ## Synthetic data
@@ -139,21 +160,21 @@ output. `make test` holds all of this.
 def page(measured: dict[str, dict[str, Any]]) -> str:
     """Lay out the page as Markdown."""
     parts = [INTRODUCTION]
-    for suffix, title, accuracy in TASKS:
+    for suffix, dataset, task, accuracy in TASKS:
         rows = {name: cost for name, cost in measured.items() if name.endswith(f'_{suffix}')}
         parts += [
             '',
-            f'## {title}',
+            f'## {dataset}: {task}',
             '',
-            f'| config | parameters (M) | MACs (G) | at | {accuracy}, reported |',
-            '|---|---|---|---|---|',
+            f'| config | parameters (M) | MACs (G) | at | {accuracy}, reported | weights |',
+            '|---|---|---|---|---|---|',
         ]
         for name, cost in sorted(rows.items()):
             height, width = cost['shape']
             parts.append(
                 f'| [{name}](../configs/{name}.py) | {cost["parameters"] / 1e6:.1f} | '
                 f'{cost["macs"] / 1e9:.1f} | {height} x {width} | '
-                f'{REPORTED.get(name.removesuffix(f"_{suffix}"), "")} |'
+                f'{REPORTED.get(name.removesuffix(f"_{suffix}"), "")} | {_link(name)} |'
             )
     demos = json.loads(DEMOS.read_text())
     demo_rows = [
@@ -169,5 +190,53 @@ def page(measured: dict[str, dict[str, Any]]) -> str:
     return '\n'.join(parts) + '\n' + NOTES
 
 
+def metafile(measured: dict[str, dict[str, Any]]) -> str:
+    """Lay out the model cards that mim reads, one for each config."""
+    collections = [dict(Name=family, Paper=url) for _, family, url in FAMILIES]
+    names = sorted(path.stem for path in CONFIGS.glob('*.py'))
+    models = [_card(name, measured.get(name)) for name in names]
+    content = dict(Collections=[*collections, dict(Name='Baselines')], Models=models)
+    return CARDS + yaml.dump(content, sort_keys=False, default_flow_style=None, width=99)
+
+
+def _card(name: str, cost: dict[str, Any] | None) -> dict[str, Any]:
+    """Describe a config; what was not measured is left out."""
+    families = (family for part, family, _ in FAMILIES if part in f'_{name}')
+    card = {'Name': name, 'In Collection': next(families, 'Baselines')}
+    card['Config'] = f'configs/{name}.py'
+    metadata: dict[str, Any] = {}
+    if cost is not None:
+        metadata |= {'Parameters': cost['parameters'], 'MACs': cost['macs']}
+        metadata['Image Size'] = ' x '.join(map(str, cost['shape']))
+    published = PUBLISHED.get(name)
+    if published is not None:
+        metadata['Checkpoint'] = f'mmdat://{name}'
+        metadata["Authors' Config"] = published.config
+        metadata["Authors' Page"] = published.pages[0]
+    card['Metadata'] = metadata
+    suffix = name.rpartition('_')[2]
+    for ending, dataset, task, accuracy in TASKS:
+        reported = REPORTED.get(name.removesuffix(f'_{suffix}'))
+        if ending == suffix:
+            metadata['Training Data'] = dataset
+        if ending == suffix and reported:
+            values = map(float, reported.split(' / '))
+            metrics = {
+                f'{metric}, reported by the authors': value
+                for metric, value in zip(accuracy.split(' / '), values, strict=False)
+            }
+            card['Results'] = [dict(Task=task, Dataset=dataset, Metrics=metrics)]
+    if published is not None and published.file is not None:
+        card['Weights'] = f'{published.file}#/{name}.pth'  # mim names the file by what follows /
+    return card
+
+
+def _link(name: str) -> str:
+    published = PUBLISHED.get(name)
+    return f'[{published.config}]({published.pages[0]})' if published else ''
+
+
 if __name__ == '__main__':
-    (DOCS / 'model_zoo.md').write_text(page(json.loads(MEASURED.read_text())))
+    costs = json.loads(MEASURED.read_text())
+    (DOCS / 'model_zoo.md').write_text(page(costs))
+    (CONFIGS / 'metafile.yml').write_text(metafile(costs))

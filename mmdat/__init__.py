@@ -17,7 +17,9 @@ if installed_version('mmengine') is not None:
 
     from . import registry  # noqa: F401  makes the scope mmdat known
     from .checkpoints.patches import patch_mmengine
+    from .config_bases import patch_config
 
     patch_mmengine()
+    patch_config()
 
 __all__ = ['__version__']

@@ -5,9 +5,12 @@ import runpy
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import zoo
 from helpers.meta import count_on_meta
 from helpers.products import products_of_attention, projections_of_padding
+
+from mmdat.checkpoints.published import PUBLISHED
 
 DOCS = zoo.CONFIGS.parent / 'docs'
 MODEL_ZOO = runpy.run_path(str(DOCS / 'model_zoo.py'))
@@ -18,6 +21,20 @@ ARCHITECTURES = dict(s='small', b='base', l='large')
 
 def test_the_page_is_made_from_what_was_measured() -> None:
     assert (DOCS / 'model_zoo.md').read_text() == MODEL_ZOO['page'](MEASURED)
+
+
+def test_the_cards_are_made_from_the_same_and_from_the_table_of_published_weights() -> None:
+    text = (zoo.CONFIGS / 'metafile.yml').read_text()
+    assert text == MODEL_ZOO['metafile'](MEASURED)
+    cards = {card['Name']: card for card in yaml.safe_load(text)['Models']}
+    assert cards.keys() == {path.stem for path in zoo.CONFIGS.glob('*.py')}
+    for name, card in cards.items():
+        metadata, cost = card['Metadata'], MEASURED.get(name)
+        if cost is not None:
+            assert (metadata['Parameters'], metadata['MACs']) == (cost['parameters'], cost['macs'])
+        assert metadata.get('Checkpoint') == (f'mmdat://{name}' if name in PUBLISHED else None)
+        for result in card.get('Results', ()):
+            assert all(metric.endswith('reported by the authors') for metric in result['Metrics'])
 
 
 def test_every_config_was_measured() -> None:

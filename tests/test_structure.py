@@ -15,8 +15,10 @@ LAYERS = [
     'datasets deployment engine visualization',
     'apis',
     'analysis',
+    'commands',
+    '__main__',
 ]
-SHARED = {'errors', 'files', 'registry', 'stack', 'version'}
+SHARED = {'config_bases', 'errors', 'files', 'registry', 'stack', 'version'}
 # What the implementations of the operators share, and whose imports are no other implementation.
 SHARED_BY_OPERATORS = {'autograd', 'dispatch', 'gpu', 'reference', 'sampling', 'tiling', 'tracing'}
 OPERATORS = sorted((ROOT / 'mmdat' / 'ops').rglob('*.py'))
@@ -32,16 +34,30 @@ def layer_of(package: str) -> int | None:
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'mmdat').rglob('*.py')), ids=relative_path)
 def test_nothing_imports_upwards(path: Path) -> None:
-    own = path.relative_to(ROOT).parts[1]
+    own = path.relative_to(ROOT / 'mmdat').with_suffix('').parts[0]
     for name in imported_modules(path):
         assert not name.startswith(('configs', 'tools', 'tests'))
         parts = name.split('.')
-        if parts[0] != 'mmdat' or len(parts) == 1 or own == '__init__.py':
+        if parts[0] != 'mmdat' or len(parts) == 1 or own == '__init__':
             continue
         if layer_of(own) is None:
             assert parts[1] in SHARED, f'{path} is shared and imports {name}'
         elif parts[1] not in SHARED:
             assert layer_of(parts[1]) <= layer_of(own), f'{path} imports {name}'
+
+
+def test_commands_start_without_mmsegmentation_and_mmpretrain() -> None:
+    paths, seen = [ROOT / 'mmdat' / 'commands.py'], set()
+    while paths:
+        path = paths.pop()
+        seen.add(path)
+        for name in imported_modules(path, in_functions=False):
+            assert not name.startswith(('mmseg', 'mmpretrain')), f'{path} imports {name}'
+            parts = name.split('.') if name.startswith('mmdat') else []
+            for end in range(1, len(parts) + 1):
+                file = ROOT.joinpath(*parts[:end])
+                file = file / '__init__.py' if file.is_dir() else file.with_suffix('.py')
+                paths += [file] if file not in seen else []
 
 
 @pytest.mark.parametrize('path', OPERATORS, ids=relative_path)

@@ -4,18 +4,10 @@ from mmdat.stack import require
 
 require('mmengine', 'mmcv', 'mmdet', 'matplotlib')
 
-from .cli import command_line, parse_run_args  # noqa: E402  after the check
+from .cli import command_line  # noqa: E402  after the check
 from .predict import predict, write_predictions  # noqa: E402
 from .test import test  # noqa: E402
 from .train import train  # noqa: E402
 from .visualize import write_attention  # noqa: E402
 
-__all__ = [
-    'command_line',
-    'parse_run_args',
-    'predict',
-    'test',
-    'train',
-    'write_attention',
-    'write_predictions',
-]
+__all__ = ['command_line', 'predict', 'test', 'train', 'write_attention', 'write_predictions']

@@ -57,17 +57,14 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_run_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line of a tool that runs a config, with the flags that all of them have."""
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of all tools that run a config with a launcher."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help='set by torch.distributed.launch'
     )
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
 
 
 def command_line(main: Callable[[], None]) -> None:

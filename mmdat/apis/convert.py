@@ -1,25 +1,32 @@
-"""Turn a checkpoint that the authors published into an ordinary OpenMMLab checkpoint."""
+"""Checkpoints that the authors published: whether one fits a config, and as an ordinary one."""
 
-import functools
 import os
-import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
+from mmengine.registry import DefaultScope
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
 
-from mmdat.checkpoints import convert_published_checkpoint, read_weights, recognize
+from mmdat import checks
+from mmdat.checkpoints import convert_published_checkpoint, read_weights
+from mmdat.checkpoints.conversion import find_backbone
+from mmdat.checkpoints.matching import match_model
 from mmdat.checks.config_file import read_config
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_parts
 from mmdat.errors import UserError
 from mmdat.files import whole_file
-from mmdat.models import DAT, DATPlusPlus, ScalableViT
 from mmdat.models.backbones.base import HierarchicalBackbone
 from mmdat.registry import MODELS
 from mmdat.version import __version__
 
-FAMILIES = (DAT, DATPlusPlus, ScalableViT)
+from .model import build_model
+from .toolboxes import toolbox_of
 
 
 def convert_published_file(source: str, target: str, config: str | None = None) -> str:
@@ -41,7 +48,7 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
     if not Path(target).absolute().parent.is_dir():
         raise UserError(f'there is no folder for {target}: make it first')
     weights = read_weights(source)
-    backbone = _recognize(source, weights) if config is None else _build(config)
+    backbone = find_backbone(source, weights) if config is None else _build(config)
     converted = convert_published_checkpoint(backbone, weights)
     meta = dict(mmdat_version=__version__, converted_from=os.path.basename(source))
     with whole_file(Path(target)) as file:
@@ -53,33 +60,90 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
     return type(backbone).__name__
 
 
-def _recognize(source: str, weights: dict[str, torch.Tensor]) -> HierarchicalBackbone:
-    """The named architecture whose names and shapes the checkpoint has."""
-    side = _pretrain_img_size(weights)
-    refusals = {}
-    for family in FAMILIES:
-        for arch in family.ARCHITECTURES:
-            backbone = _without_weights(family, arch, side)
-            try:
-                convert_published_checkpoint(backbone, weights)
-            except UserError as error:
-                refusals[f"{family.__name__} '{arch}'"] = error
-                continue
-            return backbone
-    held = recognize(weights)
-    raise UserError(
-        f'{source} is of none of the architectures that have a name, but holds {held}: give '
-        "--config with a model that has the checkpoint's backbone. "
-        f'{"; ".join(str(error) for name, error in refusals.items() if name in held)}'.rstrip()
-    )
+class Place(NamedTuple):
+    """A tensor of a model and of a published checkpoint.
+
+    Attributes:
+        name: Its name in the model, or in the checkpoint where the model has none.
+        shape: Its shape in the model, None if it has none.
+        given: Its shape in the checkpoint, None if it has none.
+        verdict: ``'fits'``, ``'is resized'``, ``'has another shape'``, ``'is missing'``,
+            ``'has no place'`` or ``'stays as it is'``.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    given: tuple[int, ...] | None
+    verdict: str
 
 
-@functools.cache
-def _without_weights(
-    family: type[DAT] | type[ScalableViT], arch: str, pretrain_img_size: int
-) -> HierarchicalBackbone:
-    with torch.device('meta'):
-        return family(arch, pretrain_img_size=pretrain_img_size)
+def compare_published_file(config: str, checkpoint: str) -> list[Place]:
+    """Compare a published checkpoint with the model of a config, tensor by tensor.
+
+    Args:
+        config: Path of the config, or ``mmdat::NAME.py``.
+        checkpoint: A file, a URL or ``mmdat://NAME``.
+
+    Raises:
+        UserError: If one of them cannot be read, or is not of mmdat's models.
+    """
+    cfg = read_config(config)
+    checks.after_reading(cfg)
+    with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), explained(cfg):
+        model = build_model(cfg)
+    return compare_published(model, read_weights(checkpoint), checkpoint)
+
+
+def compare_published(model: Any, weights: Mapping[str, Tensor], source: str) -> list[Place]:
+    """Compare the tensors of a published checkpoint with those of a model.
+
+    Args:
+        model: A model on a backbone of mmdat.
+        weights: The checkpoint's tensors by name.
+        source: What errors call the checkpoint.
+    """
+    match = match_model(model, dict(weights), source)
+    layout = model.backbone.published_layout()
+    theirs = {f'backbone.{ours}': name for ours, name in layout.parameters.items()}
+    theirs |= layout.classifier
+    places = []
+    for name, tensor in model.state_dict().items():
+        key = theirs.get(name, name)
+        given = weights.get(key, weights.get(f'backbone.{key}'))
+        if name not in match.filled:
+            verdict = 'is missing' if name in match.unfilled else 'stays as it is'
+        elif match.filled[name].shape != tensor.shape:
+            verdict = 'has another shape'
+        else:
+            verdict = 'fits' if given is None or given.shape == tensor.shape else 'is resized'
+        places.append(Place(name, tuple(tensor.shape), _shape(given), verdict))
+    places += [
+        Place(name, None, _shape(weights.get(name)), 'has no place') for name in match.unmapped
+    ]
+    return places
+
+
+def print_places(places: list[Place], config: str, source: str) -> None:
+    """Print the comparison of a checkpoint with a config's model as a table.
+
+    Raises:
+        UserError: If it does not fit; says how many tensors do not, and whether the backbone does.
+    """
+    table = Table('tensor', 'in the model', 'in the file', 'verdict')
+    for place in places:
+        shapes = ('' if shape is None else str(shape) for shape in (place.shape, place.given))
+        table.add_row(place.name, *shapes, place.verdict)
+    Console(width=max(map(len, (place.name for place in places))) + 70).print(table)
+    wrong = [place for place in places if place.verdict.startswith(('has', 'is missing'))]
+    in_heads = [place for place in wrong if not place.name.startswith('backbone.')]
+    if wrong:
+        way = '; the backbone fits: give it to init_cfg' if len(in_heads) == len(wrong) else ''
+        raise UserError(f'{source} does not fit {config}: {len(wrong)} tensors, see above{way}')
+    print(f'{source} fits {config}')
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
 
 
 def _build(config: str) -> HierarchicalBackbone:
@@ -87,12 +151,3 @@ def _build(config: str) -> HierarchicalBackbone:
     check_parts(cfg, ('model.backbone',))
     with explained(cfg), torch.device('meta'):
         return MODELS.build(dict(cfg.model.backbone, init_cfg=None))
-
-
-def _pretrain_img_size(weights: dict[str, torch.Tensor]) -> int:
-    """Image size of the pretraining, from the side ``2 * map - 1`` of a bias table; else 224."""
-    for name, tensor in weights.items():
-        match = re.search(r'stages\.(\d+)\.attns\.\d+\.rpe_table$', name)
-        if match and tensor.ndim == 3:
-            return (tensor.shape[1] + 1) // 2 * 4 * 2 ** int(match[1])
-    return 224

@@ -22,6 +22,7 @@ from mmdat.checks.config_keys import check_scope
 from mmdat.checks.folders import find_files
 from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.checks.run import check_share, check_writable
+from mmdat.config_bases import PREFIX
 from mmdat.datasets.formats import (
     Classified,
     Detection,
@@ -98,7 +99,7 @@ def new_config(
     """Write a config that trains a base on data of one's own, and files beside it that it needs.
 
     Args:
-        base: Path of a config of a detector, segmentor or classifier.
+        base: Path of a config of a detector, segmentor or classifier, or ``mmdat::NAME.py``.
         data: Folder of the data, in which nothing is written; or the annotation file in it.
         out: Path of the config to write.
         load_from: A checkpoint to start from.
@@ -128,7 +129,7 @@ def new_config(
     ]
     title = f'{Path(base).stem} on {found.root}: {found.kind}, {len(found.classes)} classes.'
     draft.comment(' '.join(title.split()))
-    draft.values['_base_'] = _base_path(Path(base).resolve(), path)
+    draft.values['_base_'] = _base_path(base, path)
     draft.values['classes'] = found.classes
     trained = _count_trained(cfg, found)
     batch = _batch_size(cfg, trained)
@@ -191,11 +192,14 @@ def _find(
         raise
 
 
-def _base_path(base: Path, out: Path) -> str:
-    """Path of the base, relative where both lie in the clone."""
-    if base.is_relative_to(ROOT) and out.is_relative_to(ROOT):
-        return os.path.relpath(base, out.parent)
-    return str(base)
+def _base_path(base: str, out: Path) -> str:
+    """Path of the base, relative where both lie in the clone; a name of mmdat's stays."""
+    if base.startswith(PREFIX):
+        return base
+    path = Path(base).resolve()
+    if path.is_relative_to(ROOT) and out.is_relative_to(ROOT):
+        return os.path.relpath(path, out.parent)
+    return str(path)
 
 
 # What the three tasks need
@@ -425,7 +429,7 @@ def _with_lists(value: Any, cfg: Config, path: str) -> Any:
 
 def _weights(load_from: str, cfg: Config) -> dict[str, Any]:
     """Start from an OpenMMLab checkpoint, or let the backbone start from one of the authors."""
-    source = str(Path(load_from).expanduser().resolve())
+    source = load_from if '://' in load_from else str(Path(load_from).expanduser().resolve())
     content = read_checkpoint(source, skip_objects=True)
     checks.before_loading(content, source, resume=False)
     state = content.get('state_dict', content)

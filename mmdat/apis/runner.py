@@ -33,7 +33,7 @@ def read_run_config(
     """Read a config and put into it how it is to be run.
 
     Args:
-        config: Path of the config.
+        config: Path of the config, or ``mmdat::NAME.py``.
         work_dir: Where logs and checkpoints go, ``work_dirs/<config's name>`` if None.
         cfg_options: Values to put into the config, by dotted key.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
@@ -43,7 +43,7 @@ def read_run_config(
     """
     cfg = read_config(config, cfg_options)
     cfg.launcher = launcher
-    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(config).stem}'
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
     return cfg
 
 

@@ -87,7 +87,7 @@ def load_pretrained(
             f'{f" under {prefix!r}" if prefix else ""}: is it of another model?'
         )
     body = _drop_unbuilt(body, backbone, checkpoint)
-    match = _Match(filled={name: body[name] for name in sorted(ours & set(body))})
+    match = Match(filled={name: body[name] for name in sorted(ours & set(body))})
     if STEM in match.filled:
         match.filled[STEM] = adapt_stem(match.filled[STEM], backbone.in_channels, checkpoint)
     match.filled = _resize_tables(backbone, match.filled)
@@ -152,7 +152,7 @@ def adapt_stem(stem: Tensor, in_channels: int, source: str) -> Tensor:
 
 
 @dataclass
-class _Match:
+class Match:
     """Which tensors of a checkpoint fit a model, and which names do not.
 
     Attributes:
@@ -199,6 +199,22 @@ class _Match:
 
 def _fill(model: nn.Module | PublishedBackbone, weights: Weights, source: str) -> None:
     """Check that ``weights`` fit all of ``model``, then copy them."""
+    match = match_model(model, weights, source)
+    match.check(source, model, weights)
+    _copy(match.filled, model, source)
+
+
+def match_model(model: nn.Module | PublishedBackbone, weights: Weights, source: str) -> Match:
+    """Find the place of each tensor of a published checkpoint in a model, and what has none.
+
+    Args:
+        model: As for :func:`load_published_checkpoint`.
+        weights: The checkpoint's tensors by name.
+        source: What errors call the checkpoint.
+
+    Raises:
+        UserError: If the model has no backbone of mmdat, or the checkpoint is no published one.
+    """
     backbone = model if isinstance(model, PublishedBackbone) else getattr(model, 'backbone', None)
     if not isinstance(backbone, PublishedBackbone):
         raise UserError(
@@ -220,8 +236,7 @@ def _fill(model: nn.Module | PublishedBackbone, weights: Weights, source: str) -
             match.unmapped += sorted(given - heads)
             match.unfilled = sorted({*match.unfilled, *(heads - given)})
             match.compare_shapes({name: own[name] for name in sorted(heads)})
-    match.check(source, model, weights)
-    _copy(match.filled, model, source)
+    return match
 
 
 def _copy(weights: Weights, model: nn.Module | PublishedBackbone, source: str) -> None:
@@ -235,9 +250,9 @@ def _copy(weights: Weights, model: nn.Module | PublishedBackbone, source: str) -
         print_log(f'{source} has no {list_first(left)}, which stay as they were', logger='current')
 
 
-def _match(backbone: PublishedBackbone, weights: Weights, source: str, with_heads: bool) -> _Match:
+def _match(backbone: PublishedBackbone, weights: Weights, source: str, with_heads: bool) -> Match:
     """Rename published tensors as in an OpenMMLab model, the backbone's under ``backbone.``."""
-    layout, match = backbone.published_layout(), _Match()
+    layout, match = backbone.published_layout(), Match()
     body = strip_prefix(weights, 'backbone.')
     if _is_ours(body or weights, layout):
         raise UserError(

@@ -14,6 +14,7 @@ from mmengine.runner import CheckpointLoader
 from mmdat.files import whole_file
 
 from .pickles import SafePickleHandler
+from .published import PREFIX
 from .reading import WEB, ZOOS, read_checkpoint
 
 
@@ -22,7 +23,7 @@ def patch_mmengine() -> None:
     allow_training_history()
     register_handler(['pickle', 'pkl'])(SafePickleHandler)
     register_backend('local', WholeFileBackend, force=True, prefixes='')
-    CheckpointLoader.register_scheme(['', *WEB, *ZOOS], load_from_disk_or_web, force=True)
+    CheckpointLoader.register_scheme(['', *WEB, *ZOOS, PREFIX], load_from_disk_or_web, force=True)
 
 
 def allow_training_history() -> None:

@@ -6,7 +6,6 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,6 +17,9 @@ from mmengine.runner.checkpoint import get_external_models, get_torchvision_mode
 from torch import Tensor
 
 from mmdat.errors import UserError, enumerate_names, reason
+
+from . import published
+from .download import damage, download
 
 Weights = dict[str, Tensor]
 
@@ -48,7 +50,8 @@ def read_checkpoint(
     """Read a checkpoint without running code that is in it.
 
     Args:
-        source: A file, a URL, or a name in one of mmengine's model zoos (``torchvision://...``).
+        source: A file, a URL, a name in one of mmengine's model zoos (``torchvision://...``), or
+            ``mmdat://...`` for what the authors published, in the names of OpenMMLab's models.
             ``.safetensors`` gives the tensors by name.
         map_location: Device of the tensors.
         skip_objects: Put a stand-in in the place of objects of other packages, which are refused
@@ -59,6 +62,15 @@ def read_checkpoint(
         UserError: If the source does not exist, cannot be reached, or is not a checkpoint that can
             be read safely; it names what was refused, or says that the file is damaged.
     """
+    content = _read(source, map_location, skip_objects, mmap)
+    if source.startswith(published.PREFIX):
+        from .conversion import converted  # which imports this module
+
+        return converted(source, content)
+    return content
+
+
+def _read(source: str, map_location: Any, skip_objects: bool, mmap: bool) -> Any:
     path = local_file(source)
     try:
         if path.suffix == '.safetensors':
@@ -69,7 +81,7 @@ def read_checkpoint(
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
         raise UserError(f'checkpoint {source} cannot be read: {reason(error)}') from error
     except Exception as error:  # a file that is no checkpoint can raise anything
-        if '://' in source:
+        if source.startswith((*WEB, *ZOOS)):
             path.unlink(missing_ok=True)  # so that the next try downloads it again
         raise UserError(
             f'{source} cannot be loaded as a checkpoint: {_fault(path)}. Copy or download it again'
@@ -90,7 +102,7 @@ def read_weights(checkpoint: str | os.PathLike | Mapping) -> Weights:
     content = (
         checkpoint
         if isinstance(checkpoint, Mapping)
-        else read_checkpoint(source, skip_objects=True)
+        else _read(source, 'cpu', skip_objects=True, mmap=False)
     )
     weights = weights_in(content) if isinstance(content, Mapping) else {}
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
@@ -129,10 +141,12 @@ def local_file(source: str) -> Path:
         return _download(urls[name])
     if source.startswith(WEB):
         return _download(source)
+    if source.startswith(published.PREFIX):
+        return published.fetch(source)
     if separator:
         raise UserError(
             f'checkpoint {source} is at an unknown kind of address: give the path of '
-            f'a file, or what starts with {", ".join((*WEB, *ZOOS))}'
+            f'a file, or what starts with {", ".join((*WEB, published.PREFIX, *ZOOS))}'
         )
     path = Path(source).expanduser()
     if not path.is_file():
@@ -157,12 +171,7 @@ def _download(url: str) -> Path:
     digest = hashlib.sha256(url.encode()).hexdigest()[:8]
     path = Path(torch.hub.get_dir(), 'checkpoints', f'{digest}_{Path(url).name}')
     if not path.is_file():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Each process of a distributed run writes a file of its own and then moves it here.
-            torch.hub.download_url_to_file(url, str(path))
-        except (OSError, HTTPException, ValueError) as error:  # as urllib raises
-            raise UserError(f'checkpoint {url} cannot be downloaded: {reason(error)}') from error
+        download(url, path)
     return path
 
 
@@ -206,13 +215,7 @@ def _load(path: Path, source: str, map_location: Any, skip_objects: bool, mmap: 
 
 def _fault(path: Path) -> str:
     """What is wrong with a file that PyTorch does not read."""
-    with path.open('rb') as file:
-        head = file.read(512)
-    if not head:
-        return 'it is empty'
-    if head.lstrip()[:1] == b'<':
-        return 'it is a web page'
-    return 'it is damaged, or not a file of torch.save'
+    return damage(path) or 'it is damaged, or not a file of torch.save'
 
 
 class _StandIn:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdat.config_bases import PREFIX, config_path
 from mmdat.errors import UserError, reason, suggest
 
 from .config_keys import RUNNER_KEYS
@@ -20,13 +21,15 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     """Read the config at ``path``.
 
     Args:
-        path: Path of the config.
+        path: Path of the config, or ``mmdat::NAME.py`` for one of mmdat's.
         options: Values to put into it, by dotted key (``--cfg-options``).
 
     Raises:
         UserError: If the config, or a base of it, cannot be read or is at a URL, or if the options
             do not fit it.
     """
+    if str(path).startswith(PREFIX):
+        path = config_path(str(path))
     if '://' in str(path):
         raise UserError(
             f'config {path} is at a web address: a config is code, so download it, read it, and '

@@ -6,7 +6,6 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
-from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from .detectors import Boxes, Detections
@@ -46,6 +45,8 @@ def _classify(model: BaseModel, images: Tensor) -> Outputs:
 
 
 def _segment(model: BaseModel, images: Tensor) -> Outputs:
+    from mmseg.structures import SegDataSample  # so that a detector needs no mmseg
+
     height, width = images.shape[2:]
     samples = [SegDataSample(metainfo=_info(images)) for _ in images]
     data = dict(inputs=list(in_loaded_order(images)), data_samples=samples)

@@ -9,7 +9,7 @@ from helpers.published import classifier_checkpoint, dense_checkpoint, mask_rcnn
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from mmdat.apis.convert import convert_published_file
+from mmdat.apis.convert import compare_published, convert_published_file, print_places
 from mmdat.checkpoints import load_published_checkpoint
 from mmdat.errors import UserError
 
@@ -91,3 +91,50 @@ def test_a_config_without_a_backbone_to_build_is_refused(
         convert_published_file(
             str(tmp_path / 'in.pth'), str(tmp_path / 'out.pth'), str(tmp_path / 'config.py')
         )
+
+
+@pytest.mark.parametrize('change', ['none', 'table', 'shape', 'more', 'less'])
+def test_a_checkpoint_is_compared_tensor_by_tensor(change: str) -> None:
+    model = golden.build_classifier(golden.load('dat_pp_nano'))
+    weights = dict(classifier_checkpoint('dat_pp_nano')['model'])
+    table = next(key for key in weights if key.endswith('rpe_table'))
+    expected = {'fits'}
+    if change == 'table':
+        weights[table] = weights[table].repeat(1, 2, 2)
+        expected |= {'is resized'}
+    elif change == 'shape':
+        weights['cls_norm.norm.weight'] = torch.ones(3)
+        expected |= {'has another shape'}
+    elif change == 'more':
+        weights['stages.9.extra'] = torch.ones(3)
+        expected |= {'has no place'}
+    elif change == 'less':
+        del weights['cls_norm.norm.weight']
+        expected |= {'is missing'}
+    places = compare_published(model, weights, 'dat.pth')
+    assert {place.verdict for place in places} == expected
+    assert {place.name for place in places if place.shape is not None} == model.state_dict().keys()
+    for verdict in expected - {'fits'}:
+        assert [place.verdict for place in places].count(verdict) == 1
+
+
+def test_a_detector_takes_a_classifier_but_for_its_own_parts() -> None:
+    model = mask_rcnn()
+    places = compare_published(model, classifier_checkpoint('dat_pp_nano')['model'], 'dat.pth')
+    verdicts = {place.verdict for place in places if place.name.startswith('backbone.stages')}
+    assert verdicts == {'fits'}
+    assert {place.verdict for place in places} == {'fits', 'stays as it is'}
+
+
+def test_a_published_detector_fits_and_the_table_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = mask_rcnn()
+    weights = dense_checkpoint(model)['state_dict']
+    print_places(compare_published(model, weights, 'x.pth'), 'x.py', 'x.pth')
+    assert capsys.readouterr().out.endswith('x.pth fits x.py\n')
+    weights['rpn_head.rpn_cls.weight'] = torch.ones(7)
+    with pytest.raises(UserError, match=r'1 tensors, see above; the backbone fits'):
+        print_places(compare_published(model, weights, 'x.pth'), 'x.py', 'x.pth')
+    row = next(line for line in capsys.readouterr().out.splitlines() if 'rpn_cls.weight' in line)
+    assert '(7,)' in row and 'has another shape' in row

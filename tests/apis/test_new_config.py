@@ -22,6 +22,7 @@ from torch import nn
 
 from mmdat.apis import train
 from mmdat.apis.new_config import Draft, _fit_schedule, new_config
+from mmdat.checkpoints import reading
 from mmdat.checks import before_first_step, config_tree
 from mmdat.checks.config_tree import replace_values
 from mmdat.datasets import ShapesParameters, write_shapes_coco
@@ -237,6 +238,17 @@ def test_weights_of_a_backbone_go_into_the_backbone(tmp_path: Path) -> None:
     assert authors.model.backbone.init_cfg.checkpoint == str(tmp_path / 'authors.pth')
 
 
+def test_weights_that_have_an_address_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_roboflow(tmp_path / 'data')
+    torch.save(dict(state_dict={'backbone.patch_proj.0.weight': torch.zeros(1)}), tmp_path / 'x')
+    monkeypatch.setattr(reading, '_download', lambda url: tmp_path / 'x')
+    url = 'https://example.org/whole.pth'
+    new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'), load_from=url)
+    assert Config.fromfile(tmp_path / 'mine.py').load_from == url
+
+
 def test_a_config_in_the_clone_names_its_base_relative_to_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +262,13 @@ def test_a_config_in_the_clone_names_its_base_relative_to_itself(
     new_config(str(base), str(tmp_path / 'data'), str(out))
     assert "_base_ = '../configs/base.py'" in out.read_text()
     Config.fromfile(out)
+
+
+def test_a_config_names_a_base_of_mmdat_as_it_was_named(tmp_path: Path) -> None:
+    write_roboflow(tmp_path / 'data')
+    base = f'mmdat::{NANO["mmdet"]}.py'
+    new_config(base, str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+    assert f"_base_ = '{base}'" in (tmp_path / 'mine.py').read_text()
 
 
 def write_nothing(root: Path) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def imported_modules(path: Path) -> set[str]:
+def imported_modules(path: Path, in_functions: bool = True) -> set[str]:
     """Absolute names of all modules that a file imports, inside functions too."""
     package = path.relative_to(ROOT).with_suffix('').parts[:-1]
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    body = ast.parse(path.read_text())
+    for node in ast.walk(body) if in_functions else body.body:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -1,10 +1,15 @@
 """Options of the authors' configs build our backbones, or say what does not fit."""
 
+import re
+
 import pytest
 from helpers import golden
+from helpers.imports import ROOT
 
 from mmdat.errors import UserError
 from mmdat.models import DAT, ScalableViT
+from mmdat.models.backbones import dat_published, scalablevit_published
+from mmdat.models.backbones.published_options import COMMON_OPTIONS
 
 
 @pytest.mark.parametrize(
@@ -60,3 +65,23 @@ def test_published_options_may_say_how_many_channels_the_images_have() -> None:
     assert ScalableViT.from_published(**options | dict(in_chans=4)).in_channels == 4
     assert ScalableViT.from_published(**options | dict(in_chans=4), in_channels=1).in_channels == 1
     assert DAT.from_published(**golden.load('dat_nano')['options'], in_channels=2).in_channels == 2
+
+
+@pytest.mark.parametrize(
+    'title, family, fixture, options',
+    [
+        ('DAT and DAT++', DAT, 'dat_pp_nano', dat_published.OPTIONS),
+        ('ScalableViT', ScalableViT, 'scalablevit_nano', scalablevit_published.OPTIONS),
+    ],
+)
+def test_the_page_has_a_row_for_each_option(
+    title: str, family: type, fixture: str, options: frozenset[str]
+) -> None:
+    page = (ROOT / 'docs/published_options.md').read_text()
+    section = page.split(f'## {title}\n')[1].split('\n## ')[0] + page.split('## Both\n')[1]
+    rows = [line.split('|')[1:3] for line in section.splitlines() if line.startswith('| `')]
+    theirs = {name for row in rows for name in re.findall(r'`(\w+)`', row[0])}
+    assert theirs == options | COMMON_OPTIONS | {'drop_path_rate'}
+    ours = {name for row in rows for name in re.findall(r'`arch\.(\w+)`', row[1])}
+    published = family.from_published(**golden.load(fixture)['options'])
+    assert ours == {*vars(published.settings[0])}

@@ -15,7 +15,8 @@ import pytest
 import torch
 from helpers.scripts import TOOLS, run_script
 
-from mmdat.apis import command_line, parse_run_args
+from mmdat.apis import command_line
+from mmdat.apis.cli import add_run_arguments
 from mmdat.errors import UserError
 
 
@@ -57,6 +58,7 @@ def test_a_tool_ends_with_the_sentence(
         ('check_data.py', 'URL'),
         ('new_config.py', 'URL data own.py'),
         ('deployment/export.py', 'URL some.pth model.onnx'),
+        ('model_converters/check_published.py', 'URL some.pth'),
         ('model_converters/convert_published.py', 'some.pth new.pth --config URL'),
         ('analysis_tools/get_flops.py', 'URL'),
         ('analysis_tools/benchmark.py', 'URL'),
@@ -106,12 +108,11 @@ def test_a_tool_names_a_missing_package_without_traceback(tool: str, package: st
 
 
 @pytest.mark.parametrize('option', ['foo', '=3', 'a=[1,2)'])
-def test_an_option_that_is_no_key_and_value_is_refused(
-    option: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, 'argv', ['train.py', '--cfg-options', option])
+def test_an_option_that_is_no_key_and_value_is_refused(option: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_run_arguments(parser)
     with pytest.raises(UserError, match=r'--cfg-options'):
-        parse_run_args(argparse.ArgumentParser())
+        parser.parse_args(['--cfg-options', option])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,292 @@
+"""The commands of mmdat: ``mmdat NAME ...``, and the scripts of ``tools`` of the same names."""
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mmdat.analysis.data import check_data, print_data_report
+from mmdat.apis import command_line, test, train, write_attention, write_predictions
+from mmdat.apis.cli import add_cfg_options, add_run_arguments
+from mmdat.apis.export import export
+from mmdat.apis.new_config import new_config
+from mmdat.apis.predict import print_summary
+from mmdat.checks.run import VIS_BACKENDS
+from mmdat.errors import UserError
+
+CONFIG = 'path of the config, or mmdat::NAME.py for one of mmdat'
+CHECKPOINT = 'path of the checkpoint, or mmdat://NAME for one that the authors published'
+
+
+class Command(NamedTuple):
+    """What a command says that it does, the arguments that it takes, and what runs them."""
+
+    description: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+def main() -> None:
+    """Run the command that the command line names: ``mmdat NAME ...``."""
+    parser = argparse.ArgumentParser(
+        prog='mmdat', description='DAT, DAT++ and ScalableViT for detection and segmentation'
+    )
+    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+    for name, command in COMMANDS.items():
+        subparser = commands.add_parser(
+            name, help=command.description, description=command.description
+        )
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    command_line(lambda: _parse_and_run(parser))
+
+
+def run_command(name: str) -> None:
+    """Run one command on the arguments of a script, as those of ``tools`` do."""
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(description=command.description)
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
+    command_line(lambda: _parse_and_run(parser))
+
+
+def _parse_and_run(parser: argparse.ArgumentParser) -> None:
+    args = parser.parse_args()
+    args.run(args)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help=CONFIG)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='latest',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint, from the latest in the work dir if none is named; '
+        '"auto" starts anew where there is none',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU)')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size'
+    )
+    parser.add_argument(
+        '--vis-backend',
+        action='append',
+        default=[],
+        choices=VIS_BACKENDS,
+        help='where losses and metrics go besides files; can be given several times',
+    )
+    add_run_arguments(parser)
+
+
+def _train(args: argparse.Namespace) -> None:
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    train(
+        args.config,
+        args.work_dir,
+        args.resume,
+        args.amp,
+        args.auto_scale_lr,
+        args.cfg_options,
+        args.launcher,
+        args.vis_backend,
+    )
+
+
+def _add_test(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help=CONFIG)
+    parser.add_argument('checkpoint', help=CHECKPOINT)
+    parser.add_argument('--out', metavar='PKL', help='file for the predictions')
+    parser.add_argument('--show-dir', help='folder for pictures, in the work dir')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    add_run_arguments(parser)
+
+
+def _test(args: argparse.Namespace) -> None:
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    test(
+        args.config,
+        args.checkpoint,
+        args.work_dir,
+        args.out,
+        args.show_dir,
+        args.tta,
+        args.cfg_options,
+        args.launcher,
+    )
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help=CONFIG)
+    parser.add_argument('checkpoint', help=CHECKPOINT)
+    parser.add_argument(
+        'inputs',
+        nargs='+',
+        metavar='INPUT',
+        help="an image, folder, pattern such as 'photos/**/*.jpg', video, camera's number or URL",
+    )
+    parser.add_argument('--out-dir', default='predictions', help='folder to write (predictions)')
+    parser.add_argument(
+        '--score-thr', type=float, help='least score of objects that are told (0.3)'
+    )
+    parser.add_argument('--batch-size', type=int, default=1, help='images that run together (1)')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda:0 and so on (cpu)')
+    parser.add_argument(
+        '--slice',
+        type=int,
+        metavar='PIXELS',
+        help='predict larger images in square tiles of that side, such as 640, and merge',
+    )
+    parser.add_argument('--overlap', type=float, help='share of a tile that the next has too (0.2)')
+    parser.add_argument('--no-pictures', action='store_true', help='draw no pictures')
+    add_cfg_options(parser)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    summary = write_predictions(
+        args.config,
+        args.checkpoint,
+        args.inputs,
+        args.out_dir,
+        pictures=not args.no_pictures,
+        score_thr=args.score_thr,
+        batch_size=args.batch_size,
+        device=args.device,
+        slice_size=args.slice,
+        overlap=args.overlap,
+        cfg_options=args.cfg_options,
+    )
+    print_summary(summary)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help=CONFIG)
+    parser.add_argument('checkpoint', help=CHECKPOINT)
+    parser.add_argument('out', help='file to write, .onnx or .pt2')
+    parser.add_argument(
+        '--check', action='store_true', help='compare the file with the model, at three sizes'
+    )
+    add_cfg_options(parser)
+
+
+def _export(args: argparse.Namespace) -> None:
+    export(args.config, args.checkpoint, args.out, args.check, args.cfg_options)
+
+
+def _add_visualize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('image', help="an image, folder, pattern such as 'photos/**/*.jpg' or URL")
+    parser.add_argument('config', help=CONFIG)
+    parser.add_argument('checkpoint', help=CHECKPOINT)
+    parser.add_argument(
+        '--query',
+        nargs='+',
+        default=[],
+        metavar='X,Y',
+        help='pixels whose attention is drawn (the center)',
+    )
+    parser.add_argument(
+        '--stage', nargs='+', type=int, default=[], help='stages to draw, from 1 (all)'
+    )
+    parser.add_argument('--out', default='attention', help='folder to write (attention)')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda:0 and so on (cpu)')
+    add_cfg_options(parser)
+
+
+def _visualize(args: argparse.Namespace) -> None:
+    summary = write_attention(
+        args.config,
+        args.checkpoint,
+        args.image,
+        args.out,
+        queries=[_parse_query(text) for text in args.query],
+        stages=[stage - 1 for stage in args.stage],
+        device=args.device,
+        cfg_options=args.cfg_options,
+    )
+    print_summary(summary, 'Drawn')
+
+
+def _parse_query(text: str) -> tuple[float, float]:
+    try:
+        x, y = map(float, text.split(','))
+    except ValueError:
+        raise UserError(f'--query takes X,Y in pixels, such as 320,240, got {text}') from None
+    return x, y
+
+
+def _add_check_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help=CONFIG)
+    parser.add_argument(
+        '--out-dir', help='folder for the pictures (work_dirs/NAME, as of a training)'
+    )
+    parser.add_argument('--num-images', type=int, default=12, help='number of pictures (12)')
+    add_cfg_options(parser)
+
+
+def _check_data(args: argparse.Namespace) -> None:
+    report = check_data(args.config, args.out_dir, args.num_images, args.cfg_options)
+    print_data_report(report)
+    if report.errors:
+        raise UserError(f'errors in the data of {args.config}: {len(report.errors)}, see above')
+
+
+def _add_new_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('base', metavar='BASE', help=f'{CONFIG}, that trains the model')
+    parser.add_argument('data', metavar='DATA', help='folder of the data; it is left as it is')
+    parser.add_argument('out', metavar='OUT', help='config to write, such as my_parts.py')
+    parser.add_argument(
+        '--load-from', metavar='CHECKPOINT', help=f'weights to start from: {CHECKPOINT}'
+    )
+    parser.add_argument(
+        '--val-share',
+        type=float,
+        default=0.2,
+        help='share of the images to validate on, if the data does not say which (0.2)',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed that chooses them (0)')
+    parser.add_argument(
+        '--zero',
+        choices=['background', 'ignored'],
+        help='what 0 in masks is: a class, or nothing (found from the names and values)',
+    )
+
+
+def _new_config(args: argparse.Namespace) -> None:
+    lines = new_config(
+        args.base,
+        args.data,
+        args.out,
+        load_from=args.load_from,
+        seed=args.seed,
+        val_share=args.val_share,
+        zero=args.zero,
+    )
+    print('\n'.join(lines))
+
+
+COMMANDS = {
+    'train': Command('Train a model', _add_train, _train),
+    'test': Command('Evaluate a checkpoint', _add_test, _test),
+    'predict': Command(
+        'Predict images and videos: pictures, masks and a file in COCO format',
+        _add_predict,
+        _predict,
+    ),
+    'export': Command('Export a model to ONNX or torch.export', _add_export, _export),
+    'visualize': Command(
+        'Draw where deformable attention samples, and what queries attend to',
+        _add_visualize,
+        _visualize,
+    ),
+    'check-data': Command(
+        'Look for what is wrong with the data of a config before it is trained; status 1 if there '
+        'is.',
+        _add_check_data,
+        _check_data,
+    ),
+    'new-config': Command(
+        'Look at a folder of data and write a config that trains a model on it',
+        _add_new_config,
+        _new_config,
+    ),
+}

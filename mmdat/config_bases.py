@@ -1,0 +1,41 @@
+"""Let configs build on those of mmdat: ``_base_ = 'mmdat::mask_rcnn_dat_pp_t_coco.py'``.
+
+mmengine 0.10 takes such names of OpenMMLab's packages alone, demands a folder in them, and looks
+all types of such a base up in its package, where a toolbox's are not found.
+"""
+
+import functools
+from pathlib import Path
+
+from mmengine.config import Config
+
+from .errors import UserError, suggest
+
+PREFIX = 'mmdat::'
+CONFIGS = Path(__file__).parent / '.mim' / 'configs'
+
+
+def config_path(name: str) -> str:
+    """Path of a config of mmdat, as named in ``_base_``, such as ``'mmdat::dat_t_in1k.py'``.
+
+    Raises:
+        UserError: If there is none of that name; it suggests one.
+    """
+    path = CONFIGS / name.removeprefix(PREFIX)
+    if not path.is_file():
+        names = [PREFIX + path.name for path in CONFIGS.glob('*.py')]
+        raise UserError(f'there is no config {name!r}: {suggest(name, names)}')
+    return str(path)
+
+
+def patch_config() -> None:
+    """Let mmengine find bases whose name begins with ``mmdat::``."""
+    original = Config._get_cfg_path
+
+    @functools.wraps(original)
+    def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        if cfg_path.startswith(PREFIX):
+            return config_path(cfg_path), None
+        return original(cfg_path, filename)
+
+    Config._get_cfg_path = staticmethod(get_cfg_path)

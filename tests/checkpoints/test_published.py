@@ -1,0 +1,103 @@
+"""The authors' checkpoints are had by name."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import golden
+from helpers.configs import CONFIGS
+from helpers.published import classifier_checkpoint, dense_checkpoint, mask_rcnn
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+from mmdat.checkpoints import load_published_checkpoint, published, read_checkpoint
+from mmdat.checkpoints.published import PUBLISHED, Published
+from mmdat.errors import UserError
+from mmdat.models import DATPlusPlus
+
+PAGES = ['https://example.org/page', 'https://example.org/other']
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that files are kept in; downloads come from `web` beside it."""
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    for name in ('mask_rcnn', 'classifier', 'missing'):
+        url = (tmp_path / 'web' / f'{name}.pth').as_uri()
+        monkeypatch.setitem(PUBLISHED, name, Published('theirs.py', url, PAGES))
+    (tmp_path / 'web').mkdir()
+    torch.save(dense_checkpoint(mask_rcnn()), tmp_path / 'web' / 'mask_rcnn.pth')
+    torch.save(classifier_checkpoint('dat_pp_nano'), tmp_path / 'web' / 'classifier.pth')
+    return tmp_path / 'checkpoints'
+
+
+def test_a_whole_model_is_loaded_by_name(cache: Path) -> None:
+    expected = mask_rcnn()
+    load_published_checkpoint(expected, cache.parent / 'web' / 'mask_rcnn.pth')
+    model = mask_rcnn()
+    load_checkpoint(model, 'mmdat://mask_rcnn', map_location='cpu', strict=True)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, expected.state_dict()[name]), name
+
+
+def test_a_backbone_is_initialized_by_name_as_by_the_file(cache: Path) -> None:
+    file = str(cache.parent / 'web' / 'classifier.pth')
+    filled = []
+    for checkpoint in (file, 'mmdat://classifier'):
+        backbone = DATPlusPlus('nano', init_cfg=dict(type='Pretrained', checkpoint=checkpoint))
+        for parameter in backbone.parameters():
+            nn.init.zeros_(parameter)
+        backbone.init_weights()
+        filled.append(backbone.state_dict())
+    for name, tensor in filled[0].items():
+        assert torch.equal(tensor, filled[1][name]), name
+
+
+def test_a_classifier_is_an_ordinary_checkpoint(cache: Path) -> None:
+    model = golden.build_classifier(golden.load('dat_pp_nano'))
+    state = read_checkpoint('mmdat://classifier')['state_dict']
+    assert state.keys() == model.state_dict().keys()
+
+
+def test_a_file_is_downloaded_once_and_compared_afterwards(cache: Path) -> None:
+    path = published.fetch('mmdat://classifier')
+    assert path == cache / 'mmdat_classifier.pth'
+    (cache.parent / 'web' / 'classifier.pth').unlink()
+    assert published.fetch('mmdat://classifier') == path
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b'x')
+    with pytest.raises(UserError, match=rf'{path} has changed .*remove both files'):
+        published.fetch('mmdat://classifier')
+
+
+def test_what_cannot_be_had_names_the_page_and_the_place(cache: Path) -> None:
+    for name in ('missing', 'scalablevit_s_in1k'):
+        place = cache / f'mmdat_{name}.pth'
+        pages = ' or '.join(PUBLISHED[name].pages)
+        with pytest.raises(UserError, match=re.escape(f'from {pages} and put it at {place}')):
+            published.fetch(f'mmdat://{name}')
+
+
+def test_a_file_that_was_put_there_by_hand_is_taken_if_it_is_one(cache: Path) -> None:
+    cache.mkdir()
+    path = cache / 'mmdat_missing.pth'
+    path.write_bytes(b'<html>sign in</html>')
+    with pytest.raises(UserError, match=rf'{path} is no checkpoint: it is a web page'):
+        published.fetch('mmdat://missing')
+    torch.save(classifier_checkpoint('dat_pp_nano'), path)
+    assert published.fetch('mmdat://missing') == path
+    assert read_checkpoint('mmdat://missing')['state_dict']
+
+
+def test_a_name_that_is_none_is_a_sentence_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"'mmdat://dat_pp_tiny_in1k': did you mean 'dat_pp_t"):
+        read_checkpoint('mmdat://dat_pp_tiny_in1k')
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_each_name_is_of_a_config_and_has_addresses(name: str) -> None:
+    assert (CONFIGS / f'{name}.py').is_file()
+    entry = PUBLISHED[name]
+    assert all(page.startswith('https://') for page in entry.pages)
+    assert entry.file in (None, f'{entry.pages[0]}?dl=1')

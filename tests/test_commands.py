@@ -1,0 +1,57 @@
+"""``mmdat NAME`` does what the tools of the same names do."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import mmdat
+from mmdat.__main__ import main
+from mmdat.commands import COMMANDS
+
+ARGUMENTS = {
+    'train': 'missing.py',
+    'test': 'missing.py some.pth',
+    'predict': 'missing.py some.pth image.png',
+    'export': 'missing.py some.pth model.onnx',
+    'visualize': 'image.png missing.py some.pth',
+    'check-data': 'missing.py',
+    'new-config': 'missing.py data own.py',
+}
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_a_command_ends_with_the_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data').mkdir()
+    for path in ('image.png', 'data/image.png'):
+        cv2.imwrite(path, np.zeros((8, 8, 3), np.uint8))
+    assert run(monkeypatch, name, *ARGUMENTS[name].split()) == (
+        'error: config missing.py does not exist'
+    )
+
+
+def test_help_lists_the_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, '--help') == '0'
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert set(COMMANDS) <= listed
+
+
+def test_a_missing_package_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(mmdat, 'commands')
+    monkeypatch.setitem(sys.modules, 'mmdat.commands', None)
+    assert run(monkeypatch, 'train', 'x.py').startswith('error: ')
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """Run ``mmdat`` in this process; what it ends with."""
+    monkeypatch.setattr(sys, 'argv', ['mmdat', *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return str(ended.value.code)
