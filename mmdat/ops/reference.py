@@ -34,7 +34,7 @@ def dense_attention(
         better: half precision has no logits past 65,504, nor such gradients of the weights.
     """
     dtype = compute_dtype(query)
-    with torch.autocast(query.device.type, enabled=False):
+    with torch.autocast('cpu' if query.is_meta else query.device.type, enabled=False):
         logits = scale * query.to(dtype) @ key.to(dtype).mT
         if bias is not None:
             logits = logits + bias
