@@ -17,21 +17,22 @@
 
 namespace {
 
+constexpr int64_t round_up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
+
 constexpr int PANEL = 3;  // vectors of queries that a product takes at a time, one above the other
 constexpr int WIDTH = PANEL * LANES;
 constexpr int MAX_PANELS = 5;
 constexpr int MAX_ROWS = PANEL * MAX_PANELS;
+constexpr int ROW_VECTORS = (MAX_ROWS + LANES - 1) / LANES;
 constexpr int KEY_BLOCK = 64;
 constexpr int STRIP = KEY_BLOCK * WIDTH;  // numbers for the pairs of a panel and a block of keys
 // Rows of the table that a tile reaches, as no query looks further than an entry from its neighbor.
 constexpr int MAX_ENTRIES = MAX_ROWS + 1;
 // Zeros around the table, for all that looks beyond it.
-constexpr int MARGIN = std::max(LANES, MAX_ENTRIES) + 2;
+constexpr int MARGIN = std::max<int>(round_up(LANES + 1, 4), MAX_ENTRIES) + 1;
 // So many chunks of the maps keep all cores busy in the backward pass.
 constexpr int64_t CHUNKS = 32;
 constexpr float NEVER = -1e30f;  // logit of a key that only fills up a group
-
-int64_t round_up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
 
 // The fields are in the order in which Python gives them.
 struct Sizes {
@@ -136,13 +137,15 @@ struct Inputs {
     }
 };
 
-// What a tile sees of the table from a key.
+// What a tile sees of the table from a key: for each row and column of queries, the row or column
+// of the window before it, and how far behind that it looks.
 struct Window {
-    int64_t offset;   // of its first entry, in the padded table
-    float row;        // how far behind the first entry the first row of queries looks
-    IntVec entries;   // for each column of queries, the column of the window before it ...
-    Vec behind;       // ... and how far behind that it looks
-    int row_entries;  // how many rows the window has
+    int64_t offset;  // of the first entry, in the padded table
+    int row_entries;
+    IntVec column_entries;
+    Vec column_distances;
+    int32_t rows[ROW_VECTORS * LANES];
+    float row_distances[ROW_VECTORS * LANES];
 
     Window(const Inputs &in, const Tile &tile, int64_t key) {
         const int64_t group = tile.head / (in.sizes.heads / in.sizes.groups);
@@ -151,22 +154,27 @@ struct Window {
         const double y = in.rows.position(location[0], tile.row);
         const double x = in.columns.position(location[1], tile.column);
         offset = (in.rows.entry(y) + MARGIN) * in.table_stride + in.columns.entry(x) + MARGIN;
-        row = float(y - std::floor(y));
-        const Vec positions =
-            to_float(lane_numbers()) * float(in.columns.step) + float(x - std::floor(x));
-        entries = truncate(positions);
-        entries = entries > LANES - 1 ? IntVec{} + (LANES - 1) : entries;  // where it was rounded up
-        behind = positions - to_float(entries);
         row_entries = int(std::ceil((tile.panels * PANEL - 1) * in.rows.step)) + 2;
+        split(float(x - std::floor(x)), float(in.columns.step), 0, LANES - 1, column_entries,
+              column_distances);
+        for (int i = 0; i < ROW_VECTORS; ++i) {
+            IntVec entries;
+            Vec distances;
+            split(float(y - std::floor(y)), float(in.rows.step), i * LANES, row_entries - 2,
+                  entries, distances);
+            std::memcpy(rows + i * LANES, &entries, sizeof entries);
+            store(row_distances + i * LANES, distances);
+        }
     }
 
-    // The entry of the window that lies before a row of queries, and how far before.
-    int before(int query_row, float step, float &distance) const {
-        const float position = row + query_row * step;
-        // No less than 0 where the position is no number.
-        const int entry = std::max(0, std::min(int(position), row_entries - 2));
-        distance = position - entry;
-        return entry;
+    // Split the positions of queries into entries and the distances from them.
+    static void split(float first, float step, int index, int last_entry, IntVec &entries,
+                      Vec &distances) {
+        const Vec positions = to_float(lane_numbers() + index) * step + first;
+        entries = truncate(positions);
+        entries = entries > last_entry ? IntVec{} + last_entry : entries;  // where it is rounded up
+        entries = entries < 0 ? IntVec{} : entries;  // where it is no number
+        distances = positions - to_float(entries);
     }
 };
 
@@ -176,8 +184,8 @@ struct Interpolated {
 
     Interpolated(const Window &window, const float *row) {
         const Vec first = load(row);
-        slope = __builtin_shuffle(load(row + 1) - first, window.entries);
-        value = __builtin_shuffle(first, window.entries) + window.behind * slope;
+        slope = __builtin_shuffle(load(row + 1) - first, window.column_entries);
+        value = __builtin_shuffle(first, window.column_entries) + window.column_distances * slope;
     }
 };
 
@@ -185,7 +193,6 @@ struct Interpolated {
 void write_biases(const Inputs &in, const Tile &tile, int64_t first_key, int64_t count,
                   float *logits) {
     const float *table = in.table.data() + tile.head * in.table_size;
-    const float step = in.rows.step;
     for (int64_t k = 0; k < count; ++k) {
         float *to = logits + k * WIDTH;
         if (first_key + k >= in.sizes.keys) {
@@ -194,17 +201,17 @@ void write_biases(const Inputs &in, const Tile &tile, int64_t first_key, int64_t
             continue;
         }
         const Window window(in, tile, first_key + k);
-        Vec by_row[MAX_ENTRIES + 1];
-        for (int entry = 0; entry < window.row_entries; ++entry)
-            by_row[entry] =
+        Vec values[MAX_ENTRIES], differences[MAX_ENTRIES];
+        for (int entry = 0; entry < window.row_entries; ++entry) {
+            values[entry] =
                 Interpolated(window, table + window.offset + entry * in.table_stride).value;
-        for (int panel = 0; panel < tile.panels; ++panel)
-            for (int n = 0; n < PANEL; ++n) {
-                float distance;
-                const int entry = window.before(panel * PANEL + n, step, distance);
-                const Vec bias =
-                    by_row[entry] + distance * (by_row[entry + 1] - by_row[entry]);
-                store(to + panel * STRIP + n * LANES, bias);
+            if (entry > 0) differences[entry - 1] = values[entry] - values[entry - 1];
+        }
+        for (int panel = 0, row = 0; panel < tile.panels; ++panel, to += STRIP)
+            for (int n = 0; n < PANEL; ++n, ++row) {
+                const int entry = window.rows[row];
+                store(to + n * LANES,
+                      values[entry] + window.row_distances[row] * differences[entry]);
             }
     }
 }
@@ -323,33 +330,33 @@ class Forward {
 
 // Gradients of what belongs to the keys of a sample and head, from a chunk of its queries.
 struct KeySums {
-    std::vector<float> keys, values, locations;
-    // Those of the padded table in two parts, of entries before and behind the queries' positions.
-    // The latter are of the entries one column further to the right.
-    std::vector<float> before, behind;
+    std::vector<float> keys, values, locations, table;  // the table is padded
 
     explicit KeySums(const Inputs &in)
         : keys(in.padded_keys * in.key_dims), values(in.padded_keys * in.value_dims),
-          locations(2 * in.sizes.keys), before(in.table_size), behind(in.table_size) {}
+          locations(2 * in.sizes.keys), table(in.table_size) {}
 };
 
-// The sums of lanes with the same entry, in the lane of this number.
-struct Segments {
-    IntVec last;  // the last lane whose entry is no greater than this lane's number, or -1
+// Weights of the columns of a window for the queries of a row: hat functions.
+struct Hats {
+    Vec weights[round_up(LANES + 1, 4)];
 
-    explicit Segments(IntVec entries) : last(IntVec{} - 1) {
-        // Entries never decrease from lane to lane; comparisons give -1 where they hold.
-        for (int lane = 0; lane < LANES; ++lane) last -= lane_numbers() >= entries[lane];
+    Hats(const Window &window, int columns) {
+        const Vec positions = to_float(window.column_entries) + window.column_distances;
+        for (int column = 0; column < round_up(columns, 4); ++column) {
+            const Vec distance = positions - float(column);
+            const Vec weight = 1 - larger(distance, -distance);
+            weights[column] = larger(weight, Vec{});
+        }
     }
 
-    Vec sums(Vec x) const {
-        const Vec to_last = __builtin_shuffle(running_sums(x), last);
-        const Vec sums = last < 0 ? Vec{} : to_last;
-        return sums - move_up<1>(sums);
+    // Add the sums over the queries, in steps of four columns, to a row of the table.
+    void add_sums(Vec x, int columns, float *to) const {
+        for (int column = 0; column < columns; column += 4)
+            add_four_sums(x * weights[column], x * weights[column + 1], x * weights[column + 2],
+                          x * weights[column + 3], to + column);
     }
 };
-
-inline void add(float *to, Vec x) { store(to, load(to) + x); }
 
 class Backward {
   public:
@@ -452,33 +459,35 @@ class Backward {
     // Add the gradients of locations and table that follow from those of a block's logits.
     void add_bias_gradients(const Tile &tile, int64_t first, int64_t count, KeySums &sums) {
         const float *table = in.table.data() + tile.head * in.table_size;
-        const float step = in.rows.step;
+        const int columns = int(std::ceil((LANES - 1) * in.columns.step)) + 2;
         for (int64_t key = first; key < first + count; ++key) {
             const Window window(in, tile, key);
-            const Segments segments(window.entries);
+            const Hats hats(window, columns);
             // Gradients of the rows of the window, at the queries' columns, and sums of the
             // gradients of queries that look behind each.
-            Vec of_row[MAX_ENTRIES + 1] = {}, behind_row[MAX_ENTRIES + 1] = {};
+            Vec of_row[MAX_ENTRIES], behind_row[MAX_ENTRIES];
+            for (int entry = 0; entry < window.row_entries; ++entry)
+                of_row[entry] = behind_row[entry] = Vec{};
             const float *grad = grads.data() + (key - first) * WIDTH;
-            Vec lower{}, upper{};
-            int current = 0;
-            for (int row = 0; row < tile.rows; ++row) {
-                float distance;
-                const int entry = window.before(row, step, distance);
-                if (entry != current) {
-                    of_row[current] += upper - lower;
-                    of_row[current + 1] += lower;
-                    behind_row[current] = upper;
-                    lower = upper = Vec{};
-                    current = entry;
+            Vec total{}, lower{};
+            int current = window.rows[0];
+            const auto close_entry = [&] {
+                of_row[current] += total - lower;
+                of_row[current + 1] += lower;
+                behind_row[current] = total;
+            };
+            for (int panel = 0, row = 0; panel < tile.panels; ++panel, grad += STRIP)
+                for (int n = 0; n < PANEL; ++n, ++row) {
+                    if (window.rows[row] != current) {
+                        close_entry();
+                        total = lower = Vec{};
+                        current = window.rows[row];
+                    }
+                    const Vec x = load(grad + n * LANES);
+                    total += x;
+                    lower += window.row_distances[row] * x;
                 }
-                const Vec x = load(grad + row / PANEL * STRIP + row % PANEL * LANES);
-                upper += x;
-                lower += distance * x;
-            }
-            of_row[current] += upper - lower;
-            of_row[current + 1] += lower;
-            behind_row[current] = upper;
+            close_entry();
             Vec grad_y{}, grad_x{}, last{};
             for (int entry = 0; entry < window.row_entries; ++entry) {
                 const int64_t offset = window.offset + entry * in.table_stride;
@@ -486,9 +495,7 @@ class Backward {
                 if (entry > 0) grad_y += behind_row[entry - 1] * (interpolated.value - last);
                 last = interpolated.value;
                 grad_x += of_row[entry] * interpolated.slope;
-                const Vec to_behind = window.behind * of_row[entry];
-                add(sums.before.data() + offset, segments.sums(of_row[entry] - to_behind));
-                add(sums.behind.data() + offset, segments.sums(to_behind));
+                hats.add_sums(of_row[entry], columns, sums.table.data() + offset);
             }
             sums.locations[2 * key] += sum(grad_y);
             sums.locations[2 * key + 1] += sum(grad_x);
@@ -514,9 +521,8 @@ struct Gradients {
             location[i] -= float(factors[i % 2]) / LOG2_E * sums.locations[i];
         for (int64_t y = 0; y < sizes.table_height; ++y)
             for (int64_t x = 0; x < sizes.table_width; ++x) {
-                const int64_t from = (y + MARGIN) * in.table_stride + x + MARGIN;
                 table[(head * sizes.table_height + y) * sizes.table_width + x] +=
-                    sums.before[from] + sums.behind[from - 1];
+                    sums.table[(y + MARGIN) * in.table_stride + x + MARGIN];
             }
     }
 

@@ -63,21 +63,20 @@ inline Vec exp2(Vec x) {
     return power * (Vec)(((IntVec)shifted + 127) << 23);
 }
 
-// Move lanes up by S; the first S become zero.
-template <int S>
-inline Vec move_up(Vec x) {
-    IntVec from;
-    for (int lane = 0; lane < LANES; ++lane) from[lane] = lane < S ? lane : LANES + lane - S;
-    return __builtin_shuffle(Vec{}, x, from);
+// Sums of neighboring lanes, of x and y in turn, in each quarter of four lanes.
+inline Vec add_neighbors(Vec x, Vec y) {
+    IntVec even;
+    for (int lane = 0; lane < LANES; ++lane)
+        even[lane] = lane / 4 * 4 + lane % 2 * 2 + (lane % 4 < 2 ? 0 : LANES);
+    return __builtin_shuffle(x, y, even) + __builtin_shuffle(x, y, even + 1);
 }
 
-// Sums of the lanes up to each.
-inline Vec running_sums(Vec x) {
-    x += move_up<1>(x);
-    x += move_up<2>(x);
-    x += move_up<4>(x);
-    if (LANES > 8) x += move_up<LANES / 2>(x);
-    return x;
+// Add the sums of the lanes of four vectors to four numbers.
+inline void add_four_sums(Vec a, Vec b, Vec c, Vec d, float *to) {
+    Vec sums = add_neighbors(add_neighbors(a, b), add_neighbors(c, d));
+    for (int half = LANES / 2; half >= 4; half /= 2)
+        sums += __builtin_shuffle(sums, (lane_numbers() + half) % LANES);
+    for (int i = 0; i < 4; ++i) to[i] += sums[i];
 }
 
 // The product of a matrix, whose rows are a multiple of GROUP, and another, of N vectors of columns.
