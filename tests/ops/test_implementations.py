@@ -126,6 +126,7 @@ def neighborhood(
     channels_last: bool,
     logits_per_tile: int,
     seed: int,
+    implementation: str = 'tiled',
 ) -> Case:
     size = kernel_size + more[0], kernel_size + more[1]
     inputs = [
@@ -133,7 +134,7 @@ def neighborhood(
         for index in range(3)
     ]
     table = random(seed + 3, num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1)
-    return Case(neighborhood_attention, 'tiled', [*inputs, table], {}, logits_per_tile)
+    return Case(neighborhood_attention, implementation, [*inputs, table], {}, logits_per_tile)
 
 
 def window(
@@ -203,6 +204,17 @@ any_deformable = partial(
     logits_per_tile=tiles,
     seed=seeds,
 )
+any_neighborhood = partial(
+    st.builds,
+    neighborhood,
+    batch=few,
+    num_heads=few,
+    kernel_size=st.sampled_from([1, 3, 5, 7, 9, 13]),
+    more=st.tuples(st.integers(0, 20), st.integers(0, 20)),
+    channels_last=st.booleans(),
+    logits_per_tile=st.sampled_from([1, 2**16, 2**22]),
+    seed=seeds,
+)
 CASES = dict(
     deformable=any_deformable(table=st.one_of(st.none(), tables)),
     compiled_deformable=any_deformable(
@@ -213,16 +225,9 @@ CASES = dict(
         head_dim=st.one_of(dims, st.integers(15, 33)),
         implementation=st.just('compiled'),
     ),
-    neighborhood=st.builds(
-        neighborhood,
-        batch=few,
-        num_heads=few,
-        kernel_size=st.sampled_from([1, 3, 5, 7, 9, 13]),
-        more=st.tuples(st.integers(0, 20), st.integers(0, 20)),
-        head_dim=dims,
-        channels_last=st.booleans(),
-        logits_per_tile=st.sampled_from([1, 2**16, 2**22]),
-        seed=seeds,
+    neighborhood=any_neighborhood(head_dim=dims),
+    compiled_neighborhood=any_neighborhood(
+        head_dim=st.one_of(dims, st.sampled_from([16, 31, 32])), implementation=st.just('compiled')
     ),
     window=st.builds(
         window,
@@ -389,7 +394,6 @@ def test_a_batch_may_be_empty(operator: str, implementation: str) -> None:
     'operator, name',
     [
         ('deformable', 'tiled_deformable_attention'),
-        pytest.param('deformable', 'compiled_deformable_attention', marks=needs_kernels),
         ('neighborhood', 'tiled_neighborhood_attention'),
     ],
 )

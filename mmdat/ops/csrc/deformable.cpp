@@ -13,11 +13,10 @@
 #include <cmath>
 #include <vector>
 
+#include "maps.h"
 #include "vectors.h"
 
 namespace {
-
-constexpr int64_t round_up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
 
 constexpr int PANEL = 3;  // vectors of queries that a product takes at a time, one above the other
 constexpr int WIDTH = PANEL * LANES;
@@ -32,24 +31,11 @@ constexpr int MAX_ENTRIES = MAX_ROWS + 1;
 constexpr int MARGIN = std::max<int>(round_up(LANES + 1, 4), MAX_ENTRIES) + 1;
 // So many chunks of the maps keep all cores busy in the backward pass.
 constexpr int64_t CHUNKS = 32;
-constexpr float NEVER = -1e30f;  // logit of a key that only fills up a group
 
 // The fields are in the order in which Python gives them.
 struct Sizes {
     int64_t batch, heads, groups, height, width, keys, head_dim, value_dim, table_height,
         table_width;
-};
-
-// Tensor[batch, heads, height, width, channels] with any strides.
-template <typename T>
-struct Map {
-    T *data;
-    const int64_t *strides;
-
-    T *at(int64_t sample, int64_t head, int64_t row, int64_t column) const {
-        return data + sample * strides[0] + head * strides[1] + row * strides[2] +
-               column * strides[3];
-    }
 };
 
 // One axis of the map and of the table.

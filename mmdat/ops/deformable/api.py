@@ -152,7 +152,7 @@ def _fastest(query: Tensor, key: Tensor, table: Tensor | None, unsupported: Coll
     """The fastest implementation for these inputs, given those that cannot take them."""
     if 'fused' not in unsupported and query.device.type == 'cuda' and query.numel():
         return 'fused'
-    if 'compiled' not in unsupported and query.device.type == 'cpu' and table is not None:
+    if 'compiled' not in unsupported and table is not None:
         return 'compiled'
     num_logits = query.shape[:4].numel() * key.shape[2]
     return 'tiled' if num_logits > DENSE_LOGITS else 'dense'
