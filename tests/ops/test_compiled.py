@@ -80,9 +80,12 @@ def test_results_are_laid_out_as_torch_compile_is_told(
     forward = getattr(torch.ops.mmdat, f'compiled_{name}_attention')
     backward = getattr(torch.ops.mmdat, f'compiled_{name}_attention_backward')
     inputs = [*(x.to(dtype) for x in inputs[:3]), *inputs[3:]]
-    torch.library.opcheck(forward, inputs, test_utils='test_faketensor')
-    out, lse = forward(*inputs)
-    torch.library.opcheck(backward, (out, out, lse, *inputs), test_utils='test_faketensor')
+    real, told = [], []
+    for tensors, found in ((inputs, real), ([x.to('meta') for x in inputs], told)):
+        out, lse = forward(*tensors)
+        found += out, lse, *backward(out, out, lse, *tensors)
+    for x, expected in zip(real, told, strict=True):
+        assert (x.shape, x.stride(), x.dtype) == (expected.shape, expected.stride(), expected.dtype)
 
 
 def test_auto_is_compiled_where_that_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
