@@ -19,10 +19,12 @@ DEMO_RUN := work_dirs/$(DEMO)
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
+# All works without the kernels in C++, if slower: where they cannot be built, this says why.
 setup: ## build .venv from uv.lock; nothing to do when it is current
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null || { \
 		echo 'There is no python3 on PATH of version 3.9 or later to begin with: install one.' >&2; exit 1; }
 	@python3 tools/set_up.py
+	@test ! -f mmdat/ops/build.py || $(PYTHON) mmdat/ops/build.py >/dev/null || true
 
 demo: demo-task setup ## draw data, train and test a small Mask R-CNN with DAT++, report on it (or TASK=segment, classify)
 	$(PYTHON) tools/make_shapes.py "$(DEMO_DATA_$(TASK))" --task $(TASK)

@@ -21,7 +21,9 @@ from mmdat.analysis.measure import (
     time_side_by_side,
 )
 from mmdat.ops import deformable_attention, neighborhood_attention
+from mmdat.ops.deformable import compiled as deformable_compiled
 from mmdat.ops.deformable import triton as deformable_triton
+from mmdat.ops.neighborhood import compiled as neighborhood_compiled
 from mmdat.ops.neighborhood import triton as neighborhood_triton
 
 NUM_KEYS = 1050
@@ -53,7 +55,7 @@ class Operator(NamedTuple):
     attend: Callable[..., Tensor]
     tensors: Callable[[Stage, int], list[Tensor]]
     keys_per_query: int
-    unsupported: Callable[[list[Tensor]], str | None]
+    unsupported: dict[str, Callable[[list[Tensor]], str | None]]
 
 
 def deformable_tensors(stage: Stage, batch: int) -> list[Tensor]:
@@ -85,13 +87,19 @@ OPERATORS = dict(
         deformable_attention,
         deformable_tensors,
         NUM_KEYS,
-        lambda tensors: deformable_triton.unsupported(*tensors[:3]),
+        dict(
+            compiled=lambda tensors: deformable_compiled.unsupported(*tensors[:3], tensors[-1]),
+            fused=lambda tensors: deformable_triton.unsupported(*tensors[:3]),
+        ),
     ),
     neighborhood=Operator(
         neighborhood_attention,
         neighborhood_tensors,
         WINDOW**2,
-        lambda tensors: neighborhood_triton.unsupported(*tensors),
+        dict(
+            compiled=lambda tensors: neighborhood_compiled.unsupported(*tensors),
+            fused=lambda tensors: neighborhood_triton.unsupported(*tensors),
+        ),
     ),
 )
 
@@ -121,8 +129,7 @@ def compare(
         tensors[:3] = [x.to(torch.bfloat16) for x in tensors[:3]]
     tensors = [x.requires_grad_() for x in tensors]
     names = ['dense', 'tiled']
-    if operator.unsupported(tensors) is None:
-        names.append('fused')
+    names += [name for name, why in operator.unsupported.items() if why(tensors) is None]
     runs = {name: runner(operator.attend, tensors, name, train) for name in names}
     times = time_side_by_side(runs, repeats, device)
     rows: list[dict[str, Any]] = [

@@ -20,7 +20,17 @@ LAYERS = [
 ]
 SHARED = {'config_bases', 'errors', 'files', 'registry', 'stack', 'version'}
 # What the implementations of the operators share, and whose imports are no other implementation.
-SHARED_BY_OPERATORS = {'autograd', 'dispatch', 'gpu', 'reference', 'sampling', 'tiling', 'tracing'}
+SHARED_BY_OPERATORS = {
+    'autograd',
+    'build',
+    'cpu',
+    'dispatch',
+    'gpu',
+    'reference',
+    'sampling',
+    'tiling',
+    'tracing',
+}
 OPERATORS = sorted((ROOT / 'mmdat' / 'ops').rglob('*.py'))
 
 

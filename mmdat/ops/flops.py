@@ -53,8 +53,10 @@ def _keys_in_window(query: Shape, key: Shape, value: Shape, table: Shape) -> int
 for _name, _keys_per_query in (
     ('tiled_deformable_attention', _all_keys),
     ('fused_deformable_attention', _all_keys),
+    ('compiled_deformable_attention', _all_keys),
     ('tiled_neighborhood_attention', _keys_in_window),
     ('fused_neighborhood_attention', _keys_in_window),
+    ('compiled_neighborhood_attention', _keys_in_window),
 ):
     _register(
         getattr(torch.ops.mmdat, _name),

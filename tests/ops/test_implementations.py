@@ -1,5 +1,6 @@
 """Each implementation of an operator computes what the dense one does, in less memory."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.compiled import needs_kernels
 from helpers.errors import relative_errors
 from helpers.locations import locations_between_entries
 from helpers.memory import largest_allocation
@@ -90,8 +92,14 @@ def deformable(
     channels_last: bool,
     logits_per_tile: int,
     seed: int,
+    implementation: str = 'tiled',
 ) -> Case:
     num_heads = groups * heads_per_group
+    if implementation == 'compiled' and table is not None:  # it takes no finer ones
+        table = tuple(
+            min(entries, 2 * size - 1) if size > 1 else entries
+            for entries, size in zip(table, (height, width), strict=True)
+        )
     inputs = [
         random_map(seed, batch, num_heads, height, width, head_dim, channels_last),
         random(seed + 1, batch, num_heads, num_keys, head_dim),
@@ -106,7 +114,7 @@ def deformable(
             torch.Generator().manual_seed(seed + 3),
         )
         inputs += [locations, random(seed + 4, num_heads, *table)]
-    return Case(deformable_attention, 'tiled', inputs, {}, logits_per_tile)
+    return Case(deformable_attention, implementation, inputs, {}, logits_per_tile)
 
 
 def neighborhood(
@@ -118,6 +126,7 @@ def neighborhood(
     channels_last: bool,
     logits_per_tile: int,
     seed: int,
+    implementation: str = 'tiled',
 ) -> Case:
     size = kernel_size + more[0], kernel_size + more[1]
     inputs = [
@@ -125,7 +134,7 @@ def neighborhood(
         for index in range(3)
     ]
     table = random(seed + 3, num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1)
-    return Case(neighborhood_attention, 'tiled', [*inputs, table], {}, logits_per_tile)
+    return Case(neighborhood_attention, implementation, [*inputs, table], {}, logits_per_tile)
 
 
 def window(
@@ -179,32 +188,46 @@ few = st.integers(1, 3)
 dims = st.integers(1, 9)
 seeds = st.integers(0, 2**31)
 tiles = st.sampled_from([2**10, 2**12, 2**22])
+tables = st.tuples(st.integers(1, 45), st.integers(1, 45))
+any_deformable = partial(
+    st.builds,
+    deformable,
+    batch=few,
+    groups=few,
+    heads_per_group=st.integers(1, 2),
+    height=sides,
+    width=sides,
+    num_keys=st.integers(1, 20),
+    head_dim=dims,
+    reach=st.sampled_from([0.9, 1.0, 1.7, 4.0]),
+    channels_last=st.booleans(),
+    logits_per_tile=tiles,
+    seed=seeds,
+)
+any_neighborhood = partial(
+    st.builds,
+    neighborhood,
+    batch=few,
+    num_heads=few,
+    kernel_size=st.sampled_from([1, 3, 5, 7, 9, 13]),
+    more=st.tuples(st.integers(0, 20), st.integers(0, 20)),
+    channels_last=st.booleans(),
+    logits_per_tile=st.sampled_from([1, 2**16, 2**22]),
+    seed=seeds,
+)
 CASES = dict(
-    deformable=st.builds(
-        deformable,
-        batch=few,
-        groups=few,
-        heads_per_group=st.integers(1, 2),
-        height=sides,
-        width=sides,
-        num_keys=st.integers(1, 20),
-        head_dim=dims,
-        table=st.one_of(st.none(), st.tuples(st.integers(1, 45), st.integers(1, 45))),
-        reach=st.sampled_from([0.9, 1.0, 1.7, 4.0]),
-        channels_last=st.booleans(),
-        logits_per_tile=tiles,
-        seed=seeds,
+    deformable=any_deformable(table=st.one_of(st.none(), tables)),
+    compiled_deformable=any_deformable(
+        table=tables,
+        height=st.one_of(sides, st.integers(30, 50)),
+        width=st.one_of(sides, st.integers(30, 50)),
+        num_keys=st.one_of(st.integers(1, 20), st.integers(60, 140)),
+        head_dim=st.one_of(dims, st.integers(15, 33)),
+        implementation=st.just('compiled'),
     ),
-    neighborhood=st.builds(
-        neighborhood,
-        batch=few,
-        num_heads=few,
-        kernel_size=st.sampled_from([1, 3, 5, 7, 9, 13]),
-        more=st.tuples(st.integers(0, 20), st.integers(0, 20)),
-        head_dim=dims,
-        channels_last=st.booleans(),
-        logits_per_tile=st.sampled_from([1, 2**16, 2**22]),
-        seed=seeds,
+    neighborhood=any_neighborhood(head_dim=dims),
+    compiled_neighborhood=any_neighborhood(
+        head_dim=st.one_of(dims, st.sampled_from([16, 31, 32])), implementation=st.just('compiled')
     ),
     window=st.builds(
         window,
@@ -235,8 +258,14 @@ CASES = dict(
 )
 
 
-@pytest.mark.parametrize('operator', CASES)
-@pytest.mark.parametrize('dtype', TOLERANCES)
+@pytest.mark.parametrize(
+    'dtype, operator',
+    [
+        pytest.param(dtype, name, marks=needs_kernels if name.startswith('compiled') else ())
+        for dtype, name in itertools.product(TOLERANCES, CASES)
+        if not (name.startswith('compiled') and dtype == torch.float64)
+    ],
+)
 @given(data=st.data())
 def test_implementations_equal_the_dense_one(
     operator: str, dtype: torch.dtype, data: st.DataObject
@@ -340,10 +369,11 @@ def test_what_lies_outside_the_map_has_no_gradients() -> None:
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_locations_that_are_no_numbers_make_no_numbers() -> None:
-    inputs = [x.detach().clone() for x in SMALL['deformable'].inputs]
+@pytest.mark.parametrize('implementation', ['tiled', pytest.param('compiled', marks=needs_kernels)])
+def test_locations_that_are_no_numbers_make_no_numbers(implementation: str) -> None:
+    inputs = [x.detach().float() for x in SMALL['deformable'].inputs]
     inputs[3][0, 0, 0] = torch.nan
-    out = deformable_attention(*inputs, implementation='tiled')
+    out = deformable_attention(*inputs, implementation=implementation)
     assert out[0, 0].isnan().all() and out[1].isfinite().all()
 
 

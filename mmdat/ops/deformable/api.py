@@ -2,15 +2,19 @@
 section 3.2).
 """
 
+from collections.abc import Collection
+
 from torch import Tensor
 
 from ..dispatch import choose_implementation
 from ..full import global_attention
 from ..tracing import is_exporting
+from . import compiled, triton
+from .compiled import compiled_deformable_attention
 from .dense import dense_deformable_attention
 from .log_spaced import log_spaced_attention
 from .tiled import tiled_deformable_attention
-from .triton import fused_deformable_attention, unsupported
+from .triton import fused_deformable_attention
 
 # Up to so many logits (over samples and heads: 16 MiB in float32) the dense implementation is
 # the faster one.
@@ -44,8 +48,10 @@ def deformable_attention(
         implementation: ``'dense'``, the equation as written, in memory that grows with queries
             times keys; ``'tiled'``, tiles of queries that the backward pass recomputes, in memory
             that grows with queries plus keys; ``'fused'``, a Triton kernel for NVIDIA GPUs that
-            does so on the chip; ``'auto'``, fused where it can be, else tiled, or dense for small
-            maps. Without a table, tiled and fused are PyTorch's ``scaled_dot_product_attention``.
+            does so on the chip; ``'compiled'``, a kernel in C++ for CPUs with AVX2, where it was
+            built (``mmdat.ops.build.build()``), for maps at least half as fine as the table;
+            ``'auto'``, fused or compiled where it can be, else tiled, or dense for small maps.
+            Without a table, all but dense are PyTorch's ``scaled_dot_product_attention``.
 
     Returns:
         Tensor[batch, num_heads, height, width, value_dim] in the dtype of ``value``.
@@ -65,22 +71,28 @@ def deformable_attention(
     """
     table = relative_position_bias_table
     _check_shapes(query, key, value, sampling_locations, table)
-    reason = None
-    if table is not None:  # without one, it is PyTorch's kernel that is fused, which takes all
-        reason = unsupported(query, key, value)
+    reasons: dict[str, str | None] = {}
+    if table is not None:  # without one, it is PyTorch's kernel, which takes all
+        reasons['fused'] = triton.unsupported(query, key, value)
+        reasons['compiled'] = compiled.unsupported(query, key, value, table)
+    unsupported = {name: reason for name, reason in reasons.items() if reason}
     chosen = choose_implementation(
         'deformable_attention',
         implementation,
-        'dense' if is_exporting() else _fastest(query, key, fused=reason is None),
-        ('dense', 'tiled', 'fused'),
-        {'fused': reason} if reason else {},
+        'dense' if is_exporting() else _fastest(query, key, table, unsupported),
+        ('dense', 'tiled', 'fused', 'compiled'),
+        unsupported,
     )
     if chosen == 'dense':
         return dense_deformable_attention(query, key, value, sampling_locations, table)
     if table is None:
         return global_attention(query, key, value, implementation='fused')
     assert sampling_locations is not None
-    attend = fused_deformable_attention if chosen == 'fused' else tiled_deformable_attention
+    attend = dict(
+        tiled=tiled_deformable_attention,
+        fused=fused_deformable_attention,
+        compiled=compiled_deformable_attention,
+    )[chosen]
     out, _ = attend(query, key, value, sampling_locations, table)
     return out
 
@@ -136,10 +148,12 @@ def log_spaced_deformable_attention(
     )
 
 
-def _fastest(query: Tensor, key: Tensor, fused: bool) -> str:
-    """The fastest implementation for these inputs, given whether the fused one can take them."""
-    if fused and query.device.type == 'cuda' and query.numel():
+def _fastest(query: Tensor, key: Tensor, table: Tensor | None, unsupported: Collection[str]) -> str:
+    """The fastest implementation for these inputs, given those that cannot take them."""
+    if 'fused' not in unsupported and query.device.type == 'cuda' and query.numel():
         return 'fused'
+    if 'compiled' not in unsupported and table is not None:
+        return 'compiled'
     num_logits = query.shape[:4].numel() * key.shape[2]
     return 'tiled' if num_logits > DENSE_LOGITS else 'dense'
 

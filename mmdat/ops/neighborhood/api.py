@@ -3,10 +3,12 @@
 from torch import Tensor
 
 from ..dispatch import choose_implementation
+from . import compiled, triton
+from .compiled import compiled_neighborhood_attention
 from .dense import dense_neighborhood_attention
 from .tiled import tiled_neighborhood_attention
 from .traced import traced_neighborhood_attention
-from .triton import fused_neighborhood_attention, unsupported
+from .triton import fused_neighborhood_attention
 
 
 def neighborhood_attention(
@@ -34,8 +36,9 @@ def neighborhood_attention(
             keys; ``'tiled'``, square tiles of queries that share their keys and that the backward
             pass recomputes; ``'fused'``, Triton kernels for NVIDIA GPUs that do so on the chip;
             ``'traced'``, all those tiles at once, which needs no Python loop and so holds for any
-            size when exported; ``'auto'``, fused where it can be, else tiled, or traced in an
-            export.
+            size when exported; ``'compiled'``, a kernel in C++ for CPUs with AVX2, where it was
+            built (``mmdat.ops.build.build()``); ``'auto'``, fused or compiled where it can be, else
+            tiled, or traced in an export.
 
     Returns:
         Tensor[batch, num_heads, height, width, head_dim] in the dtype of ``value``.
@@ -44,7 +47,7 @@ def neighborhood_attention(
         ValueError: If shapes do not fit each other, if the map is smaller than the window, or if
             there is no such implementation for these inputs.
 
-    Differentiable in all tensors, once if tiled or fused. Floating point of any precision; the
+    Differentiable in all tensors, once unless dense or traced. Floating point of any precision; the
     softmax is computed in float32 or better.
 
     Example:
@@ -54,20 +57,32 @@ def neighborhood_attention(
     """
     table = relative_position_bias_table
     _check_shapes(query, key, value, table)
-    reason = unsupported(query, key, value, table)
-    on_gpu = query.device.type == 'cuda' and query.numel() > 0
+    reasons = dict(
+        fused=triton.unsupported(query, key, value, table),
+        compiled=compiled.unsupported(query, key, value, table),
+    )
+    unsupported = {name: reason for name, reason in reasons.items() if reason}
+    fastest = 'tiled'
+    if 'fused' not in unsupported and query.device.type == 'cuda' and query.numel():
+        fastest = 'fused'
+    elif 'compiled' not in unsupported:
+        fastest = 'compiled'
     chosen = choose_implementation(
         'neighborhood_attention',
         implementation,
-        'fused' if on_gpu and reason is None else 'tiled',
-        ('dense', 'tiled', 'fused', 'traced'),
-        {'fused': reason} if reason else {},
+        fastest,
+        ('dense', 'tiled', 'fused', 'traced', 'compiled'),
+        unsupported,
     )
     if chosen == 'dense':
         return dense_neighborhood_attention(query, key, value, table)
     if chosen == 'traced':
         return traced_neighborhood_attention(query, key, value, table)
-    attend = fused_neighborhood_attention if chosen == 'fused' else tiled_neighborhood_attention
+    attend = dict(
+        tiled=tiled_neighborhood_attention,
+        fused=fused_neighborhood_attention,
+        compiled=compiled_neighborhood_attention,
+    )[chosen]
     out, _ = attend(query, key, value, table)
     return out
 

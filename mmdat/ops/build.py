@@ -1,0 +1,84 @@
+"""Build and load the kernels in C++: call :func:`build`, or run this file, once.
+
+They are one library beside their sources, which needs no package, PyTorch included. Its name holds
+what it is made of and for which processors, so that no other is ever loaded.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / 'csrc'
+# Floating point stays as it is written, but that a product and a sum may be one instruction.
+FLAGS = '-std=c++17 -O3 -shared -fPIC -fopenmp -fno-math-errno -fno-trapping-math -Wno-psabi'
+# Instructions that a processor must have; those that are named first are the faster ones.
+PROCESSORS = {
+    'avx512': ('avx512f', 'avx512bw', 'avx512dq', 'avx512vl', 'avx2', 'fma'),
+    'avx2': ('avx2', 'fma'),
+}
+
+
+def build() -> Path:
+    """Compile the kernels for this machine, unless that is done, and return the library.
+
+    Raises:
+        SystemExit: If that is not possible.
+    """
+    library = library_path()
+    if library is None:
+        raise SystemExit('The kernels in C++ need a processor with AVX2. All works without them.')
+    if library.exists():
+        return library
+    compiler = shlex.split(os.environ.get('CXX', 'c++'))
+    _, processor, _ = library.name.split('-')
+    options = [f'-m{name}' for name in PROCESSORS[processor]]
+    part = library.with_suffix(f'.{os.getpid()}')
+    try:
+        subprocess.run(
+            [*compiler, *FLAGS.split(), *options, *SOURCES.glob('*.cpp'), '-o', part], check=True
+        )
+        part.replace(library)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(
+            f'The kernels in C++ cannot be built: {error}. All works without them.'
+        ) from None
+    return library
+
+
+def load() -> ctypes.CDLL | None:
+    """Load the library of this machine, or return None where it was not built."""
+    library = library_path()
+    if library is not None:
+        with contextlib.suppress(OSError):  # also where it was linked to a later C library
+            return ctypes.CDLL(str(library))
+    return None
+
+
+def library_path() -> Path | None:
+    """Return the library of this machine, which may not exist; None if there can be none."""
+    processor = _processor()
+    if processor is None:
+        return None
+    content = hashlib.sha256(repr((FLAGS, PROCESSORS)).encode())
+    for source in sorted(SOURCES.glob('*.[ch]*')):
+        content.update(source.read_bytes())
+    return SOURCES / f'kernels-{processor}-{content.hexdigest()[:16]}.so'
+
+
+def _processor() -> str | None:
+    """Return which of :data:`PROCESSORS` this machine has, or None."""
+    try:
+        text = Path('/proc/cpuinfo').read_text()
+    except OSError:
+        return None
+    _, _, flags = text.partition('\nflags')
+    has = set(flags.partition('\n')[0].split())
+    return next((name for name, needed in PROCESSORS.items() if has.issuperset(needed)), None)
+
+
+if __name__ == '__main__':
+    print(build())

@@ -1,0 +1,87 @@
+"""Neighborhood attention on CPUs in C++; ``csrc/neighborhood.cpp`` says how it works.
+
+It computes in float32. What is in another dtype is converted before and behind it.
+"""
+
+from torch import Tensor
+
+from ..autograd import compute_delta, empty_map_gradients, empty_outputs, make_operator
+from ..cpu import call_kernel, why_not_compiled
+
+MAX_HEAD_DIM = 32
+
+
+def unsupported(query: Tensor, key: Tensor, value: Tensor, table: Tensor) -> str | None:
+    """Say why :func:`compiled_neighborhood_attention` cannot take these; None if it can."""
+    if query.shape[-1] > MAX_HEAD_DIM:
+        return f'heads have {query.shape[-1]} dimensions, more than {MAX_HEAD_DIM}'
+    return why_not_compiled(query, key, value, table)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute :func:`mmdat.ops.neighborhood_attention`, which describes the tensors.
+
+    Returns:
+        The output, and Tensor[batch, num_heads, height, width], the base-2 log-sum-exp of each
+        query's logits, for the backward pass.
+    """
+    arguments = _arguments(query, key, value, relative_position_bias_table)
+    out, lse = empty_outputs(query, value.float())
+    call_kernel('neighborhood_forward', *arguments, out, out.stride(), lse)
+    return out.to(value.dtype), lse
+
+
+def _gradients(
+    grad_out: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    relative_position_bias_table: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute the gradients of query, key, value and bias table."""
+    inputs = query, key, value, relative_position_bias_table
+    gradients = empty_map_gradients(*(x.float() for x in inputs))
+    for grad in gradients[1:]:  # to which the kernel adds
+        grad.zero_()
+    *grad_maps, grad_table = gradients
+    delta = compute_delta(grad_out, out, lse.dtype).contiguous()
+    grad_out = grad_out.float()
+    call_kernel(
+        'neighborhood_backward',
+        *_arguments(*inputs),
+        grad_out,
+        grad_out.stride(),
+        lse,
+        delta,
+        *(argument for grad in grad_maps for argument in (grad, grad.stride())),
+        grad_table,
+    )
+    grad_query, grad_key, grad_value, grad_table = (
+        grad.to(x.dtype) for grad, x in zip(gradients, inputs, strict=True)
+    )
+    return grad_query, grad_key, grad_value, grad_table
+
+
+def _arguments(
+    query: Tensor, key: Tensor, value: Tensor, table: Tensor
+) -> list[Tensor | tuple[int, ...]]:
+    """Return the first arguments of both kernels: sizes, maps with their strides, and table."""
+    kernel_size = (table.shape[1] + 1) // 2
+    arguments: list[Tensor | tuple[int, ...]] = [(*query.shape, kernel_size)]
+    for x in (query, key, value):
+        x = x.float()
+        arguments += x, x.stride()
+    return [*arguments, table.float().contiguous()]
+
+
+compiled_neighborhood_attention = make_operator(
+    'compiled_neighborhood_attention',
+    _attend,
+    _gradients,
+    lambda query, key, value, table: empty_outputs(query, value),
+    empty_map_gradients,
+)

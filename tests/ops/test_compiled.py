@@ -1,0 +1,143 @@
+"""The kernels in C++: when they run, and that their results are the same on any threads."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from helpers.compiled import needs_kernels
+from torch import Tensor
+
+from mmdat.analysis.measure import PeakMemory
+from mmdat.ops import cpu, deformable_attention, neighborhood_attention
+from mmdat.ops.deformable import api
+from mmdat.ops.neighborhood import api as neighborhood_api
+
+pytestmark = needs_kernels
+
+
+def deformable_inputs(
+    height: int, width: int, num_keys: int, table: tuple[int, int]
+) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [
+        torch.randn(1, 2, height, width, 8),
+        *torch.randn(2, 1, 2, num_keys, 8),
+        torch.rand(1, 1, num_keys, 2),
+        torch.randn(2, *table),
+    ]
+
+
+def neighborhood_inputs(height: int, width: int, head_dim: int = 8) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [*torch.randn(3, 1, 2, height, width, head_dim), torch.randn(2, 5, 5)]
+
+
+def results(
+    operator: Callable[..., Tensor], inputs: list[Tensor], implementation: str
+) -> list[Tensor]:
+    """The output and the gradients of the inputs."""
+    out = operator(*(x.requires_grad_() for x in inputs), implementation=implementation)
+    return [out.detach(), *torch.autograd.grad(out.square().sum(), inputs)]
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Restore the number of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures('threads')
+@pytest.mark.parametrize(
+    'operator, inputs',
+    [
+        (deformable_attention, deformable_inputs(40, 20, 70, (31, 11))),
+        (neighborhood_attention, neighborhood_inputs(40, 150)),
+    ],
+)
+def test_results_do_not_depend_on_the_number_of_threads(
+    operator: Callable[..., Tensor], inputs: list[Tensor]
+) -> None:
+    torch.set_num_threads(1)
+    expected = results(operator, inputs, 'compiled')
+    for threads in (2, 3, 4):
+        torch.set_num_threads(threads)
+        assert all(map(torch.equal, results(operator, inputs, 'compiled'), expected))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    'name, inputs',
+    [
+        ('deformable', deformable_inputs(4, 5, 3, (7, 9))),
+        ('neighborhood', neighborhood_inputs(5, 6)),
+    ],
+)
+def test_results_are_laid_out_as_torch_compile_is_told(
+    name: str, inputs: list[Tensor], dtype: torch.dtype
+) -> None:
+    forward = getattr(torch.ops.mmdat, f'compiled_{name}_attention')
+    backward = getattr(torch.ops.mmdat, f'compiled_{name}_attention_backward')
+    inputs = [*(x.to(dtype) for x in inputs[:3]), *inputs[3:]]
+    real, told = [], []
+    for tensors, found in ((inputs, real), ([x.to('meta') for x in inputs], told)):
+        out, lse = forward(*tensors)
+        found += out, lse, *backward(out, out, lse, *tensors)
+    for x, expected in zip(real, told, strict=True):
+        assert (x.shape, x.stride(), x.dtype) == (expected.shape, expected.stride(), expected.dtype)
+
+
+def test_auto_is_compiled_where_that_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def record(query: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        calls.append(query)
+        return query, None
+
+    monkeypatch.setattr(api, 'compiled_deformable_attention', record)
+    monkeypatch.setattr(neighborhood_api, 'compiled_neighborhood_attention', record)
+    inputs, others = deformable_inputs(4, 5, 3, (7, 9)), neighborhood_inputs(4, 5)
+    deformable_attention(*inputs)
+    neighborhood_attention(*others)
+    assert len(calls) == 2
+    deformable_attention(*inputs[:3])
+    deformable_attention(*(x.double() for x in inputs))
+    deformable_attention(*inputs[:4], torch.randn(2, 8, 9))
+    neighborhood_attention(*neighborhood_inputs(4, 5, head_dim=33))
+    monkeypatch.setattr(cpu, 'KERNELS', None)
+    deformable_attention(*inputs)
+    neighborhood_attention(*others)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    'change, sentence',
+    [
+        (lambda x: [*x[:4], torch.randn(2, 7, 10)], 'table of 7 x 10 is too fine for a map of 4 x'),
+        (lambda x: [x[0].double(), *x[1:]], 'torch.float64 is none of torch.float32'),
+        (lambda x: [y.to('meta') for y in x], 'the tensors are on meta'),
+    ],
+)
+def test_what_it_cannot_take_is_refused(change, sentence: str) -> None:
+    inputs = change(deformable_inputs(4, 5, 3, (7, 9)))
+    with pytest.raises(ValueError, match=sentence):
+        deformable_attention(*inputs, implementation='compiled')
+
+
+def test_large_logits_overflow_nowhere() -> None:
+    inputs = deformable_inputs(5, 6, 70, (3, 3))
+    inputs[0] *= 1000
+    for found, expected in zip(
+        results(deformable_attention, inputs, 'compiled'),
+        results(deformable_attention, inputs, 'dense'),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-2, rtol=1e-3)
+
+
+def test_nothing_of_size_queries_times_keys_is_allocated() -> None:
+    inputs = deformable_inputs(128, 128, 1024, (31, 31))
+    memory = PeakMemory(torch.device('cpu'))
+    results(deformable_attention, inputs, 'compiled')
+    assert memory.bytes < 2 * 128**2 * 1024 * 4 / 4
