@@ -65,7 +65,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help='go on from a checkpoint, from the latest in the work dir if none is named; '
         '"auto" starts anew where there is none',
     )
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU)')
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size'
     )

@@ -16,6 +16,7 @@ from mmdat.checks.run import is_sharded
 from mmdat.errors import enumerate_names
 
 from .terminal import short_terminal
+from .toolboxes import toolbox_of
 
 CHECKING_HOOKS = ('CheckFitHook', 'CountBrokenImagesHook', 'FiniteLossHook')
 # Classes of mmdet -> where they are registered; mmdat's of the same name check what they read.
@@ -91,6 +92,20 @@ def add_checks(cfg: Config) -> str:
                 part['type'] = f'mmdat.{name}'
                 missing.append(part['type'])
     return enumerate_names(dict.fromkeys(missing)) if missing else ''
+
+
+def use_mixed_precision(cfg: Config) -> None:
+    """Train in mixed precision: float16 or what the config says on a GPU, bfloat16 on a CPU."""
+    wrapper = cfg.optim_wrapper
+    if torch.cuda.is_available():
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
+        return
+    wrapper.type = 'mmdat.BFloat16OptimWrapper'
+    for name in ('loss_scale', 'dtype'):
+        wrapper.pop(name, None)
+    if toolbox_of(cfg).name == 'mmdet':
+        wrapper.parts = ('backbone', 'neck')
 
 
 def make_resumable(cfg: Config, warn: Callable[[str], None]) -> None:

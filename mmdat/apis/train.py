@@ -19,7 +19,7 @@ from mmdat.checks.run import VIS_BACKENDS, vis_backends_in
 from mmdat.errors import UserError, reason, suggest
 
 from .curves import write_curves
-from .runner import build_runner, make_resumable, read_run_config
+from .runner import build_runner, make_resumable, read_run_config, use_mixed_precision
 from .toolboxes import toolbox_of
 
 
@@ -40,7 +40,7 @@ def train(
         work_dir: Where logs and checkpoints go, ``work_dirs/<config's name>`` if None.
         resume: A checkpoint to go on from; ``'latest'`` for the newest whole one in ``work_dir``;
             ``'auto'`` for that too, or a training from the start where there is none.
-        amp: Train in mixed precision; needs a GPU.
+        amp: Train in mixed precision: float16 on a GPU, bfloat16 on a CPU.
         auto_scale_lr: Scale the learning rate to the batch size in use.
         cfg_options: Values to put into the config, by dotted key.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
@@ -56,8 +56,7 @@ def train(
     checks.before_training(cfg, amp=amp, auto_scale_lr=auto_scale_lr, warn=warnings.append)
     make_resumable(cfg, warnings.append)
     if amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        use_mixed_precision(cfg)
     if auto_scale_lr:
         cfg.auto_scale_lr.enable = True
     _check_source(cfg, resume, warnings.append)

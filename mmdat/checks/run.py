@@ -213,13 +213,17 @@ def check_strategy(cfg: Config) -> None:
 
 
 def check_amp(cfg: Config) -> None:
-    """Refuse mixed precision without a GPU, or in place of another ``optim_wrapper``.
+    """Refuse mixed precision in float16 without a GPU, or in place of another ``optim_wrapper``.
 
     Raises:
         UserError: Says what to do instead.
     """
-    if not torch.cuda.is_available():
-        raise UserError('--amp needs a GPU, and none is available: train without it')
+    dtype = str(cfg.optim_wrapper.get('dtype', 'bfloat16')).removeprefix('torch.')
+    if dtype != 'bfloat16' and not torch.cuda.is_available():
+        raise UserError(
+            f'--amp with optim_wrapper.dtype {dtype} needs a GPU, and none is available: leave the '
+            'dtype out for bfloat16'
+        )
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
     name = getattr(wrapper, '__name__', str(wrapper)).split('.')[-1]
     if name not in ('OptimWrapper', 'AmpOptimWrapper'):

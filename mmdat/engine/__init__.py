@@ -7,11 +7,12 @@ from .finite import FiniteLossHook
 from .graphs import CUDAGraphHook, replay_backbone
 from .hooks import CheckFitHook, CountBrokenImagesHook
 from .loops import ResumableEpochLoop, ResumableIterLoop
-from .optimizer import BackboneDecayConstructor
+from .optimizer import BackboneDecayConstructor, BFloat16OptimWrapper
 from .sharding import FSDPStrategy, wrap_stages
 
 __all__ = [
     'AttentionVisualizationHook',
+    'BFloat16OptimWrapper',
     'BackboneDecayConstructor',
     'CUDAGraphHook',
     'CheckFitHook',

@@ -1,16 +1,74 @@
 """How optimizers treat the parameters of a backbone."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from mmengine.optim import DefaultOptimWrapperConstructor
+import torch
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.runner import autocast
 from mmengine.utils.dl_utils import is_norm
-from torch import nn
+from torch import Tensor, nn
 
 from mmdat.errors import UserError
 from mmdat.models.arch import fits
-from mmdat.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmdat.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
 BIAS_TABLE = 'relative_position_bias_table'
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """mmengine's ``OptimWrapper``, with mixed precision of bfloat16, also on CPUs.
+
+    ``AmpOptimWrapper`` needs a GPU, for a scaling of the loss that bfloat16 does without.
+
+    Args:
+        parts: Names of the parts of the model that run so, whose outputs are turned to float32; the
+            whole model if there are none. Heads of detectors call operators of mmcv, such as NMS,
+            that have no bfloat16.
+        options: As for ``OptimWrapper``.
+    """
+
+    def __init__(self, parts: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(**options)
+        self.parts = parts
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Run what is inside in mixed precision."""
+        whole: Any = getattr(model, 'module', model)
+        with super().optim_context(model), ExitStack() as stack:
+            if not self.parts:
+                stack.enter_context(autocast(dtype=torch.bfloat16))
+            for name in self.parts:
+                if isinstance(part := getattr(whole, name, None), nn.Module):
+                    stack.enter_context(_calls_in_bfloat16(part))
+            yield
+
+
+@contextmanager
+def _calls_in_bfloat16(part: nn.Module) -> Iterator[None]:
+    """Run the forward passes of a part that returns maps in mixed precision."""
+    inside: list[Any] = []
+
+    def enter(*_: Any) -> None:
+        inside.append(autocast(dtype=torch.bfloat16))
+        inside[-1].__enter__()
+
+    def leave(_: nn.Module, __: Any, outputs: Any) -> tuple[Tensor, ...] | None:
+        inside.pop().__exit__(None, None, None)
+        return None if outputs is None else tuple(x.float() for x in outputs)
+
+    hooks = (
+        part.register_forward_pre_hook(enter),
+        part.register_forward_hook(leave, always_call=True),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

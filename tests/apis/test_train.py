@@ -248,8 +248,8 @@ def test_a_mistake_ends_training_in_one_sentence(
         (dict(launcher='slurm'), '--launcher slurm must be started by srun'),
         (dict(auto_scale_lr=True, cfg_options={'auto_scale_lr': None}), '--auto-scale-lr needs'),
         pytest.param(
-            dict(amp=True),
-            r'--amp needs a GPU',
+            dict(amp=True, cfg_options={'optim_wrapper.dtype': 'float16'}),
+            r'--amp with optim_wrapper.dtype float16 needs a GPU',
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is here'),
         ),
     ],

@@ -113,9 +113,13 @@ def test_flags_without_their_settings_are_refused(cfg: Config) -> None:
     checks.before_training(cfg, auto_scale_lr=True)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is here')
-def test_mixed_precision_needs_a_gpu(cfg: Config) -> None:
-    with pytest.raises(UserError, match='--amp needs a GPU'):
+def test_mixed_precision_in_float16_needs_a_gpu(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    run.check_amp(cfg)
+    cfg.optim_wrapper.dtype = 'float16'
+    with pytest.raises(UserError, match='--amp with optim_wrapper.dtype float16 needs a GPU'):
         checks.before_training(cfg, amp=True)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import mmdet.models  # noqa: F401  registers its backbones
 import pytest
+import torch
 from helpers.imports import ROOT
 from helpers.published import mask_rcnn, upernet
 from mmengine.config import Config
@@ -14,6 +15,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.models import ImageClassifier
 from torch import nn
 
+from mmdat.engine import BFloat16OptimWrapper
 from mmdat.errors import UserError
 from mmdat.models import DATPlusPlus
 from mmdat.registry import MODELS
@@ -137,3 +139,23 @@ def test_layer_decay_needs_a_learning_rate() -> None:
         groups(
             classifier(), optimizer=dict(type='AdamW'), paramwise_cfg=dict(layer_decay_rate=RATE)
         )
+
+
+@pytest.mark.parametrize('parts', [(), ('backbone',)])
+def test_bfloat16_is_for_the_whole_model_or_parts_of_it(parts: tuple[str, ...]) -> None:
+    model = nn.Module()
+    model.backbone = DATPlusPlus('nano', out_indices=(0,))
+    model.head = nn.Conv2d(16, 1, 1)
+    seen: list[torch.dtype] = []
+    model.backbone.embeddings[0][0].register_forward_hook(lambda *args: seen.append(args[-1].dtype))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    wrapper = BFloat16OptimWrapper(parts, optimizer=optimizer)
+    images = torch.rand(1, 3, 64, 64)
+    with wrapper.optim_context(model):
+        (features,) = model.backbone(images)
+        out = model.head(features)
+    assert seen == [torch.bfloat16]
+    assert out.dtype == (torch.float32 if parts else torch.bfloat16)
+    wrapper.update_params(out.float().mean())
+    model.backbone(images)
+    assert seen[1] == torch.float32  # outside, all is as it was
