@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
-from mmdat.checks.checkpoint import latest_checkpoint
+from mmdat.checks.checkpoint import check_whole, latest_checkpoint
 from mmdat.checks.exceptions import explained
 from mmdat.checks.mmengine_private import built_loops
 from mmdat.checks.run import VIS_BACKENDS, vis_backends_in
@@ -100,6 +100,8 @@ def _check_source(cfg: Config, resume: str | None, warn: Callable[[str], None]) 
         if content is None:
             # Of a training that goes on, all is needed; else weights alone.
             content = read_checkpoint(cfg.load_from, skip_objects=not resumes)
+            if resumes:
+                check_whole(cfg.load_from)
         checks.before_loading(content, cfg.load_from, resume=resumes)
 
 

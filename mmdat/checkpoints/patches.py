@@ -5,25 +5,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.fileio import LocalBackend, register_backend, register_handler
+import yaml
+from mmengine.fileio import LocalBackend, YamlHandler, register_backend, register_handler
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
+from mmdat.errors import UserError
 from mmdat.files import whole_file
 
-from .pickles import SafePickleHandler
+from .pickles import NUMPY, SafePickleHandler
 from .published import PREFIX
 from .reading import WEB, ZOOS, read_checkpoint
+
+# Where mmengine would load checkpoints from with all code that is in them.
+STORES = ['mmcls://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://']
 
 
 def patch_mmengine() -> None:
     """Let mmengine read its own history, and no code, from files, and write whole files."""
     allow_training_history()
     register_handler(['pickle', 'pkl'])(SafePickleHandler)
+    register_handler(['yaml', 'yml'])(SafeYamlHandler)
     register_backend('local', WholeFileBackend, force=True, prefixes='')
     CheckpointLoader.register_scheme(['', *WEB, *ZOOS, PREFIX], load_from_disk_or_web, force=True)
+    CheckpointLoader.register_scheme(STORES, refuse_to_load, force=True)
 
 
 def allow_training_history() -> None:
@@ -38,28 +44,31 @@ def allow_training_history() -> None:
             raise pickle.UnpicklingError(f'getattr({cls}, {name!r}) is not allowed')
         return getattr(HistoryBuffer, name)
 
-    # NumPy's own functions that rebuild a pickled array and a pickled scalar, by the names that
-    # NumPy 1 and NumPy 2 give them.
-    rebuilders: list[Any] = [
-        (function, f'numpy.{core}.multiarray.{name}')
-        for name, function in (
-            ('_reconstruct', np.empty(0).__reduce__()[0]),
-            ('scalar', np.float64(0).__reduce__()[0]),
-        )
-        for core in ('core', '_core')
-    ]
-    dtypes = [np.float64, np.float32, np.int64, np.int32, np.bool_]
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
             # The pickled name is that of the builtin; what runs is the function above.
             (history_method, 'builtins.getattr'),
-            np.ndarray,
-            np.dtype,
-            *(type(np.dtype(dtype)) for dtype in dtypes),
-            *rebuilders,
+            *((function, name) for name, function in NUMPY.items()),
         ]
     )
+
+
+class SafeYamlHandler(YamlHandler):
+    """mmengine's YAML, of which plain values alone are read."""
+
+    def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
+        """Read plain values.
+
+        Raises:
+            UserError: If it asks for anything else.
+        """
+        try:
+            return yaml.safe_load(file)
+        except yaml.constructor.ConstructorError as error:
+            raise UserError(
+                f'a YAML file asks for what could run code, and is not loaded: {error.problem}'
+            ) from error
 
 
 class WholeFileBackend(LocalBackend):
@@ -78,3 +87,15 @@ class WholeFileBackend(LocalBackend):
 def load_from_disk_or_web(filename: str, map_location: Any = None) -> Any:
     """Loader of checkpoints for mmengine, whose own runs code that it finds at a URL."""
     return read_checkpoint(filename, map_location, skip_objects=True)
+
+
+def refuse_to_load(filename: str, map_location: Any = None, **_: Any) -> Any:
+    """Loader of checkpoints for mmengine, from where none can be read safely.
+
+    Raises:
+        UserError: Always; says what to do.
+    """
+    raise UserError(
+        f'checkpoint {filename} is not loaded from there, since code in it would run: download it, '
+        'and give the path of the file'
+    )

@@ -39,7 +39,13 @@ class _DType:
 
 
 class _Array(np.ndarray):
-    """An array that takes a :class:`_DType` in its state."""
+    """An array that takes a :class:`_DType` in its state, and is pickled as an ordinary one."""
+
+    def __new__(cls, *_: Any, **__: Any) -> '_Array':
+        raise _Refused('numpy.ndarray(...)')  # whose arguments could say that bytes are addresses
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.view(np.ndarray).__reduce_ex__(protocol)
 
     def __setstate__(self, state: tuple) -> None:
         version, shape, stand_in, is_fortran, content = state
@@ -54,18 +60,9 @@ def _from_buffer(content: bytes, stand_in: _DType, shape: tuple[int, ...], order
     return np.frombuffer(content, stand_in.dtype).reshape(shape, order=order)
 
 
-# All that a pickle may call, by the names that NumPy 1, NumPy 2 and PyTorch give it.
-ALLOWED: dict[str, Any] = {
-    **{
-        f'builtins.{kind.__name__}': kind
-        for kind in (bytearray, bytes, complex, frozenset, range, set, slice)
-    },
-    'collections.OrderedDict': OrderedDict,
-    '_codecs.encode': codecs.encode,  # of bytes in protocol 2
-    'torch.Size': torch.Size,
-    'torch._utils._rebuild_tensor_v2': torch._utils._rebuild_tensor_v2,
-    'torch.storage._load_from_bytes': _load_storage,
-    'numpy.ndarray': np.ndarray,
+# What rebuilds arrays and scalars, by the names that NumPy 1 and NumPy 2 give it.
+NUMPY: dict[str, Any] = {
+    'numpy.ndarray': _Array,
     'numpy.dtype': _DType,
     **{
         f'numpy.{core}.{name}': function
@@ -76,6 +73,19 @@ ALLOWED: dict[str, Any] = {
             ('numeric._frombuffer', _from_buffer),
         )
     },
+}
+# All that a pickle may call.
+ALLOWED: dict[str, Any] = {
+    **{
+        f'builtins.{kind.__name__}': kind
+        for kind in (bytearray, bytes, complex, frozenset, range, set, slice)
+    },
+    'collections.OrderedDict': OrderedDict,
+    '_codecs.encode': codecs.encode,  # of bytes in protocol 2
+    'torch.Size': torch.Size,
+    'torch._utils._rebuild_tensor_v2': torch._utils._rebuild_tensor_v2,
+    'torch.storage._load_from_bytes': _load_storage,
+    **NUMPY,
 }
 
 
@@ -88,7 +98,7 @@ class _Unpickler(pickle.Unpickler):
         module = module.replace('__builtin__', 'builtins')  # as protocols before 3 say
         full_name = f'{module}.{name}'
         if full_name not in ALLOWED:
-            raise _Refused(full_name)
+            raise _Refused(full_name[:200])
         return ALLOWED[full_name]
 
 

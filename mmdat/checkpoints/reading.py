@@ -194,7 +194,7 @@ def _load(path: Path, source: str, map_location: Any, skip_objects: bool, mmap: 
             refused = REFUSED.search(str(error))
             if refused is None:
                 raise
-            name = refused['name'] or refused['blocked']
+            name = (refused['name'] or refused['blocked'])[:200]
             if not skip_objects or refused['blocked'] or name in stand_ins:
                 raise UserError(
                     f'{source} holds {name}, which is neither a tensor nor a plain value and is '

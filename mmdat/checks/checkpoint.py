@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile, is_zipfile
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -23,39 +23,66 @@ def latest_checkpoint(cfg: Config, warn: Callable[[str], None]) -> tuple[str, An
     Args:
         cfg: The config, with ``work_dir``.
         warn: Is told of each newer one that is broken.
+
+    Raises:
+        UserError: If there are checkpoints, all of which are broken.
     """
+    broken: list[str] = []
     work_dir = Path(cfg.work_dir)
     named = work_dir / 'last_checkpoint'
     name = Path(named.read_text(errors='replace').strip()).name if named.is_file() else ''
     out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
     folder = work_dir if out_dir is None else Path(out_dir, work_dir.resolve().name)
     others = [path for path in folder.glob('*.pth') if path.name != name]
-    if (folder / name).is_file() and (found := _read_whole(folder / name, warn)):
+    if (folder / name).is_file() and (found := _read_whole(folder / name, broken.append)):
         return found
-    written = {path: time for path in others if (time := _written(path))}
+    written = {path: time for path in others if (time := _written(path, broken.append))}
     newest_first = sorted(written, key=lambda path: written[path], reverse=True)
-    return next(filter(None, (_read_whole(path, warn) for path in newest_first)), None)
+    whole = (_read_whole(path, broken.append) for path in newest_first)
+    found = next(filter(None, whole), None)
+    if broken and found is None:
+        raise UserError(
+            f'--resume finds no checkpoint in {folder} that can be read: {"; ".join(broken)}. Move '
+            'them away to begin anew'
+        )
+    for problem in broken:
+        warn(f'--resume goes back to the checkpoint before: {problem}')
+    return found
 
 
-def _read_whole(path: Path, warn: Callable[[str], None]) -> tuple[str, Any] | None:
-    """Path and content of a checkpoint; None if it is broken."""
+def check_whole(path: str) -> None:
+    """Compare the checksums of a checkpoint's file, which PyTorch does not; others are left.
+
+    Raises:
+        UserError: Names what is damaged in it.
+    """
+    if not is_zipfile(path):
+        return
+    with ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError(f'checkpoint {path} is damaged ({damaged}): copy it again')
+
+
+def _read_whole(path: Path, tell: Callable[[str], None]) -> tuple[str, Any] | None:
+    """Path and content of a checkpoint; None if it is broken, which is told."""
     try:
         content = read_checkpoint(str(path))
-        with ZipFile(path) as archive:  # PyTorch does not compare checksums
-            damaged = archive.testzip()
-        if damaged is None:
-            return str(path), content
-        problem = f'{path} is damaged ({damaged})'
-    except (UserError, BadZipFile) as error:
-        problem = reason(error)
-    warn(f'--resume goes back to the checkpoint before: {problem}')
-    return None
+        check_whole(str(path))
+    except UserError as error:
+        tell(reason(error))
+        return None
+    return str(path), content
 
 
-def _written(path: Path) -> tuple[str, int, int] | None:
+def _written(path: Path, tell: Callable[[str], None]) -> tuple[str, int, int] | None:
     """When a checkpoint was written, at which iteration; None if training cannot go on from it."""
     try:
         content = read_checkpoint(str(path), mmap=True)
+    except UserError as error:
+        tell(reason(error))
+        return None
+    try:
         check_resumable(content, str(path))
         return content['meta'].get('time', ''), content['meta']['iter'], content['meta']['epoch']
     except (UserError, LookupError, TypeError, AttributeError):

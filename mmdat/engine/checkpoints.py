@@ -120,12 +120,18 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         Raises:
             SystemExit: With 128 and the number of the signal that asked for it.
         """
-        if self._saved is None or self._saved[1]['iter'] != iteration:
+        has_all = self._saved is not None and self._saved[1]['iter'] == iteration
+        if not has_all and not (problem := _why_not_saved(runner)):
             self._write(runner, STOPPED, dict(epoch=runner.epoch, iter=iteration), by_epoch=False)
+            has_all = True
         barrier()  # else a launcher ends this process when another has ended
         runner.logger.info(
             f'Stopped by {signal.Signals(request).name} after iteration {iteration}: '
-            f'{self.last_ckpt} has all of it, and --resume goes on from there'
+            + (
+                f'{self.last_ckpt} has all of it, and --resume goes on from there'
+                if has_all
+                else f'there is no checkpoint of it, since {problem}'
+            )
         )
         raise SystemExit(128 + request)
 
@@ -133,8 +139,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         return self.file_backend.join_path(self.out_dir, name)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
-        if runner.message_hub.get_info(IN_A_ROW):
-            runner.logger.warning('There is no checkpoint of this step, whose loss is not finite')
+        if problem := _why_not_saved(runner):
+            runner.logger.warning(f'There is no checkpoint of this step, since {problem}')
             return
         steps = list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
         if self.max_keep_ckpts > 0:
@@ -153,7 +159,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
                     self.file_backend.remove(self._path(name))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
-        if not self.save_best:
+        if not self.save_best or _why_not_saved(runner):
             return
         outdated: list[str] = []
         # mmengine removes the best one before it writes the new one.
@@ -189,6 +195,15 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         if is_main_process():
             with whole_file(Path(runner.work_dir, 'last_checkpoint')) as partial:
                 partial.write_text(self.last_ckpt)
+
+
+def _why_not_saved(runner: Runner) -> str | None:
+    """Say why a checkpoint of this step would be of no use; None if it is."""
+    if runner.message_hub.get_info(IN_A_ROW, 0):
+        return 'its loss is not finite'
+    if not all(value.isfinite().all() for value in runner.model.parameters()):
+        return 'the weights are not finite any more'
+    return None
 
 
 def _request_to_any() -> int:

@@ -4,9 +4,11 @@ import builtins
 import pickle
 from pathlib import Path
 
+import mmengine
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
 
 from mmdat.checkpoints import read_checkpoint
 from mmdat.errors import UserError
@@ -30,3 +32,19 @@ def test_allow_list_opens_no_other_attribute(tmp_path: Path) -> None:
         torch.load(path, weights_only=True)
     with pytest.raises(UserError, match='getattr.*__init__.*could run code'):
         read_checkpoint(str(path), skip_objects=True)
+
+
+def test_yaml_holds_plain_values_alone(tmp_path: Path) -> None:
+    path = tmp_path / 'annotations.yaml'
+    path.write_text('classes: [cat, dog]')
+    assert mmengine.load(path) == dict(classes=['cat', 'dog'])
+    path.write_text(f"!!python/object/apply:os.mkdir ['{tmp_path}/ran']")
+    with pytest.raises(UserError, match='asks for what could run code'):
+        mmengine.load(path)
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('scheme', ['mmcls', 's3', 'mine:s3', 'petrel', 'pavi'])
+def test_a_store_that_would_run_code_is_refused(scheme: str) -> None:
+    with pytest.raises(UserError, match='download it, and give the path'):
+        CheckpointLoader.load_checkpoint(f'{scheme}://vgg11', logger='silent')

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmdat.checkpoints import read_checkpoint
 from mmdat.checks.results import read_results
 from mmdat.errors import UserError
 
@@ -119,3 +120,22 @@ def test_an_array_whose_type_is_a_lie_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'results.pkl').write_bytes(content)
     with pytest.raises(UserError, match=r"holds numpy.dtype\('O8'\)"):
         mmengine.load(tmp_path / 'results.pkl')
+
+
+@pytest.mark.parametrize('protocol', [2, 5])
+def test_bytes_are_never_taken_for_addresses(protocol: int, tmp_path: Path) -> None:
+    """Neither by what makes an array of a buffer, in results and in a checkpoint."""
+    array = Payload(np.ndarray, (1,), 'O', b'AAAAAAAA')
+    (tmp_path / 'results.pkl').write_bytes(pickle.dumps(array, protocol))
+    with pytest.raises(UserError, match=r'holds numpy.ndarray\(\.\.\.\)'):
+        mmengine.load(tmp_path / 'results.pkl')
+    torch.save(dict(state_dict={}, history=array), tmp_path / 'a.pth', pickle_protocol=protocol)
+    with pytest.raises(UserError, match='cannot be loaded'):
+        read_checkpoint(str(tmp_path / 'a.pth'))
+
+
+def test_arrays_are_written_again_as_ordinary_ones(tmp_path: Path) -> None:
+    torch.save(dict(history=np.arange(3.0)), tmp_path / 'a.pth')
+    torch.save(read_checkpoint(str(tmp_path / 'a.pth')), tmp_path / 'b.pth')
+    assert b'mmdat' not in (tmp_path / 'b.pth').read_bytes()
+    assert read_checkpoint(str(tmp_path / 'b.pth'))['history'].tolist() == [0, 1, 2]

@@ -125,6 +125,17 @@ def test_a_damaged_checkpoint_is_passed_over(damage: str, tmp_path: Path) -> Non
         assert '--resume goes back to the checkpoint before: ' in sentence and str(path) in sentence
 
 
+def test_a_folder_of_broken_checkpoints_is_not_begun_anew(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 'epoch_1.pth', 1)
+    path = tmp_path / 'epoch_1.pth'
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match='no checkpoint in .* that can be read: .*epoch_1.pth'):
+        latest(tmp_path)
+    (tmp_path / 'last_checkpoint').unlink()
+    with pytest.raises(UserError, match='Move them away to begin anew'):
+        latest(tmp_path)
+
+
 def test_classes_in_another_order_than_in_training_are_refused() -> None:
     warnings: list[str] = []
     trained = dict(meta=dict(dataset_meta=dict(classes=('person', 'sofa', 'cat'))))

@@ -1,5 +1,6 @@
 """A loss that is not finite does no harm, and many of them end a training in a sentence."""
 
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from helpers import tiny
 from mmengine.hooks import Hook
 from torch import Tensor
 
+from mmdat.engine import stopping
 from mmdat.engine.finite import SKIPPED
 from mmdat.errors import UserError
 
@@ -75,3 +77,20 @@ def test_a_count_goes_on_when_training_is_resumed(tmp_path: Path) -> None:
         run(tmp_path, Spoil(1), 1, tiny.KillHook('after_train_epoch', 2))
     runner = run(tmp_path, Spoil(9), resume=True)
     assert runner.message_hub.get_info(SKIPPED) == 2
+
+
+class SpoilWeights(Hook):
+    """Gives the model a weight that is no number after an iteration, whose loss was one."""
+
+    priority = 'VERY_HIGH'
+
+    def after_train_iter(self, runner: Any, batch_idx: int, *_: Any, **__: Any) -> None:
+        if runner.iter == 7:  # the last of the second epoch
+            runner.model.layers[0].weight.data[0, 0] = float('nan')
+            stopping._request(signal.SIGTERM, None)
+
+
+def test_weights_that_are_no_numbers_replace_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        run(tmp_path, Spoil(), 1, SpoilWeights())
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
