@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import struct
+import zlib
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +26,17 @@ from mmdat.files import partial_path, writing_to
 
 SECONDS_WITHOUT_AN_ANSWER = 30
 CHUNK = 2**20  # bytes
+# What zipfile raises for broken archives, also those that seem encrypted.
+UNZIPPING_ERRORS = (
+    BadZipFile,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 COLUMNS = (
     TextColumn('{task.description}'),
     BarColumn(),
@@ -75,7 +88,7 @@ def damage(path: Path) -> str | None:
         try:
             with ZipFile(path) as archive:
                 return 'it is damaged' if archive.testzip() else None
-        except BadZipFile:
+        except UNZIPPING_ERRORS:
             return 'it is damaged'
     return None
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile, is_zipfile
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmdat.checkpoints.download import damage
 from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.errors import UserError, enumerate_names, reason
 
@@ -56,12 +56,8 @@ def check_whole(path: str) -> None:
     Raises:
         UserError: Names what is damaged in it.
     """
-    if not is_zipfile(path):
-        return
-    with ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise UserError(f'checkpoint {path} is damaged ({damaged}): copy it again')
+    if Path(path).is_file() and (problem := damage(Path(path))):
+        raise UserError(f'checkpoint {path} cannot be gone on from: {problem}. Copy it again')
 
 
 def _read_whole(path: Path, tell: Callable[[str], None]) -> tuple[str, Any] | None:

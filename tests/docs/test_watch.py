@@ -12,8 +12,8 @@ import pytest
 from helpers.imports import ROOT
 
 import mmdat.analysis.report
-import mmdat.apis
 import mmdat.apis.curves
+import mmdat.commands
 from mmdat.apis.curves import TrainingLog
 from mmdat.checks.run import VIS_BACKENDS
 
@@ -31,8 +31,8 @@ def test_the_tools_take_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return record
 
     for module, name in [
-        (mmdat.apis, 'train'),
-        (mmdat.apis, 'test'),
+        (mmdat.commands, 'train'),
+        (mmdat.commands, 'test'),
         (mmdat.apis.curves, 'write_curves'),
         (mmdat.analysis.report, 'write_report'),
     ]:

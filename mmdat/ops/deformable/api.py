@@ -72,7 +72,8 @@ def deformable_attention(
     table = relative_position_bias_table
     _check_shapes(query, key, value, sampling_locations, table)
     reasons: dict[str, str | None] = {}
-    if table is not None:  # without one, it is PyTorch's kernel, which takes all
+    # Without a table it is PyTorch's kernel, which takes all; an export must not ask for sizes.
+    if table is not None and not is_exporting():
         reasons['fused'] = triton.unsupported(query, key, value)
         reasons['compiled'] = compiled.unsupported(query, key, value, table)
     unsupported = {name: reason for name, reason in reasons.items() if reason}
