@@ -1,5 +1,7 @@
 """Attention as the plain equation, which each dense implementation but slide attention's calls."""
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,12 @@ from torch import Tensor
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which positions, biases and softmax are computed: float32 or better."""
     return torch.promote_types(x.dtype, torch.float32)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Let what is inside compute in the dtypes of its tensors, on the device of this one."""
+    # There is no autocast on the meta device, where models are counted.
+    return torch.autocast('cpu' if x.is_meta else x.device.type, enabled=False)
 
 
 def saturated(bias: Tensor, dtype: torch.dtype) -> Tensor:
@@ -34,7 +42,7 @@ def dense_attention(
         better: half precision has no logits past 65,504, nor such gradients of the weights.
     """
     dtype = compute_dtype(query)
-    with torch.autocast('cpu' if query.is_meta else query.device.type, enabled=False):
+    with without_autocast(query):
         logits = scale * query.to(dtype) @ key.to(dtype).mT
         if bias is not None:
             logits = logits + bias

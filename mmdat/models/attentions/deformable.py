@@ -14,6 +14,7 @@ from mmdat.ops import (
     reference_points,
     sample_at,
 )
+from mmdat.ops.reference import compute_dtype, without_autocast
 from mmdat.ops.tracing import fresh_sizes, is_exporting, larger
 
 # Ways in which logits or outputs depend on the positions of queries and keys:
@@ -159,9 +160,8 @@ class DeformableAttention(nn.Module):
         for layer in hidden:
             offsets = layer(offsets)
         # Half precision would move the keys by up to a third of a position on a large map.
-        dtype = torch.promote_types(offsets.dtype, torch.float32)
-        # There is no autocast on the meta device, where models are counted.
-        with torch.autocast('cpu' if query.is_meta else query.device.type, enabled=False):
+        dtype = compute_dtype(offsets)
+        with without_autocast(query):
             offsets = F.conv2d(offsets.to(dtype), pointwise.weight.to(dtype))
         offsets = offsets.unflatten(0, (-1, self.groups)).permute(0, 1, 3, 4, 2)
         grid = offsets.shape[2:4]

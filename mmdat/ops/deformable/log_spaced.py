@@ -2,11 +2,10 @@
 section 3.3), in blocks of rows.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..reference import compute_dtype, dense_attention
+from ..reference import compute_dtype, dense_attention, without_autocast
 from ..tiling import attend_in_row_blocks
 from ..tracing import larger
 from .sampling import grid_points
@@ -54,7 +53,7 @@ def log_spaced_bias(
     displacement = 4 * (query_points[:, None] - sampling_locations[:, :, None]).to(dtype)
     displacement = displacement.sign() * (displacement.abs() + 1).log2() / 3  # log2(8) = 3
     # Half precision does not tell the positions of a large map apart.
-    with torch.autocast(query_points.device.type, enabled=False):
+    with without_autocast(query_points):
         hidden = F.linear(displacement, hidden_weight.to(dtype), hidden_bias.to(dtype)).relu()
         out = F.linear(hidden, output_weight.to(dtype))  # (B, g, Nq, Nk, h / g)
     return out.permute(0, 1, 4, 2, 3).flatten(1, 2)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..autograd import compute_delta, empty_gradients, empty_outputs, make_operator
-from ..reference import compute_dtype
+from ..reference import compute_dtype, without_autocast
 from ..tiling import (
     LOG2_E,
     MAX_EXPONENT,
@@ -64,7 +64,7 @@ def _attend(
     """
     out, lse = empty_outputs(query, value)
     inputs = query, key, value, sampling_locations, relative_position_bias_table
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         for part in _parts(*inputs):
             part_query, part_out, part_lse = (part.take(x) for x in (query, out, lse[..., None]))
             buffer = part.empty_logits()
@@ -95,7 +95,7 @@ def _gradients(
     table_sums = torch.zeros_like(relative_position_bias_table, dtype=lse.dtype)
     delta = compute_delta(grad_out, out, lse.dtype)
     scale = query.shape[-1] ** -0.5
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         for part in _parts(*inputs, with_slopes=True):
             part_query, part_grad_out, part_delta, part_lse, part_grad_query = (
                 part.take(x) for x in (query, grad_out, delta, lse[..., None], grad_query)

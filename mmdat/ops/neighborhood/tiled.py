@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..autograd import compute_delta, empty_map, empty_map_gradients, empty_outputs, make_operator
-from ..reference import compute_dtype
+from ..reference import compute_dtype, without_autocast
 from ..tiling import LOG2_E, even_slices, length, logits_per_tile, product_in, softmax_numerators
 
 # Least side of a tile. In larger ones more keys lie outside a query's window, in smaller ones the
@@ -35,7 +35,7 @@ def _attend(
         query's logits, for the backward pass.
     """
     out, lse = empty_outputs(query, value)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         tiles = _Tiles(query, relative_position_bias_table)
         buffer = tiles.empty_logits()
         for part in tiles.parts():
@@ -58,7 +58,7 @@ def _gradients(
     """Compute the gradients of query, key, value and bias table."""
     grad_query, grad_key, grad_value = (empty_map(x, x.shape) for x in (query, key, value))
     delta = compute_delta(grad_out, out, lse.dtype)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         tiles = _Tiles(query, relative_position_bias_table)
         key_sums, value_sums = (
             torch.zeros_like(x, dtype=compute_dtype(x)) for x in (grad_key, grad_value)
