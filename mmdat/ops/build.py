@@ -28,13 +28,12 @@ def build() -> Path:
     Raises:
         SystemExit: If that is not possible.
     """
-    library = library_path()
-    if library is None:
+    processor, library = _processor(), library_path()
+    if processor is None or library is None:
         raise SystemExit('The kernels in C++ need a processor with AVX2. All works without them.')
     if library.exists():
         return library
     compiler = shlex.split(os.environ.get('CXX', 'c++'))
-    _, processor, _ = library.name.split('-')
     options = [f'-m{name}' for name in PROCESSORS[processor]]
     part = library.with_suffix(f'.{os.getpid()}')
     try:
