@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from mmdat.engine.graphs import BATCHES_BEFORE_CAPTURE
+
 PACKAGES = ('torch', 'mmdet', 'mmcv', 'mmengine', 'mmdat')
 
 
@@ -38,9 +40,10 @@ def time_side_by_side(
     runs: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, Times]:
     """Time several runs in turn after warm-ups of each, so that all see the same machine."""
-    # On a GPU the first runs compile kernels and capture graphs.
+    # On a GPU the first runs compile kernels, and the last of these captures graphs.
+    warmups = BATCHES_BEFORE_CAPTURE + 1 if device.type == 'cuda' else 1
     for run in runs.values():
-        for _ in range(3 if device.type == 'cuda' else 1):
+        for _ in range(warmups):
             run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):

@@ -169,7 +169,8 @@ def _training_step(model: BaseModel, cfg: Config, amp: bool) -> Callable[[Any], 
     if amp:
         wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
     optimizer = build_optim_wrapper(model, wrapper)
-    for hook in cfg.get('custom_hooks', ()):
-        if hook['type'] == 'mmdat.CUDAGraphHook' and next(model.parameters()).is_cuda:
-            replay_backbone(model.backbone)
+    if next(model.parameters()).is_cuda:
+        for hook in cfg.get('custom_hooks') or ():
+            if isinstance(hook, dict) and hook['type'] == 'mmdat.CUDAGraphHook':
+                replay_backbone(model.backbone, **{k: v for k, v in hook.items() if k != 'type'})
     return lambda batch: model.train_step(batch, optimizer)
