@@ -157,7 +157,7 @@ class _ResumableLoop(BaseLoop):
 
     @property
     def dataloader(self) -> DataLoader:
-        """Loader of the training images."""
+        """The data loader that gives batches of training images."""
         return self._dataloader
 
     @dataloader.setter
