@@ -469,6 +469,9 @@ def _bias(
         y: Rows of the queries, of a shape that broadcasts with that of ``key_y``.
     """
     side: tl.constexpr = 2 * kernel_size - 1
+    # Queries outside the map, which have no weight, would read beside the table.
+    y = tl.minimum(tl.maximum(y, 0), height - 1)
+    x = tl.minimum(tl.maximum(x, 0), width - 1)
     inside = _in_window(y, key_y, height, kernel_size) & _in_window(x, key_x, width, kernel_size)
     entry = (key_y * side + key_x) - (y * side + x - (kernel_size - 1) * (side + 1))
     return LOG2_E * tl.load(table + entry, inside, float('-inf'))
