@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from reporting import add_arguments, write_results
+from reporting import add_arguments, result_path, write_results
 from torch import Tensor
 
 from mmdat.analysis.measure import (
@@ -202,7 +202,7 @@ def main() -> None:
     results = dict(
         machine_and_versions(args.device), batch=batch, repeats=args.repeats, tables=tables
     )
-    write_results(args.out / f'attention_{args.device.type}', results, markdown(results))
+    write_results(result_path(args.out, 'attention', args.device), results, markdown(results))
 
 
 if __name__ == '__main__':

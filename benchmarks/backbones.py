@@ -5,8 +5,8 @@ All models of a workload run in turn, so that the ratios of their median times h
 slows the machine. On a CPU, dense attention does so in a process of its own, for after its large
 arrays the memory of the others would be new to the system each time, which costs them a tenth of
 their time. There each peak of memory is taken in a process of its own, too. The tables are printed
-and written as JSON and Markdown. ``--only`` takes some anew and keeps the others, if they are of
-the same day, machine and versions.
+and written as JSON and Markdown, for each kind of machine. ``--only`` takes some anew and keeps the
+others, if they are of the same day, machine and versions.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from mmdet.registry import MODELS as DETECTORS
 from mmengine.registry import init_default_scope
-from reporting import add_arguments, write_results
+from reporting import add_arguments, result_path, write_results
 from rich.console import Console
 from torch import nn
 
@@ -52,24 +52,33 @@ GRAPHED = {f'{name}, CUDA graphs': name for name in ('DAT-T++', 'Swin-T')}
 
 @dataclass(frozen=True)
 class Workload:
-    """Images of a size, forward alone or with the backward pass; in bfloat16 on a GPU."""
+    """Images of a size, forward alone or with the backward pass; on a GPU always in bfloat16."""
 
     height: int
     width: int
     batch: int
     train: bool
+    bfloat16: bool = False
 
     def __str__(self) -> str:
         """The title of its table."""
         batch = f', batch {self.batch}' if self.batch > 1 else ''
-        return f'{self.height} x {self.width}{batch}, {"train step" if self.train else "forward"}'
+        precision = ', bfloat16' if self.bfloat16 else ''
+        passes = 'train step' if self.train else 'forward'
+        return f'{self.height} x {self.width}{batch}{precision}, {passes}'
+
+    def backbones(self) -> list[str]:
+        """Names of the backbones that are measured on it, where all are."""
+        names = [name for name in BACKBONES if self.train or not name.endswith('with_cp')]
+        return ['DAT-T++', 'ScalableViT-S', 'Swin-T'] if self.bfloat16 else names
 
 
 class Targets(NamedTuple):
-    """What the times of DAT-T++ should be against those of others, where there is a target."""
+    """What times should be against those of others, where there is a target."""
 
     least_speedup_over_dense: float | None = None
     largest_ratio_to_swin: float | None = None
+    largest_ratio_of_scalablevit: float | None = None
 
     def __str__(self) -> str:
         """What stands behind the title of a table."""
@@ -78,16 +87,22 @@ class Targets(NamedTuple):
             targets.append(f'at least {self.least_speedup_over_dense} x faster than dense')
         if self.largest_ratio_to_swin is not None:
             targets.append(f'at most {self.largest_ratio_to_swin} x the time of Swin-T')
+        if self.largest_ratio_of_scalablevit is not None:
+            targets.append(f'ScalableViT-S at most {self.largest_ratio_of_scalablevit} x')
         return f' (targets: {", ".join(targets)})' if targets else ''
 
 
 # Device -> workload -> number of timed runs of each model, and targets.
 WORKLOADS = dict(
     cpu={
-        Workload(800, 1344, 1, train=False): (7, Targets(5, 1.5)),
-        Workload(800, 1344, 1, train=True): (3, Targets(4, 2.5)),
-        Workload(224, 224, 8, train=False): (9, Targets(1.2, 1.2)),
-        Workload(224, 224, 8, train=True): (7, Targets(2, 1.5)),
+        Workload(800, 1344, 1, train=False): (7, Targets(5, 1.25, 1.0)),
+        Workload(800, 1344, 1, train=True): (3, Targets(4, 1.6, 1.2)),
+        Workload(224, 224, 8, train=False): (9, Targets(1.2, 1.0, 1.0)),
+        Workload(224, 224, 8, train=True): (7, Targets(2, 1.1, 1.2)),
+        Workload(800, 1344, 1, train=False, bfloat16=True): (5, Targets(None, 1.25, 1.0)),
+        Workload(800, 1344, 1, train=True, bfloat16=True): (3, Targets(None, 1.8, 1.2)),
+        Workload(224, 224, 8, train=False, bfloat16=True): (7, Targets(None, 1.1, 1.0)),
+        Workload(224, 224, 8, train=True, bfloat16=True): (5, Targets(None, None, 1.2)),
     },
     cuda={
         Workload(800, 1344, 2, train=False): (7, Targets()),
@@ -118,7 +133,8 @@ def build(name: str, device: torch.device) -> nn.Module:
 def runner(
     name: str, model: nn.Module, workload: Workload, device: torch.device
 ) -> Callable[[], None]:
-    """Return what runs a forward pass, or a step without the optimizer; in bfloat16 on a GPU."""
+    """Return what runs a forward pass, or a step without the optimizer."""
+    mixed = workload.bfloat16 or device.type == 'cuda'
     torch.manual_seed(0)
     images = torch.rand(workload.batch, 3, workload.height, workload.width, device=device)
 
@@ -126,10 +142,7 @@ def runner(
         implementation = (
             prefer_implementation('dense') if name.endswith('dense') else contextlib.nullcontext()
         )
-        with (
-            implementation,
-            torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'),
-        ):
+        with implementation, torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             model.train(workload.train)  # returns None for mmdet's Swin
             if not workload.train:
                 with torch.no_grad():
@@ -142,12 +155,14 @@ def runner(
     return run
 
 
-def compare(workload: Workload, device: torch.device) -> dict[str, Any]:
-    """Measure times and peaks of memory of all backbones on a workload."""
+def compare(
+    workload: Workload, device: torch.device, chosen: list[str], memory: bool
+) -> dict[str, Any]:
+    """Measure times, and peaks of memory if wanted, of the chosen backbones on a workload."""
     repeats, targets = WORKLOADS[device.type][workload]
-    names = [name for name in BACKBONES if workload.train or not name.endswith('with_cp')]
+    names = [name for name in workload.backbones() if name in chosen]
     if workload.train and device.type == 'cuda':
-        names += GRAPHED
+        names += [graphed for graphed, name in GRAPHED.items() if name in chosen]
     with contextlib.ExitStack() as stack:
         runs = {
             name: stack.enter_context(worker(name, workload, device))
@@ -161,7 +176,7 @@ def compare(workload: Workload, device: torch.device) -> dict[str, Any]:
             backbone=name,
             median=times[name].median,
             seconds=times[name].seconds,
-            peak_bytes=peak(name, workload, device),
+            peak_bytes=peak(name, workload, device) if memory else None,
         )
         for name in names
     ]
@@ -208,6 +223,7 @@ def _command(kind: str, name: str, workload: Workload, device: torch.device) -> 
         str(workload.width),
         str(workload.batch),
         str(int(workload.train)),
+        str(int(workload.bfloat16)),
     ]
 
 
@@ -249,11 +265,11 @@ def markdown(results: dict[str, Any]) -> str:
         describe(results),
         '',
         'Seconds are medians with their range; memory is the peak of a run beyond what the '
-        'process had before it. Targets are for DAT-T++.',
+        'process had before it. Targets are for DAT-T++ where they name no other.',
     ]
     for table in results['workloads']:
         by_name = {row['backbone']: row for row in table['rows']}
-        dense, swin = by_name['DAT-T++ dense'], by_name['Swin-T']
+        dense, swin = by_name.get('DAT-T++ dense'), by_name['Swin-T']
         targets = Targets(*table['targets'])
         lines += [
             '',
@@ -264,7 +280,7 @@ def markdown(results: dict[str, Any]) -> str:
             '|---|---|---|---|---|---|',
         ]
         for row in table['rows']:
-            dat = row['backbone'].startswith('DAT')
+            dat = dense is not None and row['backbone'].startswith('DAT')
             speedup = f'{dense["median"] / row["median"]:.1f} x' if dat else ''
             share = f'{row["peak_bytes"] / dense["peak_bytes"]:.2f}' if dat else ''
             lines.append(
@@ -288,7 +304,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def _gigabytes(row: dict[str, Any]) -> str:
-    return f'{row["peak_bytes"] / 1e9:.2f} GB'
+    return '' if row['peak_bytes'] is None else f'{row["peak_bytes"] / 1e9:.2f} GB'
 
 
 def main() -> None:
@@ -301,13 +317,22 @@ def main() -> None:
         metavar='TEXT',
         help='measure the workloads alone whose name has this, such as forward',
     )
+    parser.add_argument(
+        '--backbones',
+        nargs='+',
+        choices=BACKBONES,
+        default=[*BACKBONES],
+        metavar='NAME',
+        help='measure these alone; Swin-T must be among them',
+    )
+    parser.add_argument('--no-memory', action='store_true', help='measure times alone')
     for kind in ('--peak', '--worker'):
-        parser.add_argument(kind, nargs=5, help=argparse.SUPPRESS)
+        parser.add_argument(kind, nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak or args.worker:
         name, *numbers = args.peak or args.worker
-        height, width, batch, train = map(int, numbers)
-        workload = Workload(height, width, batch, bool(train))
+        height, width, batch, train, bfloat16 = map(int, numbers)
+        workload = Workload(height, width, batch, bool(train), bool(bfloat16))
         run = runner(name, build(name, args.device), workload, args.device)
         if args.peak:
             memory = PeakMemory(args.device)
@@ -318,11 +343,13 @@ def main() -> None:
             run()
             print(flush=True)
         return
-    target = args.out / f'backbones_{args.device.type}'
+    if 'Swin-T' not in args.backbones:
+        parser.error('--backbones needs Swin-T, with which all are compared')
+    target = result_path(args.out, 'backbones', args.device)
     current = machine_and_versions(args.device)
     results = dict(current, workloads=[], growth=[])
     chosen = [workload for workload in WORKLOADS[args.device.type] if args.only in str(workload)]
-    if args.only:
+    if args.only and target.with_suffix('.json').exists():
         results = json.loads(target.with_suffix('.json').read_text())
         if any(results[key] != current[key] for key in current):
             parser.error(
@@ -333,9 +360,11 @@ def main() -> None:
     taken = {table['workload']: table for table in results['workloads']}
     for workload in chosen:
         with console.status(str(workload)):
-            taken[str(workload)] = compare(workload, args.device)
+            taken[str(workload)] = compare(
+                workload, args.device, args.backbones, not args.no_memory
+            )
     results['workloads'] = list(taken.values())
-    if not args.only and args.device.type == 'cpu':
+    if not (args.only or args.no_memory) and args.device.type == 'cpu':
         with console.status('memory at growing sizes'):
             results['growth'] = growth(args.device)
     write_results(target, results, markdown(results))

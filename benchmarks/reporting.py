@@ -2,10 +2,13 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from mmdat.analysis.measure import machine_and_versions
 
 RESULTS = Path(__file__).parent / 'results'
 
@@ -16,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--device', type=torch.device, default=torch.device('cpu'), help='cpu, cuda, cuda:1, ...'
     )
     parser.add_argument('--out', type=Path, default=RESULTS, help='folder for JSON and Markdown')
+
+
+def result_path(folder: Path, benchmark: str, device: torch.device) -> Path:
+    """Return where results go, by kind of machine, as ``backbones_amd_epyc``; no ending."""
+    machine = machine_and_versions(device)['machine']
+    name = machine.get('gpu', machine['cpu']).replace('(R)', '')
+    return folder / '_'.join([benchmark, *re.findall(r'\w+', name.lower())[:2]])
 
 
 def write_results(target: Path, results: dict[str, Any], markdown: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from reporting import add_arguments, write_results
+from reporting import add_arguments, result_path, write_results
 
 from mmdat.analysis.measure import (
     PeakMemory,
@@ -114,7 +114,7 @@ def main() -> None:
         repeats=args.repeats,
         tables=[compare(task, batch, args.repeats, args.device) for task in TASKS],
     )
-    write_results(args.out / f'steps_{args.device.type}', results, markdown(results))
+    write_results(result_path(args.out, 'steps', args.device), results, markdown(results))
 
 
 if __name__ == '__main__':
