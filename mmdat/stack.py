@@ -10,7 +10,7 @@ import warnings
 
 # Package -> versions that work, and why none later does.
 SUPPORTED: dict[str, tuple[str, str]] = {
-    'torch': ('>= 2.6, < 2.14', 'later ones refuse to compile mmcv'),
+    'torch': ('>= 2.4, < 3.0', 'mmdat knows none later'),
     'mmengine': ('>= 0.10, < 1.0', 'mmdet refuses later ones'),
     'mmcv': ('>= 2.0, < 2.2', 'mmdet refuses later ones'),
     'mmdet': ('>= 3.0, < 4.0', 'mmdat knows none later'),
@@ -96,10 +96,10 @@ def is_supported(version: str, supported: str) -> bool:
     after.
 
     Example:
-        >>> supported = '>= 2.6, < 2.14'
-        >>> is_supported('2.11.0+cu130', supported), is_supported('2.6.0a0+git', supported)
+        >>> supported = '>= 2.4, < 3.0'
+        >>> is_supported('2.11.0+cu130', supported), is_supported('2.4.0a0+git', supported)
         (True, True)
-        >>> is_supported('2.14.0a0+git', supported)
+        >>> is_supported('3.0.0a0+git', supported)
         False
     """
     # Here, as mmdat.ops is to need torch alone; mmengine brings the package along.

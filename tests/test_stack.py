@@ -38,7 +38,7 @@ def run(script: str, without: tuple[str, ...] = ()) -> str:
 
 
 @pytest.mark.parametrize(
-    'name, version', [('mmcv', '2.2.0'), ('torch', '2.5.1'), ('mmengine', '1.0.0')]
+    'name, version', [('mmcv', '2.2.0'), ('torch', '2.3.1'), ('mmengine', '1.0.0')]
 )
 def test_unsupported_version_is_named(
     name: str, version: str, monkeypatch: pytest.MonkeyPatch
@@ -71,13 +71,13 @@ def test_missing_matplotlib_is_named_by_what_draws(
 @pytest.mark.parametrize(
     'version, supported',
     [
-        ('2.5.1', False),
-        ('2.6', True),
-        ('2.6.0a0+git1234', True),
+        ('2.3.1', False),
+        ('2.4', True),
+        ('2.4.0a0+git1234', True),
         ('2.11.0+cu130', True),
-        ('2.13.9.post1', True),
-        ('2.14.0a0+git', False),
-        ('2.14.0', False),
+        ('2.15.9.post1', True),
+        ('3.0.0a0+git', False),
+        ('3.0.0', False),
     ],
 )
 def test_versions_count_by_their_release_number(version: str, supported: bool) -> None:

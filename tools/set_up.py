@@ -20,6 +20,7 @@ MISLEADING = re.compile(
 )
 ENVIRONMENT = {key: text for key, text in os.environ.items() if not MISLEADING.match(key)}
 ENVIRONMENT['UV_LOCK_TIMEOUT'] = '7200'  # another clone may compile mmcv into the same cache
+ENVIRONMENT.setdefault('UV_PYTHON', '>=3.10,<3.13')  # those of the lock
 INSTALL = 'install it (Debian, Ubuntu: `apt install {}`)'
 LOCK = ROOT / '.venv.lock'  # also holds where a set-up ended well, and for which GPUs
 

@@ -4,6 +4,7 @@ An implementation counts as the dense one: two products in the forward pass, of 
 and of weights with values, and four in the backward pass; what is recomputed does not count. One
 exception: fused attention whose keys and values differ in width counts as if both had the larger
 one, since they are padded with zeros before PyTorch sees them; ``'tiled'`` counts what is needed.
+PyTorch counts its own attention on GPUs, and from 2.15 on CPUs too, with what it recomputes.
 """
 
 import math
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 Shape = tuple[int, ...]
 
@@ -64,10 +65,10 @@ for _name, _keys_per_query in (
         3,  # the gradient of the output, the output and its log-sum-exp
         _keys_per_query,
     )
-# PyTorch itself counts its attention on GPUs, but not on a CPU.
-_register(
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward,
-    1,  # the gradient of the output
-    _all_keys,
-)
+if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
+    _register(
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward,
+        1,  # the gradient of the output
+        _all_keys,
+    )

@@ -53,6 +53,7 @@ def no_warnings():
         # torch.compile and torch.export warn about themselves.
         warnings.filterwarnings('ignore', category=DeprecationWarning)
         warnings.filterwarnings('ignore', category=FutureWarning)
+        warnings.filterwarnings('ignore', 'Guards may run slower on Python 3.13.0')
         torch.manual_seed(0)
         yield
 
