@@ -4,10 +4,11 @@ import hashlib
 import logging
 import os
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import Unpickler, UnpicklingError
 from typing import Any
 
 import safetensors.torch
@@ -81,6 +82,12 @@ def _read(source: str, map_location: Any, skip_objects: bool, mmap: bool) -> Any
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
         raise UserError(f'checkpoint {source} cannot be read: {reason(error)}') from error
     except Exception as error:  # a file that is no checkpoint can raise anything
+        if name := _first_call(path):
+            raise UserError(
+                f'{source} is an ordinary pickle, not a file of torch.save, and asks for '
+                f'{name[:200]}: it is not loaded, since it could run code; ask its author for the '
+                'weights alone'
+            ) from error
         if source.startswith((*WEB, *ZOOS)):
             path.unlink(missing_ok=True)  # so that the next try downloads it again
         raise UserError(
@@ -178,6 +185,7 @@ def _download(url: str) -> Path:
 def _load(path: Path, source: str, map_location: Any, skip_objects: bool, mmap: bool) -> Any:
     """Load a file of ``torch.save``, with stand-ins for what PyTorch refuses if that is wanted."""
     stand_ins: dict[str, type] = {}
+    mmap = mmap and zipfile.is_zipfile(path)  # as PyTorch writes files since 1.6
     while True:
         try:
             allowed: list[Any] = [(stand_in, name) for name, stand_in in stand_ins.items()]
@@ -216,6 +224,32 @@ def _load(path: Path, source: str, map_location: Any, skip_objects: bool, mmap: 
 def _fault(path: Path) -> str:
     """What is wrong with a file that PyTorch does not read."""
     return damage(path) or 'it is damaged, or not a file of torch.save'
+
+
+class _Namer(Unpickler):
+    """Ends at the first class or function that a pickle asks for, and calls nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise _NamedError(f'{module}.{name}')
+
+
+class _NamedError(Exception):
+    """Tells what a pickle asks for."""
+
+
+def _first_call(path: Path) -> str | None:
+    """Name of the first class or function that an ordinary pickle asks for; None if there is none.
+
+    PyTorch reads the pickles in its own files alone, and calls any other damaged.
+    """
+    try:
+        with path.open('rb') as file:
+            _Namer(file).load()
+    except _NamedError as named:
+        return str(named)
+    except Exception:  # no pickle, which can raise anything
+        return None
+    return None
 
 
 class _StandIn:
