@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import traceback
@@ -89,6 +90,8 @@ def _open_file(error: BaseException) -> str | None:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for frame in reversed(frames):
         for value in frame.f_locals.values():
+            if isinstance(value, logging.FileHandler):
+                return value.baseFilename
             if isinstance(value, IOBase) and 'r' not in getattr(value, 'mode', 'r'):
                 return str(getattr(value, 'name', None) or value)
     return None

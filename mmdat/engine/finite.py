@@ -1,7 +1,6 @@
 """Losses and gradients that are not finite: steps are skipped, and too many end a training."""
 
 import functools
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -121,14 +120,10 @@ class FiniteLossHook(Hook):
 def all_finite(*groups: Iterable[Tensor]) -> list[bool]:
     """Whether the numbers in each group of tensors are finite, in all processes, which call it.
 
-    A GPU is waited for once.
+    Their norm tells, which is infinite too for numbers from 1e19 on. A GPU is waited for once.
     """
     flags = torch.stack(
-        [
-            # The largest number: unlike a sum of squares it does not overflow.
-            get_total_norm([x.detach() for x in group if x.numel()], math.inf).isfinite()
-            for group in groups
-        ]
+        [get_total_norm([x.detach() for x in group]).isfinite() for group in groups]
     ).int()
     if get_world_size() > 1:
         all_reduce(flags, 'min')
@@ -142,7 +137,7 @@ def _last_without_finite_gradient(runner: Runner) -> str:
         for name, parameter in runner.model.named_parameters()
         if parameter.grad is not None and not parameter.grad.isfinite().all()
     ]
-    return found[-1] if found else 'another process'
+    return found[-1] if found else 'another process, or of all parameters together,'
 
 
 def _first_not_finite(runner: Runner, data_batch: Any) -> str:

@@ -1,6 +1,7 @@
 """What the toolboxes raise while they build from a config is told in a sentence."""
 
 import errno
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -264,6 +265,10 @@ def test_a_file_that_cannot_be_written_is_told_whoever_wrote_it(tmp_path: Path) 
         with path.open('a+') as file:
             file.write('a line')
 
+    def write_into(handler: logging.FileHandler) -> None:
+        handler.stream.write('a line')
+        handler.stream.flush()
+
     full = f'^{path} cannot be written: No space left on device$'
     with pytest.raises(UserError, match=full), explained(cfg):
         write()
@@ -289,3 +294,8 @@ def test_a_file_that_cannot_be_written_is_told_whoever_wrote_it(tmp_path: Path) 
             raise error
     with pytest.raises(OSError, match='^5$'), explained(cfg):
         raise OSError(5)
+    handler = logging.FileHandler('/dev/full')
+    with pytest.raises(UserError, match='^/dev/full cannot be written'), explained(cfg):
+        write_into(handler)  # as mmengine does with how weights were initialized
+    with pytest.raises(OSError):
+        handler.close()
