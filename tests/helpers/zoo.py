@@ -11,6 +11,7 @@ papers give them for, which takes most of the time.
 import argparse
 import contextlib
 import fnmatch
+import functools
 import gc
 import json
 import os
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import mmengine.config.config
+import mmengine.config.utils
 import numpy as np
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
@@ -237,8 +239,10 @@ def main() -> None:
     )
     num_passed = 0
     results: dict[str, Any] = {}
-    # How configs are laid out in logs takes as long as the steps.
+    # To lay configs out for logs, and to read a toolbox's model index for each, takes as long as
+    # the steps.
     mmengine.config.config.FormatCode = lambda text, **_: (text, True)
+    mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         draw_data(root)
