@@ -28,7 +28,11 @@ def written(content: object) -> bytes:
     'content, resume, sentence',
     [
         *(
-            (pickle.dumps(os.system, protocol), resume, '.* posix.system.* could run code')
+            (
+                pickle.dumps([torch.ones(2), os.system], protocol),
+                resume,
+                '.* posix.system.* could run code',
+            )
             for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
             for resume in (False, True)
         ),
