@@ -1,11 +1,23 @@
-"""Files that appear when they are complete."""
+"""Files that appear when they are complete, and what is said where one cannot be written."""
 
 import contextlib
+import errno
+import logging
 import os
+import re
+import traceback
 from collections.abc import Iterator
+from io import IOBase
 from pathlib import Path
 
 from mmdat.errors import UserError, reason
+
+# What systems and databases say where a disk, a quota or the size that a file may have is full, and
+# where a disk is for reading alone.
+FULL = re.compile(
+    '|'.join(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)))
+    + '|disk is full'
+)
 
 
 @contextlib.contextmanager
@@ -54,4 +66,32 @@ def writing_to(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f'{path} cannot be written: {reason(error)}') from error
+        raise UserError(f'{path} cannot be written: {error.strerror or reason(error)}') from error
+
+
+def file_fault(error: BaseException) -> str | None:
+    """Say which file cannot be written or opened, and why; None for an error of another kind.
+
+    Of a full disk the system does not say which file it was: the function that has one open does.
+    """
+    name = getattr(error, 'filename', None)
+    if full := FULL.search(str(error)):
+        if name := name or _open_file(error):
+            return f'{name} cannot be written: {full[0]}'
+        said = next(line for line in str(error).splitlines() if full[0] in line)
+        return f'a file cannot be written: {said}'
+    if isinstance(error, OSError) and name is not None:
+        return f'{name} cannot be opened: {error.strerror}'
+    return None
+
+
+def _open_file(error: BaseException) -> str | None:
+    """Name of the file that the innermost function with one was writing when an error arose."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        for value in frame.f_locals.values():
+            if isinstance(value, logging.FileHandler):
+                return value.baseFilename
+            if isinstance(value, IOBase) and 'r' not in getattr(value, 'mode', 'r'):
+                return str(getattr(value, 'name', None) or value)
+    return None

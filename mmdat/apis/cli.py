@@ -6,6 +6,7 @@ import io
 import locale
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import distributed
 
 from mmdat.checks.run import check_cfg_option
 from mmdat.errors import UserError, reason
+from mmdat.files import file_fault
 
 
 class ConfigOptions(DictAction):
@@ -70,6 +72,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def command_line(main: Callable[[], None]) -> None:
     """Run a tool: a mistake of the user ends in one sentence and status 1, without a traceback."""
     _use_utf8()
+    threading.excepthook = _tell_of_thread
     try:
         main()
         _leave_processes()
@@ -81,6 +84,16 @@ def command_line(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if fault := file_fault(error):
+            sys.exit(f'error: {fault}')
+        raise
+
+
+def _tell_of_thread(args: threading.ExceptHookArgs) -> None:
+    """Print what ends a thread, but not that TensorBoard's cannot write: its next call tells so."""
+    if args.exc_value is None or not file_fault(args.exc_value):
+        threading.__excepthook__(args)
 
 
 def _leave_processes() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
+import mmcv
 import numpy as np
 from mmengine.config import Config
 from rich.console import Console
@@ -15,7 +15,6 @@ from rich.progress import Progress
 from mmdat.checks.run import check_writable
 from mmdat.datasets.inputs import Input, find_inputs, read_frames
 from mmdat.errors import UserError
-from mmdat.files import whole_file
 from mmdat.visualization import Recording, draw_deformed_points, draw_offsets, draw_query
 from mmdat.visualization.attention import check_query
 
@@ -85,8 +84,7 @@ def write_attention(
                 raise UserError(f'{frame.path}: {error}') from error
             for folder, picture in pictures.items():
                 folders[folder] = Path(out_dir, folder)
-                with whole_file(folders[folder] / f'{frame.name}.png') as partial:
-                    cv2.imwrite(str(partial), picture[..., ::-1])
+                mmcv.imwrite(picture[..., ::-1], str(folders[folder] / f'{frame.name}.png'))
             drawn += 1
             rate = drawn / max(time.monotonic() - start, 1e-9)
             progress.update(task, advance=1, rate=f'{rate:.1f}')

@@ -69,7 +69,7 @@ def _architectures(pretrain_img_size: int) -> Iterator[tuple[str, PublishedBackb
 @functools.cache
 def _without_weights(family: str, arch: str, pretrain_img_size: int) -> PublishedBackbone:
     with torch.device('meta'):
-        return MODELS.build(dict(type=family, arch=arch, pretrain_img_size=pretrain_img_size))
+        return MODELS.get(family)(arch, pretrain_img_size=pretrain_img_size)
 
 
 def _pretrain_img_size(weights: Mapping[str, Tensor]) -> int:

@@ -60,21 +60,26 @@ def fetch(source: str) -> Path:
             download(entry.file, path)
         except UserError as error:
             raise UserError(f'{source}: {error}; try again, or {by_hand}') from error
+    elif not _kept(path).is_file() and (problem := damage(path)):
+        raise UserError(f'{path} is no checkpoint: {problem}; remove it')
     _compare_hash(path)
     return path
 
 
+def _kept(path: Path) -> Path:
+    """Where the hash of a file is kept."""
+    return path.with_name(f'{path.name}.sha256')
+
+
 def _compare_hash(path: Path) -> None:
     """Keep the hash of a file that is new, and refuse one that has changed since."""
-    kept = path.with_name(f'{path.name}.sha256')
+    kept = _kept(path)
     digest = hashlib.sha256()
     with path.open('rb') as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     line = f'{digest.hexdigest()}  {path.name}\n'  # as sha256sum writes it
     if not kept.is_file():
-        if problem := damage(path):
-            raise UserError(f'{path} is no checkpoint: {problem}; remove it')
         with whole_file(kept) as partial:
             partial.write_text(line)
     elif kept.read_text() != line:

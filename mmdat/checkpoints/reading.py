@@ -1,14 +1,17 @@
 """Checkpoint files, from disk or the web, read without running code that is in them."""
 
+import contextlib
 import hashlib
 import logging
 import os
+import pickletools
 import re
+import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -34,6 +37,8 @@ REFUSED = re.compile(
 FILLED = re.compile(
     rf"Can only (?P<how>SETITEM|append|extend).* but got <class '{STAND_INS}\.(?P<name>.+)'>"
 )
+# How the names of what builds arrays in a pickle begin.
+BUILDERS = ('torch._utils.', 'torch.storage', 'numpy.', '_codecs.', 'collections.OrderedDict')
 WEB = ('http://', 'https://')
 # mmengine's model zoos: functions that give the URLs of their checkpoints by name.
 ZOOS = {
@@ -73,6 +78,12 @@ def read_checkpoint(
 def _read(source: str, map_location: Any, skip_objects: bool, mmap: bool) -> Any:
     path = local_file(source)
     try:
+        if name := _first_call(path):
+            raise UserError(
+                f'{source} is an ordinary pickle, not a file of torch.save, and asks for '
+                f'{name[:200]}: it is not loaded, since it could run code; ask its author for the '
+                'weights alone'
+            )
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
         return _load(path, source, map_location, skip_objects, mmap)
@@ -178,6 +189,7 @@ def _download(url: str) -> Path:
 def _load(path: Path, source: str, map_location: Any, skip_objects: bool, mmap: bool) -> Any:
     """Load a file of ``torch.save``, with stand-ins for what PyTorch refuses if that is wanted."""
     stand_ins: dict[str, type] = {}
+    mmap = mmap and zipfile.is_zipfile(path)  # as PyTorch writes files since 1.6
     while True:
         try:
             allowed: list[Any] = [(stand_in, name) for name, stand_in in stand_ins.items()]
@@ -216,6 +228,36 @@ def _load(path: Path, source: str, map_location: Any, skip_objects: bool, mmap: 
 def _fault(path: Path) -> str:
     """What is wrong with a file that PyTorch does not read."""
     return damage(path) or 'it is damaged, or not a file of torch.save'
+
+
+def _first_call(path: Path) -> str | None:
+    """Name of what an ordinary pickle asks for, the first that builds no array; None if nothing.
+
+    PyTorch reads the pickles in its own files alone, which begin with a number or are archives, and
+    calls some others damaged.
+    """
+    names: list[str] = []
+    with path.open('rb') as file, contextlib.suppress(Exception):  # of what is no pickle
+        for name in _names_in_pickle(file):
+            names.append(name)  # those before what breaks off count
+    return next((name for name in names if not name.startswith(BUILDERS)), next(iter(names), None))
+
+
+def _names_in_pickle(file: BinaryIO) -> Iterator[str]:
+    """Yield the names of classes and functions in a pickle, which is not run."""
+    texts: list[Any] = ['', '']
+    memo: dict[Any, Any] = {}
+    for operation, argument, _ in pickletools.genops(file):
+        if operation.name in ('GLOBAL', 'INST'):
+            yield str(argument).replace(' ', '.')
+        elif operation.name == 'STACK_GLOBAL':
+            yield f'{texts[-2]}.{texts[-1]}'
+        elif operation.name == 'MEMOIZE' or 'PUT' in operation.name:
+            memo[len(memo) if argument is None else argument] = texts[-1]
+        elif 'GET' in operation.name:
+            texts.append(memo.get(argument))
+        elif isinstance(argument, str):
+            texts.append(argument)
 
 
 class _StandIn:

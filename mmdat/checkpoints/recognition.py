@@ -17,33 +17,53 @@ from .reading import strip_prefix
 ENOUGH, SIMILAR = 0.9, 0.3
 # Said of weights in the files that the authors published.
 AUTHORS = "in its authors' names"
+# How the names of weights begin beside a backbone -> what it is in; the first that is there counts.
+SURROUNDINGS = {
+    'roi_head.mask_head.0.': 'a Cascade Mask R-CNN',
+    'roi_head.bbox_head.0.': 'a Cascade R-CNN',
+    'roi_head.mask_head.': 'a Mask R-CNN',
+    'roi_head.': 'a Faster R-CNN',
+    'panoptic_head.': 'a detector of masks',
+    'decoder.': 'a DETR',
+    'bbox_head.': 'a one-stage detector',
+    'decode_head.': 'a segmentor',
+    'head.': 'a classifier',
+}
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def recognize(weights: Mapping[str, Tensor]) -> str:
-    """Say what weights are of, such as ``a DATPlusPlus 'tiny'``, also in the authors' names.
+    """Say what weights are of, such as ``a DATPlusPlus 'tiny' in a classifier``.
 
     Args:
-        weights: Tensors by name, a backbone's alone or a whole model's.
+        weights: Tensors by name, also the authors', of a backbone alone or a whole model.
     """
     if not weights:
         return 'no weights'
-    body = strip_prefix(weights, 'backbone.') or weights
-    given = {name: tuple(tensor.shape) for name, tensor in body.items()}
+    body = strip_prefix(weights, 'backbone.')
+    parts = SURROUNDINGS.items() if body else ()
+    within = (whole for part, whole in parts if any(name.startswith(part) for name in weights))
+    place = next((f' in {whole}' for whole in within), '')
+    given = {name: tuple(tensor.shape) for name, tensor in (body or weights).items()}
     share, name = max((_share(shapes, given), name) for name, shapes in _architectures())
     if share >= ENOUGH:
-        return name
+        return f'{name}{place}'
     if share > SIMILAR:
-        return f'something like {name}'
+        return f'something like {name}{place}'
+    share, name = max(
+        (_share(shapes, given, any_shape=True), name) for name, shapes in _architectures()
+    )
+    if share >= ENOUGH:
+        return f'{name} of other widths{place}'
     return f'no backbone of mmdat, but {enumerate_names(sorted(weights), most=2)}'
 
 
-def _share(expected: Shapes, given: Shapes) -> float:
-    """Share of an architecture's parameters that weights have, with shapes that fit."""
+def _share(expected: Shapes, given: Shapes, any_shape: bool = False) -> float:
+    """Share of an architecture's parameters that weights have, with shapes that fit or any."""
     fitting = sum(
         # Bias tables are resized to the image or the window.
-        given.get(name) == shape or (name.endswith('table') and name in given)
+        given.get(name) == shape or ((any_shape or name.endswith('table')) and name in given)
         for name, shape in expected.items()
     )
     return fitting / max(len(expected), len(given) / 2)

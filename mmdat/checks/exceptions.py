@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmdat.errors import UserError, reason, suggest
+from mmdat.files import file_fault
 
 from .config_keys import parameters
 from .config_tree import paths, value_at
@@ -52,6 +53,8 @@ def _explain(error: Exception, cfg: Config) -> str | None:
         if work_dir and Path(path).is_relative_to(Path(work_dir).absolute()):
             return f'{path} cannot be written: its folder is gone'
         return f"file {path} does not exist: check the config's paths"
+    if fault := file_fault(error):
+        return fault
     if match := re.search(r'(?:^|AssertionError: )failed to load image: (.*)', text):
         return (
             f'image {match[1]} cannot be read (it does not decode): mend it, or take it out of the '

@@ -286,21 +286,25 @@ def check_weights_fit(
         for name in loaded.keys() - expected.keys()
         if _is_compared(name) and not name.startswith(unneeded)
     ]
-    problems = [_describe('lacks', lacking), _describe('has other shapes for', reshaped)]
+    shapes = [f'{name} ({_shape(loaded[name])}, not {_shape(expected[name])})' for name in reshaped]
+    problems = [_describe('lacks', lacking), _describe('has other shapes for', shapes)]
     if not backbone_only:
         problems.append(_describe('has in addition', additional))
     if any(problems):
         found = weights_in(content)
         tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         held, built = recognize(tensors), recognize(weights)
-        way = (
-            '; convert it with tools/model_converters/convert_published.py, or give it to '
-            "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
-            if AUTHORS in held
-            else ''
-        )
+        way = ''
+        if AUTHORS in held:
+            way = (
+                '; convert it with tools/model_converters/convert_published.py, or give it to '
+                "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+            )
+        elif not lacking and not additional and 'backbone.' not in ''.join(reshaped):
+            way = '; if it is for other classes, train from it with load_from'
+        both = f'{held}, as the model is' if held == built else f'{held}, the model {built}'
         raise UserError(
-            f"{source} is of another model than the config's: it holds {held}, the model {built}; "
+            f"{source} is of another model than the config's: it holds {both}; "
             f'it {", ".join(filter(None, problems))}{way}'
         )
 
@@ -358,6 +362,12 @@ def _check_most(place: str, topk: Any, num_classes: int) -> None:
 def _is_compared(name: str) -> bool:
     """Whether a weight is compared: all but batch norm's counter, which older checkpoints lack."""
     return not name.endswith('num_batches_tracked')
+
+
+def _shape(weight: Any) -> str:
+    if not isinstance(weight, Tensor):
+        return 'no tensor'
+    return ' x '.join(map(str, weight.shape)) or 'a number'
 
 
 def _describe(verb: str, names: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from mmdat.files import partial_path, whole_file
 from mmdat.registry import HOOKS
 
 from . import stopping
-from .finite import IN_A_ROW
+from .finite import IN_A_ROW, all_finite
 
 # Entry of the message hub: the iteration whose validation is in the checkpoint.
 VALIDATED = 'mmdat_validated_at_iter'
@@ -200,8 +200,9 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 def _why_not_saved(runner: Runner) -> str | None:
     """Say why a checkpoint of this step would be of no use; None if it is."""
     if runner.message_hub.get_info(IN_A_ROW, 0):
-        return 'its loss is not finite'
-    if not all(value.isfinite().all() for value in runner.model.parameters()):
+        return 'its loss or gradient is not finite'
+    (is_finite,) = all_finite(runner.model.parameters())
+    if not is_finite:
         return 'the weights are not finite any more'
     return None
 

@@ -14,9 +14,11 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
+from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, IterBasedTrainLoop
 
 from mmdat.apis.runner import add_checks, make_resumable
+from mmdat.apis.terminal import short_terminal
 from mmdat.checkpoints import read_weights
 from mmdat.errors import UserError
 
@@ -128,3 +130,17 @@ def test_training_resumes_exactly_with_mmengines_loops(train_cfg: dict, loop: An
     assert cfg.default_hooks.checkpoint.type == 'mmdat.CheckpointHook'
     own = ['If this training is resumed, it goes on as exactly as OwnLoop can']
     assert told == (own if loop is OwnLoop else [])
+
+
+def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
+    with short_terminal():
+        logger = MMLogger('full', log_file=str(tmp_path / 'a.log'))
+    terminal, file = logger.handlers
+    terminal.setLevel('CRITICAL')
+    full = open('/dev/full', 'w')  # noqa: SIM115  its end is below
+    file.setStream(full).close()
+    with pytest.raises(UserError, match='^/dev/full cannot be written: No space left on device$'):
+        logger.info('a line')
+    logger.info('what follows is not to hide that')
+    with pytest.raises(OSError):
+        full.close()

@@ -2,16 +2,18 @@
 
 import re
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
 from helpers import golden
 from helpers.configs import CONFIGS
 from helpers.published import classifier_checkpoint, dense_checkpoint, mask_rcnn
+from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from mmdat.checkpoints import load_published_checkpoint, published, read_checkpoint
+from mmdat.checkpoints import conversion, load_published_checkpoint, published, read_checkpoint
 from mmdat.checkpoints.published import PUBLISHED, Published
 from mmdat.errors import UserError
 from mmdat.models import DATPlusPlus
@@ -56,12 +58,22 @@ def test_a_backbone_is_initialized_by_name_as_by_the_file(cache: Path) -> None:
 
 def test_a_classifier_is_an_ordinary_checkpoint(cache: Path) -> None:
     model = golden.build_classifier(golden.load('dat_pp_nano'))
-    state = read_checkpoint('mmdat://classifier')['state_dict']
+    conversion._without_weights.cache_clear()
+    with DefaultScope.overwrite_default_scope('mmdet'):  # as in a training of a detector
+        state = read_checkpoint('mmdat://classifier')['state_dict']
     assert state.keys() == model.state_dict().keys()
 
 
-def test_a_file_is_downloaded_once_and_compared_afterwards(cache: Path) -> None:
+def test_a_file_is_downloaded_once_and_compared_afterwards(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[ZipFile] = []
+    test_zip = ZipFile.testzip
+    monkeypatch.setattr(
+        ZipFile, 'testzip', lambda archive: read.append(archive) or test_zip(archive)
+    )
     path = published.fetch('mmdat://classifier')
+    assert len(read) == 1, 'its checksums are compared once'
     assert path == cache / 'mmdat_classifier.pth'
     (cache.parent / 'web' / 'classifier.pth').unlink()
     assert published.fetch('mmdat://classifier') == path

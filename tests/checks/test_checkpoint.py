@@ -1,6 +1,7 @@
 """What is no checkpoint, or cannot be resumed from, is refused before a model is built."""
 
 import io
+import os
 import pickle
 import shutil
 import subprocess
@@ -26,7 +27,16 @@ def written(content: object) -> bytes:
 @pytest.mark.parametrize(
     'content, resume, sentence',
     [
-        (pickle.dumps(subprocess.run), False, r'cannot be loaded as a checkpoint: it is damaged'),
+        *(
+            (
+                pickle.dumps([torch.ones(2), os.system], protocol),
+                resume,
+                '.* posix.system.* could run code',
+            )
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+            for resume in (False, True)
+        ),
+        (pickle.dumps([1]), False, r'cannot be loaded as a checkpoint: it is damaged, or not'),
         (b'no checkpoint', False, r'cannot be loaded as a checkpoint: it is damaged'),
         (b'', False, r'cannot be loaded as a checkpoint: it is empty'),
         (b'PK\x03\x04junk', False, r'cannot be loaded as a checkpoint: it is damaged'),
@@ -47,7 +57,8 @@ def test_a_wrong_checkpoint_is_refused(
     path = str(tmp_path / 'wrong.pth')
     Path(path).write_bytes(content)
     with pytest.raises(UserError, match=f'wrong.pth {sentence}') as caught:
-        checks.before_loading(read_checkpoint(path), path, resume=resume)
+        content = read_checkpoint(path, skip_objects=not resume)
+        checks.before_loading(content, path, resume=resume)
     assert '\n' not in str(caught.value)
 
 
@@ -107,7 +118,7 @@ def test_a_copied_folder_goes_on_from_its_own_files(tmp_path: Path) -> None:
     assert latest(tmp_path / 'b') == str(tmp_path / 'b' / 'epoch_1.pth')
 
 
-@pytest.mark.parametrize('damage', ['cut', 'changed', 'empty', 'gone'])
+@pytest.mark.parametrize('damage', ['cut', 'changed', 'empty', 'gone', 'code'])
 def test_a_damaged_checkpoint_is_passed_over(damage: str, tmp_path: Path) -> None:
     for iteration in (2, 3, 1, 4):
         write_checkpoint(tmp_path, f'epoch_{iteration}.pth', iteration, str(2020 + iteration))
@@ -115,7 +126,8 @@ def test_a_damaged_checkpoint_is_passed_over(damage: str, tmp_path: Path) -> Non
     path = tmp_path / 'epoch_4.pth'
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes(dict(cut=data[: len(data) // 2], changed=data).get(damage, b''))
+    code = pickle.dumps(dict(meta=subprocess.run))
+    path.write_bytes(dict(cut=data[: len(data) // 2], changed=data, code=code).get(damage, b''))
     if damage == 'gone':
         path.unlink()
     told: list[str] = []
@@ -123,6 +135,14 @@ def test_a_damaged_checkpoint_is_passed_over(damage: str, tmp_path: Path) -> Non
     assert len(told) == (damage != 'gone')
     for sentence in told:
         assert '--resume goes back to the checkpoint before: ' in sentence and str(path) in sentence
+        assert ('subprocess.run' in sentence) is (damage == 'code')
+
+
+def test_the_latest_checkpoint_may_be_of_an_old_kind(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, 'epoch_1.pth', 1)
+    torch.save(torch.load(path), path, _use_new_zipfile_serialization=False)
+    (tmp_path / 'last_checkpoint').unlink()
+    assert latest(tmp_path) == str(path)
 
 
 def test_a_folder_of_broken_checkpoints_is_not_begun_anew(tmp_path: Path) -> None:

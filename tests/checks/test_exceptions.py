@@ -1,5 +1,8 @@
 """What the toolboxes raise while they build from a config is told in a sentence."""
 
+import errno
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,3 +254,48 @@ def test_the_end_of_other_processes_and_of_the_work_dir_are_told(tmp_path: Path)
     ):
         with pytest.raises(UserError, match=sentence), explained(cfg):
             raise error
+
+
+def test_a_file_that_cannot_be_written_is_told_whoever_wrote_it(tmp_path: Path) -> None:
+    cfg = Config(dict(work_dir=str(tmp_path)))
+    path = tmp_path / 'scalars.json'
+    path.symlink_to('/dev/full')
+
+    def write() -> None:
+        with path.open('a+') as file:
+            file.write('a line')
+
+    def write_into(handler: logging.FileHandler) -> None:
+        handler.stream.write('a line')
+        handler.stream.flush()
+
+    full = f'^{path} cannot be written: No space left on device$'
+    with pytest.raises(UserError, match=full), explained(cfg):
+        write()
+    for error, sentence in (
+        (
+            OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+            'a file cannot be written: .*Disk quota',
+        ),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), 'a.log'), 'a.log cannot be .*: Read-only'),
+        (PermissionError(13, 'Permission denied', 'a.log'), 'a.log cannot be opened: Permission'),
+        # As a worker process, PyTorch's shared memory and a database say it.
+        (
+            OSError('Caught OSError in a worker.\nOSError: [Errno 28] No space left on device'),
+            'No sp',
+        ),
+        (
+            RuntimeError('unable to write to file </torch_1>: No space left on device (28)'),
+            'torch_1',
+        ),
+        (RuntimeError('(sqlite3.OperationalError) database or disk is full'), 'disk is full$'),
+    ):
+        with pytest.raises(UserError, match=sentence), explained(cfg):
+            raise error
+    with pytest.raises(OSError, match='^5$'), explained(cfg):
+        raise OSError(5)
+    handler = logging.FileHandler('/dev/full')
+    with pytest.raises(UserError, match='^/dev/full cannot be written'), explained(cfg):
+        write_into(handler)  # as mmengine does with how weights were initialized
+    with pytest.raises(OSError):
+        handler.close()

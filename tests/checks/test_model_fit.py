@@ -1,5 +1,6 @@
 """Necks, heads and checkpoints that do not fit are told by name."""
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -237,10 +238,18 @@ WEIGHTS = {
     'change, sentence, for_training',
     [
         ({'head.weight': None}, 'lacks head.weight$', False),
-        ({'head.weight': torch.ones(3)}, 'has other shapes for head.weight$', False),
+        (
+            {'head.weight': torch.ones(3)},
+            r'has other shapes for head.weight \(3, not 2\); if it is for other classes, ',
+            False,
+        ),
         ({'head.bias': torch.ones(2)}, 'has in addition head.bias$', False),
         ({'backbone.stem.weight': None}, 'lacks backbone.stem.weight$', True),
-        ({'backbone.stem.weight': 'text'}, 'has other shapes for backbone.stem.weight$', True),
+        (
+            {'backbone.stem.weight': 'text'},
+            r'has other shapes for backbone.stem.weight \(no tensor, not 4\)$',
+            True,
+        ),
         (
             {'backbone.stem.weight': None, 'head.weight': None, 'a': 0, 'b': 0, 'c': 0, 'd': 0},
             'lacks backbone.stem.weight, head.weight, has in addition a, b, c and 1 more$',
@@ -260,6 +269,67 @@ def test_a_checkpoint_of_another_model_is_refused(
             check_weights_fit(given, WEIGHTS, 'x.pth', backbone_only=True)
     elif 'backbone.stem.weight' in given:
         check_weights_fit(given, WEIGHTS, 'x.pth', backbone_only=True)
+
+
+CLASSIFIER = {'head.fc.weight': (4, 128)}
+SEGMENTOR = {'decode_head.conv_seg.weight': (4, 128, 1, 1)}
+MASK_RCNN = {
+    'neck.convs.0.weight': (8, 8, 1, 1),
+    'rpn_head.rpn_cls.weight': (3, 8),
+    'roi_head.bbox_head.fc_cls.weight': (5, 8),
+    'roi_head.mask_head.conv_logits.weight': (4, 8, 1, 1),
+}
+CASCADE = {
+    f'roi_head.{head}.{stage}.weight': (4, 8)
+    for head in ('bbox_head', 'mask_head')
+    for stage in range(3)
+}
+NANO = "a DATPlusPlus 'nano'"
+
+
+@pytest.mark.parametrize(
+    'given, expected, sentence',
+    [
+        (
+            MASK_RCNN,
+            CLASSIFIER,
+            f'{NANO} in a Mask R-CNN, the model {NANO} in a classifier; it lac',
+        ),
+        (
+            SEGMENTOR,
+            MASK_RCNN,
+            f'{NANO} in a segmentor, the model {NANO} in a Mask R-CNN; it lacks',
+        ),
+        (MASK_RCNN, CASCADE, f'{NANO} in a Mask R-CNN, the model {NANO} in a Cascade Mask R-CNN; '),
+        (
+            MASK_RCNN,
+            {**MASK_RCNN, 'roi_head.bbox_head.fc_cls.weight': (81, 8)},
+            f'{NANO} in a Mask R-CNN, as the model is; it has other shapes for '
+            'roi_head.bbox_head.fc_cls.weight (5 x 8, not 81 x 8); if it is for other classes, ',
+        ),
+    ],
+)
+def test_what_differs_beside_an_equal_backbone_is_told(
+    given: dict[str, Any], expected: dict[str, Any], sentence: str
+) -> None:
+    body = {f'backbone.{name}': value for name, value in DATPlusPlus('nano').state_dict().items()}
+    held, model_ = (
+        body | {name: torch.empty(shape) for name, shape in head.items()}
+        for head in (given, expected)
+    )
+    with pytest.raises(UserError, match=re.escape(f'it holds {sentence}')):
+        check_weights_fit(dict(state_dict=held), model_, 'x.pth', backbone_only=False)
+    check_weights_fit(dict(state_dict=held), model_, 'x.pth', backbone_only=True)
+
+
+def test_an_architecture_of_other_widths_is_told() -> None:
+    weights = {
+        f'backbone.{name}': value for name, value in DATPlusPlus('nano').state_dict().items()
+    }
+    wider = {name: torch.empty([2 * size for size in x.shape]) for name, x in weights.items()}
+    match = f'it holds {NANO} of other widths, the model {NANO}; it has other shapes for backbone.'
+    with pytest.raises(UserError, match=match):
+        check_weights_fit(wider, weights, 'x.pth', backbone_only=False)
 
 
 def test_the_same_weights_fit_whatever_wrapped_them() -> None:

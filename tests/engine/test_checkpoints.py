@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from helpers import tiny
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import FlexibleRunner, Runner
 
 from mmdat.checkpoints.patches import WholeFileBackend
+from mmdat.checks.exceptions import explained
 from mmdat.engine import stopping
 from mmdat.engine.stopping import requested, requests_to_stop
 from mmdat.errors import UserError
@@ -122,6 +125,36 @@ def test_a_folder_that_is_gone_ends_training_in_a_sentence(tmp_path: Path) -> No
 
     with pytest.raises(UserError, match='epoch_1.pth cannot be written: its folder is gone'):
         run(tmp_path / 'work', Remove())
+
+
+class FillDisk(Hook):
+    """Lets no file grow from the end of the first epoch on."""
+
+    priority = 'LOWEST'
+
+    def after_train_epoch(self, runner: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
+@pytest.mark.parametrize('backend', ['LocalVisBackend', 'TensorboardVisBackend'])
+def test_a_disk_that_is_full_for_other_files_first_is_told_and_leaves_the_checkpoint(
+    backend: str, tmp_path: Path
+) -> None:
+    if backend == 'TensorboardVisBackend':
+        pytest.importorskip('tensorboard')
+    visualizer = dict(type='Visualizer', vis_backends=[dict(type=backend)])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with (
+            pytest.raises(UserError, match=' cannot be written: File too large$') as caught,
+            explained(Config(dict(work_dir=str(tmp_path)))),
+        ):
+            run(tmp_path, FillDisk(), visualizer=visualizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert backend != 'LocalVisBackend' or '.json cannot' in str(caught.value)
+    assert read(tmp_path / 'epoch_1.pth')['meta']['epoch'] == 1
 
 
 class Signal(Hook):

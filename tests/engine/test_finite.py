@@ -1,6 +1,7 @@
 """A loss that is not finite does no harm, and many of them end a training in a sentence."""
 
 import signal
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,10 @@ import pytest
 import torch
 from helpers import tiny
 from mmengine.hooks import Hook
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import Tensor
 
-from mmdat.engine import stopping
+from mmdat.engine import finite, stopping
 from mmdat.engine.finite import SKIPPED
 from mmdat.errors import UserError
 
@@ -36,13 +38,13 @@ class Spoil(Hook):
 
 
 def run(work_dir: Path, spoil: Spoil, counts: int = 1, *hooks: Any, **options: Any) -> Any:
+    wrapper = dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=counts)
     runner = tiny.runner(
         work_dir,
         [dict(type='mmdat.FiniteLossHook', max_in_a_row=4), spoil, *hooks],
         EPOCHS,
         checkpoint=dict(type='mmdat.CheckpointHook'),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=counts),
-        **options,
+        **dict(optim_wrapper=wrapper) | options,
     )
     runner.train()
     return runner
@@ -76,6 +78,87 @@ def test_a_count_goes_on_when_training_is_resumed(tmp_path: Path) -> None:
     with pytest.raises(tiny.Killed):
         run(tmp_path, Spoil(1), 1, tiny.KillHook('after_train_epoch', 2))
     runner = run(tmp_path, Spoil(9), resume=True)
+    assert runner.message_hub.get_info(SKIPPED) == 2
+
+
+class SpoilGradients(Hook):
+    """Makes the gradient of a layer infinite in some iterations, whose loss is finite."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = numbers
+
+    def before_train(self, runner: Any) -> None:
+        def spoil(gradient: Tensor) -> Tensor:
+            return gradient * float('inf') if runner.iter in self.numbers else gradient
+
+        runner.model.layers[3].weight.register_hook(spoil)
+
+
+@pytest.mark.parametrize(
+    'options, moved',
+    [
+        (dict(), [0, 0, 1, 1, 0, 1, 1]),
+        (dict(clip_grad=dict(max_norm=1)), [0, 0, 1, 1, 0, 1, 1]),
+        (dict(clip_grad=dict(type='value', clip_value=1)), [0, 0, 1, 1, 0, 1, 1]),
+        (dict(accumulative_counts=2), [0, 0, 0, 0, 0, 0, 1]),
+        (dict(type='AmpOptimWrapper', loss_scale=8.0), [0, 0, 1, 1, 0, 1, 1]),
+        (dict(type='AmpOptimWrapper', clip_grad=dict(max_norm=1)), [0, 0, 1, 1, 0, 1, 1]),
+    ],
+)
+def test_a_step_without_a_finite_gradient_is_skipped(
+    options: dict[str, Any], moved: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaler = partial(torch.amp.GradScaler, 'cpu')
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
+    wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)) | options
+    spoil = Spoil()
+    runner = run(tmp_path, spoil, 1, SpoilGradients(5, 6, 9), optim_wrapper=wrapper)
+    pairs = zip(spoil.weights, spoil.weights[1:], strict=False)
+    weights = [[weights['3.weight'] for weights in pair] for pair in pairs]
+    assert [not torch.equal(*pair) for pair in weights][4:] == moved
+    assert all(value.isfinite().all() for value in spoil.weights[-1].values())
+    # A scale of the loss that is lowered is how float16 is trained, and tells of nothing.
+    is_scaled = 'type' in options and 'loss_scale' not in options
+    assert runner.message_hub.get_info(SKIPPED) == (0 if is_scaled else 3)
+    assert (tmp_path / 'epoch_3.pth').is_file()
+
+
+@pytest.mark.parametrize('scale', [None, 8.0, 'dynamic'])
+def test_many_gradients_that_are_not_finite_end_training_in_a_sentence(
+    scale: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaler = partial(torch.amp.GradScaler, 'cpu', init_scale=4)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
+    wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+    if scale:
+        wrapper |= dict(type='AmpOptimWrapper', loss_scale=scale)
+    numbers = range(4, 12)
+    with pytest.raises(UserError) as caught:
+        run(tmp_path, Spoil(), 1, SpoilGradients(*numbers), optim_wrapper=wrapper)
+    last = 7 if scale != 'dynamic' else 9  # the scale is lowered to 2 and 1 before
+    assert str(caught.value).startswith(
+        'the gradient of layers.3.weight was not finite in 4 steps in a row, last for '
+        f'{last}.jpg, at a learning rate of '
+    )
+    assert 'layer' not in str(caught.value).partition(' rate of ')[2]
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+
+
+def test_a_step_that_is_not_finite_in_another_process_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = iter(range(99))
+
+    def all_reduce(flags: Tensor, operation: str) -> None:
+        assert operation == 'min' and flags.all()
+        if len(flags) == 2:  # of loss and gradient, not of the weights in a checkpoint
+            flags[1] = next(steps) not in (5, 6)
+
+    monkeypatch.setattr(finite, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(finite, 'all_reduce', all_reduce)
+    runner = run(tmp_path, Spoil())
     assert runner.message_hub.get_info(SKIPPED) == 2
 
 
