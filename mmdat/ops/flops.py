@@ -39,8 +39,9 @@ def _register(
     def backward(*shapes: Any, **_: Any) -> int:
         return 2 * forward(*shapes[num_leading:])
 
-    register_flop_formula(forward_operator)(forward)
-    register_flop_formula(backward_operator)(backward)
+    for operator, formula in ((forward_operator, forward), (backward_operator, backward)):
+        # PyTorch 2.4 keeps it by another name than the one that it looks for.
+        flop_registry[operator] = register_flop_formula(operator)(formula)
 
 
 def _all_keys(query: Shape, key: Shape, *_: Any) -> int:

@@ -32,6 +32,15 @@ def _installed_triton() -> str | None:
 TRITON_VERSION = _installed_triton()
 
 
+def why_no_triton() -> str | None:
+    """Say why there is no Triton for kernels; None if there is."""
+    if TRITON_VERSION is None:
+        return 'Triton is not installed'
+    if tuple(map(int, TRITON_VERSION.split('.')[:2])) < MIN_TRITON:
+        return f'Triton is {TRITON_VERSION}, older than {".".join(map(str, MIN_TRITON))}'
+    return None
+
+
 def why_no_kernels(
     query: Tensor,
     key: Tensor,
@@ -48,10 +57,8 @@ def why_no_kernels(
         num_tiles: How many tiles of queries cover a map, each a program's.
         widest_head: For each dtype that the kernels take, how many dimensions a head may have.
     """
-    if TRITON_VERSION is None:
-        return 'Triton is not installed'
-    if tuple(map(int, TRITON_VERSION.split('.')[:2])) < MIN_TRITON:
-        return f'Triton is {TRITON_VERSION}, older than {".".join(map(str, MIN_TRITON))}'
+    if reason := why_no_triton():
+        return reason
     if query.device.type == 'cuda':
         if torch.version.hip:
             return 'the GPU is not one of NVIDIA'

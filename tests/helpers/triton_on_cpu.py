@@ -14,9 +14,9 @@ import pytest
 from torch import Tensor
 
 from helpers.errors import relative_errors
-from mmdat.ops.gpu import TRITON_VERSION
+from mmdat.ops.gpu import why_no_triton
 
-NEEDS_TRITON = pytest.mark.skipif(TRITON_VERSION is None, reason='Triton is not installed')
+NEEDS_TRITON = pytest.mark.skipif(why_no_triton() is not None, reason=str(why_no_triton()))
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,129 @@
+#!/usr/bin/env python
+"""Run tests with other versions of what mmdat stands on, each in an environment of its own.
+
+``python tests/helpers/matrix.py [NAME ...]`` makes the environments in build/matrix with uv, one
+after the other, runs what can run there, and writes the table of docs/start.md with the date.
+"""
+
+import argparse
+import datetime
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / 'build/matrix'
+PAGE = ROOT / 'docs/start.md'
+RESULTS = ROOT / 'benchmarks/results/matrix.json'
+TABLE = re.compile(r'(<!-- matrix -->\n).*?(\n<!-- end -->)', re.DOTALL)
+TOOLS = ('pytest==9.2.0', 'hypothesis==6.168.5')
+# What the backbones need beside PyTorch.
+MMENGINE = (
+    'mmengine==0.10.7',
+    'mmcv-lite==2.1.0',
+    'opencv-python-headless',
+    'packaging',
+    'pycocotools',
+    'rich',
+    'safetensors',
+    'setuptools==80.9.0',  # whose pkg_resources mmengine imports
+)
+BACKBONES = ('tests/ops', 'tests/models/test_backbones.py', 'tests/models/test_layers.py')
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Versions of packages, and the tests that can run with them.
+
+    Attributes:
+        python: Version of Python.
+        packages: What uv installs; nothing for the packages of uv.lock.
+        tests: Arguments of pytest.
+        what: What the tests are of.
+    """
+
+    python: str
+    packages: tuple[str, ...]
+    tests: tuple[str, ...]
+    what: str
+
+
+ENVIRONMENTS = {
+    'oldest': Environment(
+        '3.10', ('torch==2.4.1', 'numpy<2', *MMENGINE), BACKBONES, 'operators, backbones'
+    ),
+    'newest': Environment('3.13', ('torch', *MMENGINE), BACKBONES, 'operators, backbones'),
+    'python3.10': Environment('3.10', (), ('--numprocesses=auto',), 'all'),
+    'python3.11': Environment('3.11', (), ('--numprocesses=auto',), 'all'),
+    'python3.12': Environment('3.12', (), ('--numprocesses=auto',), 'all'),
+}
+SHOWN = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain')
+
+
+def main() -> None:
+    """Make the environments, run the tests, and write the table after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('names', nargs='*', metavar='NAME', help=', '.join(ENVIRONMENTS))
+    names = parser.parse_args().names or [*ENVIRONMENTS]
+    if unknown := {*names} - {*ENVIRONMENTS}:
+        parser.error(f'there is no {", ".join(unknown)}: give of {", ".join(ENVIRONMENTS)}')
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in names:
+        rows[name] = try_environment(ENVIRONMENTS[name], FOLDER / name)
+        RESULTS.write_text(json.dumps(rows, indent=1) + '\n')
+        PAGE.write_text(TABLE.sub(rf'\g<1>{table(rows)}\g<2>', PAGE.read_text()))
+        shutil.rmtree(FOLDER / name)  # gigabytes, which uv keeps in its cache
+    print(table(rows))
+
+
+def try_environment(environment: Environment, folder: Path) -> dict[str, str]:
+    """Make an environment and run its tests; return a row of the table."""
+    python = f'{folder}/bin/python'
+    print(f'Python {environment.python}: {environment.packages or "uv.lock"}', flush=True)
+    subprocess.run(
+        ['uv', 'venv', '--quiet', '--clear', f'--python={environment.python}', folder], check=True
+    )
+    if environment.packages:
+        install = ['uv', 'pip', 'install', '--quiet', f'--python={python}']
+        subprocess.run([*install, *environment.packages, *TOOLS], check=True)
+        subprocess.run([*install, '--no-deps', '--editable', ROOT], check=True)
+    else:
+        sync = ['env', f'UV_PROJECT_ENVIRONMENT={folder}', 'uv', 'sync', '--locked']
+        subprocess.run([*sync, f'--python={environment.python}'], cwd=ROOT, check=True)
+    run = [python, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *environment.tests]
+    tests = subprocess.run(run, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    print(tests.stdout, flush=True)
+    listed = subprocess.run(
+        ['uv', 'pip', 'list', '--format=json', f'--python={python}'],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    versions = {
+        package['name'].removesuffix('-lite'): package['version']
+        for package in json.loads(listed.stdout)
+    }
+    return dict(
+        what=environment.what,
+        python=environment.python,
+        packages=', '.join(f'{name} {versions[name]}' for name in SHOWN if name in versions),
+        # Counts of pytest's last line, without its time.
+        result=tests.stdout.strip().splitlines()[-1].strip('= ').partition(' in ')[0],
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def table(rows: dict[str, dict[str, str]]) -> str:
+    """Lay the rows out in Markdown."""
+    lines = ['| tests of | Python | packages | result | date |', '|---|---|---|---|---|']
+    for row in rows.values():
+        cells = (row[key] for key in ('what', 'python', 'packages', 'result', 'date'))
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    main()
