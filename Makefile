@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-task test test-random test-models test-export test-zoo test-view test-reliability view benchmark docs lint
+.PHONY: help setup demo demo-task test test-random test-models test-export test-zoo test-matrix test-view test-reliability view benchmark docs lint
 
 PYTHON := .venv/bin/python
 TASK := detect
@@ -57,6 +57,9 @@ test-export: setup ## run the slow tests of exported files: each kind of block, 
 
 test-zoo: setup ## take a training step and a test step with each config, on small drawings
 	$(PYTHON) tests/helpers/zoo.py
+
+test-matrix: setup ## run tests with other versions of Python, PyTorch and the toolboxes (an hour or more)
+	$(PYTHON) tests/helpers/matrix.py
 
 test-view: setup ## run the slow tests of the page that make view shows, in Chromium
 	$(PYTHON) -m pytest -m slow tests/apis/test_view.py tests/apis/test_view_browser.py

@@ -9,6 +9,7 @@ from helpers import zoo
 from helpers.nano import nano_config
 
 from mmdat.apis import train
+from mmdat.checkpoints.published import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -50,6 +51,10 @@ def test_readme_has_the_measured_figures_of_the_nine_classifiers() -> None:
     for name, parameters, macs in rows:
         assert parameters == f'{measured[name]["parameters"] / 1e6:.1f}'
         assert macs == f'{measured[name]["macs"] / 1e9:.1f}'
+    links = re.findall(
+        r'^\| \[(\w+)\].*\[theirs\]\((.+)\) \|$', (ROOT / 'README.md').read_text(), re.MULTILINE
+    )
+    assert dict(links) == {name: PUBLISHED[name].pages[0] for name, *_ in rows if name in PUBLISHED}
 
 
 def test_a_classifier_trains_with_all_options(
