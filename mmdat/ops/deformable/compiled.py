@@ -3,10 +3,11 @@
 It computes in float32. What is in another dtype is converted before and behind it.
 """
 
+import torch
 from torch import Tensor
 
 from ..autograd import compute_delta, empty_gradients, empty_outputs, make_operator
-from ..cpu import call_kernel, why_not_compiled
+from ..cpu import MULTIPLIES_BFLOAT16, call_kernel, kernel_dtype, why_not_compiled
 
 
 def unsupported(query: Tensor, key: Tensor, value: Tensor, table: Tensor) -> str | None:
@@ -36,7 +37,17 @@ def _attend(
     inputs = query, key, value, sampling_locations, relative_position_bias_table
     sizes, (query, *others) = _prepare(*inputs)
     out, lse = empty_outputs(query, others[1])
-    call_kernel('deformable_forward', sizes, query, query.stride(), *others, out, out.stride(), lse)
+    call_kernel(
+        'deformable_forward',
+        query.dtype,
+        sizes,
+        query,
+        query.stride(),
+        *others,
+        out,
+        out.stride(),
+        lse,
+    )
     return out.to(value.dtype), lse
 
 
@@ -54,12 +65,13 @@ def _gradients(
     inputs = query, key, value, sampling_locations, relative_position_bias_table
     delta = compute_delta(grad_out, out, lse.dtype).contiguous()
     sizes, (query, *others) = _prepare(*inputs)
-    gradients = empty_gradients(query, *others)
-    for grad in gradients[1:]:  # to which the kernel adds
-        grad.zero_()
-    grad_out = grad_out.float()
+    grad_query, *_ = empty_gradients(query, *others)
+    # The kernel adds to the others.
+    gradients = grad_query, *(torch.zeros_like(x, dtype=torch.float32) for x in others)
+    grad_out = grad_out.to(query.dtype)
     call_kernel(
         'deformable_backward',
+        query.dtype,
         sizes,
         query,
         query.stride(),
@@ -90,7 +102,12 @@ def _prepare(query: Tensor, *others: Tensor) -> tuple[list[int], list[Tensor]]:
         value.shape[-1],
         *table.shape[1:],
     ]
-    return sizes, [query.float(), *(x.float().contiguous() for x in others)]
+    dtype = kernel_dtype(query, key, value) if MULTIPLIES_BFLOAT16 else torch.float32
+    return sizes, [
+        query.to(dtype),
+        *(x.to(dtype).contiguous() for x in (key, value)),
+        *(x.float().contiguous() for x in (locations, table)),
+    ]
 
 
 compiled_deformable_attention = make_operator(
