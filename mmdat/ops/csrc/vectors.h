@@ -216,7 +216,14 @@ __attribute__((noinline)) void multiply_tiles(const BFloat16 *left, int64_t left
                                               int64_t rows, int64_t inner, const float *right,
                                               int64_t right_stride, End end) {
     const int64_t left_bytes = left_stride * sizeof *left, right_bytes = right_stride * sizeof *right;
-    float products[N][TILE * LANES];
+    // Of many tiles, since it takes long until a tile that was stored can be read.
+    constexpr int TILES = 4;
+    float products[TILES * TILE][N * LANES];
+    const auto take = [&](int64_t first, int64_t count) {
+        for (int64_t row = 0; row < count; ++row)
+#pragma GCC unroll 3
+            for (int n = 0; n < N; ++n) end(first + row, n, load(products[row] + n * LANES));
+    };
     asm volatile("" ::: "memory");  // compilers do not know that tiles are loaded from memory
     for (int64_t row = 0; row < rows; row += TILE) {
         _tile_zero(0);
@@ -232,12 +239,12 @@ __attribute__((noinline)) void multiply_tiles(const BFloat16 *left, int64_t left
             if constexpr (N > 2) _tile_loadd(6, rights + 2 * LANES, right_bytes);
             if constexpr (N > 2) _tile_dpbf16ps(2, 3, 6);
         }
-        _tile_stored(0, products[0], sizeof(Vec));
-        if constexpr (N > 1) _tile_stored(1, products[1], sizeof(Vec));
-        if constexpr (N > 2) _tile_stored(2, products[2], sizeof(Vec));
-        for (int g = 0; g < TILE; ++g)
-#pragma GCC unroll 3
-            for (int n = 0; n < N; ++n) end(row + g, n, load(products[n] + g * LANES));
+        const int64_t at = row % (TILES * TILE);
+        float *to = products[at];
+        _tile_stored(0, to, sizeof products[0]);
+        if constexpr (N > 1) _tile_stored(1, to + LANES, sizeof products[0]);
+        if constexpr (N > 2) _tile_stored(2, to + 2 * LANES, sizeof products[0]);
+        if (at + TILE == TILES * TILE || row + TILE >= rows) take(row - at, at + TILE);
     }
 }
 #else
