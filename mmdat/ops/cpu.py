@@ -32,10 +32,14 @@ def kernel_dtype(*maps: Tensor) -> torch.dtype:
     return torch.bfloat16 if all(x.dtype == torch.bfloat16 for x in maps) else torch.float32
 
 
-def call_kernel(name: str, dtype: torch.dtype, *args: Tensor | Sequence[int]) -> None:
+def call_kernel(name: str, dtype: torch.dtype, *args: Tensor | Sequence[int] | None) -> None:
     """Call a kernel of a dtype with pointers to tensors' data and arrays of 64-bit integers."""
     pointers = [
-        ctypes.c_void_p(x.data_ptr()) if isinstance(x, Tensor) else (ctypes.c_int64 * len(x))(*x)
+        ctypes.c_void_p(x.data_ptr())
+        if isinstance(x, Tensor)
+        else (ctypes.c_int64 * len(x))(*x)
+        if x is not None
+        else None
         for x in args
     ]
     suffix = str(dtype).removeprefix('torch.')

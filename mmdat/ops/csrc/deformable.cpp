@@ -1,4 +1,4 @@
-// Deformable attention with a relative position bias table, on CPUs.
+// Deformable attention with a relative position bias table, and attention without one, on CPUs.
 //
 // A tile of queries is a few rows high and a vector wide. It meets the keys block by block, so that
 // logits stay in the cache. Seen from one key, the queries of a tile look at a small window of the
@@ -72,7 +72,7 @@ struct Tile {
 struct Geometry {
     Sizes sizes;
     Axis rows, columns;
-    const float *locations;
+    const float *locations;  // null where there is no bias
     float scale;  // of products, for natural logits
     int64_t table_stride, table_size, bands, column_tiles;
     std::vector<float> table;
@@ -214,9 +214,10 @@ void write_biases(const Geometry &in, const Tile &tile, int64_t first_key, int64
     const float *table = in.table.data() + tile.head * in.table_size;
     for (int64_t k = 0; k < count; ++k) {
         float *to = logits + k * WIDTH;
-        if (first_key + k >= in.sizes.keys) {
+        const bool real = first_key + k < in.sizes.keys;
+        if (!real || !in.locations) {
             for (int row = 0; row < tile.panels * PANEL; ++row)
-                store(to + row / PANEL * STRIP + row % PANEL * LANES, splat(NEVER));
+                store(to + row / PANEL * STRIP + row % PANEL * LANES, splat(real ? 0 : NEVER));
             continue;
         }
         const Window window(in, tile, first_key + k);
@@ -416,7 +417,7 @@ class Backward {
             write_biases(in, tile, first, count, weights.data());
             for (int panel = 0; panel < tile.panels; ++panel)
                 add_panel(tile, panel, first, count, sums);
-            add_bias_gradients(tile, first, std::min(count, in.sizes.keys - first), sums);
+            if (in.locations) add_bias_gradients(tile, first, std::min(count, in.sizes.keys - first), sums);
         }
         put(grad_queries.data(), tile, in.sizes.head_dim, in.keys.dims, in.scale, grad_query);
     }
@@ -584,6 +585,7 @@ struct Gradients {
                  key + pair * sizes.keys * sizes.head_dim);
         add_rows(sums.values, in.values.dims, sizes.keys, sizes.value_dim, 1,
                  value + pair * sizes.keys * sizes.value_dim);
+        if (!in.locations) return;
         // A key that moves by 1 moves what the queries look at by a quarter of the table back.
         const double factors[] = {in.rows.factor, in.columns.factor};
         float *location = locations + (pair / sizes.heads * sizes.groups + group) * 2 * sizes.keys;
