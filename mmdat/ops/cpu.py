@@ -9,9 +9,9 @@ from torch import Tensor
 from .build import load
 
 KERNELS = load()
-# Whether the processor has instructions for products of bfloat16. Without them, they take longer
-# than converting to float32.
-MULTIPLIES_BFLOAT16 = KERNELS is not None and ctypes.c_bool.in_dll(KERNELS, 'mmdat_bfloat16').value
+# Whether the processor multiplies matrices in bfloat16 (AMX). Elsewhere, converting them to float32
+# takes less time.
+MULTIPLIES_BFLOAT16 = KERNELS is not None and bool(KERNELS.mmdat_multiplies_bfloat16())
 DTYPES = torch.float32, torch.bfloat16, torch.float16
 
 

@@ -669,8 +669,8 @@ void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_ou
                          {grad_key, grad_value, grad_locations, grad_table});                      \
     }
 
-// Whether the processor has instructions for products of BFloat16.
-extern "C" const bool mmdat_bfloat16 = MULTIPLIES_BFLOAT16;
+// Whether products of BFloat16 are faster than those of float.
+extern "C" int mmdat_multiplies_bfloat16() { return Tiles::usable(); }
 
 KERNELS(float32, float)
 KERNELS(bfloat16, BFloat16)

@@ -16,12 +16,6 @@ constexpr int LANES = 8;  // 16 registers, of which products take 12 for sums
 constexpr int GROUP = 4;
 #endif
 
-#ifdef __AVX512BF16__
-constexpr bool MULTIPLIES_BFLOAT16 = true;
-#else
-constexpr bool MULTIPLIES_BFLOAT16 = false;
-#endif
-
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t IntVec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
@@ -100,9 +94,9 @@ inline IntVec lane_numbers() {
 inline Vec larger(Vec x, Vec y) { return x > y ? x : y; }
 
 inline float sum(Vec x) {
-    float total = 0;
-    for (int lane = 0; lane < LANES; ++lane) total += x[lane];
-    return total;
+    for (int half = LANES / 2; half > 0; half /= 2)
+        x += __builtin_shuffle(x, (lane_numbers() + half) % LANES);
+    return x[0];
 }
 
 // 2^x to a relative error of 1e-7; 0 below the least normal number.
@@ -144,12 +138,8 @@ inline Vec multiply_add(Vec sum, const BFloat16 *x, Vec y) {
     uint32_t both;
     std::memcpy(&both, x, sizeof both);
     const Bits factor = Bits{} + both;
-#ifdef __AVX512BF16__
-    return _mm512_dpbf16_ps(sum, (__m512bh)factor, (__m512bh)y);
-#else
     sum += (Vec)(factor & 0xffff0000) * (Vec)((Bits)y & 0xffff0000);
     return sum + (Vec)(factor << 16) * (Vec)((Bits)y << 16);
-#endif
 }
 
 // The product of a matrix, whose rows are a multiple of GROUP, and another, of N vectors of columns.
@@ -249,10 +239,12 @@ __attribute__((noinline)) void multiply_tiles(const BFloat16 *left, int64_t left
 }
 #else
 struct Tiles {
+    static bool usable() { return false; }
     Tiles() {}
 };
 #endif
 
+// The product by tiles, where the processor has them.
 template <int N, typename T, typename End>
 inline void multiply(const T *left, int64_t left_stride, int64_t rows, int64_t inner,
                      const float *right, int64_t right_stride, End end) {
