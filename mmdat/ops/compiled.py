@@ -7,7 +7,7 @@ for products of bfloat16 it takes them, else it converts what is in another dtyp
 import torch
 from torch import Tensor
 
-from .autograd import compute_delta, empty_gradients, empty_map, empty_outputs, make_operator
+from .autograd import empty_gradients, empty_map, empty_outputs, make_operator
 from .cpu import MULTIPLIES_BFLOAT16, call_kernel, kernel_dtype, why_not_compiled
 
 
@@ -43,12 +43,11 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, *bias: Tensor) -> tuple[T
 
 def _gradients(grad_out: Tensor, out: Tensor, lse: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Compute the gradients of query, key, value and, if there is one, the bias."""
-    delta = compute_delta(grad_out, out, lse.dtype).contiguous()
     sizes, inputs = _prepare(*tensors)
     grad_query = empty_map(inputs[0], inputs[0].shape)
     # The kernel adds to the others.
     others = [torch.zeros_like(x, dtype=torch.float32) for x in inputs[1:]]
-    grad_out = grad_out.to(grad_query.dtype)
+    grad_out, out = grad_out.to(grad_query.dtype), out.to(grad_query.dtype)
     call_kernel(
         'deformable_backward',
         grad_query.dtype,
@@ -56,8 +55,9 @@ def _gradients(grad_out: Tensor, out: Tensor, lse: Tensor, *tensors: Tensor) -> 
         *_arguments(inputs),
         grad_out,
         grad_out.stride(),
+        out,
+        out.stride(),
         lse,
-        delta,
         *_arguments([grad_query, *others]),
     )
     gradients = grad_query, *others

@@ -399,19 +399,16 @@ class Backward {
           grad_pairs(STRIP), weight_rows(KEY_BLOCK * PADDED_WIDTH<T>),
           grad_rows(weight_rows.size()) {}
 
-    void add_gradients(const Tile &tile, const Map<const T> &grad_out, const float *lse,
-                       const float *delta, const Map<T> &grad_query, KeySums &sums) {
+    void add_gradients(const Tile &tile, const Map<const T> &grad_out, const Map<const T> &out,
+                       const float *lse, const Map<T> &grad_query, KeySums &sums) {
         take(in.query, tile, in.sizes.head_dim, in.keys.dims, queries.data());
         take(grad_out, tile, in.sizes.value_dim, in.values.dims, grad_outs.data());
         transpose(tile, queries.data(), in.keys.dims, query_rows.data());
         transpose(tile, grad_outs.data(), in.values.dims, grad_out_rows.data());
         std::fill(grad_queries.begin(), grad_queries.end(), 0.0f);
         std::fill(lses, lses + MAX_ROWS * LANES, -NEVER);  // no weights where there is no query
-        std::fill(deltas, deltas + MAX_ROWS * LANES, 0.0f);
-        for_each_query(in, tile, [&](int query, int64_t index) {
-            lses[query] = lse[index];
-            deltas[query] = delta[index];
-        });
+        for_each_query(in, tile, [&](int query, int64_t index) { lses[query] = lse[index]; });
+        compute_deltas(tile, grad_out, out);
         for (int64_t first = 0; first < in.keys.keys; first += KEY_BLOCK) {
             const int64_t count = std::min<int64_t>(KEY_BLOCK, in.keys.keys - first);
             write_biases(in, tile, first, count, weights.data());
@@ -430,6 +427,21 @@ class Backward {
     std::vector<float> grad_pairs;
     std::vector<T> weight_rows, grad_rows;
     float lses[MAX_ROWS * LANES], deltas[MAX_ROWS * LANES];
+
+    // Sum the products of the gradients of outputs and the outputs over the channels.
+    void compute_deltas(const Tile &tile, const Map<const T> &grad_out, const Map<const T> &out) {
+        std::fill(deltas, deltas + MAX_ROWS * LANES, 0.0f);
+        for (int row = 0; row < tile.rows; ++row)
+            for (int column = 0; column < tile.columns; ++column) {
+                const int64_t y = tile.row + row, x = tile.column + column;
+                const T *grad = grad_out.at(tile.sample, tile.head, y, x);
+                const T *real = out.at(tile.sample, tile.head, y, x);
+                float &delta = deltas[row * LANES + column];
+                for (int64_t dim = 0; dim < in.sizes.value_dim; ++dim)
+                    delta += to_float(grad[dim * grad_out.strides[4]]) *
+                             to_float(real[dim * out.strides[4]]);
+            }
+    }
 
     // [panel][channel][query] -> [panel][query][channel], for products that sum over queries.
     static void transpose(const Tile &tile, const float *from, int64_t dims, float *to) {
@@ -623,8 +635,9 @@ void attend(int threads, const Inputs<T> &in, const Map<T> &out, float *lse) {
 }
 
 template <typename T>
-void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_out, const float *lse,
-                   const float *delta, const Map<T> &grad_query, const Gradients &gradients) {
+void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_out,
+                   const Map<const T> &out, const float *lse, const Map<T> &grad_query,
+                   const Gradients &gradients) {
     const int64_t chunks =
         std::min(in.bands, (CHUNKS + in.pairs() - 1) / std::max<int64_t>(1, in.pairs()));
 #pragma omp parallel num_threads(threads)
@@ -637,7 +650,7 @@ void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_ou
             for (int64_t band = in.bands * chunk / chunks; band < in.bands * (chunk + 1) / chunks;
                  ++band)
                 for (int64_t column_tile = 0; column_tile < in.column_tiles; ++column_tile)
-                    backward.add_gradients(in.tile(pair, band, column_tile), grad_out, lse, delta,
+                    backward.add_gradients(in.tile(pair, band, column_tile), grad_out, out, lse,
                                            grad_query, sums);
             // In order, so that sums are rounded alike on any number of threads.
 #pragma omp ordered
@@ -660,11 +673,12 @@ void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_ou
     extern "C" void mmdat_deformable_backward_##NAME(                                              \
         int threads, const Sizes *sizes, const T *query, const int64_t *query_strides,             \
         const T *key, const T *value, const float *locations, const float *table,                  \
-        const T *grad_out, const int64_t *grad_out_strides, const float *lse, const float *delta,  \
-        T *grad_query, const int64_t *grad_query_strides, float *grad_key, float *grad_value,      \
+        const T *grad_out, const int64_t *grad_out_strides, const T *out,                          \
+        const int64_t *out_strides, const float *lse, T *grad_query,                               \
+        const int64_t *grad_query_strides, float *grad_key, float *grad_value,                     \
         float *grad_locations, float *grad_table) {                                                \
         const Inputs<T> in(*sizes, {query, query_strides}, key, value, locations, table);          \
-        differentiate<T>(threads, in, {grad_out, grad_out_strides}, lse, delta,                    \
+        differentiate<T>(threads, in, {grad_out, grad_out_strides}, {out, out_strides}, lse,       \
                          {grad_query, grad_query_strides},                                         \
                          {grad_key, grad_value, grad_locations, grad_table});                      \
     }

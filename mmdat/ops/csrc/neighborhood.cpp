@@ -116,8 +116,8 @@ class Worker {
     }
 
     // Compute the gradients of a tile's queries; keep those of keys, values and biases.
-    void differentiate(const Tile &tile, const Map<const T> &grad_out, const float *lse,
-                       const float *delta, const Map<T> &grad_query) {
+    void differentiate(const Tile &tile, const Map<const T> &grad_out, const Map<const T> &out,
+                       const float *lse, const Map<T> &grad_query) {
         take_keys(tile);
         grad_keys.assign(keys.size(), 0);
         grad_values.assign(keys.size(), 0);
@@ -128,9 +128,12 @@ class Worker {
             Vec query[VECTORS], grad[VECTORS], sums[VECTORS];
             read(in.query, tile.sample, tile.head, row, column, in.scale, query);
             read(grad_out, tile.sample, tile.head, row, column, 1, grad);
+            read(out, tile.sample, tile.head, row, column, 1, sums);
+            Vec delta{};  // over the channels, of the gradient of the output times the output
+            for (int i = 0; i < VECTORS; ++i) delta += grad[i] * sums[i];
             std::copy(bias, bias + in.padded_taps, weights.data());
             add_products(query, keys.data() + window, weights.data());
-            std::fill(grads.begin(), grads.end(), -delta[index]);
+            std::fill(grads.begin(), grads.end(), -sum(delta));
             add_products(grad, values.data() + window, grads.data());
             float *grad_bias = grad_biases.data() + (bias - first_bias);
             for (int64_t tap = 0; tap < in.padded_taps; tap += LANES) {
@@ -337,14 +340,14 @@ void attend(int threads, const Inputs<T> &in, const Map<T> &out, float *lse) {
 }
 
 template <typename T>
-void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_out, const float *lse,
-                   const float *delta, const Map<T> &grad_query, const Map<float> &grad_key,
-                   const Map<float> &grad_value, float *grad_table) {
+void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_out,
+                   const Map<const T> &out, const float *lse, const Map<T> &grad_query,
+                   const Map<float> &grad_key, const Map<float> &grad_value, float *grad_table) {
     on_threads(threads, in, [&](auto worker) {
 #pragma omp for schedule(dynamic, 1) ordered
         for (int64_t index = 0; index < in.tiles(); ++index) {
             const Tile tile(in, index);
-            worker.differentiate(tile, grad_out, lse, delta, grad_query);
+            worker.differentiate(tile, grad_out, out, lse, grad_query);
             // In order, so that sums are rounded alike on any number of threads.
 #pragma omp ordered
             worker.add_gradients(tile, grad_key, grad_value, grad_table);
@@ -367,13 +370,14 @@ void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_ou
     extern "C" void mmdat_neighborhood_backward_##NAME(                                            \
         int threads, const Sizes *sizes, const T *query, const int64_t *query_strides,             \
         const T *key, const int64_t *key_strides, const T *value, const int64_t *value_strides,    \
-        const float *table, const T *grad_out, const int64_t *grad_out_strides, const float *lse,  \
-        const float *delta, T *grad_query, const int64_t *grad_query_strides, float *grad_key,     \
+        const float *table, const T *grad_out, const int64_t *grad_out_strides, const T *out,      \
+        const int64_t *out_strides, const float *lse, T *grad_query,                               \
+        const int64_t *grad_query_strides, float *grad_key,                                        \
         const int64_t *grad_key_strides, float *grad_value, const int64_t *grad_value_strides,     \
         float *grad_table) {                                                                       \
         const Inputs<T> in(*sizes, {query, query_strides}, {key, key_strides},                     \
                            {value, value_strides}, table);                                         \
-        differentiate<T>(threads, in, {grad_out, grad_out_strides}, lse, delta,                    \
+        differentiate<T>(threads, in, {grad_out, grad_out_strides}, {out, out_strides}, lse,       \
                          {grad_query, grad_query_strides}, {grad_key, grad_key_strides},           \
                          {grad_value, grad_value_strides}, grad_table);                            \
     }

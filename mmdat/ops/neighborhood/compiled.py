@@ -6,7 +6,7 @@ It computes in float32. What is in another dtype is converted before and behind 
 import torch
 from torch import Tensor
 
-from ..autograd import compute_delta, empty_map, empty_map_gradients, empty_outputs, make_operator
+from ..autograd import empty_map, empty_map_gradients, empty_outputs, make_operator
 from ..cpu import call_kernel, kernel_dtype, why_not_compiled
 
 MAX_HEAD_DIM = 32
@@ -60,16 +60,16 @@ def _gradients(
         torch.zeros_like(relative_position_bias_table, dtype=lse.dtype),
     )
     *grad_maps, grad_table = gradients
-    delta = compute_delta(grad_out, out, lse.dtype).contiguous()
-    grad_out = grad_out.to(dtype)
+    grad_out, out = grad_out.to(dtype), out.to(dtype)
     call_kernel(
         'neighborhood_backward',
         dtype,
         *_arguments(dtype, *inputs),
         grad_out,
         grad_out.stride(),
+        out,
+        out.stride(),
         lse,
-        delta,
         *(argument for grad in grad_maps for argument in (grad, grad.stride())),
         grad_table,
     )
