@@ -20,8 +20,7 @@ from mmdat.analysis.measure import (
     machine_and_versions,
     time_side_by_side,
 )
-from mmdat.ops import deformable_attention, neighborhood_attention
-from mmdat.ops.deformable import compiled as deformable_compiled
+from mmdat.ops import compiled, deformable_attention, neighborhood_attention
 from mmdat.ops.deformable import triton as deformable_triton
 from mmdat.ops.neighborhood import compiled as neighborhood_compiled
 from mmdat.ops.neighborhood import triton as neighborhood_triton
@@ -88,7 +87,7 @@ OPERATORS = dict(
         deformable_tensors,
         NUM_KEYS,
         dict(
-            compiled=lambda tensors: deformable_compiled.unsupported(*tensors[:3], tensors[-1]),
+            compiled=lambda tensors: compiled.unsupported(*tensors[:3], tensors[-1]),
             fused=lambda tensors: deformable_triton.unsupported(*tensors[:3]),
         ),
     ),

@@ -23,6 +23,7 @@ SHARED = {'config_bases', 'errors', 'files', 'registry', 'stack', 'version'}
 SHARED_BY_OPERATORS = {
     'autograd',
     'build',
+    'compiled',
     'cpu',
     'dispatch',
     'gpu',

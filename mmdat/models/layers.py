@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdat.ops.reference import compute_dtype, without_autocast
+
 
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels at each position of a (batch, channels, height, width) map."""
@@ -42,6 +44,38 @@ def depthwise_conv(
     """A convolution of each channel by itself, by default with padding ``kernel_size // 2``."""
     padding = kernel_size // 2 if padding is None else padding
     return nn.Conv2d(channels, channels, kernel_size, stride, padding, groups=channels)
+
+
+def strided_depthwise_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | tuple[int, ...],
+    padding: int | tuple[int, ...] | str = 0,
+) -> Tensor:
+    """``F.conv2d`` of each channel by itself, on CPUs in float32 or better.
+
+    PyTorch has no fast backward pass for half precision there, which took 9 times as long.
+    """
+    if x.device.type != 'cpu' or (
+        x.dtype.itemsize >= 4 and not torch.is_autocast_enabled(x.device.type)
+    ):
+        return F.conv2d(x, weight, bias, stride, padding, groups=x.shape[1])
+    dtype = compute_dtype(x)
+    with without_autocast(x):
+        bias = None if bias is None else bias.to(dtype)
+        out = F.conv2d(x.to(dtype), weight.to(dtype), bias, stride, padding, groups=x.shape[1])
+    return out.to(x.dtype)
+
+
+class StridedDepthwiseConv(nn.Conv2d):
+    """A convolution of each channel by itself over cells that do not overlap."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__(channels, channels, stride, stride, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return strided_depthwise_conv(x, self.weight, self.bias, self.stride)
 
 
 class ResidualDepthwiseConv(nn.Conv2d):

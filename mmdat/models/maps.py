@@ -43,7 +43,8 @@ def resample_axis(x: Tensor, dim: int, size: int) -> Tensor:
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """Part the channels: (B, C, H, W) -> (B, h, H, W, d), or (B, C, N) -> (B, h, N, d)."""
-    return x.unflatten(1, (num_heads, -1)).movedim(2, -1)
+    # With the channels last, gradients of one sample keep the strides of such a map, as below.
+    return x.movedim(1, -1).unflatten(-1, (num_heads, -1)).movedim(-2, 1)
 
 
 def merge_heads(x: Tensor) -> Tensor:

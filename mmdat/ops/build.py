@@ -15,11 +15,10 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / 'csrc'
 # Floating point stays as it is written, but that a product and a sum may be one instruction.
 FLAGS = '-std=c++17 -O3 -shared -fPIC -fopenmp -fno-math-errno -fno-trapping-math -Wno-psabi'
-# Instructions that a processor must have; those that are named first are the faster ones.
-PROCESSORS = {
-    'avx512': ('avx512f', 'avx512bw', 'avx512dq', 'avx512vl', 'avx2', 'fma'),
-    'avx2': ('avx2', 'fma'),
-}
+# Instructions that a processor must have, as Linux names them; the faster ones are named first.
+_AVX2 = 'avx2', 'fma'
+_AVX512 = 'avx512f', 'avx512bw', 'avx512dq', 'avx512vl', *_AVX2
+PROCESSORS = {'amx_bf16': ('amx_bf16', 'amx_tile', *_AVX512), 'avx512': _AVX512, 'avx2': _AVX2}
 
 
 def build() -> Path:
@@ -34,7 +33,7 @@ def build() -> Path:
     if library.exists():
         return library
     compiler = shlex.split(os.environ.get('CXX', 'c++'))
-    options = [f'-m{name}' for name in PROCESSORS[processor]]
+    options = [f'-m{name.replace("_", "-")}' for name in PROCESSORS[processor]]
     part = library.with_suffix(f'.{os.getpid()}')
     try:
         subprocess.run(

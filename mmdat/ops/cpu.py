@@ -9,6 +9,9 @@ from torch import Tensor
 from .build import load
 
 KERNELS = load()
+# Whether the processor multiplies matrices in bfloat16 (AMX). Elsewhere, converting them to float32
+# takes less time.
+MULTIPLIES_BFLOAT16 = KERNELS is not None and bool(KERNELS.mmdat_multiplies_bfloat16())
 DTYPES = torch.float32, torch.bfloat16, torch.float16
 
 
@@ -24,10 +27,20 @@ def why_not_compiled(*tensors: Tensor) -> str | None:
     return None
 
 
-def call_kernel(name: str, *args: Tensor | Sequence[int]) -> None:
-    """Call a kernel with pointers to tensors' data and with arrays of 64-bit integers."""
+def kernel_dtype(*maps: Tensor) -> torch.dtype:
+    """Return the dtype in which kernels read and write an attention's maps."""
+    return torch.bfloat16 if all(x.dtype == torch.bfloat16 for x in maps) else torch.float32
+
+
+def call_kernel(name: str, dtype: torch.dtype, *args: Tensor | Sequence[int] | None) -> None:
+    """Call a kernel of a dtype with pointers to tensors' data and arrays of 64-bit integers."""
     pointers = [
-        ctypes.c_void_p(x.data_ptr()) if isinstance(x, Tensor) else (ctypes.c_int64 * len(x))(*x)
+        ctypes.c_void_p(x.data_ptr())
+        if isinstance(x, Tensor)
+        else (ctypes.c_int64 * len(x))(*x)
+        if x is not None
+        else None
         for x in args
     ]
-    getattr(KERNELS, f'mmdat_{name}')(torch.get_num_threads(), *pointers)
+    suffix = str(dtype).removeprefix('torch.')
+    getattr(KERNELS, f'mmdat_{name}_{suffix}')(torch.get_num_threads(), *pointers)

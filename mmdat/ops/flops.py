@@ -56,6 +56,7 @@ for _name, _keys_per_query in (
     ('tiled_deformable_attention', _all_keys),
     ('fused_deformable_attention', _all_keys),
     ('compiled_deformable_attention', _all_keys),
+    ('compiled_global_attention', _all_keys),
     ('tiled_neighborhood_attention', _keys_in_window),
     ('fused_neighborhood_attention', _keys_in_window),
     ('compiled_neighborhood_attention', _keys_in_window),

@@ -2,13 +2,20 @@
 ScalableViT, arXiv 2203.10790, section 3.2).
 """
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from .compiled import compiled_global_attention
+from .cpu import why_not_compiled
 from .dispatch import choose_implementation
 from .reference import dense_attention, saturated
 from .tiling import attend_in_row_blocks
 from .tracing import is_exporting
+
+# From so many keys on, the compiled implementation is the faster one.
+COMPILED_KEYS = 256
 
 
 def global_attention(
@@ -33,8 +40,9 @@ def global_attention(
         implementation: ``'dense'``, the equation as written, in memory that grows with queries
             times keys; ``'tiled'``, the same over blocks of rows, which the backward pass
             recomputes; ``'fused'``, PyTorch's ``scaled_dot_product_attention``, in memory that
-            grows with queries plus keys unless there is a bias; ``'auto'``, fused, or dense in an
-            export.
+            grows with queries plus keys unless there is a bias; ``'compiled'``, C++ on a CPU,
+            without a bias; ``'auto'``, dense in an export, compiled where it can be and there are
+            many keys, else fused.
 
     Returns:
         Tensor[batch, num_heads, height, width, value_dim] in the dtype of ``value``.
@@ -51,14 +59,27 @@ def global_attention(
         torch.Size([1, 2, 6, 8, 16])
     """
     _check_shapes(query, key, value, bias)
+    reason = 'there is a bias' if bias is not None else why_not_compiled(query, key, value)
+    unsupported = {} if reason is None else {'compiled': reason}
+    default = 'fused'
+    if is_exporting():
+        default = 'dense'
+    elif not unsupported and key.shape[2] >= COMPILED_KEYS:
+        default = 'compiled'
     chosen = choose_implementation(
         'global_attention',
         implementation,
-        'dense' if is_exporting() else 'fused',
-        ('dense', 'tiled', 'fused'),
+        default,
+        ('dense', 'tiled', 'fused', 'compiled'),
+        unsupported,
     )
+    own_scale = query.shape[-1] ** -0.5
     if scale is None:
-        scale = query.shape[-1] ** -0.5
+        scale = own_scale
+    if chosen == 'compiled':
+        if not math.isclose(scale, own_scale):
+            key = key * (scale / own_scale)
+        return compiled_global_attention(query, key, value)[0]
     if chosen == 'tiled':
         return _tiled(query, key, value, bias, scale)
     queries = query.flatten(2, 3)

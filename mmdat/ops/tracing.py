@@ -55,7 +55,8 @@ def fresh_sizes(x: Tensor, *dims: int, least: int = 1) -> Tensor:
 def crop(x: Tensor, dim: int, size: int) -> Tensor:
     """The first positions along a dimension; in an export, without an expression of sizes."""
     if not is_exporting():
-        return x.narrow(dim, 0, size)
+        # The gradient of a slice is a copy, even if it is one of all.
+        return x if size == x.shape[dim] else x.narrow(dim, 0, size)
     return x.index_select(dim, torch.arange(size, device=x.device))
 
 

@@ -118,7 +118,8 @@ def _to_windows(x: Tensor, padded_sizes: list[int], window_size: int, shift: int
             positions = _wrap(torch.arange(padded_size, device=x.device) + shift, padded_size)
             x = x.index_select(dim, positions.clamp(max=x.shape[dim] - 1))
     else:
-        x = F.pad(x, (0, 0, 0, padded_sizes[1] - width, 0, padded_sizes[0] - height))
+        if padded_sizes != [height, width]:
+            x = F.pad(x, (0, 0, 0, padded_sizes[1] - width, 0, padded_sizes[0] - height))
         if shift:
             x = x.roll((-shift, -shift), (2, 3))
     x = x.unflatten(3, (-1, window_size)).unflatten(2, (-1, window_size))

@@ -7,7 +7,8 @@ from mmcv.cnn.bricks import DropPath as DropPathOfMMCV
 from torch import Tensor
 
 from mmdat.models.attentions.deformable import DeformableAttention
-from mmdat.models.layers import DropPath
+from mmdat.models.attentions.neighborhood import NeighborhoodAttention
+from mmdat.models.layers import DropPath, StridedDepthwiseConv
 from mmdat.ops import reference_points
 
 
@@ -33,3 +34,21 @@ def test_autocast_leaves_the_offsets_of_keys_in_float32() -> None:
     offsets = F.conv2d(hidden[0], module.offsets[3].weight).permute(0, 2, 3, 1)
     expected = (reference_points(9, 9) + offsets).clamp(-1, 1)
     torch.testing.assert_close(locations[:, 0], expected, rtol=0, atol=1e-6)
+
+
+def test_strided_depthwise_convolutions_compute_in_float32_on_cpus() -> None:
+    conv, x = StridedDepthwiseConv(4, 2), torch.randn(1, 4, 6, 8).bfloat16()
+    expected = F.conv2d(x.float(), conv.weight, conv.bias, 2, groups=4).bfloat16()
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(conv(x), expected)
+    conv = conv.bfloat16()
+    assert conv(x).dtype == torch.bfloat16
+
+
+def test_gradients_of_one_sample_stay_channels_last() -> None:
+    module = NeighborhoodAttention(8, 2, 3)
+    strides = []
+    module.qkv.register_full_backward_pre_hook(lambda _, grads: strides.append(grads[0].stride()))
+    x = torch.randn(1, 8, 5, 6).to(memory_format=torch.channels_last)
+    module(x.requires_grad_()).sum().backward()
+    assert strides == [(5 * 6 * 24, 1, 6 * 24, 24)]

@@ -7,7 +7,7 @@ import torch
 from helpers.compiled import needs_kernels
 from torch import Tensor
 
-from mmdat.ops import cpu, deformable_attention, neighborhood_attention
+from mmdat.ops import cpu, deformable_attention, full, global_attention, neighborhood_attention
 from mmdat.ops.deformable import api
 from mmdat.ops.neighborhood import api as neighborhood_api
 
@@ -52,6 +52,7 @@ def threads() -> Iterator[None]:
     'operator, inputs',
     [
         (deformable_attention, deformable_inputs(40, 20, 70, (31, 11))),
+        (global_attention, deformable_inputs(40, 20, 70, (31, 11))[:3]),
         (neighborhood_attention, neighborhood_inputs(40, 150)),
     ],
 )
@@ -70,6 +71,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
     'name, inputs',
     [
         ('deformable', deformable_inputs(4, 5, 3, (7, 9))),
+        ('global', deformable_inputs(4, 5, 3, (7, 9))[:3]),
         ('neighborhood', neighborhood_inputs(5, 6)),
     ],
 )
@@ -108,6 +110,24 @@ def test_auto_is_compiled_where_that_can_run(monkeypatch: pytest.MonkeyPatch) ->
     deformable_attention(*inputs)
     neighborhood_attention(*others)
     assert len(calls) == 2
+
+
+def test_attention_without_a_bias_is_compiled_where_there_are_many_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def record(query: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        calls.append(query)
+        return query, None
+
+    monkeypatch.setattr(full, 'compiled_global_attention', record)
+    global_attention(*deformable_inputs(2, 3, full.COMPILED_KEYS, (1, 1))[:3])
+    assert len(calls) == 1
+    global_attention(*deformable_inputs(2, 3, full.COMPILED_KEYS - 1, (1, 1))[:3])
+    query, key, value = deformable_inputs(2, 3, full.COMPILED_KEYS, (1, 1))[:3]
+    global_attention(query, key, value, torch.zeros(2, 6, full.COMPILED_KEYS))
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdat.errors import UserError, suggest
-from mmdat.models.layers import LayerNorm2d, depthwise_conv
+from mmdat.models.layers import LayerNorm2d, depthwise_conv, strided_depthwise_conv
 from mmdat.models.maps import mean_pool, merge_heads, resample_axis, resize_bias_tables, split_heads
 from mmdat.ops import (
     deformable_attention,
@@ -147,13 +147,12 @@ class DeformableAttention(nn.Module):
         assert isinstance(depthwise, nn.Conv2d) and depthwise.bias is not None
         assert isinstance(pointwise, nn.Conv2d)
         # The groups share their weights; side by side, the map is not copied to part them.
-        offsets = F.conv2d(
+        offsets = strided_depthwise_conv(
             query,
             depthwise.weight.repeat(self.groups, 1, 1, 1),
             depthwise.bias.repeat(self.groups),
             self.stride,
             self.padding,
-            groups=query.shape[1],
         )
         offsets = fresh_sizes(offsets, 2, 3)
         offsets = offsets.unflatten(1, (self.groups, -1)).flatten(0, 1)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mmdat.models.layers import PointwiseLinear
 from mmdat.models.maps import merge_heads, split_heads
 from mmdat.ops import neighborhood_attention
-from mmdat.ops.tracing import crop, fresh_size, larger
+from mmdat.ops.tracing import crop, fresh_size, is_exporting, larger
 
 
 class NeighborhoodAttention(nn.Module):
@@ -38,7 +38,8 @@ class NeighborhoodAttention(nn.Module):
             fresh_size(larger(side, self.kernel_size), least=self.kernel_size)
             for side in (height, width)
         )
-        x = F.pad(x, (0, columns - width, 0, rows - height))
+        if is_exporting() or (rows, columns) != (height, width):
+            x = F.pad(x, (0, columns - width, 0, rows - height))
         query, key, value = (split_heads(y, self.num_heads) for y in self.qkv(x).chunk(3, dim=1))
         out = neighborhood_attention(query, key, value, self.relative_position_bias_table)
         return self.project(crop(crop(merge_heads(out), 2, height), 3, width))

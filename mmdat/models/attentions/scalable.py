@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
-from mmdat.models.layers import LayerNorm2d, PointwiseLinear, depthwise_conv
+from mmdat.models.layers import LayerNorm2d, PointwiseLinear, StridedDepthwiseConv
 from mmdat.models.maps import merge_heads, pad_to_multiple, split_heads
 from mmdat.ops import global_attention
 
@@ -44,7 +44,7 @@ class ScalableAttention(nn.Module):
             self.key_value = PointwiseLinear(embed_dims, 2 * embed_dims, bias=qkv_bias)
             return
         self.reduction = nn.Sequential(
-            depthwise_conv(embed_dims, reduction_ratio, reduction_ratio, padding=0),
+            StridedDepthwiseConv(embed_dims, reduction_ratio),
             nn.Conv2d(embed_dims, dims, 1),
             LayerNorm2d(dims),
             nn.GELU(),

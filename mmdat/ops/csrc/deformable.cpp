@@ -1,4 +1,4 @@
-// Deformable attention with a relative position bias table, on CPUs.
+// Deformable attention with a relative position bias table, and attention without one, on CPUs.
 //
 // A tile of queries is a few rows high and a vector wide. It meets the keys block by block, so that
 // logits stay in the cache. Seen from one key, the queries of a tile look at a small window of the
@@ -25,6 +25,9 @@ constexpr int MAX_ROWS = PANEL * MAX_PANELS;
 constexpr int ROW_VECTORS = (MAX_ROWS + LANES - 1) / LANES;
 constexpr int KEY_BLOCK = 64;
 constexpr int STRIP = KEY_BLOCK * WIDTH;  // numbers for the pairs of a panel and a block of keys
+// Queries of a panel where products sum over them, with zeros behind them.
+template <typename T>
+constexpr int PADDED_WIDTH = round_up(WIDTH, LANES * PACK<T>);
 // Rows of the table that a tile reaches, as no query looks further than an entry from its neighbor.
 constexpr int MAX_ENTRIES = MAX_ROWS + 1;
 // Zeros around the table, for all that looks beyond it.
@@ -65,43 +68,29 @@ struct Tile {
     int rows, columns, panels;
 };
 
-struct Inputs {
+// What the kernels know of queries, keys and table, whatever the type of the maps.
+struct Geometry {
     Sizes sizes;
     Axis rows, columns;
-    Map<const float> query;
-    const float *locations;
-    int64_t padded_keys, key_dims, value_dims, table_stride, table_size, bands, column_tiles;
-    std::vector<float> keys, values, table;
+    const float *locations;  // null where there is no bias
+    float scale;  // of products, for natural logits
+    int64_t table_stride, table_size, bands, column_tiles;
+    std::vector<float> table;
 
-    Inputs(const Sizes &sizes, Map<const float> query, const float *key, const float *value,
-           const float *locations, const float *bias_table)
+    Geometry(const Sizes &sizes, const float *locations, const float *bias_table)
         : sizes(sizes), rows(sizes.height, sizes.table_height),
-          columns(sizes.width, sizes.table_width), query(query), locations(locations),
-          padded_keys(round_up(sizes.keys, GROUP)), key_dims(round_up(sizes.head_dim, LANES)),
-          value_dims(round_up(sizes.value_dim, LANES)),
+          columns(sizes.width, sizes.table_width), locations(locations),
+          scale(1 / std::sqrt(float(sizes.head_dim))),
           table_stride(sizes.table_width + 2 * MARGIN),
           table_size((sizes.table_height + 2 * MARGIN) * table_stride),
           bands((sizes.height + MAX_ROWS - 1) / MAX_ROWS),
-          column_tiles((sizes.width + LANES - 1) / LANES),
-          keys(pack(key, sizes.head_dim, key_dims, LOG2_E / std::sqrt(float(sizes.head_dim)))),
-          values(pack(value, sizes.value_dim, value_dims, 1)), table(sizes.heads * table_size) {
+          column_tiles((sizes.width + LANES - 1) / LANES), table(sizes.heads * table_size) {
         for (int64_t row = 0; row < sizes.heads * sizes.table_height; ++row) {
             const int64_t head = row / sizes.table_height, y = row % sizes.table_height;
             float *to = table.data() + head * table_size + (y + MARGIN) * table_stride + MARGIN;
             for (int64_t x = 0; x < sizes.table_width; ++x)
                 to[x] = LOG2_E * bias_table[row * sizes.table_width + x];
         }
-    }
-
-    // Pad keys to a multiple of GROUP and their channels to whole vectors.
-    std::vector<float> pack(const float *x, int64_t dims, int64_t padded_dims, float scale) const {
-        std::vector<float> packed(sizes.batch * sizes.heads * padded_keys * padded_dims);
-        for (int64_t pair = 0; pair < sizes.batch * sizes.heads; ++pair)
-            for (int64_t key = 0; key < sizes.keys; ++key)
-                for (int64_t dim = 0; dim < dims; ++dim)
-                    packed[(pair * padded_keys + key) * padded_dims + dim] =
-                        scale * x[(pair * sizes.keys + key) * dims + dim];
-        return packed;
     }
 
     int64_t pairs() const { return sizes.batch * sizes.heads; }
@@ -123,6 +112,50 @@ struct Inputs {
     }
 };
 
+// The keys or values of all samples and heads, padded with zeros, as left matrices of products.
+template <typename T>
+struct Factors {
+    int64_t keys, dims;
+    std::vector<T> by_key;  // [key][channel]
+    std::vector<T> by_dim;  // [block of keys][channel][key of the block]
+
+    Factors(const Sizes &sizes, const T *x, int64_t real_dims)
+        : keys(round_up(sizes.keys, PACK<T> == 1 ? GROUP : 2 * LANES)),
+          dims(round_up(real_dims, LANES * PACK<T>)),
+          by_key(sizes.batch * sizes.heads * keys * dims),
+          by_dim(sizes.batch * sizes.heads * round_up(keys, KEY_BLOCK) * dims) {
+        for (int64_t pair = 0; pair < sizes.batch * sizes.heads; ++pair)
+            for (int64_t key = 0; key < sizes.keys; ++key, x += real_dims) {
+                T *row = by_key.data() + (pair * keys + key) * dims;
+                T *column = by_dim.data() + block(pair, key) + key % KEY_BLOCK;
+                for (int64_t dim = 0; dim < real_dims; ++dim)
+                    row[dim] = column[dim * KEY_BLOCK] = x[dim];
+            }
+    }
+
+    const T *of_keys(int64_t pair, int64_t key) const {
+        return by_key.data() + (pair * keys + key) * dims;
+    }
+
+    const T *of_dims(int64_t pair, int64_t key) const { return by_dim.data() + block(pair, key); }
+
+  private:
+    int64_t block(int64_t pair, int64_t key) const {
+        return (pair * round_up(keys, KEY_BLOCK) + key / KEY_BLOCK * KEY_BLOCK) * dims;
+    }
+};
+
+template <typename T>
+struct Inputs : Geometry {
+    Map<const T> query;
+    Factors<T> keys, values;
+
+    Inputs(const Sizes &sizes, Map<const T> query, const T *key, const T *value,
+           const float *locations, const float *table)
+        : Geometry(sizes, locations, table), query(query), keys(sizes, key, sizes.head_dim),
+          values(sizes, value, sizes.value_dim) {}
+};
+
 // What a tile sees of the table from a key: for each row and column of queries, the row or column
 // of the window before it, and how far behind that it looks.
 struct Window {
@@ -133,7 +166,7 @@ struct Window {
     int32_t rows[ROW_VECTORS * LANES];
     float row_distances[ROW_VECTORS * LANES];
 
-    Window(const Inputs &in, const Tile &tile, int64_t key) {
+    Window(const Geometry &in, const Tile &tile, int64_t key) {
         const int64_t group = tile.head / (in.sizes.heads / in.sizes.groups);
         const float *location =
             in.locations + 2 * ((tile.sample * in.sizes.groups + group) * in.sizes.keys + key);
@@ -176,14 +209,15 @@ struct Interpolated {
 };
 
 // Write the biases of a tile and a block of keys to [panel][key][row of the panel][column].
-void write_biases(const Inputs &in, const Tile &tile, int64_t first_key, int64_t count,
+void write_biases(const Geometry &in, const Tile &tile, int64_t first_key, int64_t count,
                   float *logits) {
     const float *table = in.table.data() + tile.head * in.table_size;
     for (int64_t k = 0; k < count; ++k) {
         float *to = logits + k * WIDTH;
-        if (first_key + k >= in.sizes.keys) {
+        const bool real = first_key + k < in.sizes.keys;
+        if (!real || !in.locations) {
             for (int row = 0; row < tile.panels * PANEL; ++row)
-                store(to + row / PANEL * STRIP + row % PANEL * LANES, splat(NEVER));
+                store(to + row / PANEL * STRIP + row % PANEL * LANES, splat(real ? 0 : NEVER));
             continue;
         }
         const Window window(in, tile, first_key + k);
@@ -202,36 +236,39 @@ void write_biases(const Inputs &in, const Tile &tile, int64_t first_key, int64_t
     }
 }
 
-// Copy the queries of a tile, or what is like them, to [panel][channel][query]; zeros elsewhere.
-void take(const Map<const float> &map, const Tile &tile, int64_t dims, int64_t padded_dims,
-          float *to) {
-    std::fill(to, to + tile.panels * padded_dims * WIDTH, 0.0f);
+// Copy the queries of a tile, or what is like them, to [panel][channel][query], as right matrices of
+// products that sum over channels; zeros elsewhere.
+template <typename T>
+void take(const Map<const T> &map, const Tile &tile, int64_t dims, int64_t padded_dims, float *to) {
+    std::fill(to, to + tile.panels * padded_dims / PACK<T> * WIDTH, 0.0f);
     for (int row = 0; row < tile.rows; ++row)
         for (int column = 0; column < tile.columns; ++column) {
-            const float *from =
-                map.at(tile.sample, tile.head, tile.row + row, tile.column + column);
-            float *query = to + row / PANEL * padded_dims * WIDTH + row % PANEL * LANES + column;
+            const T *from = map.at(tile.sample, tile.head, tile.row + row, tile.column + column);
+            float *query =
+                to + row / PANEL * padded_dims / PACK<T> * WIDTH + row % PANEL * LANES + column;
             for (int64_t dim = 0; dim < dims; ++dim)
-                query[dim * WIDTH] = from[dim * map.strides[4]];
+                std::memcpy((T *)(query + dim / PACK<T> * WIDTH) + dim % PACK<T>,
+                            from + dim * map.strides[4], sizeof(T));
         }
 }
 
-// Inverse of take.
+// Copy the outputs of a tile, or what is like them, from [panel][channel][query].
+template <typename T>
 void put(const float *from, const Tile &tile, int64_t dims, int64_t padded_dims, float scale,
-         const Map<float> &map) {
+         const Map<T> &map) {
     for (int row = 0; row < tile.rows; ++row)
         for (int column = 0; column < tile.columns; ++column) {
-            float *to = map.at(tile.sample, tile.head, tile.row + row, tile.column + column);
+            T *to = map.at(tile.sample, tile.head, tile.row + row, tile.column + column);
             const float *query =
                 from + row / PANEL * padded_dims * WIDTH + row % PANEL * LANES + column;
             for (int64_t dim = 0; dim < dims; ++dim)
-                to[dim * map.strides[4]] = scale * query[dim * WIDTH];
+                assign(to[dim * map.strides[4]], scale * query[dim * WIDTH]);
         }
 }
 
 // Call f(number of a query in the tile, index in a contiguous Tensor[batch, heads, height, width]).
 template <typename F>
-void for_each_query(const Inputs &in, const Tile &tile, F f) {
+void for_each_query(const Geometry &in, const Tile &tile, F f) {
     for (int row = 0; row < tile.rows; ++row)
         for (int column = 0; column < tile.columns; ++column)
             f(row * LANES + column,
@@ -239,14 +276,15 @@ void for_each_query(const Inputs &in, const Tile &tile, F f) {
                   column);
 }
 
+template <typename T>
 class Forward {
   public:
-    explicit Forward(const Inputs &in)
-        : in(in), queries(MAX_PANELS * in.key_dims * WIDTH),
-          outputs(MAX_PANELS * in.value_dims * WIDTH), logits(MAX_PANELS * STRIP) {}
+    explicit Forward(const Inputs<T> &in)
+        : in(in), queries(MAX_PANELS * in.keys.dims / PACK<T> * WIDTH),
+          outputs(MAX_PANELS * in.values.dims * WIDTH), logits(MAX_PANELS * STRIP) {}
 
-    void attend(const Tile &tile, const Map<float> &out, float *lse) {
-        take(in.query, tile, in.sizes.head_dim, in.key_dims, queries.data());
+    void attend(const Tile &tile, const Map<T> &out, float *lse) {
+        take(in.query, tile, in.sizes.head_dim, in.keys.dims, queries.data());
         std::fill(outputs.begin(), outputs.end(), 0.0f);
         Vec highest[MAX_PANELS][PANEL], sums[MAX_PANELS][PANEL];
         for (int panel = 0; panel < tile.panels; ++panel)
@@ -254,8 +292,8 @@ class Forward {
                 highest[panel][n] = splat(-INFINITY);
                 sums[panel][n] = Vec{};
             }
-        for (int64_t first = 0; first < in.padded_keys; first += KEY_BLOCK) {
-            const int64_t count = std::min<int64_t>(KEY_BLOCK, in.padded_keys - first);
+        for (int64_t first = 0; first < in.keys.keys; first += KEY_BLOCK) {
+            const int64_t count = std::min<int64_t>(KEY_BLOCK, in.keys.keys - first);
             write_biases(in, tile, first, count, logits.data());
             for (int panel = 0; panel < tile.panels; ++panel)
                 add_keys(tile, panel, first, count, highest[panel], sums[panel]);
@@ -263,54 +301,58 @@ class Forward {
         const float *flat_sums = (const float *)sums, *flat_highest = (const float *)highest;
         for (int panel = 0; panel < tile.panels; ++panel)
             for (int64_t dim = 0; dim < in.sizes.value_dim; ++dim) {
-                float *to = outputs.data() + (panel * in.value_dims + dim) * WIDTH;
+                float *to = outputs.data() + (panel * in.values.dims + dim) * WIDTH;
                 for (int n = 0; n < PANEL; ++n)
                     store(to + n * LANES, load(to + n * LANES) / sums[panel][n]);
             }
-        put(outputs.data(), tile, in.sizes.value_dim, in.value_dims, 1, out);
+        put(outputs.data(), tile, in.sizes.value_dim, in.values.dims, 1, out);
         for_each_query(in, tile, [&](int query, int64_t index) {
             lse[index] = flat_highest[query] + std::log2(flat_sums[query]);
         });
     }
 
   private:
-    const Inputs &in;
+    const Inputs<T> &in;
+    const Tiles tiles;
     std::vector<float> queries, outputs, logits;
 
     // Go on with the softmax and the sums of values of a panel, whose biases are in the logits.
     void add_keys(const Tile &tile, int panel, int64_t first, int64_t count, Vec *highest,
                   Vec *sums) {
         float *strip = logits.data() + panel * STRIP;
-        const float *keys = in.keys.data() + (in.pair(tile) * in.padded_keys + first) * in.key_dims;
-        const float *values =
-            in.values.data() + (in.pair(tile) * in.padded_keys + first) * in.value_dims;
-        float *out = outputs.data() + panel * in.value_dims * WIDTH;
+        float *out = outputs.data() + panel * in.values.dims * WIDTH;
+        const float scale = LOG2_E * in.scale;
         Vec maxima[PANEL], alpha[PANEL];
         std::copy(highest, highest + PANEL, maxima);
-        multiply<PANEL>(
-            keys, in.key_dims, 1, count, in.sizes.head_dim,
-            queries.data() + panel * in.key_dims * WIDTH, WIDTH,
-            [&](int64_t key, int n) { return load(strip + key * WIDTH + n * LANES); },
-            [&](int64_t key, int n, Vec logit) {
-                maxima[n] = larger(logit, maxima[n]);
-                store(strip + key * WIDTH + n * LANES, logit);
-            });
+        multiply<PANEL>(in.keys.of_keys(in.pair(tile), first), in.keys.dims, count, in.keys.dims,
+                        queries.data() + panel * in.keys.dims / PACK<T> * WIDTH, WIDTH,
+                        [&](int64_t key, int n, Vec product) {
+                            float *to = strip + key * WIDTH + n * LANES;
+                            const Vec logit = load(to) + scale * product;
+                            maxima[n] = larger(logit, maxima[n]);
+                            store(to, logit);
+                        });
         for (int n = 0; n < PANEL; ++n) {
             alpha[n] = exp2(highest[n] - maxima[n]);
             highest[n] = maxima[n];
             Vec total = sums[n] * alpha[n];
-            for (int64_t key = 0; key < count; ++key) {
-                float *logit = strip + key * WIDTH + n * LANES;
-                const Vec weight = exp2(load(logit) - maxima[n]);
-                total += weight;
-                store(logit, weight);
+            float *from = strip + n * LANES, *to = from;
+            for (int64_t key = 0; key < count; key += PACK<T>, to += WIDTH) {
+                Vec weights[PACK<T>];
+                for (Vec &weight : weights) {
+                    weight = exp2(load(from) - maxima[n]);
+                    total += weight;
+                    from += WIDTH;
+                }
+                store(to, pack(weights));
             }
             sums[n] = total;
         }
-        multiply<PANEL>(
-            values, 1, in.value_dims, in.value_dims, count, strip, WIDTH,
-            [&](int64_t dim, int n) { return alpha[n] * load(out + dim * WIDTH + n * LANES); },
-            [&](int64_t dim, int n, Vec sum) { store(out + dim * WIDTH + n * LANES, sum); });
+        multiply<PANEL>(in.values.of_dims(in.pair(tile), first), KEY_BLOCK, in.values.dims, count,
+                        strip, WIDTH, [&](int64_t dim, int n, Vec product) {
+                            float *to = out + dim * WIDTH + n * LANES;
+                            store(to, alpha[n] * load(to) + product);
+                        });
     }
 };
 
@@ -318,8 +360,9 @@ class Forward {
 struct KeySums {
     std::vector<float> keys, values, locations, table;  // the table is padded
 
-    explicit KeySums(const Inputs &in)
-        : keys(in.padded_keys * in.key_dims), values(in.padded_keys * in.value_dims),
+    template <typename T>
+    explicit KeySums(const Inputs<T> &in)
+        : keys(in.keys.by_key.size() / in.pairs()), values(in.values.by_key.size() / in.pairs()),
           locations(2 * in.sizes.keys), table(in.table_size) {}
 };
 
@@ -344,88 +387,140 @@ struct Hats {
     }
 };
 
+template <typename T>
 class Backward {
   public:
-    explicit Backward(const Inputs &in)
-        : in(in), dims(std::max(in.key_dims, in.value_dims)), queries(MAX_PANELS * dims * WIDTH),
-          grad_outs(queries.size()), grad_queries(queries.size()), query_rows(queries.size()),
-          grad_out_rows(queries.size()), weights(MAX_PANELS * STRIP), grads(MAX_PANELS * STRIP) {}
+    explicit Backward(const Inputs<T> &in)
+        : in(in), dims(std::max(in.keys.dims, in.values.dims)),
+          queries(MAX_PANELS * dims / PACK<T> * WIDTH), grad_outs(queries.size()),
+          grad_queries(MAX_PANELS * dims * WIDTH),
+          query_rows(MAX_PANELS * dims / PACK<T> * PADDED_WIDTH<T>),
+          grad_out_rows(query_rows.size()), weights(MAX_PANELS * STRIP), grads(MAX_PANELS * STRIP),
+          grad_pairs(STRIP), weight_rows(KEY_BLOCK * PADDED_WIDTH<T>),
+          grad_rows(weight_rows.size()) {}
 
-    void add_gradients(const Tile &tile, const Map<const float> &grad_out, const float *lse,
-                       const float *delta, const Map<float> &grad_query, KeySums &sums) {
-        take(in.query, tile, in.sizes.head_dim, in.key_dims, queries.data());
-        take(grad_out, tile, in.sizes.value_dim, in.value_dims, grad_outs.data());
-        transpose(tile, queries.data(), in.key_dims, query_rows.data());
-        transpose(tile, grad_outs.data(), in.value_dims, grad_out_rows.data());
+    void add_gradients(const Tile &tile, const Map<const T> &grad_out, const Map<const T> &out,
+                       const float *lse, const Map<T> &grad_query, KeySums &sums) {
+        take(in.query, tile, in.sizes.head_dim, in.keys.dims, queries.data());
+        take(grad_out, tile, in.sizes.value_dim, in.values.dims, grad_outs.data());
+        transpose(tile, queries.data(), in.keys.dims, query_rows.data());
+        transpose(tile, grad_outs.data(), in.values.dims, grad_out_rows.data());
         std::fill(grad_queries.begin(), grad_queries.end(), 0.0f);
         std::fill(lses, lses + MAX_ROWS * LANES, -NEVER);  // no weights where there is no query
-        std::fill(deltas, deltas + MAX_ROWS * LANES, 0.0f);
-        for_each_query(in, tile, [&](int query, int64_t index) {
-            lses[query] = lse[index];
-            deltas[query] = delta[index];
-        });
-        for (int64_t first = 0; first < in.padded_keys; first += KEY_BLOCK) {
-            const int64_t count = std::min<int64_t>(KEY_BLOCK, in.padded_keys - first);
+        for_each_query(in, tile, [&](int query, int64_t index) { lses[query] = lse[index]; });
+        compute_deltas(tile, grad_out, out);
+        for (int64_t first = 0; first < in.keys.keys; first += KEY_BLOCK) {
+            const int64_t count = std::min<int64_t>(KEY_BLOCK, in.keys.keys - first);
             write_biases(in, tile, first, count, weights.data());
             for (int panel = 0; panel < tile.panels; ++panel)
                 add_panel(tile, panel, first, count, sums);
-            add_bias_gradients(tile, first, std::min(count, in.sizes.keys - first), sums);
+            if (in.locations) add_bias_gradients(tile, first, std::min(count, in.sizes.keys - first), sums);
         }
-        put(grad_queries.data(), tile, in.sizes.head_dim, in.key_dims, 1 / LOG2_E, grad_query);
+        put(grad_queries.data(), tile, in.sizes.head_dim, in.keys.dims, in.scale, grad_query);
     }
 
   private:
-    const Inputs &in;
+    const Inputs<T> &in;
+    const Tiles tiles;
     int64_t dims;
     std::vector<float> queries, grad_outs, grad_queries, query_rows, grad_out_rows, weights, grads;
+    std::vector<float> grad_pairs;
+    std::vector<T> weight_rows, grad_rows;
     float lses[MAX_ROWS * LANES], deltas[MAX_ROWS * LANES];
 
-    // [panel][channel][query] -> [panel][query][channel].
+    // Sum the products of the gradients of outputs and the outputs over the channels.
+    void compute_deltas(const Tile &tile, const Map<const T> &grad_out, const Map<const T> &out) {
+        std::fill(deltas, deltas + MAX_ROWS * LANES, 0.0f);
+        for (int row = 0; row < tile.rows; ++row)
+            for (int column = 0; column < tile.columns; ++column) {
+                const int64_t y = tile.row + row, x = tile.column + column;
+                const T *grad = grad_out.at(tile.sample, tile.head, y, x);
+                const T *real = out.at(tile.sample, tile.head, y, x);
+                float &delta = deltas[row * LANES + column];
+                for (int64_t dim = 0; dim < in.sizes.value_dim; ++dim)
+                    delta += to_float(grad[dim * grad_out.strides[4]]) *
+                             to_float(real[dim * out.strides[4]]);
+            }
+    }
+
+    // [panel][channel][query] -> [panel][query][channel], for products that sum over queries.
     static void transpose(const Tile &tile, const float *from, int64_t dims, float *to) {
-        for (int panel = 0; panel < tile.panels; ++panel, from += dims * WIDTH, to += dims * WIDTH)
+        const int64_t rows = dims / PACK<T>;
+        for (int panel = 0; panel < tile.panels; ++panel) {
             for (int64_t dim = 0; dim < dims; ++dim)
                 for (int query = 0; query < WIDTH; ++query)
-                    to[query * dims + dim] = from[dim * WIDTH + query];
+                    std::memcpy((T *)(to + query / PACK<T> * dims + dim) + query % PACK<T>,
+                                (const T *)(from + dim / PACK<T> * WIDTH + query) + dim % PACK<T>,
+                                sizeof(T));
+            from += rows * WIDTH;
+            to += rows * PADDED_WIDTH<T>;
+        }
     }
 
     // Compute weights and gradients of logits of a panel, and the gradients of its factors.
     void add_panel(const Tile &tile, int panel, int64_t first, int64_t count, KeySums &sums) {
         float *weight = weights.data() + panel * STRIP, *grad = grads.data() + panel * STRIP;
-        const int64_t first_key = in.pair(tile) * in.padded_keys + first;
-        const float *keys = in.keys.data() + first_key * in.key_dims;
-        const float *values = in.values.data() + first_key * in.value_dims;
+        const int64_t pair = in.pair(tile), key_dims = in.keys.dims, value_dims = in.values.dims;
         const float *lse = lses + panel * WIDTH, *delta = deltas + panel * WIDTH;
-        float *grad_query = grad_queries.data() + panel * in.key_dims * WIDTH;
-        multiply<PANEL>(
-            keys, in.key_dims, 1, count, in.sizes.head_dim,
-            queries.data() + panel * in.key_dims * WIDTH, WIDTH,
-            [=](int64_t key, int n) { return load(weight + key * WIDTH + n * LANES); },
-            [=](int64_t key, int n, Vec logit) { store(weight + key * WIDTH + n * LANES, logit); });
+        const float scale = LOG2_E * in.scale;
+        float *grad_query = grad_queries.data() + panel * key_dims * WIDTH;
+        multiply<PANEL>(in.keys.of_keys(pair, first), key_dims, count, key_dims,
+                        queries.data() + panel * key_dims / PACK<T> * WIDTH, WIDTH,
+                        [=](int64_t key, int n, Vec product) {
+                            float *to = weight + key * WIDTH + n * LANES;
+                            store(to, load(to) + scale * product);
+                        });
         for (int n = 0; n < PANEL; ++n)
             for (int64_t key = 0; key < count; ++key) {
                 float *logit = weight + key * WIDTH + n * LANES;
                 store(logit, exp2(load(logit) - load(lse + n * LANES)));
             }
-        multiply<PANEL>(
-            values, in.value_dims, 1, count, in.sizes.value_dim,
-            grad_outs.data() + panel * in.value_dims * WIDTH, WIDTH,
-            [=](int64_t, int n) { return -load(delta + n * LANES); },
-            [=](int64_t key, int n, Vec difference) {
-                const int64_t at = key * WIDTH + n * LANES;
-                store(grad + at, difference * load(weight + at));
-            });
-        multiply<PANEL>(
-            keys, 1, in.key_dims, in.key_dims, count, grad, WIDTH,
-            [=](int64_t dim, int n) { return load(grad_query + dim * WIDTH + n * LANES); },
-            [=](int64_t dim, int n, Vec sum) { store(grad_query + dim * WIDTH + n * LANES, sum); });
-        add_products(weight, grad_out_rows.data() + panel * in.value_dims * WIDTH, in.value_dims,
-                     count, sums.values.data() + first * in.value_dims);
-        add_products(grad, query_rows.data() + panel * in.key_dims * WIDTH, in.key_dims, count,
-                     sums.keys.data() + first * in.key_dims);
+        multiply<PANEL>(in.values.of_keys(pair, first), value_dims, count, value_dims,
+                        grad_outs.data() + panel * value_dims / PACK<T> * WIDTH, WIDTH,
+                        [=](int64_t key, int n, Vec product) {
+                            const int64_t at = key * WIDTH + n * LANES;
+                            store(grad + at, (product - load(delta + n * LANES)) * load(weight + at));
+                        });
+        const Packed packed = pack_panel(weight, grad, count);
+        multiply<PANEL>(in.keys.of_dims(pair, first), KEY_BLOCK, key_dims, count, packed.grads,
+                        WIDTH, [=](int64_t dim, int n, Vec product) {
+                            float *to = grad_query + dim * WIDTH + n * LANES;
+                            store(to, load(to) + product);
+                        });
+        const int64_t rows = panel * PADDED_WIDTH<T> / PACK<T>;
+        add_products(packed.weight_rows, grad_out_rows.data() + rows * value_dims, value_dims, count,
+                     sums.values.data() + first * value_dims);
+        add_products(packed.grad_rows, query_rows.data() + rows * key_dims, key_dims, count,
+                     sums.keys.data() + first * key_dims);
+    }
+
+    // The weights and gradients of a panel as factors of products.
+    struct Packed {
+        const float *grads;  // [key][query], a right matrix
+        const T *weight_rows, *grad_rows;  // [key][query], left matrices
+    };
+
+    Packed pack_panel(const float *weight, const float *grad, int64_t count) {
+        if constexpr (PACK<T> == 1) return {grad, weight, grad};
+        else {
+            for (int64_t key = 0; key < count; key += 2)
+                for (int n = 0; n < WIDTH; n += LANES) {
+                    Vec both[2];
+                    for (int i = 0; i < 2; ++i) {
+                        const int64_t from = (key + i) * WIDTH + n;
+                        const int64_t to = (key + i) * PADDED_WIDTH<T> + n;
+                        both[i] = load(grad + from);
+                        store(grad_rows.data() + to, both[i]);
+                        store(weight_rows.data() + to, load(weight + from));
+                    }
+                    store(grad_pairs.data() + key / 2 * WIDTH + n, pack(both));
+                }
+            return {grad_pairs.data(), weight_rows.data(), grad_rows.data()};
+        }
     }
 
     // Add the products of [key][query] and [query][channel] to [key][channel].
-    static void add_products(const float *left, const float *right, int64_t dims, int64_t count,
+    static void add_products(const T *left, const float *right, int64_t dims, int64_t count,
                              float *to) {
         int64_t dim = 0;
         for (; dim + 2 * LANES <= dims; dim += 2 * LANES)
@@ -434,12 +529,13 @@ class Backward {
     }
 
     template <int N>
-    static void add_columns(const float *left, const float *right, int64_t dims, int64_t count,
+    static void add_columns(const T *left, const float *right, int64_t dims, int64_t count,
                             float *to) {
-        multiply<N>(
-            left, WIDTH, 1, count, WIDTH, right, dims,
-            [=](int64_t key, int n) { return load(to + key * dims + n * LANES); },
-            [=](int64_t key, int n, Vec sum) { store(to + key * dims + n * LANES, sum); });
+        multiply<N>(left, PADDED_WIDTH<T>, count, PADDED_WIDTH<T>, right, dims,
+                    [=](int64_t key, int n, Vec product) {
+                        float *sum = to + key * dims + n * LANES;
+                        store(sum, load(sum) + product);
+                    });
     }
 
     // Add the gradients of locations and table that follow from those of a block's logits.
@@ -493,13 +589,15 @@ struct Gradients {
     float *key, *value, *locations, *table;
 
     // Add the sums of a chunk of queries of a sample and head.
-    void add(const Inputs &in, int64_t pair, const KeySums &sums) const {
+    template <typename T>
+    void add(const Inputs<T> &in, int64_t pair, const KeySums &sums) const {
         const Sizes &sizes = in.sizes;
         const int64_t head = pair % sizes.heads, group = head / (sizes.heads / sizes.groups);
-        add_rows(sums.keys, in.key_dims, sizes.keys, sizes.head_dim,
-                 1 / std::sqrt(float(sizes.head_dim)), key + pair * sizes.keys * sizes.head_dim);
-        add_rows(sums.values, in.value_dims, sizes.keys, sizes.value_dim, 1,
+        add_rows(sums.keys, in.keys.dims, sizes.keys, sizes.head_dim, in.scale,
+                 key + pair * sizes.keys * sizes.head_dim);
+        add_rows(sums.values, in.values.dims, sizes.keys, sizes.value_dim, 1,
                  value + pair * sizes.keys * sizes.value_dim);
+        if (!in.locations) return;
         // A key that moves by 1 moves what the queries look at by a quarter of the table back.
         const double factors[] = {in.rows.factor, in.columns.factor};
         float *location = locations + (pair / sizes.heads * sizes.groups + group) * 2 * sizes.keys;
@@ -521,45 +619,30 @@ struct Gradients {
     }
 };
 
-}  // namespace
-
-extern "C" void mmdat_deformable_forward(int threads, const Sizes *sizes, const float *query,
-                                         const int64_t *query_strides, const float *key,
-                                         const float *value, const float *locations,
-                                         const float *table, float *out,
-                                         const int64_t *out_strides, float *lse) {
-    const Inputs in(*sizes, {query, query_strides}, key, value, locations, table);
+template <typename T>
+void attend(int threads, const Inputs<T> &in, const Map<T> &out, float *lse) {
     const int64_t tiles = in.bands * in.column_tiles;
 #pragma omp parallel num_threads(threads)
     {
-        Forward forward(in);
+        Forward<T> forward(in);
 #pragma omp for schedule(dynamic, 4)
         for (int64_t index = 0; index < in.pairs() * tiles; ++index) {
             const int64_t tile = index % tiles;
             forward.attend(
-                in.tile(index / tiles, tile / in.column_tiles, tile % in.column_tiles),
-                {out, out_strides}, lse);
+                in.tile(index / tiles, tile / in.column_tiles, tile % in.column_tiles), out, lse);
         }
     }
 }
 
-// The gradients of all but the query are zeros before.
-extern "C" void mmdat_deformable_backward(int threads, const Sizes *sizes, const float *query,
-                                          const int64_t *query_strides, const float *key,
-                                          const float *value, const float *locations,
-                                          const float *table, const float *grad_out,
-                                          const int64_t *grad_out_strides, const float *lse,
-                                          const float *delta, float *grad_query,
-                                          const int64_t *grad_query_strides, float *grad_key,
-                                          float *grad_value, float *grad_locations,
-                                          float *grad_table) {
-    const Inputs in(*sizes, {query, query_strides}, key, value, locations, table);
-    const Gradients gradients{grad_key, grad_value, grad_locations, grad_table};
+template <typename T>
+void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_out,
+                   const Map<const T> &out, const float *lse, const Map<T> &grad_query,
+                   const Gradients &gradients) {
     const int64_t chunks =
         std::min(in.bands, (CHUNKS + in.pairs() - 1) / std::max<int64_t>(1, in.pairs()));
 #pragma omp parallel num_threads(threads)
     {
-        Backward backward(in);
+        Backward<T> backward(in);
 #pragma omp for schedule(dynamic, 1) ordered
         for (int64_t index = 0; index < in.pairs() * chunks; ++index) {
             const int64_t pair = index / chunks, chunk = index % chunks;
@@ -567,12 +650,41 @@ extern "C" void mmdat_deformable_backward(int threads, const Sizes *sizes, const
             for (int64_t band = in.bands * chunk / chunks; band < in.bands * (chunk + 1) / chunks;
                  ++band)
                 for (int64_t column_tile = 0; column_tile < in.column_tiles; ++column_tile)
-                    backward.add_gradients(in.tile(pair, band, column_tile),
-                                           {grad_out, grad_out_strides}, lse, delta,
-                                           {grad_query, grad_query_strides}, sums);
+                    backward.add_gradients(in.tile(pair, band, column_tile), grad_out, out, lse,
+                                           grad_query, sums);
             // In order, so that sums are rounded alike on any number of threads.
 #pragma omp ordered
             gradients.add(in, pair, sums);
         }
     }
 }
+
+}  // namespace
+
+// The gradients of all but the query are zeros before.
+#define KERNELS(NAME, T)                                                                           \
+    extern "C" void mmdat_deformable_forward_##NAME(                                               \
+        int threads, const Sizes *sizes, const T *query, const int64_t *query_strides,             \
+        const T *key, const T *value, const float *locations, const float *table, T *out,          \
+        const int64_t *out_strides, float *lse) {                                                  \
+        const Inputs<T> in(*sizes, {query, query_strides}, key, value, locations, table);          \
+        attend<T>(threads, in, {out, out_strides}, lse);                                           \
+    }                                                                                              \
+    extern "C" void mmdat_deformable_backward_##NAME(                                              \
+        int threads, const Sizes *sizes, const T *query, const int64_t *query_strides,             \
+        const T *key, const T *value, const float *locations, const float *table,                  \
+        const T *grad_out, const int64_t *grad_out_strides, const T *out,                          \
+        const int64_t *out_strides, const float *lse, T *grad_query,                               \
+        const int64_t *grad_query_strides, float *grad_key, float *grad_value,                     \
+        float *grad_locations, float *grad_table) {                                                \
+        const Inputs<T> in(*sizes, {query, query_strides}, key, value, locations, table);          \
+        differentiate<T>(threads, in, {grad_out, grad_out_strides}, {out, out_strides}, lse,       \
+                         {grad_query, grad_query_strides},                                         \
+                         {grad_key, grad_value, grad_locations, grad_table});                      \
+    }
+
+// Whether products of BFloat16 are faster than those of float.
+extern "C" int mmdat_multiplies_bfloat16() { return Tiles::usable(); }
+
+KERNELS(float32, float)
+KERNELS(bfloat16, BFloat16)

@@ -25,15 +25,16 @@ struct Sizes {
     int64_t batch, heads, height, width, head_dim, kernel_size;
 };
 
+template <typename T>
 struct Inputs {
     const Sizes sizes;
-    const Map<const float> query, key, value;
+    const Map<const T> query, key, value;
     const int64_t taps, padded_taps, table_size, tile_rows, tile_columns;
     const float scale;          // of products, for logits in base 2
     std::vector<float> biases;  // [head][place of the query in the window][tap]
 
-    Inputs(const Sizes &sizes, Map<const float> query, Map<const float> key,
-           Map<const float> value, const float *table)
+    Inputs(const Sizes &sizes, Map<const T> query, Map<const T> key, Map<const T> value,
+           const float *table)
         : sizes(sizes), query(query), key(key), value(value),
           taps(sizes.kernel_size * sizes.kernel_size), padded_taps(round_up(taps, LANES)),
           table_size((2 * sizes.kernel_size - 1) * (2 * sizes.kernel_size - 1)),
@@ -68,7 +69,8 @@ struct Tile {
     int64_t sample, head, row, last_row, column, last_column;
     int64_t top, left, height, width;
 
-    Tile(const Inputs &in, int64_t index) {
+    template <typename T>
+    Tile(const Inputs<T> &in, int64_t index) {
         const Sizes &sizes = in.sizes;
         // Heads follow each other, since they lie together in memory.
         head = index % sizes.heads;
@@ -87,12 +89,12 @@ struct Tile {
 };
 
 // Room for the work of a thread, which takes heads of up to DIMS channels.
-template <int DIMS>
+template <typename T, int DIMS>
 class Worker {
   public:
-    explicit Worker(const Inputs &in) : in(in), weights(in.padded_taps), grads(in.padded_taps) {}
+    explicit Worker(const Inputs<T> &in) : in(in), weights(in.padded_taps), grads(in.padded_taps) {}
 
-    void attend(const Tile &tile, const Map<float> &out, float *lse) {
+    void attend(const Tile &tile, const Map<T> &out, float *lse) {
         take_keys(tile);
         for_each_query(tile, [&](int64_t row, int64_t column, int64_t window, const float *bias) {
             Vec query[VECTORS], sums[VECTORS];
@@ -114,8 +116,8 @@ class Worker {
     }
 
     // Compute the gradients of a tile's queries; keep those of keys, values and biases.
-    void differentiate(const Tile &tile, const Map<const float> &grad_out, const float *lse,
-                       const float *delta, const Map<float> &grad_query) {
+    void differentiate(const Tile &tile, const Map<const T> &grad_out, const Map<const T> &out,
+                       const float *lse, const Map<T> &grad_query) {
         take_keys(tile);
         grad_keys.assign(keys.size(), 0);
         grad_values.assign(keys.size(), 0);
@@ -126,9 +128,12 @@ class Worker {
             Vec query[VECTORS], grad[VECTORS], sums[VECTORS];
             read(in.query, tile.sample, tile.head, row, column, in.scale, query);
             read(grad_out, tile.sample, tile.head, row, column, 1, grad);
+            read(out, tile.sample, tile.head, row, column, 1, sums);
+            Vec delta{};  // over the channels, of the gradient of the output times the output
+            for (int i = 0; i < VECTORS; ++i) delta += grad[i] * sums[i];
             std::copy(bias, bias + in.padded_taps, weights.data());
             add_products(query, keys.data() + window, weights.data());
-            std::fill(grads.begin(), grads.end(), -delta[index]);
+            std::fill(grads.begin(), grads.end(), -sum(delta));
             add_products(grad, values.data() + window, grads.data());
             float *grad_bias = grad_biases.data() + (bias - first_bias);
             for (int64_t tap = 0; tap < in.padded_taps; tap += LANES) {
@@ -165,7 +170,7 @@ class Worker {
   private:
     static constexpr int VECTORS = DIMS / LANES;
 
-    const Inputs &in;
+    const Inputs<T> &in;
     std::vector<float> keys, values, grad_keys, grad_values, grad_biases, weights, grads;
     std::vector<int64_t> offsets;  // from the first key of a window to each, in fours
 
@@ -205,40 +210,40 @@ class Worker {
         return (pair * in.sizes.height + row) * in.sizes.width + column;
     }
 
-    template <typename T>
-    bool is_whole(const Map<T> &map) const {
+    template <typename U>
+    bool is_whole(const Map<U> &map) const {
         return map.strides[4] == 1 && in.sizes.head_dim == DIMS;
     }
 
     // Copy a head of a map; what is left of the DIMS channels becomes zero.
-    void copy_in(const Map<const float> &map, int64_t sample, int64_t head, int64_t row,
-                 int64_t column, float *to) const {
-        const float *from = map.at(sample, head, row, column);
+    void copy_in(const Map<const T> &map, int64_t sample, int64_t head, int64_t row, int64_t column,
+                 float *to) const {
+        const T *from = map.at(sample, head, row, column);
         if (is_whole(map))
             for (int i = 0; i < DIMS; i += LANES) store(to + i, load(from + i));
         else
             for (int64_t dim = 0; dim < DIMS; ++dim)
-                to[dim] = dim < in.sizes.head_dim ? from[dim * map.strides[4]] : 0;
+                to[dim] = dim < in.sizes.head_dim ? to_float(from[dim * map.strides[4]]) : 0;
     }
 
-    void read(const Map<const float> &map, int64_t sample, int64_t head, int64_t row,
-              int64_t column, float factor, Vec *to) const {
-        const float *from = map.at(sample, head, row, column);
-        float copy[DIMS];
+    void read(const Map<const T> &map, int64_t sample, int64_t head, int64_t row, int64_t column,
+              float factor, Vec *to) const {
         if (is_whole(map)) {
+            const T *from = map.at(sample, head, row, column);
             // Queries are far from each other in memory, and work on one is long.
             for (int i = 0; i < DIMS; i += 16) __builtin_prefetch(from + 3 * map.strides[3] + i);
-        } else {
-            copy_in(map, sample, head, row, column, copy);
-            from = copy;
+            for (int i = 0; i < VECTORS; ++i) to[i] = factor * load(from + i * LANES);
+            return;
         }
-        for (int i = 0; i < VECTORS; ++i) to[i] = factor * load(from + i * LANES);
+        float copy[DIMS];
+        copy_in(map, sample, head, row, column, copy);
+        for (int i = 0; i < VECTORS; ++i) to[i] = factor * load(copy + i * LANES);
     }
 
-    void write(const Vec *from, float factor, const Map<float> &map, int64_t sample, int64_t head,
+    void write(const Vec *from, float factor, const Map<T> &map, int64_t sample, int64_t head,
                int64_t row, int64_t column) const {
-        float copy[DIMS], *to = map.at(sample, head, row, column);
-        float *whole = is_whole(map) ? to : copy;
+        T copy[DIMS], *to = map.at(sample, head, row, column);
+        T *whole = is_whole(map) ? to : copy;
         for (int i = 0; i < VECTORS; ++i) store(whole + i * LANES, factor * from[i]);
         if (whole == to) return;
         for (int64_t dim = 0; dim < in.sizes.head_dim; ++dim) to[dim * map.strides[4]] = copy[dim];
@@ -314,53 +319,68 @@ class Worker {
 };
 
 // Call f with the worker of the width that heads need, on as many threads as there are.
-template <typename F>
-void on_threads(int threads, const Inputs &in, F f) {
+template <typename T, typename F>
+void on_threads(int threads, const Inputs<T> &in, F f) {
 #pragma omp parallel num_threads(threads)
     {
         if (in.sizes.head_dim <= 16)
-            f(Worker<16>(in));
+            f(Worker<T, 16>(in));
         else
-            f(Worker<32>(in));
+            f(Worker<T, 32>(in));
     }
 }
 
-}  // namespace
-
-extern "C" void mmdat_neighborhood_forward(int threads, const Sizes *sizes, const float *query,
-                                           const int64_t *query_strides, const float *key,
-                                           const int64_t *key_strides, const float *value,
-                                           const int64_t *value_strides, const float *table,
-                                           float *out, const int64_t *out_strides, float *lse) {
-    const Inputs in(*sizes, {query, query_strides}, {key, key_strides}, {value, value_strides},
-                    table);
+template <typename T>
+void attend(int threads, const Inputs<T> &in, const Map<T> &out, float *lse) {
     on_threads(threads, in, [&](auto worker) {
 #pragma omp for schedule(dynamic, 1)
         for (int64_t index = 0; index < in.tiles(); ++index)
-            worker.attend(Tile(in, index), {out, out_strides}, lse);
+            worker.attend(Tile(in, index), out, lse);
     });
 }
 
-// The gradients of all but the query are zeros before.
-extern "C" void mmdat_neighborhood_backward(
-    int threads, const Sizes *sizes, const float *query, const int64_t *query_strides,
-    const float *key, const int64_t *key_strides, const float *value, const int64_t *value_strides,
-    const float *table, const float *grad_out, const int64_t *grad_out_strides, const float *lse,
-    const float *delta, float *grad_query, const int64_t *grad_query_strides, float *grad_key,
-    const int64_t *grad_key_strides, float *grad_value, const int64_t *grad_value_strides,
-    float *grad_table) {
-    const Inputs in(*sizes, {query, query_strides}, {key, key_strides}, {value, value_strides},
-                    table);
+template <typename T>
+void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_out,
+                   const Map<const T> &out, const float *lse, const Map<T> &grad_query,
+                   const Map<float> &grad_key, const Map<float> &grad_value, float *grad_table) {
     on_threads(threads, in, [&](auto worker) {
 #pragma omp for schedule(dynamic, 1) ordered
         for (int64_t index = 0; index < in.tiles(); ++index) {
             const Tile tile(in, index);
-            worker.differentiate(tile, {grad_out, grad_out_strides}, lse, delta,
-                                 {grad_query, grad_query_strides});
+            worker.differentiate(tile, grad_out, out, lse, grad_query);
             // In order, so that sums are rounded alike on any number of threads.
 #pragma omp ordered
-            worker.add_gradients(tile, {grad_key, grad_key_strides},
-                                 {grad_value, grad_value_strides}, grad_table);
+            worker.add_gradients(tile, grad_key, grad_value, grad_table);
         }
     });
 }
+
+}  // namespace
+
+// The gradients of all but the query are zeros before.
+#define KERNELS(NAME, T)                                                                           \
+    extern "C" void mmdat_neighborhood_forward_##NAME(                                             \
+        int threads, const Sizes *sizes, const T *query, const int64_t *query_strides,             \
+        const T *key, const int64_t *key_strides, const T *value, const int64_t *value_strides,    \
+        const float *table, T *out, const int64_t *out_strides, float *lse) {                      \
+        const Inputs<T> in(*sizes, {query, query_strides}, {key, key_strides},                     \
+                           {value, value_strides}, table);                                         \
+        attend<T>(threads, in, {out, out_strides}, lse);                                           \
+    }                                                                                              \
+    extern "C" void mmdat_neighborhood_backward_##NAME(                                            \
+        int threads, const Sizes *sizes, const T *query, const int64_t *query_strides,             \
+        const T *key, const int64_t *key_strides, const T *value, const int64_t *value_strides,    \
+        const float *table, const T *grad_out, const int64_t *grad_out_strides, const T *out,      \
+        const int64_t *out_strides, const float *lse, T *grad_query,                               \
+        const int64_t *grad_query_strides, float *grad_key,                                        \
+        const int64_t *grad_key_strides, float *grad_value, const int64_t *grad_value_strides,     \
+        float *grad_table) {                                                                       \
+        const Inputs<T> in(*sizes, {query, query_strides}, {key, key_strides},                     \
+                           {value, value_strides}, table);                                         \
+        differentiate<T>(threads, in, {grad_out, grad_out_strides}, {out, out_strides}, lse,       \
+                         {grad_query, grad_query_strides}, {grad_key, grad_key_strides},           \
+                         {grad_value, grad_value_strides}, grad_table);                            \
+    }
+
+KERNELS(float32, float)
+KERNELS(bfloat16, BFloat16)

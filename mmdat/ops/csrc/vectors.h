@@ -1,6 +1,10 @@
 // Vectors of a CPU's registers, in the extensions of C++ that GCC has for them.
 #pragma once
 
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cstdint>
 #include <cstring>
 
@@ -14,6 +18,18 @@ constexpr int GROUP = 4;
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t IntVec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
+typedef uint16_t HalfBits __attribute__((vector_size(2 * LANES)));
+
+// A number in bfloat16: the upper half of one in float32.
+struct BFloat16 {
+    uint16_t bits;
+};
+
+// How many numbers there are in a lane. Products of BFloat16 take two at a time, one after another
+// along the dimension that is summed, and sum them in float32.
+template <typename T>
+constexpr int PACK = sizeof(float) / sizeof(T);
 
 constexpr float LOG2_E = 1.44269504f;
 
@@ -24,6 +40,42 @@ inline Vec load(const float *from) {
 }
 
 inline void store(float *to, Vec x) { std::memcpy(to, &x, sizeof x); }
+
+inline Vec load(const BFloat16 *from) {
+    HalfBits x;
+    std::memcpy(&x, from, sizeof x);
+    return (Vec)(__builtin_convertvector(x, Bits) << 16);
+}
+
+// Where numbers in float32 become BFloat16, they are rounded to the nearest.
+inline void store(BFloat16 *to, Vec x) {
+    const HalfBits rounded = __builtin_convertvector(((Bits)x + 0x8000) >> 16, HalfBits);
+    std::memcpy(to, &rounded, sizeof rounded);
+}
+
+// What a lane holds of numbers that follow each other.
+inline Vec pack(const Vec (&x)[1]) { return x[0]; }
+
+inline Vec pack(const Vec (&x)[2]) {
+    return (Vec)((((Bits)x[0] + 0x8000) >> 16) | (((Bits)x[1] + 0x8000) & 0xffff0000));
+}
+
+inline float to_float(float x) { return x; }
+
+inline float to_float(BFloat16 x) {
+    const uint32_t bits = uint32_t(x.bits) << 16;
+    float y;
+    std::memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
+inline void assign(float &to, float x) { to = x; }
+
+inline void assign(BFloat16 &to, float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    to.bits = (bits + 0x8000) >> 16;
+}
 
 inline Vec splat(float x) { return x - Vec{}; }  // x + 0 would not be x where x is -0
 
@@ -42,9 +94,9 @@ inline IntVec lane_numbers() {
 inline Vec larger(Vec x, Vec y) { return x > y ? x : y; }
 
 inline float sum(Vec x) {
-    float total = 0;
-    for (int lane = 0; lane < LANES; ++lane) total += x[lane];
-    return total;
+    for (int half = LANES / 2; half > 0; half /= 2)
+        x += __builtin_shuffle(x, (lane_numbers() + half) % LANES);
+    return x[0];
 }
 
 // 2^x to a relative error of 1e-7; 0 below the least normal number.
@@ -79,34 +131,127 @@ inline void add_four_sums(Vec a, Vec b, Vec c, Vec d, float *to) {
     for (int i = 0; i < 4; ++i) to[i] += sums[i];
 }
 
+// The sum and the products of what the lanes of y hold with what is in x.
+inline Vec multiply_add(Vec sum, const float *x, Vec y) { return sum + *x * y; }
+
+inline Vec multiply_add(Vec sum, const BFloat16 *x, Vec y) {
+    uint32_t both;
+    std::memcpy(&both, x, sizeof both);
+    const Bits factor = Bits{} + both;
+    sum += (Vec)(factor & 0xffff0000) * (Vec)((Bits)y & 0xffff0000);
+    return sum + (Vec)(factor << 16) * (Vec)((Bits)y << 16);
+}
+
 // The product of a matrix, whose rows are a multiple of GROUP, and another, of N vectors of columns.
-// begin(row, n) gives the vector that a sum starts from, end(row, n, vector) takes the result.
-template <int N, typename Begin, typename End>
-__attribute__((noinline)) void multiply(const float *left, int64_t row_stride,
-                                                    int64_t column_stride, int64_t rows,
-                                                    int64_t inner, const float *right,
-                                                    int64_t right_stride, Begin begin, End end) {
+// The left one has its rows one after another; the right one has rows of lanes, inner / PACK of
+// them. end(row, n, vector) takes the result.
+template <int N, typename T, typename End>
+__attribute__((noinline)) void multiply_vectors(const T *left, int64_t left_stride, int64_t rows,
+                                                int64_t inner, const float *right,
+                                                int64_t right_stride, End end) {
     for (int64_t row = 0; row < rows; row += GROUP) {
-        const float *lefts = left + row * row_stride;
-        Vec sums[GROUP][N];
-#pragma GCC unroll 8
-        for (int g = 0; g < GROUP; ++g)
-#pragma GCC unroll 8
-            for (int n = 0; n < N; ++n) sums[g][n] = begin(row + g, n);
-        for (int64_t i = 0; i < inner; ++i) {
+        const T *lefts = left + row * left_stride;
+        Vec sums[GROUP][N] = {};
+        for (int64_t i = 0; i < inner / PACK<T>; ++i) {
             Vec rights[N];
 #pragma GCC unroll 8
             for (int n = 0; n < N; ++n) rights[n] = load(right + i * right_stride + n * LANES);
 #pragma GCC unroll 8
-            for (int g = 0; g < GROUP; ++g) {
-                const Vec factor = splat(lefts[g * row_stride + i * column_stride]);
+            for (int g = 0; g < GROUP; ++g)
 #pragma GCC unroll 8
-                for (int n = 0; n < N; ++n) sums[g][n] += factor * rights[n];
-            }
+                for (int n = 0; n < N; ++n)
+                    sums[g][n] =
+                        multiply_add(sums[g][n], lefts + g * left_stride + i * PACK<T>, rights[n]);
         }
 #pragma GCC unroll 8
         for (int g = 0; g < GROUP; ++g)
 #pragma GCC unroll 8
             for (int n = 0; n < N; ++n) end(row + g, n, sums[g][n]);
     }
+}
+
+#ifdef __AMX_BF16__
+constexpr int TILE = 16;  // rows of a tile of the processor's matrix unit, each a vector
+
+// The tiles of the thread as long as this exists; all have the greatest size.
+struct Tiles {
+    // Whether the kernel of the operating system lets the process use them, which must ask.
+    static bool usable() {
+        constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+        static const bool granted = !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA);
+        return granted;
+    }
+
+    Tiles() {
+        if (!usable()) return;
+        struct {
+            uint8_t palette = 1, rest[15] = {};
+            uint16_t row_bytes[16] = {};
+            uint8_t rows[16] = {};
+        } config;
+        for (int tile = 0; tile < 8; ++tile) {
+            config.row_bytes[tile] = sizeof(Vec);
+            config.rows[tile] = TILE;
+        }
+        _tile_loadconfig(&config);
+    }
+
+    ~Tiles() {
+        if (usable()) _tile_release();
+    }
+};
+
+template <int N, typename End>
+__attribute__((noinline)) void multiply_tiles(const BFloat16 *left, int64_t left_stride,
+                                              int64_t rows, int64_t inner, const float *right,
+                                              int64_t right_stride, End end) {
+    const int64_t left_bytes = left_stride * sizeof *left, right_bytes = right_stride * sizeof *right;
+    // Of many tiles, since it takes long until a tile that was stored can be read.
+    constexpr int TILES = 4;
+    float products[TILES * TILE][N * LANES];
+    const auto take = [&](int64_t first, int64_t count) {
+        for (int64_t row = 0; row < count; ++row)
+#pragma GCC unroll 3
+            for (int n = 0; n < N; ++n) end(first + row, n, load(products[row] + n * LANES));
+    };
+    asm volatile("" ::: "memory");  // compilers do not know that tiles are loaded from memory
+    for (int64_t row = 0; row < rows; row += TILE) {
+        _tile_zero(0);
+        if constexpr (N > 1) _tile_zero(1);
+        if constexpr (N > 2) _tile_zero(2);
+        for (int64_t i = 0; i < inner / 2; i += TILE) {
+            const float *rights = right + i * right_stride;
+            _tile_loadd(3, left + row * left_stride + 2 * i, left_bytes);
+            _tile_loadd(4, rights, right_bytes);
+            _tile_dpbf16ps(0, 3, 4);
+            if constexpr (N > 1) _tile_loadd(5, rights + LANES, right_bytes);
+            if constexpr (N > 1) _tile_dpbf16ps(1, 3, 5);
+            if constexpr (N > 2) _tile_loadd(6, rights + 2 * LANES, right_bytes);
+            if constexpr (N > 2) _tile_dpbf16ps(2, 3, 6);
+        }
+        const int64_t at = row % (TILES * TILE);
+        float *to = products[at];
+        _tile_stored(0, to, sizeof products[0]);
+        if constexpr (N > 1) _tile_stored(1, to + LANES, sizeof products[0]);
+        if constexpr (N > 2) _tile_stored(2, to + 2 * LANES, sizeof products[0]);
+        if (at + TILE == TILES * TILE || row + TILE >= rows) take(row - at, at + TILE);
+    }
+}
+#else
+struct Tiles {
+    static bool usable() { return false; }
+    Tiles() {}
+};
+#endif
+
+// The product by tiles, where the processor has them.
+template <int N, typename T, typename End>
+inline void multiply(const T *left, int64_t left_stride, int64_t rows, int64_t inner,
+                     const float *right, int64_t right_stride, End end) {
+#ifdef __AMX_BF16__
+    if constexpr (PACK<T> == 2)
+        if (Tiles::usable())
+            return multiply_tiles<N>(left, left_stride, rows, inner, right, right_stride, end);
+#endif
+    multiply_vectors<N>(left, left_stride, rows, inner, right, right_stride, end);
 }

@@ -6,11 +6,12 @@ from collections.abc import Collection
 
 from torch import Tensor
 
+from .. import compiled
+from ..compiled import compiled_deformable_attention
 from ..dispatch import choose_implementation
 from ..full import global_attention
 from ..tracing import is_exporting
-from . import compiled, triton
-from .compiled import compiled_deformable_attention
+from . import triton
 from .dense import dense_deformable_attention
 from .log_spaced import log_spaced_attention
 from .tiled import tiled_deformable_attention

@@ -3,10 +3,11 @@
 It computes in float32. What is in another dtype is converted before and behind it.
 """
 
+import torch
 from torch import Tensor
 
-from ..autograd import compute_delta, empty_map_gradients, empty_outputs, make_operator
-from ..cpu import call_kernel, why_not_compiled
+from ..autograd import empty_map, empty_map_gradients, empty_outputs, make_operator
+from ..cpu import call_kernel, kernel_dtype, why_not_compiled
 
 MAX_HEAD_DIM = 32
 
@@ -27,9 +28,16 @@ def _attend(
         The output, and Tensor[batch, num_heads, height, width], the base-2 log-sum-exp of each
         query's logits, for the backward pass.
     """
-    arguments = _arguments(query, key, value, relative_position_bias_table)
-    out, lse = empty_outputs(query, value.float())
-    call_kernel('neighborhood_forward', *arguments, out, out.stride(), lse)
+    dtype = kernel_dtype(query, key, value)
+    out, lse = empty_outputs(query, value.to(dtype))
+    call_kernel(
+        'neighborhood_forward',
+        dtype,
+        *_arguments(dtype, query, key, value, relative_position_bias_table),
+        out,
+        out.stride(),
+        lse,
+    )
     return out.to(value.dtype), lse
 
 
@@ -44,19 +52,24 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of query, key, value and bias table."""
     inputs = query, key, value, relative_position_bias_table
-    gradients = empty_map_gradients(*(x.float() for x in inputs))
-    for grad in gradients[1:]:  # to which the kernel adds
-        grad.zero_()
+    dtype = kernel_dtype(query, key, value)
+    gradients = (
+        empty_map(query.new_empty(0, dtype=dtype), query.shape),
+        # The kernel adds to the others.
+        *(empty_map(lse, x.shape).zero_() for x in (key, value)),
+        torch.zeros_like(relative_position_bias_table, dtype=lse.dtype),
+    )
     *grad_maps, grad_table = gradients
-    delta = compute_delta(grad_out, out, lse.dtype).contiguous()
-    grad_out = grad_out.float()
+    grad_out, out = grad_out.to(dtype), out.to(dtype)
     call_kernel(
         'neighborhood_backward',
-        *_arguments(*inputs),
+        dtype,
+        *_arguments(dtype, *inputs),
         grad_out,
         grad_out.stride(),
+        out,
+        out.stride(),
         lse,
-        delta,
         *(argument for grad in grad_maps for argument in (grad, grad.stride())),
         grad_table,
     )
@@ -67,13 +80,13 @@ def _gradients(
 
 
 def _arguments(
-    query: Tensor, key: Tensor, value: Tensor, table: Tensor
+    dtype: torch.dtype, query: Tensor, key: Tensor, value: Tensor, table: Tensor
 ) -> list[Tensor | tuple[int, ...]]:
     """Return the first arguments of both kernels: sizes, maps with their strides, and table."""
     kernel_size = (table.shape[1] + 1) // 2
     arguments: list[Tensor | tuple[int, ...]] = [(*query.shape, kernel_size)]
     for x in (query, key, value):
-        x = x.float()
+        x = x.to(dtype)
         arguments += x, x.stride()
     return [*arguments, table.float().contiguous()]
 
