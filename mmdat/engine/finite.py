@@ -10,7 +10,6 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from mmdat.errors import UserError, list_first
 from mmdat.registry import HOOKS
@@ -122,12 +121,17 @@ def all_finite(*groups: Iterable[Tensor]) -> list[bool]:
 
     Their norm tells, which is infinite too for numbers from 1e19 on. A GPU is waited for once.
     """
-    flags = torch.stack(
-        [get_total_norm([x.detach() for x in group]).isfinite() for group in groups]
-    ).int()
+    flags = torch.stack([_norm([x.detach() for x in group]).isfinite() for group in groups]).int()
     if get_world_size() > 1:
         all_reduce(flags, 'min')
     return flags.bool().tolist()
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """Norm of all numbers in tensors, as ``get_total_norm`` gives it from PyTorch 2.6 on."""
+    if not tensors:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
 
 
 def _last_without_finite_gradient(runner: Runner) -> str:
