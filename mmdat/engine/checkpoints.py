@@ -10,7 +10,7 @@ import mmengine.hooks
 import torch
 from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import EMAHook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
 from mmdat.checks.mmengine_private import built_loops, is_resuming
@@ -218,4 +218,5 @@ def _request_to_any() -> int:
 def _is_step_done(runner: Runner) -> bool:
     """Whether the last batch was the last of a step, of which gradients of several are added."""
     wrapper = getattr(runner, 'optim_wrapper', None)
-    return not isinstance(wrapper, OptimWrapper) or wrapper.should_update()
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return all(not isinstance(one, OptimWrapper) or one.should_update() for one in wrappers)

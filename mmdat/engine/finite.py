@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 
@@ -41,7 +41,7 @@ class FiniteLossHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         wrapper = runner.optim_wrapper
-        if not isinstance(wrapper, OptimWrapper):
+        if not isinstance(wrapper, OptimWrapper) or isinstance(wrapper, OptimWrapperDict):
             return  # several optimizers, whose losses a model's own step knows
         update_params, step = type(wrapper).update_params, wrapper.step
         scaler = getattr(wrapper, 'loss_scaler', None)  # of mixed precision in float16

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import tiny
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import Tensor
 
@@ -72,6 +73,25 @@ def test_many_in_a_row_end_training_in_a_sentence_and_keep_the_last_good(tmp_pat
     )
     assert 'the first layer with such an output is data_preprocessor: lower' in str(caught.value)
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+
+
+def test_a_model_with_several_optimizers_is_trained(tmp_path: Path) -> None:
+    class Model(tiny.Model):
+        def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+            losses = self(**self.data_preprocessor(data, True), mode='loss')
+            optim_wrapper['one'].update_params(losses['loss'])
+            return losses
+
+    model = Model()
+    one = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), accumulative_counts=2)
+    run(
+        tmp_path,
+        Spoil(),
+        model=model,
+        optim_wrapper=OptimWrapperDict(one=one),
+        param_scheduler=None,
+    )
+    assert (tmp_path / 'epoch_3.pth').is_file()
 
 
 def test_a_count_goes_on_when_training_is_resumed(tmp_path: Path) -> None:
