@@ -1,7 +1,7 @@
 """Losses and gradients that are not finite: steps are skipped, and too many end a training."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,8 +23,9 @@ LOSS = 'loss'
 class FiniteLossHook(Hook):
     """Skip and count steps whose loss or gradient is infinite or no number in any process.
 
-    No checkpoint is written until a step is taken again. A gradient that overflows float16 is left
-    to the scaling of the loss, as long as a lower scale can help.
+    Running statistics, as of batch normalization, stay as they were too. No checkpoint is written
+    until a step is taken again. A gradient that overflows float16 is left to the scaling of the
+    loss, as long as a lower scale can help.
 
     Args:
         max_in_a_row: How many such steps in a row end the training.
@@ -35,6 +36,8 @@ class FiniteLossHook(Hook):
     """
 
     _problem = ''
+    # Of the model, each with what it was before the iteration.
+    _statistics: Sequence[tuple[Tensor, Tensor]] = ()
 
     def __init__(self, max_in_a_row: int = 10) -> None:
         self.max_in_a_row = max_in_a_row
@@ -84,6 +87,13 @@ class FiniteLossHook(Hook):
         wrapper.update_params = update_if_finite
         wrapper.step = step_if_finite
 
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self._statistics = [
+            (buffer, buffer.clone())
+            for buffer in runner.model.buffers()
+            if buffer.is_floating_point()
+        ]
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
@@ -111,6 +121,8 @@ class FiniteLossHook(Hook):
 
     def _count(self, runner: Runner, problem: str) -> None:
         self._problem = problem
+        for buffer, before in self._statistics if problem else ():
+            buffer.copy_(before)
         hub = runner.message_hub
         hub.update_info(IN_A_ROW, hub.get_info(IN_A_ROW, 0) + 1 if problem else 0)
         hub.update_info(SKIPPED, hub.get_info(SKIPPED, 0) + bool(problem))
