@@ -152,7 +152,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         meta = dict(self._meta or meta)
         self._saved = step, meta
         self._write(runner, self.filename_tmpl.format(step), meta, self.by_epoch)
-        if is_main_process():
+        # A checkpoint after a last step that was skipped takes the place of none.
+        if is_main_process() and not runner.message_hub.get_info(IN_A_ROW, 0):
             outdated = steps[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
             for name in (*map(self.filename_tmpl.format, outdated), STOPPED):
                 if self.file_backend.isfile(self._path(name)):
@@ -199,7 +200,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
 def _why_not_saved(runner: Runner) -> str | None:
     """Say why a checkpoint of this step would be of no use; None if it is."""
-    if runner.message_hub.get_info(IN_A_ROW, 0):
+    # At the end of training no other checkpoint would come.
+    if runner.message_hub.get_info(IN_A_ROW, 0) and runner.iter + 1 < runner.max_iters:
         return 'its loss or gradient is not finite'
     (is_finite,) = all_finite(runner.model.parameters())
     if not is_finite:

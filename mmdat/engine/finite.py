@@ -24,8 +24,8 @@ class FiniteLossHook(Hook):
     """Skip and count steps whose loss or gradient is infinite or no number in any process.
 
     Running statistics, as of batch normalization, stay as they were too. No checkpoint is written
-    until a step is taken again. A gradient that overflows float16 is left to the scaling of the
-    loss, as long as a lower scale can help.
+    until a step is taken again or training ends. A gradient that overflows float16 is left to the
+    scaling of the loss, as long as a lower scale can help.
 
     Args:
         max_in_a_row: How many such steps in a row end the training.

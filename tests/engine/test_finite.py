@@ -44,8 +44,7 @@ def run(work_dir: Path, spoil: Spoil, counts: int = 1, *hooks: Any, **options: A
         work_dir,
         [dict(type='mmdat.FiniteLossHook', max_in_a_row=4), spoil, *hooks],
         EPOCHS,
-        checkpoint=dict(type='mmdat.CheckpointHook'),
-        **dict(optim_wrapper=wrapper) | options,
+        **dict(optim_wrapper=wrapper, checkpoint=dict(type='mmdat.CheckpointHook')) | options,
     )
     runner.train()
     return runner
@@ -78,6 +77,11 @@ def test_many_in_a_row_end_training_in_a_sentence_and_keep_the_last_good(tmp_pat
     )
     assert 'the first layer with such an output is data_preprocessor: lower' in str(caught.value)
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+
+
+def test_a_last_step_that_is_skipped_loses_nothing(tmp_path: Path) -> None:
+    run(tmp_path, Spoil(7, 11), checkpoint=dict(type='mmdat.CheckpointHook', max_keep_ckpts=1))
+    assert {path.name for path in tmp_path.glob('*.pth')} == {'epoch_1.pth', 'epoch_3.pth'}
 
 
 def test_a_model_with_several_optimizers_is_trained(tmp_path: Path) -> None:
