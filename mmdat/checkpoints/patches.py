@@ -5,11 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 import yaml
-from mmengine.fileio import LocalBackend, YamlHandler, register_backend, register_handler
+from mmengine.fileio import LocalBackend, YamlHandler, put, register_backend, register_handler
 from mmengine.logging import HistoryBuffer
+from mmengine.registry import VISBACKENDS
 from mmengine.runner import CheckpointLoader
+from mmengine.visualization import LocalVisBackend
+from mmengine.visualization.vis_backend import force_init_env
 
 from mmdat.errors import UserError
 from mmdat.files import whole_file
@@ -30,6 +35,7 @@ def patch_mmengine() -> None:
     register_handler(['pickle', 'pkl'])(SafePickleHandler)
     register_handler(['yaml', 'yml'])(SafeYamlHandler)
     register_backend('local', WholeFileBackend, force=True, prefixes='')
+    VISBACKENDS.register_module('LocalVisBackend', force=True, module=WholePictureBackend)
     CheckpointLoader.register_scheme(['', *WEB, *ZOOS, PREFIX], load_from_disk_or_web, force=True)
     CheckpointLoader.register_scheme(STORES, refuse_to_load, force=True)
 
@@ -84,6 +90,25 @@ class WholeFileBackend(LocalBackend):
         """
         with whole_file(Path(filepath)) as partial:
             partial.write_bytes(obj)
+
+
+class WholePictureBackend(LocalVisBackend):
+    """mmengine's pictures on disk; OpenCV does not tell of one that it could not write."""
+
+    @force_init_env
+    def add_image(self, name: str, image: np.ndarray, step: int = 0, **_: Any) -> None:
+        """Write a picture.
+
+        Args:
+            name: Of the file, without the step and the suffix.
+            image: (height, width, 3), RGB, uint8.
+            step: Of the training.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        content = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+        put(content.tobytes(), Path(self._img_save_dir, f'{name}_{step}.png'))
 
 
 def load_from_disk_or_web(filename: str, map_location: Any = None) -> Any:

@@ -236,22 +236,31 @@ def _first_call(path: Path) -> str | None:
     PyTorch reads the pickles in its own files alone, which begin with a number or are archives, and
     calls some others damaged.
     """
-    names: list[str] = []
+    builder = None
     with path.open('rb') as file, contextlib.suppress(Exception):  # of what is no pickle
         for name in _names_in_pickle(file):
-            names.append(name)  # those before what breaks off count
-    return next((name for name in names if not name.startswith(BUILDERS)), next(iter(names), None))
+            if not name.startswith(BUILDERS):
+                return name
+            builder = builder or name  # those before what breaks off count
+    return builder
 
 
 def _names_in_pickle(file: BinaryIO) -> Iterator[str]:
-    """Yield the names of classes and functions in a pickle, which is not run."""
+    """Yield the names of classes and functions in a pickle, which is not run.
+
+    What has none there, such as a text or the numbers that another kind of file begins with, is no
+    pickle.
+    """
     texts: list[Any] = ['', '']
     memo: dict[Any, Any] = {}
     for operation, argument, _ in pickletools.genops(file):
-        if operation.name in ('GLOBAL', 'INST'):
-            yield str(argument).replace(' ', '.')
-        elif operation.name == 'STACK_GLOBAL':
-            yield f'{texts[-2]}.{texts[-1]}'
+        if operation.name in ('GLOBAL', 'INST', 'STACK_GLOBAL'):
+            stacked = operation.name == 'STACK_GLOBAL'
+            parts = texts[-2:] if stacked else str(argument).split(' ')
+            name = '.'.join(map(str, parts))
+            if len(parts) != 2 or not all(map(str.isidentifier, name.split('.'))):
+                return
+            yield name
         elif operation.name == 'MEMOIZE' or 'PUT' in operation.name:
             memo[len(memo) if argument is None else argument] = texts[-1]
         elif 'GET' in operation.name:

@@ -10,7 +10,7 @@ import mmengine.hooks
 import torch
 from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import EMAHook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
 from mmdat.checks.mmengine_private import built_loops, is_resuming
@@ -152,7 +152,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         meta = dict(self._meta or meta)
         self._saved = step, meta
         self._write(runner, self.filename_tmpl.format(step), meta, self.by_epoch)
-        if is_main_process():
+        # A checkpoint after a last step that was skipped takes the place of none.
+        if is_main_process() and not runner.message_hub.get_info(IN_A_ROW, 0):
             outdated = steps[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
             for name in (*map(self.filename_tmpl.format, outdated), STOPPED):
                 if self.file_backend.isfile(self._path(name)):
@@ -199,7 +200,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
 def _why_not_saved(runner: Runner) -> str | None:
     """Say why a checkpoint of this step would be of no use; None if it is."""
-    if runner.message_hub.get_info(IN_A_ROW, 0):
+    # At the end of training no other checkpoint would come.
+    if runner.message_hub.get_info(IN_A_ROW, 0) and runner.iter + 1 < runner.max_iters:
         return 'its loss or gradient is not finite'
     (is_finite,) = all_finite(runner.model.parameters())
     if not is_finite:
@@ -218,4 +220,5 @@ def _request_to_any() -> int:
 def _is_step_done(runner: Runner) -> bool:
     """Whether the last batch was the last of a step, of which gradients of several are added."""
     wrapper = getattr(runner, 'optim_wrapper', None)
-    return not isinstance(wrapper, OptimWrapper) or wrapper.should_update()
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return all(not isinstance(one, OptimWrapper) or one.should_update() for one in wrappers)

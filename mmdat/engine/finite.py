@@ -1,16 +1,15 @@
 """Losses and gradients that are not finite: steps are skipped, and too many end a training."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from mmdat.errors import UserError, list_first
 from mmdat.registry import HOOKS
@@ -24,8 +23,9 @@ LOSS = 'loss'
 class FiniteLossHook(Hook):
     """Skip and count steps whose loss or gradient is infinite or no number in any process.
 
-    No checkpoint is written until a step is taken again. A gradient that overflows float16 is left
-    to the scaling of the loss, as long as a lower scale can help.
+    Running statistics, as of batch normalization, stay as they were too. No checkpoint is written
+    until a step is taken again or training ends. A gradient that overflows float16 is left to the
+    scaling of the loss, as long as a lower scale can help.
 
     Args:
         max_in_a_row: How many such steps in a row end the training.
@@ -36,13 +36,15 @@ class FiniteLossHook(Hook):
     """
 
     _problem = ''
+    # Of the model, each with what it was before the iteration.
+    _statistics: Sequence[tuple[Tensor, Tensor]] = ()
 
     def __init__(self, max_in_a_row: int = 10) -> None:
         self.max_in_a_row = max_in_a_row
 
     def before_train(self, runner: Runner) -> None:
         wrapper = runner.optim_wrapper
-        if not isinstance(wrapper, OptimWrapper):
+        if not isinstance(wrapper, OptimWrapper) or isinstance(wrapper, OptimWrapperDict):
             return  # several optimizers, whose losses a model's own step knows
         update_params, step = type(wrapper).update_params, wrapper.step
         scaler = getattr(wrapper, 'loss_scaler', None)  # of mixed precision in float16
@@ -85,6 +87,13 @@ class FiniteLossHook(Hook):
         wrapper.update_params = update_if_finite
         wrapper.step = step_if_finite
 
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self._statistics = [
+            (buffer, buffer.clone())
+            for buffer in runner.model.buffers()
+            if buffer.is_floating_point()
+        ]
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
@@ -112,6 +121,8 @@ class FiniteLossHook(Hook):
 
     def _count(self, runner: Runner, problem: str) -> None:
         self._problem = problem
+        for buffer, before in self._statistics if problem else ():
+            buffer.copy_(before)
         hub = runner.message_hub
         hub.update_info(IN_A_ROW, hub.get_info(IN_A_ROW, 0) + 1 if problem else 0)
         hub.update_info(SKIPPED, hub.get_info(SKIPPED, 0) + bool(problem))
@@ -122,12 +133,17 @@ def all_finite(*groups: Iterable[Tensor]) -> list[bool]:
 
     Their norm tells, which is infinite too for numbers from 1e19 on. A GPU is waited for once.
     """
-    flags = torch.stack(
-        [get_total_norm([x.detach() for x in group]).isfinite() for group in groups]
-    ).int()
+    flags = torch.stack([_norm([x.detach() for x in group]).isfinite() for group in groups]).int()
     if get_world_size() > 1:
         all_reduce(flags, 'min')
     return flags.bool().tolist()
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """Norm of all numbers in tensors, as ``get_total_norm`` gives it from PyTorch 2.6 on."""
+    if not tensors:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
 
 
 def _last_without_finite_gradient(runner: Runner) -> str:

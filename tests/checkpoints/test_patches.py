@@ -5,9 +5,11 @@ import pickle
 from pathlib import Path
 
 import mmengine
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.registry import VISBACKENDS
 from mmengine.runner import CheckpointLoader
 
 from mmdat.checkpoints import read_checkpoint
@@ -48,3 +50,13 @@ def test_yaml_holds_plain_values_alone(tmp_path: Path) -> None:
 def test_a_store_that_would_run_code_is_refused(scheme: str) -> None:
     with pytest.raises(UserError, match='download it, and give the path'):
         CheckpointLoader.load_checkpoint(f'{scheme}://vgg11', logger='silent')
+
+
+def test_a_picture_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    backend = VISBACKENDS.build(dict(type='LocalVisBackend', save_dir=str(tmp_path)))
+    image = np.zeros((2, 2, 3), np.uint8)
+    backend.add_image('folder/name', image)
+    assert (tmp_path / 'vis_image/folder/name_0.png').is_file()
+    (tmp_path / 'vis_image/name_1.png').mkdir()
+    with pytest.raises(UserError, match=r'name_1\.png cannot be written'):
+        backend.add_image('name', image, 1)

@@ -3,12 +3,15 @@
 import argparse
 import contextlib
 import os
+import pickle
+import pickletools
 import shutil
 import sys
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,9 +139,28 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
     path = tmp_path / 'weights.safetensors'
     safetensors.torch.save_file({'bias': torch.ones(2)}, path)
     assert read_weights(path)['bias'].tolist() == [1, 1]
+    # Bytes of the header's length may be instructions of pickles.
+    header = path.read_bytes()[8:-8].ljust(0x9328)
+    path.write_bytes(len(header).to_bytes(8, 'little') + header + path.read_bytes()[-8:])
+    assert read_weights(path)['bias'].tolist() == [1, 1]
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match='damaged'):
         read_weights(path)
+
+
+def test_a_pickle_is_read_up_to_the_first_name_that_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'pickle.pth'
+    path.write_bytes(pickle.dumps([np.ones(2), os.system, *range(999)]))
+    operations: list[Any] = []
+    read = pickletools.genops
+    monkeypatch.setattr(
+        pickletools, 'genops', lambda file: (operations.append(op) or op for op in read(file))
+    )
+    with pytest.raises(UserError, match='asks for posix.system'):
+        read_checkpoint(str(path))
+    assert len(operations) < 99
 
 
 def test_a_missing_or_broken_file_is_told_in_a_sentence(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def written(content: object) -> bytes:
         ),
         (pickle.dumps([1]), False, r'cannot be loaded as a checkpoint: it is damaged, or not'),
         (b'no checkpoint', False, r'cannot be loaded as a checkpoint: it is damaged'),
+        (b'import torch\nbase = 3\n', False, r'cannot be loaded as a checkpoint: it is damaged'),
         (b'', False, r'cannot be loaded as a checkpoint: it is empty'),
         (b'PK\x03\x04junk', False, r'cannot be loaded as a checkpoint: it is damaged'),
         (written(dict(a=torch.ones(9)))[:-50], False, r'cannot be loaded as a checkpoint'),

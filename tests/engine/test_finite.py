@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import tiny
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import Tensor
 
@@ -43,8 +44,7 @@ def run(work_dir: Path, spoil: Spoil, counts: int = 1, *hooks: Any, **options: A
         work_dir,
         [dict(type='mmdat.FiniteLossHook', max_in_a_row=4), spoil, *hooks],
         EPOCHS,
-        checkpoint=dict(type='mmdat.CheckpointHook'),
-        **dict(optim_wrapper=wrapper) | options,
+        **dict(optim_wrapper=wrapper, checkpoint=dict(type='mmdat.CheckpointHook')) | options,
     )
     runner.train()
     return runner
@@ -61,7 +61,12 @@ def test_a_step_without_a_finite_loss_is_skipped_and_counted(counts: int, tmp_pa
     ]
     # Of two batches a step, the one that is left of a pair steps alone.
     assert moved[4:] == {1: [0, 0, 1, 1, 0, 1, 1], 2: [0, 0, 1, 0, 0, 0, 1]}[counts]
-    assert all(value.isfinite().all() for value in runner.model.layers[3].state_dict().values())
+    still = [
+        torch.equal(before['1.running_mean'], after['1.running_mean'])
+        for before, after in zip(spoil.weights, spoil.weights[1:], strict=False)
+    ]
+    assert still[4:] == [1, 1, 0, 0, 1, 0, 0]
+    assert all(value.isfinite().all() for value in runner.model.state_dict().values())
 
 
 def test_many_in_a_row_end_training_in_a_sentence_and_keep_the_last_good(tmp_path: Path) -> None:
@@ -72,6 +77,30 @@ def test_many_in_a_row_end_training_in_a_sentence_and_keep_the_last_good(tmp_pat
     )
     assert 'the first layer with such an output is data_preprocessor: lower' in str(caught.value)
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+
+
+def test_a_last_step_that_is_skipped_loses_nothing(tmp_path: Path) -> None:
+    run(tmp_path, Spoil(7, 11), checkpoint=dict(type='mmdat.CheckpointHook', max_keep_ckpts=1))
+    assert {path.name for path in tmp_path.glob('*.pth')} == {'epoch_1.pth', 'epoch_3.pth'}
+
+
+def test_a_model_with_several_optimizers_is_trained(tmp_path: Path) -> None:
+    class Model(tiny.Model):
+        def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+            losses = self(**self.data_preprocessor(data, True), mode='loss')
+            optim_wrapper['one'].update_params(losses['loss'])
+            return losses
+
+    model = Model()
+    one = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), accumulative_counts=2)
+    run(
+        tmp_path,
+        Spoil(),
+        model=model,
+        optim_wrapper=OptimWrapperDict(one=one),
+        param_scheduler=None,
+    )
+    assert (tmp_path / 'epoch_3.pth').is_file()
 
 
 def test_a_count_goes_on_when_training_is_resumed(tmp_path: Path) -> None:
