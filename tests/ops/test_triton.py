@@ -114,6 +114,7 @@ def test_a_failing_launch_is_tried_once_and_warned_of(monkeypatch: pytest.Monkey
     gpu._try_launch.cache_clear()
 
 
+@NEEDS_TRITON
 def test_float32_is_multiplied_as_pytorch_may() -> None:
     before = torch.get_float32_matmul_precision()
     found = {}
