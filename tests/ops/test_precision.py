@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from torch import Tensor
 
 from mmdat.ops import (
@@ -115,6 +116,12 @@ def results(operator: str, tensors: list[Tensor], magnitude: float) -> list[Tens
 )
 @pytest.mark.parametrize('operator', OPERATORS)
 def test_what_float32_can_half_precision_can(operator: str, case: str, dtype: torch.dtype) -> None:
+    if (
+        'fused' in operator
+        and dtype == torch.float16
+        and Version(torch.__version__) < Version('2.6')
+    ):
+        pytest.skip("PyTorch's own attention overflows there on CPUs")
     query, value, table, gradient = CASES[case]
     limits = torch.finfo(dtype)
     for tables_in_half in (True, False) if table <= limits.max else (False,):
