@@ -67,7 +67,7 @@ def fetch(source: str) -> Path:
 
 
 def _kept(path: Path) -> Path:
-    """Where the hash of a file is kept."""
+    """Path of the file beside a downloaded checkpoint that keeps its SHA-256."""
     return path.with_name(f'{path.name}.sha256')
 
 
