@@ -1,7 +1,7 @@
 """Losses and gradients that are not finite: steps are skipped, and too many end a training."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 
 from mmdat.errors import UserError, list_first
 from mmdat.registry import HOOKS
@@ -36,11 +37,12 @@ class FiniteLossHook(Hook):
     """
 
     _problem = ''
-    # Of the model, each with what it was before the iteration.
-    _statistics: Sequence[tuple[Tensor, Tensor]] = ()
 
     def __init__(self, max_in_a_row: int = 10) -> None:
         self.max_in_a_row = max_in_a_row
+        # Running means and variances of the model, and what they were before the iteration.
+        self._statistics: list[Tensor] = []
+        self._kept: list[Tensor] = []
 
     def before_train(self, runner: Runner) -> None:
         wrapper = runner.optim_wrapper
@@ -87,12 +89,19 @@ class FiniteLossHook(Hook):
         wrapper.update_params = update_if_finite
         wrapper.step = step_if_finite
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
         self._statistics = [
-            (buffer, buffer.clone())
-            for buffer in runner.model.buffers()
+            buffer
+            for module in runner.model.modules()
+            if isinstance(module, _NormBase)
+            for buffer in module.buffers()
             if buffer.is_floating_point()
         ]
+        self._kept = [buffer.clone() for buffer in self._statistics]
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if self._kept:
+            torch._foreach_copy_(self._kept, self._statistics)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -121,8 +130,8 @@ class FiniteLossHook(Hook):
 
     def _count(self, runner: Runner, problem: str) -> None:
         self._problem = problem
-        for buffer, before in self._statistics if problem else ():
-            buffer.copy_(before)
+        if problem and self._kept:
+            torch._foreach_copy_(self._statistics, self._kept)
         hub = runner.message_hub
         hub.update_info(IN_A_ROW, hub.get_info(IN_A_ROW, 0) + 1 if problem else 0)
         hub.update_info(SKIPPED, hub.get_info(SKIPPED, 0) + bool(problem))
