@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from .tracing import is_exporting
+
 # Earlier versions have not been tried.
 MIN_TRITON = 3, 6
 # CUDA's limit of the second axis of a grid.
@@ -59,6 +61,8 @@ def why_no_kernels(
     """
     if reason := why_no_triton():
         return reason
+    if is_exporting():  # for sizes of which nothing may be asked below
+        return 'kernels in Triton cannot be exported'
     if query.device.type == 'cuda':
         if torch.version.hip:
             return 'the GPU is not one of NVIDIA'

@@ -5,6 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from mmdat.ops import (
     deformable_attention,
@@ -13,6 +16,7 @@ from mmdat.ops import (
     window_attention,
 )
 from mmdat.ops.deformable import api
+from mmdat.ops.tracing import fresh_sizes
 
 NUM_LOGITS = 2 * 2 * 3 * 5 * 3
 # Those whose implementations torch.compile sees as single operators.
@@ -80,6 +84,21 @@ def test_compiled_code_runs_what_eager_code_does(
     for name in OPERATORS:
         ways = {f'mmdat.{way}_{name}_attention.default' for way in ('tiled', 'compiled')}
         assert len(ways & called) == 1, name
+
+
+def test_exporting_for_a_gpu_asks_for_no_size() -> None:
+    class Attend(torch.nn.Module):
+        def forward(self, query: Tensor, table: Tensor) -> Tensor:
+            query = fresh_sizes(query, 0)
+            return neighborhood_attention(query, query, query, table)
+
+    with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True):
+        query = torch.empty(2, 2, 5, 5, 4, device='cuda')
+        table = torch.empty(2, 5, 5, device='cuda')
+    program = torch.export.export(
+        Attend(), (query, table), dynamic_shapes=({0: Dim('batch')}, None), strict=False
+    )
+    assert not any('mmdat' in str(node.target) for node in program.graph.nodes)
 
 
 def test_what_cannot_run_here_is_not_preferred(inputs: list[Tensor]) -> None:
