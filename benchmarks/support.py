@@ -137,8 +137,11 @@ def reason_against(check: str, model: nn.Module, images: list[Tensor]) -> str:
     try:
         CHECKS[check](model, images)
     except Exception as error:  # whatever PyTorch's compilers raise is a result here
-        lines = str(error).strip().splitlines() or ['']
-        return f'{type(error).__name__}: {lines[0]}'[:200]
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        lines = str(cause).strip().splitlines() or ['']
+        return f'{type(cause).__name__}: {lines[0]}'[:200]
     return ''
 
 
