@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=RESULTS, help='folder for JSON and Markdown')
     args = parser.parse_args()
     devices = [torch.device('cpu')]
+    torch.backends.cudnn.allow_tf32 = False  # so that float32 is no less
     if torch.cuda.is_available():
         devices.append(torch.device('cuda'))
     for package in PACKAGES:
