@@ -155,7 +155,7 @@ class PredictionFiles:
         buffer = io.BytesIO()
         mask.save(buffer, 'PNG')
         if prediction.frame is None:
-            path = self._path(MASKS, prediction.name, '.png')
+            path = self._path(MASKS, prediction.name, '.png', prediction.path)
         else:
             path = self._path(MASKS, f'{prediction.name}/{prediction.frame:06}', '.png')
         _write_whole(path, buffer.getvalue())
@@ -168,10 +168,10 @@ class PredictionFiles:
             suffix = PurePath(prediction.name).suffix.lower()
             if suffix not in PICTURE_SUFFIXES or max(picture.shape) > MOST_JPEG:
                 suffix = '.png'
-            path = self._path(PICTURES, prediction.name, suffix)
+            path = self._path(PICTURES, prediction.name, suffix, prediction.path)
             _write_whole(path, cv2.imencode(suffix, picture)[1].tobytes())
             return
-        path = self._path(PICTURES, prediction.name, '.mp4')
+        path = self._path(PICTURES, prediction.name, '.mp4', prediction.path)
         if self._video is None or self._video.path != path:
             self._end_video(complete=True)
             self._video = _VideoFile(path, prediction.rate or FRAME_RATE, picture.shape[:2])
@@ -184,14 +184,18 @@ class PredictionFiles:
             self._video.close(complete)
         self._video = None
 
-    def _path(self, kind: str, name: str, suffix: str) -> Path:
+    def _path(self, kind: str, name: str, suffix: str, source: str = '') -> Path:
         """Path of an input's file: its name with another suffix, or with one more if that is taken.
 
-        Of ``a.tif`` and ``a.gif`` the one is drawn as ``a.png``, the other as ``a.gif.png``.
+        Of ``a.jpg`` beside ``a.png`` the mask is ``a.jpg.png``, in a later run too. Of ``a.tif``
+        and ``a.gif`` the one is drawn as ``a.png``, the other as ``a.gif.png``.
         """
         folder = self.folder / kind
-        own = PurePath(name).suffix.lower() == suffix
-        path = folder / name if own else (folder / name).with_suffix(suffix)
+        path = folder / name
+        if path.suffix.lower() != suffix:
+            path = path.with_suffix(suffix)
+            if source and Path(source).with_suffix(suffix).exists():
+                path = folder / f'{name}{suffix}'
         tail = suffix
         while self._targets.setdefault(path, name) != name:
             path, tail = folder / f'{name}{tail}', f'{tail}{suffix}'

@@ -268,8 +268,8 @@ def test_masks_have_the_classes_in_the_size_of_the_images(
     out = tmp_path / 'out'
     write_predictions(config, checkpoint, tmp_path / 'in', out)
     assert files(out) == [
-        *('masks/x.jpg.png', 'masks/x.png', 'masks/x.png.png'),
-        *('pictures/x.jpg', 'pictures/x.png', 'pictures/x.png.png', 'predictions.json'),
+        *('masks/x.bmp.png', 'masks/x.jpg.png', 'masks/x.png'),
+        *('pictures/x.bmp.png', 'pictures/x.jpg', 'pictures/x.png', 'predictions.json'),
     ]
     written = {entry['file_name']: entry for entry in entries(out)}
     for result in predict(config, checkpoint, tmp_path / 'in'):
@@ -538,6 +538,20 @@ def test_a_video_of_any_size_and_rate_is_whole(rate: float, written: float, tmp_
     frames = [video.read()[1] for _ in range(3)]
     assert frames[2].shape == (48, 66, 3) and not video.read()[0]
     assert abs(frames[2][-2:, -2:].mean() - 200) < 5
+
+
+def test_a_video_takes_no_other_videos_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = (0, 25.0, np.zeros((20, 20, 3), np.uint8))
+    write_scores(tmp_path, *((name, *frame) for name in ('x.avi', 'x.mov')))
+    assert files(tmp_path / 'pictures') == ['x.mov.mp4', 'x.mp4']
+    Path('y.mp4').touch()
+    write_scores(tmp_path / 'out', *((name, *frame) for name in ('y.avi', 'y.mp4')))
+    assert files(tmp_path / 'out' / 'pictures') == ['y.avi.mp4', 'y.mp4']
+    write_scores(tmp_path / 'again', ('y.avi', *frame))
+    assert files(tmp_path / 'again' / 'pictures') == ['y.avi.mp4']
 
 
 def test_a_picture_too_wide_for_jpeg_is_a_png(tmp_path: Path) -> None:
