@@ -328,6 +328,12 @@ def test_stages_after_the_last_output_are_neither_built_nor_run(name: str) -> No
         model.load_state_dict(incomplete)
 
 
+def test_what_is_not_of_the_backbone_is_of_the_last_layer() -> None:
+    model = DATPlusPlus('nano')
+    for name in ('scale', 'neck.stages.0.blocks.0.x', 'backbone.token', 'backbone.norms.0.weight'):
+        assert model.get_layer_depth(name, 'backbone.') == (9, 10)
+
+
 @every_variant
 def test_a_backbone_tells_the_channels_and_strides_of_its_maps(name: str) -> None:
     model = build(name)

@@ -172,12 +172,13 @@ class HierarchicalBackbone(BaseModule):
         """
         depths = [settings.depth for settings in self.settings[: len(self.stages)]]
         num_layers = sum(depths) + 2
-        part, stage, *rest = param_name.removeprefix(prefix).split('.')
+        part, *rest = param_name.removeprefix(prefix).split('.')
         if not param_name.startswith(prefix) or part not in ('embeddings', 'stages'):
             return num_layers - 1, num_layers
+        stage = rest[0]
         if (part, stage) == ('embeddings', '0'):
             return 0, num_layers
-        block = int(rest[1]) if part == 'stages' else 0
+        block = int(rest[2]) if part == 'stages' else 0
         return 1 + sum(depths[: int(stage)]) + block, num_layers
 
     @property
