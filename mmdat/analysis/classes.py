@@ -55,11 +55,11 @@ def _labels(predictions: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarr
 
 
 def _row(right_of_true: Any, right_of_found: Any, images: Any) -> dict[str, float | None]:
-    return dict(
-        accuracy=float(right_of_true.mean()) if len(right_of_true) else None,
-        precision=float(right_of_found.mean()) if len(right_of_found) else None,
-        images=float(images.mean()),
-    )
+    return {
+        'accuracy': float(right_of_true.mean()) if len(right_of_true) else None,
+        'precision': float(right_of_found.mean()) if len(right_of_found) else None,
+        'share of images': float(images.mean()),
+    }
 
 
 def draw_classified(

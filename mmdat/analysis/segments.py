@@ -35,10 +35,10 @@ def segment_overlap(predictions: Sequence[dict[str, Any]], dataset: BaseDataset)
     with np.errstate(invalid='ignore'):  # of classes that are nowhere
         columns = dict(IoU=shared / union, accuracy=shared / truth)
     rows = {ALL_CLASSES: {name: _part(np.nanmean(values)) for name, values in columns.items()}}
-    rows[ALL_CLASSES]['pixels'] = 1.0
+    rows[ALL_CLASSES]['share of pixels'] = 1.0
     for index, name in enumerate(classes):
         rows[name] = {column: _part(values[index]) for column, values in columns.items()}
-        rows[name]['pixels'] = _part(truth[index] / truth.sum())
+        rows[name]['share of pixels'] = _part(truth[index] / truth.sum())
     return dict(iou=rows)
 
 

@@ -5,7 +5,9 @@ from rich.table import Table
 
 ALL_CLASSES = 'all classes'
 # Key of a table -> its title.
-TITLES = dict(bbox='Box AP', segm='Mask AP', iou='Segmentation', accuracy='Classification')
+TITLES = dict(
+    bbox='Box AP (%)', segm='Mask AP (%)', iou='Segmentation (%)', accuracy='Classification (%)'
+)
 
 # {key of TITLES: {class or ALL_CLASSES: {column: part in [0, 1], or None where there is nothing}}}
 Tables = dict[str, dict[str, dict[str, float | None]]]
