@@ -67,7 +67,8 @@ class PackSegInputs(MMSegPackSegInputs):
 
     def transform(self, results: dict) -> dict:
         packed = super().transform(results)
-        if 'gt_seg_map' in results:
-            labels = np.unique(results['gt_seg_map']).tolist()
+        values = results.get('gt_seg_map')
+        if values is not None and values.dtype == np.uint8:
+            labels = inspect_mask('', values.ravel(), '').values
             packed['data_samples'].gt_sem_seg.set_metainfo(dict(labels=labels))
         return packed
