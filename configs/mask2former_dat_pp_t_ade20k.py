@@ -9,7 +9,7 @@ model = dict(
     data_preprocessor=dict(test_cfg=None),
     backbone=dict(_delete_=True, type='mmdat.DATPlusPlus', arch='tiny', drop_path_rate=0.3),
     decode_head=dict(in_channels=[64, 128, 256, 512]))
-train_pipeline = [*_base_.LOAD_TO_TRAIN, *_base_.train_pipeline[2:]]
+train_pipeline = [*_base_.LOAD_TO_TRAIN, *_base_.train_pipeline[2:-1], _base_.PACK_TO_TRAIN]
 test_pipeline = _base_.TEST_PIPELINE
 tta_pipeline = _base_.TTA_PIPELINE
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **_base_.ADE20K))

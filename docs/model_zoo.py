@@ -79,9 +79,16 @@ INTRODUCTION = """# Model zoo
 
 `tools/train.py configs/NAME.py` trains a model with the papers' recipe, `tools/test.py` evaluates
 it. We have trained none of them on COCO, ADE20K or ImageNet: **the accuracies below are the
-authors', from their own training**. Parameters and multiply-accumulates (MACs, one image of the
-given size, the products of queries and keys and of weights and values among them) are ours, from
-`make test-zoo`, which also takes a training step and a test step with each config.
+authors', from their own training**. Parameters, multiply-accumulates (MACs, the products of
+queries and keys and of weights and values among them) and memory are ours, counted for one image
+of the given size by `tests/helpers/zoo.py --costs`; `make test-zoo` takes a training step and a
+test step with each config.
+
+Memory, in the cards `Inference Memory (GB)`, is what the tensors of that forward pass take at once
+in float32, weights and image among them (GB = 10^9 bytes): counted, so that it is the same on every
+machine, and without what operators take as they compute and allocators keep. OpenMMLab's `Training
+Memory (GB)` is another figure, measured on GPUs; `tools/analysis_tools/benchmark.py --train`
+measures yours. Where it is blank, it has not been counted yet.
 
 The papers' figures that we have do not cover all pairs (none of DAT on COCO and ADE20K, no drop
 path of ScalableViT there, no DAT++-B with other heads than Cascade). There the config takes the
@@ -101,9 +108,10 @@ from: give ours some too where you compare. `nonlocal` has a block in each resid
 third stage, where mmdet's plugins place them; the usual comparison has one.
 """
 CARDS = """\
-# Written by docs/model_zoo.py. Parameters and MACs (of one image of the given size) are ours,
-# metrics the authors', from their own training. Checkpoint is what the authors published, by name:
-# init_cfg takes its backbone, load_from and the tools the whole model.
+# Written by docs/model_zoo.py. Parameters, MACs and Inference Memory (what tensors take at most in
+# float32, counted; both of one image of the given size) are ours, metrics the authors', from their
+# own training. Checkpoint is what the authors published, by name: init_cfg takes its backbone,
+# load_from and the tools the whole model.
 """
 SYNTHETIC = """
 ## Synthetic data
@@ -166,14 +174,15 @@ def page(measured: dict[str, dict[str, Any]]) -> str:
             '',
             f'## {dataset}: {task}',
             '',
-            f'| config | parameters (M) | MACs (G) | at | {accuracy}, reported | weights |',
-            '|---|---|---|---|---|---|',
+            '| config | parameters (M) | MACs (G) | memory (GB) | at | '
+            f'{accuracy}, reported | weights |',
+            '|---|---|---|---|---|---|---|',
         ]
         for name, cost in sorted(rows.items()):
             height, width = cost['shape']
             parts.append(
                 f'| [{name}](../configs/{name}.py) | {cost["parameters"] / 1e6:.1f} | '
-                f'{cost["macs"] / 1e9:.1f} | {height} x {width} | '
+                f'{cost["macs"] / 1e9:.1f} | {_gigabytes(cost) or ""} | {height} x {width} | '
                 f'{REPORTED.get(name.removesuffix(f"_{suffix}"), "")} | {_link(name)} |'
             )
     demos = json.loads(DEMOS.read_text())
@@ -194,20 +203,23 @@ def metafile(measured: dict[str, dict[str, Any]]) -> str:
     """Lay out the model cards that mim reads, one for each config."""
     collections = [dict(Name=family, Paper=url) for _, family, url in FAMILIES]
     names = sorted(path.stem for path in CONFIGS.glob('*.py'))
-    models = [_card(name, measured.get(name)) for name in names]
+    models = [_card(name, measured[name]) for name in names]
     content = dict(Collections=[*collections, dict(Name='Baselines')], Models=models)
     return CARDS + yaml.dump(content, sort_keys=False, default_flow_style=None, width=99)
 
 
-def _card(name: str, cost: dict[str, Any] | None) -> dict[str, Any]:
-    """Describe a config; what was not measured is left out."""
+def _card(name: str, cost: dict[str, Any]) -> dict[str, Any]:
+    """Describe a config."""
     families = (family for part, family, _ in FAMILIES if part in f'_{name}')
     card = {'Name': name, 'In Collection': next(families, 'Baselines')}
     card['Config'] = f'configs/{name}.py'
-    metadata: dict[str, Any] = {}
-    if cost is not None:
-        metadata |= {'Parameters': cost['parameters'], 'MACs': cost['macs']}
-        metadata['Image Size'] = ' x '.join(map(str, cost['shape']))
+    metadata: dict[str, Any] = {
+        'Parameters': cost['parameters'],
+        'MACs': cost['macs'],
+        'Image Size': ' x '.join(map(str, cost['shape'])),
+    }
+    if memory := _gigabytes(cost):
+        metadata['Inference Memory (GB)'] = memory
     published = PUBLISHED.get(name)
     if published is not None:
         metadata['Checkpoint'] = f'mmdat://{name}'
@@ -229,6 +241,11 @@ def _card(name: str, cost: dict[str, Any] | None) -> dict[str, Any]:
     if published is not None and published.file is not None:
         card['Weights'] = f'{published.file}#/{name}.pth'  # mim names the file by what follows /
     return card
+
+
+def _gigabytes(cost: dict[str, Any]) -> float | None:
+    """Memory of a config, None if it was not counted."""
+    return round(cost['peak_memory'] / 1e9, 3) if 'peak_memory' in cost else None
 
 
 def _link(name: str) -> str:

@@ -29,17 +29,22 @@ def test_the_cards_are_made_from_the_same_and_from_the_table_of_published_weight
     cards = {card['Name']: card for card in yaml.safe_load(text)['Models']}
     assert cards.keys() == {path.stem for path in zoo.CONFIGS.glob('*.py')}
     for name, card in cards.items():
-        metadata, cost = card['Metadata'], MEASURED.get(name)
-        if cost is not None:
-            assert (metadata['Parameters'], metadata['MACs']) == (cost['parameters'], cost['macs'])
+        metadata, cost = card['Metadata'], MEASURED[name]
+        assert (metadata['Parameters'], metadata['MACs']) == (cost['parameters'], cost['macs'])
+        memory = metadata.get('Inference Memory (GB)')
+        assert (memory is None) == ('peak_memory' not in cost)
+        assert memory is None or 4e-9 * cost['parameters'] < memory < 6, 'of weights alone'
         assert metadata.get('Checkpoint') == (f'mmdat://{name}' if name in PUBLISHED else None)
         for result in card.get('Results', ()):
             assert all(metric.endswith('reported by the authors') for metric in result['Metrics'])
 
 
-def test_every_config_was_measured() -> None:
-    configs = {path.stem for path in zoo.CONFIGS.glob('*.py') if not path.stem.endswith('_shapes')}
-    assert configs == MEASURED.keys()
+def test_every_config_was_counted() -> None:
+    assert {path.stem for path in zoo.CONFIGS.glob('*.py')} == MEASURED.keys()
+
+
+def test_what_was_written_is_what_is_counted() -> None:
+    assert zoo.cost('dat_pp_nano_shapes') == MEASURED['dat_pp_nano_shapes']
 
 
 def test_what_is_reported_is_of_configs_that_there_are() -> None:

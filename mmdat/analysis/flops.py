@@ -1,17 +1,24 @@
-"""Parameters and multiply-accumulates (MACs) of a config's model, for one image."""
+"""Parameters, multiply-accumulates (MACs) and memory of a config's model, for one image."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from mmdet.models.roi_heads import CascadeRoIHead
+from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.roi_heads import CascadeRoIHead, SingleRoIExtractor
+from mmdet.structures import SampleList
+from mmdet.structures.bbox import bbox2roi
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmdat.ops.flops  # noqa: F401  so that mmdat's operators are counted
@@ -20,6 +27,7 @@ from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks.exceptions import explained
 from mmdat.ops import prefer_implementation
 
+from .measure import TensorMemory
 from .model import image_shape, refuse_shape
 from .synthetic import synthetic_batch
 
@@ -39,6 +47,7 @@ class Complexity:
         macs: Multiply-accumulates for the image.
         backbone_macs: Those of the backbone.
         not_counted: Layers of mmcv whose own arithmetic PyTorch does not see.
+        peak_memory: Bytes that tensors take at most, weights and image among them.
     """
 
     shape: tuple[int, int]
@@ -47,10 +56,11 @@ class Complexity:
     macs: int
     backbone_macs: int
     not_counted: tuple[str, ...]
+    peak_memory: int
 
 
 def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complexity:
-    """Count the parameters of a config's model, and the MACs of one image.
+    """Count the parameters of a config's model, and the MACs and the memory of one image.
 
     Counted are matrix products, convolutions and the products of queries with keys and weights with
     values. Not counted are norms, elementwise operations, sampling at points, and what mmcv
@@ -58,7 +68,11 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
     whole image. A detector runs through its heads, two-stage ones for the best proposals and the
     masks of the first 100. Parameters are those of training, with those of auxiliary heads.
 
-    The model runs once on the CPU, with random weights.
+    Memory is that of the tensors in use at once in float32, without gradients, and not what an
+    operator takes while it computes, nor what the allocator keeps.
+
+    The model runs on tensors without content, which takes seconds and gives the same on every
+    machine; one that needs values runs on the CPU, with random weights.
 
     Args:
         cfg: The config, of mmdet, mmsegmentation or mmpretrain.
@@ -69,25 +83,43 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
         UserError: For a mistake in the config or the shape.
     """
     shape = image_shape(cfg, shape)
-    with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), explained(cfg):
-        torch.manual_seed(0)  # proposals depend on the weights
-        model = build_model(cfg).eval()
-        if isinstance(getattr(model, 'roi_head', None), CascadeRoIHead) and model.with_mask:
-            for head in model.roi_head.mask_head:
-                _limit_masks(head)
-        if toolbox_of(cfg).name == 'mmseg':
-            model.test_cfg['mode'] = 'whole'
-        batch = model.data_preprocessor(synthetic_batch(cfg, 1, shape))
-    # mmsegmentation's Mask2Former has no mode 'tensor'.
-    mode = 'predict' if toolbox_of(cfg).name == 'mmseg' else 'tensor'
-    # Fused attention would count the zeros that pad values to the width of keys.
-    with (
-        FlopCounterMode(display=False) as counter,
-        torch.no_grad(),
-        refuse_shape(shape),
-        prefer_implementation('tiled'),
-    ):
-        model(**batch, mode=mode)
+    # What cannot be run without values, or is a mistake, fails in many ways.
+    with contextlib.suppress(Exception):
+        return _count(cfg, shape, with_values=False)
+    return _count(cfg, shape, with_values=True)
+
+
+def _count(cfg: Config, shape: tuple[int, int], with_values: bool) -> Complexity:
+    toolbox = toolbox_of(cfg).name
+    batch: dict[str, Any] = synthetic_batch(cfg, 1, shape)
+    batch['inputs'] = torch.stack(batch['inputs'])  # lists are padded by values
+    if toolbox == 'mmpretrain':
+        del batch['data_samples']  # labels, which are needed for losses alone
+    tensors = (
+        contextlib.nullcontext() if with_values else FakeTensorMode(allow_non_fake_inputs=True)
+    )
+    with tensors, torch.no_grad():
+        with DefaultScope.overwrite_default_scope(toolbox), explained(cfg):
+            torch.manual_seed(0)  # proposals depend on the weights
+            model = build_model(cfg).eval()
+            roi_head = getattr(model, 'roi_head', None)
+            if isinstance(roi_head, CascadeRoIHead) and roi_head.with_mask:
+                _limit_masks(roi_head)
+            if isinstance(model, TwoStageDetector) and not with_values:
+                _choose_without_values(model)
+            if toolbox == 'mmseg':
+                model.test_cfg['mode'] = 'whole'
+            batch = model.data_preprocessor(batch)
+        # mmsegmentation's Mask2Former has no mode 'tensor'.
+        mode = 'predict' if toolbox == 'mmseg' else 'tensor'
+        # Fused attention would count the zeros that pad values to the width of keys.
+        with (
+            TensorMemory(*model.parameters(), *model.buffers(), batch['inputs']) as memory,
+            FlopCounterMode(display=False) as counter,
+            refuse_shape(shape),
+            prefer_implementation('tiled'),
+        ):
+            model(**batch, mode=mode)
     backbone = getattr(model, 'backbone', nn.Identity())
     by_module = counter.get_flop_counts()
     backbone_flops = sum(by_module[f'{type(model).__name__}.backbone'].values())
@@ -98,6 +130,7 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
         counter.get_total_flops() // 2,
         backbone_flops // 2,
         _layers_of_mmcv(model),
+        memory.peak,
     )
 
 
@@ -116,19 +149,50 @@ def print_complexity(complexity: Complexity) -> None:
     ):
         table.add_row(name, f'{parameters / 1e6:.2f}', f'{macs / 1e9:.2f}')
     Console().print(table)
+    print(f'Memory of its tensors in float32: {complexity.peak_memory / 1e9:.3f} GB at most')
     if complexity.not_counted:
         print(f"Not counted: what mmcv's kernels compute in {', '.join(complexity.not_counted)}")
 
 
-def _limit_masks(head: nn.Module) -> None:
-    """Let a mask head compute the first masks alone, and return zeros for the others."""
-    forward = head.forward
+def _limit_masks(roi_head: CascadeRoIHead) -> None:
+    """Let a cascade compute the masks of the first proposals alone."""
+    forward = roi_head.forward
 
-    def forward_first(features: Tensor) -> Tensor:
-        computed = forward(features[:NUM_MASKS])
-        return F.pad(computed, (0, 0) * 3 + (0, len(features) - len(computed)))
+    def forward_first(
+        features: tuple[Tensor, ...], proposals: list[InstanceData], samples: SampleList
+    ) -> tuple:
+        mask_heads, roi_head.mask_head = roi_head.mask_head, None
+        boxes = forward(features, proposals, samples)
+        roi_head.mask_head = mask_heads
+        rois = bbox2roi([found.bboxes[:NUM_MASKS] for found in proposals])
+        masks = [
+            head(extractor(features[: extractor.num_inputs], rois))
+            for head, extractor in zip(mask_heads, roi_head.mask_roi_extractor, strict=True)
+        ]
+        return boxes, masks
 
-    head.forward = forward_first
+    roi_head.forward = forward_first
+
+
+def _choose_without_values(detector: TwoStageDetector) -> None:
+    """Let a detector go on with as many proposals as it takes at most, whatever their scores."""
+    forward = detector.rpn_head.forward
+    num_proposals = detector.test_cfg.rpn.max_per_img
+
+    def propose(features: tuple[Tensor, ...], samples: SampleList, **_: Any) -> list[InstanceData]:
+        forward(features)
+        return [InstanceData(bboxes=features[0].new_zeros(num_proposals, 4)) for _ in samples]
+
+    detector.rpn_head.predict = propose
+    for module in detector.modules():
+        if isinstance(module, SingleRoIExtractor):
+            module.forward = partial(_extract, module)
+
+
+def _extract(extractor: SingleRoIExtractor, features: tuple[Tensor, ...], rois: Tensor) -> Tensor:
+    """Stand for the features of regions, which levels would be chosen for by size."""
+    size = extractor.roi_layers[0].output_size
+    return features[0].new_zeros(len(rois), extractor.out_channels, *size)
 
 
 def _num_parameters(module: nn.Module) -> int:

@@ -5,12 +5,16 @@ import importlib
 import platform
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mmdat.engine.graphs import BATCHES_BEFORE_CAPTURE
 
@@ -107,6 +111,44 @@ class PeakMemory:
         if self.device.type == 'cuda':
             return torch.cuda.max_memory_allocated(self.device) - self.before
         return _resident_memory('VmHWM') - self.before
+
+
+class TensorMemory(TorchDispatchMode):
+    """Most bytes that tensors take at once in its context, the given ones among them.
+
+    Counts what operators return, once where tensors share it, until it is freed; not what an
+    operator takes while it computes. Tensors need no content.
+    """
+
+    def __init__(self, *tensors: Tensor) -> None:
+        super().__init__()
+        self.peak = self._bytes = 0
+        self._alive: set[int] = set()
+        for tensor in tensors:
+            self._add(tensor)
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._add(leaf)
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return
+        self._alive.add(key)
+        self._bytes += size
+        self.peak = max(self.peak, self._bytes)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._alive.remove(key)
+        self._bytes -= size
 
 
 def machine_and_versions(device: torch.device) -> dict[str, Any]:

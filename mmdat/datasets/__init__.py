@@ -24,7 +24,7 @@ __all__ = [
 # A project of mmdet need not have mmseg and mmpretrain, nor those that its mmcv fits.
 with contextlib.suppress(ImportError, AssertionError):
     from .segmentation import SegmentationDataset  # noqa: F401  registers itself
-    from .segmentation_map import LoadSegmentationMap  # noqa: F401  registers itself
+    from .segmentation_map import LoadSegmentationMap, PackSegInputs  # noqa: F401  register
     from .shapes.segment import ShapesSegmentDataset  # noqa: F401  registers itself
 with contextlib.suppress(ImportError, AssertionError):
     from .classification import ClassificationDataset  # noqa: F401  registers itself

@@ -1,9 +1,10 @@
-"""Reading masks of semantic segmentation, some of which may be broken."""
+"""Reading masks of semantic segmentation, some of which may be broken, and packing them."""
 
 import cv2
 import numpy as np
 from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.datasets.transforms import PackSegInputs as MMSegPackSegInputs
 
 from mmdat.checks.images import misfit
 from mmdat.checks.masks import cannot_be_read, class_table, decode_mask, inspect_mask
@@ -54,3 +55,20 @@ class LoadSegmentationMap(LoadAnnotations):
                     )
         results['gt_seg_map'] = cv2.LUT(values, table.astype(np.uint8))
         results['seg_fields'].append('gt_seg_map')
+
+
+@TRANSFORMS.register_module()
+class PackSegInputs(MMSegPackSegInputs):
+    """mmsegmentation's ``PackSegInputs`` that also tells which labels a mask has, in ``labels``.
+
+    They stand in the metainfo of ``gt_sem_seg``, so that a training step need not look for those
+    that the head lacks: here a data worker does.
+    """
+
+    def transform(self, results: dict) -> dict:
+        packed = super().transform(results)
+        values = results.get('gt_seg_map')
+        if values is not None and values.dtype == np.uint8:
+            labels = inspect_mask('', values.ravel(), '').values
+            packed['data_samples'].gt_sem_seg.set_metainfo(dict(labels=labels))
+        return packed

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.meta import count_on_meta
 from helpers.products import products_of_attention
 from mmengine.config import Config
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from mmdat.analysis import flops
 from mmdat.analysis.flops import count_complexity, print_complexity
+from mmdat.analysis.measure import TensorMemory
 from mmdat.analysis.model import image_shape, load_config
 from mmdat.errors import UserError
 
@@ -76,6 +78,27 @@ def test_a_detector_is_counted_through_its_heads(config: Path) -> None:
     assert 0 < counted.backbone_parameters < counted.parameters
     assert 0 < counted.backbone_macs < counted.macs
     assert counted.not_counted == ('RoIAlign',)
+
+
+@pytest.mark.parametrize('name', ['dat_pp_nano_shapes', 'upernet_dat_pp_nano_shapes'])
+def test_costs_without_values_are_those_of_a_real_run(name: str) -> None:
+    cfg = load_config(ROOT / 'configs' / f'{name}.py')
+    counted, run = (flops._count(cfg, (96, 128), with_values) for with_values in (False, True))
+    assert counted == run
+    assert counted.peak_memory > 4 * (counted.parameters + 3 * 96 * 128)
+
+
+def test_memory_is_that_of_the_tensors_in_use_at_once() -> None:
+    given = torch.empty(5)
+    with TensorMemory(given) as memory:
+        first = torch.zeros(100)
+        view = first[1:].relu_()  # shares memory
+        del first
+        torch.zeros(30)
+        second = view + 1
+        del view
+        torch.zeros(50)
+    assert memory.peak == 4 * (len(given) + 100 + len(second))
 
 
 def test_a_cascade_has_masks_for_few_of_its_proposals(monkeypatch: pytest.MonkeyPatch) -> None:

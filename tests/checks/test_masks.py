@@ -23,6 +23,7 @@ from mmdat.checks.masks import (
     check_mask_values,
     check_same_zero,
 )
+from mmdat.datasets.segmentation_map import PackSegInputs
 from mmdat.errors import UserError
 
 LOAD = [dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')]
@@ -271,6 +272,25 @@ def test_a_class_too_many_is_refused() -> None:
         match=r'mask a.png has class 3 \(counted from 0, after reduce_zero_label\), but there are',
     ):
         check_mask_classes(model, batch(0, 3, 255))
+
+
+def test_masks_whose_labels_a_worker_noted_are_not_scanned_again() -> None:
+    model = nn.Module()
+    model.decode_head = SimpleNamespace(num_classes=3, ignore_index=255)
+
+    def packed(*values: int) -> dict:
+        results = dict(gt_seg_map=np.array([values], np.uint8), seg_map_path='a.png')
+        return dict(data_samples=[PackSegInputs().transform(results)['data_samples']])
+
+    good = packed(2, 255, 0)
+    del good['data_samples'][0].gt_sem_seg.data
+    check_mask_classes(model, good)
+    with pytest.raises(UserError, match='mask a.png has class 4 '):
+        check_mask_classes(model, packed(0, 4, 3, 255))
+    model.decode_head.ignore_index = 3
+    check_mask_classes(model, packed(0, 3))
+    with pytest.raises(UserError, match='has class 255 '):
+        check_mask_classes(model, packed(0, 3, 255))
 
 
 def test_splits_that_read_0_differently_are_refused() -> None:

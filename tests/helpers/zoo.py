@@ -4,8 +4,8 @@
 It fails where a trained parameter has no gradient then: several processes would stop.
 
 ``python tests/helpers/zoo.py [NAME ...]`` prints a table as it goes; names may have wildcards. With
-``--out`` it also counts parameters and multiply-accumulates (MACs), of one image at the size that
-papers give them for, which takes most of the time.
+``--costs`` it counts parameters, multiply-accumulates (MACs) and memory instead, of one image at
+the size that papers give them for, and writes them to ``benchmarks/results/zoo_cpu.json``.
 """
 
 import argparse
@@ -42,7 +42,9 @@ from mmdat.datasets.shapes.files import write_image
 from mmdat.datasets.shapes.segment import pixel_values
 from mmdat.errors import list_first
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / 'configs'
+COSTS = ROOT / 'benchmarks' / 'results' / 'zoo_cpu.json'
 SIZE = 128
 NUM_IMAGES = 2
 SEGMENTED = (512, 2048)  # image size at which papers count the cost of segmentation
@@ -119,7 +121,7 @@ def parameters_with_gradient() -> Iterator[set[Tensor]]:
 
 
 def cost(name: str) -> dict[str, Any]:
-    """Parameters and MACs of the config of that name."""
+    """Parameters, MACs and memory of the config of that name, as JSON has them."""
     cfg = Config.fromfile(CONFIGS / f'{name}.py')
     cfg.model.backbone.init_cfg = None
     # It differs between schedules but costs nothing, so that their common model is counted once.
@@ -127,8 +129,15 @@ def cost(name: str) -> dict[str, Any]:
     shape = SEGMENTED if name.endswith('_ade20k') else image_shape(cfg)
     model = json.dumps([cfg.model, shape], default=str)
     if model not in COUNTED:
-        COUNTED[model] = asdict(count_complexity(cfg, shape))
+        COUNTED[model] = json.loads(json.dumps(asdict(count_complexity(cfg, shape))))
     return COUNTED[model]
+
+
+def write_cost(name: str) -> None:
+    """Write the cost of a config among those of the others."""
+    costs = json.loads(COSTS.read_text()) | {name: cost(name)}
+    COSTS.write_text(json.dumps(costs, indent=1, sort_keys=True) + '\n')
+    print(f'{name:44} {costs[name]["peak_memory"] / 1e9:8.3f} GB', flush=True)
 
 
 def draw_data(root: Path) -> None:
@@ -229,20 +238,25 @@ def main() -> None:
     """Run the configs that were asked for; fail if one fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('names', nargs='*', default=['*'], help='names of configs, or patterns')
-    parser.add_argument('--out', type=Path, help='file for the results and costs, as JSON')
+    parser.add_argument(
+        '--costs', action='store_true', help=f'write what an image costs to {COSTS.name} instead'
+    )
     args = parser.parse_args()
     names = sorted(
         path.stem
         for path in CONFIGS.glob('*.py')
         if any(fnmatch.fnmatch(path.stem, pattern) for pattern in args.names)
-        and not path.stem.endswith('_shapes')
+        and (args.costs or not path.stem.endswith('_shapes'))
     )
     num_passed = 0
-    results: dict[str, Any] = {}
     # To lay configs out for logs, and to read a toolbox's model index for each, takes as long as
     # the steps.
     mmengine.config.config.FormatCode = lambda text, **_: (text, True)
     mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
+    if args.costs:
+        for name in names:
+            write_cost(name)
+        return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         draw_data(root)
@@ -251,7 +265,6 @@ def main() -> None:
         for name in names:
             try:
                 steps = take_steps(name, root)
-                costs = cost(name) if args.out else {}
                 if steps.without_gradient:
                     raise ValueError(f'no gradient has {list_first(steps.without_gradient)}')
             except Exception:
@@ -264,9 +277,6 @@ def main() -> None:
                 f'{steps.test_seconds:6.1f} s',
                 flush=True,
             )
-            if args.out:  # after each, so that a run that is cut short is not lost
-                results[name] = dict(asdict(steps), **costs)
-                args.out.write_text(json.dumps(results, indent=1) + '\n')
             gc.collect()
     print(f'{num_passed} of {len(names)} configs trained and were tested')
     sys.exit(num_passed < len(names))

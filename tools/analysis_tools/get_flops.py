@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Count parameters and multiply-accumulates of a config's model: ``get_flops.py CONFIG``."""
+"""Count parameters, MACs and memory of a config's model: ``get_flops.py CONFIG``."""
 
 import argparse
 import sys

@@ -5,6 +5,7 @@ LOAD_TO_TRAIN = [
     dict(type='mmdat.LoadImageFromFile', skip_broken=True),
     dict(type='mmdat.LoadSegmentationMap'),
 ]
+PACK_TO_TRAIN = dict(type='mmdat.PackSegInputs')
 TEST_PIPELINE = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),

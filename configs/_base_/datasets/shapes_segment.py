@@ -6,7 +6,7 @@ data_root = '{{$SHAPES_SEGMENT_ROOT:data/shapes_segment}}'
 train_pipeline = [
     *_base_.LOAD_TO_TRAIN,
     dict(type='RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
-    dict(type='PackSegInputs'),
+    _base_.PACK_TO_TRAIN,
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
