@@ -1,6 +1,7 @@
 """Parameters, multiply-accumulates (MACs) and memory of a config's model, for one image."""
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -90,6 +91,7 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
 
 
 def _count(cfg: Config, shape: tuple[int, int], with_values: bool) -> Complexity:
+    cfg = copy.deepcopy(cfg)  # mmdet changes the config of some models that it builds
     toolbox = toolbox_of(cfg).name
     batch: dict[str, Any] = synthetic_batch(cfg, 1, shape)
     batch['inputs'] = torch.stack(batch['inputs'])  # lists are padded by values
