@@ -6,7 +6,7 @@ import sys
 
 try:
     from mmdat.apis import command_line
-    from mmdat.apis.view import view
+    from mmdat.apis.view import HOST, view
     from mmdat.errors import UserError
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
@@ -23,7 +23,10 @@ def parse_args() -> argparse.Namespace:
         help='path of a config and of its checkpoint; more pairs to switch between',
     )
     parser.add_argument('--examples', metavar='FOLDER', help='images to choose from')
-    parser.add_argument('--port', type=int, help='of 127.0.0.1 (the first free one from 7860)')
+    parser.add_argument(
+        '--host', default=HOST, help='address to listen on, 0.0.0.0 for all (%(default)s)'
+    )
+    parser.add_argument('--port', type=int, help='of the host (the first free one from 7860)')
     parser.add_argument('--device', default='cpu', help='cpu or cuda:0 and so on (cpu)')
     return parser.parse_args()
 
@@ -33,7 +36,7 @@ def main() -> None:
     if len(args.models) % 2:
         raise UserError(f'{args.models[-1]} has no checkpoint: give CONFIG CHECKPOINT pairs')
     pairs = list(zip(args.models[::2], args.models[1::2], strict=True))
-    view(pairs, args.examples, port=args.port, device=args.device)
+    view(pairs, args.examples, host=args.host, port=args.port, device=args.device)
 
 
 if __name__ == '__main__':

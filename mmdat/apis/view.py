@@ -49,6 +49,7 @@ def view(
     models: Sequence[tuple[str, str]],
     examples: str | os.PathLike | None = None,
     *,
+    host: str = HOST,
     port: int | None = None,
     device: str = 'cpu',
 ) -> None:
@@ -57,7 +58,8 @@ def view(
     Args:
         models: Paths of a config and a checkpoint of each.
         examples: Folder of images to choose from.
-        port: Of 127.0.0.1; the first free one from 7860 if None.
+        host: Address to listen on; the page is let in under this name and as ``localhost`` alone.
+        port: Of the host; the first free one from 7860 if None.
         device: Such as ``'cpu'`` or ``'cuda:0'``.
 
     Raises:
@@ -79,7 +81,7 @@ def view(
         predictors[name] = Predictor(
             cfg, checkpoint, score_thr=LEAST_SCORE if is_detector else None, device=device
         )
-    with serve(Viewer(predictors), paths, port) as url:
+    with serve(Viewer(predictors), paths, port, host) as url:
         print(f'Open {url} in a browser; Ctrl-C ends it', flush=True)
         # As Ctrl-C, so that uploads are deleted then too.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -90,8 +92,10 @@ def view(
 
 
 @contextmanager
-def serve(viewer: Viewer, examples: Sequence[str] = (), port: int | None = None) -> Iterator[str]:
-    """Serve the page on 127.0.0.1 while the context is entered, which gives its address.
+def serve(
+    viewer: Viewer, examples: Sequence[str] = (), port: int | None = None, host: str = HOST
+) -> Iterator[str]:
+    """Serve the page while the context is entered, which gives its address.
 
     Nothing is read from or sent to the Internet, and no file can be fetched but those that the page
     shows. Uploads and pictures are kept in a folder of their own that is deleted at the end.
@@ -100,9 +104,10 @@ def serve(viewer: Viewer, examples: Sequence[str] = (), port: int | None = None)
         viewer: What answers.
         examples: Images to choose from.
         port: The first free one from 7860 if None.
+        host: Address to listen on; ``'0.0.0.0'`` is all of this machine.
 
     Raises:
-        UserError: If the port is taken.
+        UserError: If the port is taken, or the host is none of this machine.
     """
     with (
         tempfile.TemporaryDirectory(prefix='mmdat_view_') as folder,
@@ -119,10 +124,10 @@ def serve(viewer: Viewer, examples: Sequence[str] = (), port: int | None = None)
 
         page = build_page(viewer, examples)
         # A page of another site, whose name was made to lead here, is not let in.
-        trusted = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, 'localhost'])
+        trusted = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, 'localhost', host])
         try:
             page.queue(api_open=False).launch(
-                server_name=HOST,
+                server_name=host,
                 server_port=port,
                 share=False,
                 inbrowser=False,
@@ -146,7 +151,7 @@ def serve(viewer: Viewer, examples: Sequence[str] = (), port: int | None = None)
             )
         except OSError as error:
             raise UserError(
-                f'port {port or FIRST_PORT} of {HOST} cannot be had: give another --port'
+                f'port {port or FIRST_PORT} of {host} cannot be had: give another --port or --host'
             ) from error
         try:
             yield page.local_url

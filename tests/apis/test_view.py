@@ -273,6 +273,16 @@ def test_other_sites_are_not_let_in(address: tuple[str, str, str]) -> None:
     assert ask(address[0], '/', Host='example.com')[0] == 400
 
 
+@pytest.mark.slow
+def test_another_address_lets_in_those_who_name_it(viewer: Viewer) -> None:
+    with serve(viewer, host='127.0.0.2') as url:
+        netloc = urlsplit(url).netloc
+        assert netloc.startswith('127.0.0.2:')
+        assert ask(netloc, '/')[0] == 200
+        assert ask(netloc, '/', Host='localhost')[0] == 200
+        assert ask(netloc, '/', Host='example.com')[0] == 400
+
+
 def upload(netloc: str, data: bytes) -> tuple[int, bytes]:
     head = b'Content-Disposition: form-data; name="files"; filename="a.png"'
     form = b'--x\r\n%s\r\n\r\n%s\r\n--x--\r\n' % (head, data)
