@@ -482,3 +482,18 @@ def test_docker_copies_all_that_the_set_up_reads(tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
+
+
+def test_docker_has_the_targets_and_arguments_that_are_named() -> None:
+    dockerfile, page, viewer = (
+        (CHECKOUT / name).read_text()
+        for name in ('docker/Dockerfile', 'docs/start.md', 'tools/view.py')
+    )
+    builds = re.findall(r'docker build (.+?) \.(?:\s|$)', dockerfile + page)
+    stages = re.findall(r'^FROM \S+ AS (\S+)$', dockerfile, re.M)
+    named = {name for build in builds for name in re.findall(r'--target (\S+)', build)}
+    assert named == {*stages} - {'set-up', stages[-1]}
+    arguments = {name for build in builds for name in re.findall(r'--build-arg (\w+)', build)}
+    assert arguments <= {*re.findall(r'^ARG (\w+)', dockerfile, re.M)}
+    options = re.findall(r'"(--\w+)=', dockerfile)
+    assert options and all(f"'{option}'" in viewer for option in options)
