@@ -88,7 +88,7 @@ Memory, in the cards `Inference Memory (GB)`, is what the tensors of that forwar
 in float32, weights and image among them (GB = 10^9 bytes): counted, so that it is the same on every
 machine, and without what operators take as they compute and allocators keep. OpenMMLab's `Training
 Memory (GB)` is another figure, measured on GPUs; `tools/analysis_tools/benchmark.py --train`
-measures yours. Where it is blank, it has not been counted yet.
+measures yours.
 
 The papers' figures that we have do not cover all pairs (none of DAT on COCO and ADE20K, no drop
 path of ScalableViT there, no DAT++-B with other heads than Cascade). There the config takes the
@@ -182,7 +182,7 @@ def page(measured: dict[str, dict[str, Any]]) -> str:
             height, width = cost['shape']
             parts.append(
                 f'| [{name}](../configs/{name}.py) | {cost["parameters"] / 1e6:.1f} | '
-                f'{cost["macs"] / 1e9:.1f} | {_gigabytes(cost) or ""} | {height} x {width} | '
+                f'{cost["macs"] / 1e9:.1f} | {_gigabytes(cost):.3f} | {height} x {width} | '
                 f'{REPORTED.get(name.removesuffix(f"_{suffix}"), "")} | {_link(name)} |'
             )
     demos = json.loads(DEMOS.read_text())
@@ -217,9 +217,8 @@ def _card(name: str, cost: dict[str, Any]) -> dict[str, Any]:
         'Parameters': cost['parameters'],
         'MACs': cost['macs'],
         'Image Size': ' x '.join(map(str, cost['shape'])),
+        'Inference Memory (GB)': _gigabytes(cost),
     }
-    if memory := _gigabytes(cost):
-        metadata['Inference Memory (GB)'] = memory
     published = PUBLISHED.get(name)
     if published is not None:
         metadata['Checkpoint'] = f'mmdat://{name}'
@@ -243,9 +242,9 @@ def _card(name: str, cost: dict[str, Any]) -> dict[str, Any]:
     return card
 
 
-def _gigabytes(cost: dict[str, Any]) -> float | None:
-    """Memory of a config, None if it was not counted."""
-    return round(cost['peak_memory'] / 1e9, 3) if 'peak_memory' in cost else None
+def _gigabytes(cost: dict[str, Any]) -> float:
+    """Memory of a config."""
+    return round(cost['peak_memory'] / 1e9, 3)
 
 
 def _link(name: str) -> str:
