@@ -440,10 +440,11 @@ def test_second_set_up_waits_for_the_first(machine: Machine) -> None:
 
 def test_mmcv_is_compiled_for_the_torch_of_the_lock() -> None:
     settings = PYPROJECT['tool']['uv']
-    needed = settings['extra-build-dependencies']['mmcv']
-    assert {'requirement': 'torch', 'match-runtime': True} in needed
-    # A GPU that the build sees would end up in a wheel that is kept as one for the CPU.
-    assert settings['extra-build-variables']['mmcv']['CUDA_VISIBLE_DEVICES'] == ''
+    for mmcv in ('mmcv', 'onedl-mmcv'):
+        needed = settings['extra-build-dependencies'][mmcv]
+        assert {'requirement': 'torch', 'match-runtime': True} in needed
+        # A GPU that the build sees would end up in a wheel that is kept as one for the CPU.
+        assert settings['extra-build-variables'][mmcv]['CUDA_VISIBLE_DEVICES'] == ''
 
 
 def test_lock_has_files_of_pypi_alone() -> None:
