@@ -4,10 +4,13 @@ mmengine 0.10 takes such names of OpenMMLab's packages alone, demands a folder i
 all types of such a base up in its package, where a toolbox's are not found.
 """
 
+import contextlib
 import functools
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 
 from .errors import UserError, suggest
 
@@ -29,7 +32,11 @@ def config_path(name: str) -> str:
 
 
 def patch_config() -> None:
-    """Let mmengine find bases whose name begins with ``mmdat::``."""
+    """Let mmengine find bases whose name begins with ``mmdat::``, and OneDL's mmsegmentation."""
+    # mmengine looks up the package mmsegmentation, else a module of the name given here.
+    with contextlib.suppress(PackageNotFoundError):
+        version('onedl-mmsegmentation')
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
     original = Config._get_cfg_path
 
     @functools.wraps(original)

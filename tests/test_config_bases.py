@@ -8,6 +8,7 @@ from helpers.imports import ROOT
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
+from mmdat import config_bases
 from mmdat.apis.runner import read_run_config
 from mmdat.checks.config_file import read_config
 from mmdat.errors import UserError
@@ -45,6 +46,18 @@ def test_a_name_that_is_none_is_a_sentence(tmp_path: Path) -> None:
 def test_bases_of_other_packages_are_found_as_before(tmp_path: Path) -> None:
     (tmp_path / 'own.py').write_text("_base_ = 'mmdet::_base_/schedules/schedule_1x.py'")
     assert Config.fromfile(tmp_path / 'own.py').train_cfg.max_epochs == 12
+
+
+def test_the_builds_of_onedl_are_found_by_their_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_bases, 'version', lambda package: '1.4.2')
+    monkeypatch.setattr(Config, '_get_cfg_path', staticmethod(Config._get_cfg_path))
+    monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', 'mmsegmentation')
+    config_bases.patch_config()
+    assert MODULE2PACKAGE['mmseg'] == 'mmseg'
+    (tmp_path / 'own.py').write_text("_base_ = 'mmseg::_base_/schedules/schedule_80k.py'")
+    assert Config.fromfile(tmp_path / 'own.py').train_cfg.max_iters == 80000
 
 
 def test_mmengine_still_refuses_such_names(monkeypatch: pytest.MonkeyPatch) -> None:
