@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / 'build/matrix'
 PAGE = ROOT / 'docs/start.md'
 RESULTS = ROOT / 'benchmarks/results/matrix.json'
-TABLE = re.compile(r'(<!-- matrix -->\n).*?(\n<!-- end -->)', re.DOTALL)
+TABLE = re.compile(r'(<!-- matrix -->\n).*?(<!-- end -->)', re.DOTALL)
 TOOLS = ('pytest==9.2.0', 'hypothesis==6.168.5')
 # What the backbones need beside PyTorch.
 MMENGINE = (
@@ -32,6 +32,7 @@ MMENGINE = (
     'setuptools==80.9.0',  # whose pkg_resources mmengine imports
 )
 BACKBONES = ('tests/ops', 'tests/models/test_backbones.py', 'tests/models/test_layers.py')
+TOOLBOXES = ('tests/models', 'tests/datasets', 'tests/apis', '--numprocesses=auto')
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,14 @@ class Environment:
         packages: What uv installs; nothing for the packages of uv.lock.
         tests: Arguments of pytest.
         what: What the tests are of.
+        sync: Arguments of ``uv sync``, which installs the packages of uv.lock.
     """
 
     python: str
     packages: tuple[str, ...]
     tests: tuple[str, ...]
     what: str
+    sync: tuple[str, ...] = ()
 
 
 ENVIRONMENTS = {
@@ -56,11 +59,20 @@ ENVIRONMENTS = {
         '3.10', ('torch==2.4.1', 'numpy<2', *MMENGINE), BACKBONES, 'operators, backbones'
     ),
     'newest': Environment('3.13', ('torch', *MMENGINE), BACKBONES, 'operators, backbones'),
+    'onedl': Environment(
+        '3.11',
+        (),
+        TOOLBOXES,
+        'what uses the toolboxes',
+        ('--no-dev', '--group=test', '--extra=onedl'),
+    ),
     'python3.10': Environment('3.10', (), ('--numprocesses=auto',), 'all'),
     'python3.11': Environment('3.11', (), ('--numprocesses=auto',), 'all'),
     'python3.12': Environment('3.12', (), ('--numprocesses=auto',), 'all'),
 }
-SHOWN = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain')
+SHOWN = re.compile(
+    r'numpy|torch|(onedl-)?mm(cv|cv-lite|det|detection|engine|pretrain|segmentation)'
+)
 
 
 def main() -> None:
@@ -74,7 +86,7 @@ def main() -> None:
     for name in names:
         rows[name] = try_environment(ENVIRONMENTS[name], FOLDER / name)
         RESULTS.write_text(json.dumps(rows, indent=1) + '\n')
-        PAGE.write_text(TABLE.sub(rf'\g<1>{table(rows)}\g<2>', PAGE.read_text()))
+        PAGE.write_text(TABLE.sub(rf'\g<1>{table(rows)}\n\g<2>', PAGE.read_text()))
         shutil.rmtree(FOLDER / name)  # gigabytes, which uv keeps in its cache
     print(table(rows))
 
@@ -92,7 +104,8 @@ def try_environment(environment: Environment, folder: Path) -> dict[str, str]:
         subprocess.run([*install, '--no-deps', '--editable', ROOT], check=True)
     else:
         sync = ['env', f'UV_PROJECT_ENVIRONMENT={folder}', 'uv', 'sync', '--locked']
-        subprocess.run([*sync, f'--python={environment.python}'], cwd=ROOT, check=True)
+        sync += [f'--python={environment.python}', *environment.sync]
+        subprocess.run(sync, cwd=ROOT, check=True)
     run = [python, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *environment.tests]
     tests = subprocess.run(run, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     print(tests.stdout, flush=True)
@@ -102,14 +115,14 @@ def try_environment(environment: Environment, folder: Path) -> dict[str, str]:
         check=True,
         text=True,
     )
-    versions = {
-        package['name'].removesuffix('-lite'): package['version']
-        for package in json.loads(listed.stdout)
-    }
     return dict(
         what=environment.what,
         python=environment.python,
-        packages=', '.join(f'{name} {versions[name]}' for name in SHOWN if name in versions),
+        packages=', '.join(
+            f'{package["name"]} {package["version"]}'
+            for package in json.loads(listed.stdout)
+            if SHOWN.fullmatch(package['name'])
+        ),
         # Counts of pytest's last line, without its time.
         result=tests.stdout.strip().splitlines()[-1].strip('= ').partition(' in ')[0],
         date=datetime.date.today().isoformat(),
@@ -118,9 +131,9 @@ def try_environment(environment: Environment, folder: Path) -> dict[str, str]:
 
 def table(rows: dict[str, dict[str, str]]) -> str:
     """Lay the rows out in Markdown."""
-    lines = ['| tests of | Python | packages | result | date |', '|---|---|---|---|---|']
+    lines = ['| Python | packages | tests of | result | date |', '|---|---|---|---|---|']
     for row in rows.values():
-        cells = (row[key] for key in ('what', 'python', 'packages', 'result', 'date'))
+        cells = (row[key] for key in ('python', 'packages', 'what', 'result', 'date'))
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 
