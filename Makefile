@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-task test test-random test-models test-export test-zoo test-matrix test-view test-reliability view benchmark docs lint
+.PHONY: help setup demo demo-task test coverage test-random test-models test-export test-zoo test-matrix test-view test-reliability view benchmark docs lint
 
 PYTHON := .venv/bin/python
 TASK := detect
@@ -45,6 +45,9 @@ demo-task:
 
 test: setup ## run the tests
 	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+coverage: setup ## run the tests; fail if they run less than 90 % of mmdat's lines
+	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov --cov-report term:skip-covered --cov-fail-under 90
 
 test-random: setup ## run the tests of random cases with many new ones, 500 of each
 	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m hypothesis --hypothesis-profile fresh
