@@ -88,6 +88,8 @@ def installed_version(package: str) -> str | None:
         if error.name != package:  # something that the package itself lacks
             raise
         return None
+    except AssertionError as error:  # so a toolbox refuses a version of mmcv or mmengine
+        raise ImportError(f'{error} {HOW_TO_INSTALL}') from error
 
 
 def is_supported(version: str, supported: str) -> bool:

@@ -97,6 +97,15 @@ except ImportError as error:
     assert f'mmdat needs {MMCV}, but 2.2.0' in run(script)
 
 
+def test_a_toolbox_that_refuses_its_mmcv_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError('MMCV==2.3.6 is used but incompatible.')
+
+    monkeypatch.setattr(importlib, 'import_module', refuse)
+    with pytest.raises(ImportError, match="MMCV==2.3.6 is used but incompatible. run 'make setup'"):
+        stack.require('mmdet')
+
+
 def test_without_mmengine_the_import_succeeds_and_the_models_say_what_is_missing() -> None:
     script = """
 import importlib
