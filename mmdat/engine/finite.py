@@ -10,7 +10,6 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
-from torch.nn.modules.batchnorm import _NormBase
 
 from mmdat.errors import UserError, list_first
 from mmdat.registry import HOOKS
@@ -40,7 +39,7 @@ class FiniteLossHook(Hook):
 
     def __init__(self, max_in_a_row: int = 10) -> None:
         self.max_in_a_row = max_in_a_row
-        # Running means and variances of the model, and what they were before the iteration.
+        # Buffers of the model, as running means, and what they were before the iteration.
         self._statistics: list[Tensor] = []
         self._kept: list[Tensor] = []
 
@@ -90,13 +89,7 @@ class FiniteLossHook(Hook):
         wrapper.step = step_if_finite
 
     def before_train_epoch(self, runner: Runner) -> None:
-        self._statistics = [
-            buffer
-            for module in runner.model.modules()
-            if isinstance(module, _NormBase)
-            for buffer in module.buffers()
-            if buffer.is_floating_point()
-        ]
+        self._statistics = [x for x in runner.model.buffers() if x.is_floating_point()]
         self._kept = [buffer.clone() for buffer in self._statistics]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
