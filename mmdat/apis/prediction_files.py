@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -194,7 +195,7 @@ class PredictionFiles:
         path = folder / name
         if path.suffix.lower() != suffix:
             path = path.with_suffix(suffix)
-            if source and Path(source).with_suffix(suffix).exists():
+            if source and os.path.exists(f'{os.path.splitext(source)[0]}{suffix}'):
                 path = folder / f'{name}{suffix}'
         tail = suffix
         while self._targets.setdefault(path, name) != name:
