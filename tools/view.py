@@ -24,7 +24,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--examples', metavar='FOLDER', help='images to choose from')
     parser.add_argument(
-        '--host', default=HOST, help='address to listen on, 0.0.0.0 for all (%(default)s)'
+        '--host',
+        default=HOST,
+        help='address of this machine to listen on; 0.0.0.0 in a container (%(default)s)',
     )
     parser.add_argument('--port', type=int, help='of the host (the first free one from 7860)')
     parser.add_argument('--device', default='cpu', help='cpu or cuda:0 and so on (cpu)')

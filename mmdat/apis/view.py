@@ -4,6 +4,7 @@ import html
 import importlib.util
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -109,6 +110,10 @@ def serve(
     Raises:
         UserError: If the port is taken, or the host is none of this machine.
     """
+    try:
+        socket.create_server((host, 0)).close()
+    except OSError as error:
+        raise UserError(f'{host} is no address of this machine: give another --host') from error
     with (
         tempfile.TemporaryDirectory(prefix='mmdat_view_') as folder,
         _settings_of_gradio(
@@ -151,7 +156,7 @@ def serve(
             )
         except OSError as error:
             raise UserError(
-                f'port {port or FIRST_PORT} of {host} cannot be had: give another --port or --host'
+                f'port {port or FIRST_PORT} of {host} cannot be had: give another --port'
             ) from error
         try:
             yield page.local_url

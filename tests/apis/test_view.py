@@ -321,6 +321,15 @@ def components(config: dict[str, Any], numbers: list[int]) -> list[dict[str, Any
     return [by_number[number] for number in numbers]
 
 
+def test_an_address_of_another_machine_is_told() -> None:
+    viewer: Any = None
+    with (
+        pytest.raises(UserError, match='^203.0.113.1 is no address of this machine'),
+        serve(viewer, host='203.0.113.1'),
+    ):
+        pass
+
+
 @pytest.mark.slow
 def test_a_port_that_is_taken_is_told(address: tuple[str, str, str], viewer: Viewer) -> None:
     port = int(address[0].split(':')[1])
