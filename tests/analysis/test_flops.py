@@ -88,6 +88,10 @@ def test_costs_without_values_are_those_of_a_real_run(name: str) -> None:
     assert counted.peak_memory > 4 * (counted.parameters + 3 * 96 * 128)
 
 
+def test_a_detector_is_counted_without_values(config: Path) -> None:
+    assert flops._count(load_config(config), (96, 96), with_values=False).macs > 0
+
+
 def test_memory_is_that_of_the_tensors_in_use_at_once() -> None:
     given = torch.empty(5)
     with TensorMemory(given) as memory:

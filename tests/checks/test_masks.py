@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.imports import ROOT
+from mmengine.config import Config
 from mmengine.structures import PixelData
 from mmseg.datasets import BaseSegDataset
 from mmseg.structures import SegDataSample
@@ -291,6 +293,14 @@ def test_masks_whose_labels_a_worker_noted_are_not_scanned_again() -> None:
     check_mask_classes(model, packed(0, 3))
     with pytest.raises(UserError, match='has class 255 '):
         check_mask_classes(model, packed(0, 3, 255))
+
+
+@pytest.mark.parametrize(
+    'name', ['upernet_dat_pp_t_ade20k', 'mask2former_dat_pp_t_ade20k', 'upernet_dat_pp_nano_shapes']
+)
+def test_labels_are_noted_in_training(name: str) -> None:
+    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    assert cfg.train_dataloader.dataset.pipeline[-1].type == 'mmdat.PackSegInputs'
 
 
 def test_splits_that_read_0_differently_are_refused() -> None:
