@@ -2,6 +2,7 @@
 .PHONY: help setup demo demo-task test coverage test-random test-models test-export test-zoo test-matrix test-view test-reliability view benchmark docs lint
 
 PYTHON := .venv/bin/python
+PARALLEL_TESTS := $(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 TASK := detect
 DEMO_detect := mask_rcnn_dat_pp_nano_shapes
 DEMO_segment := upernet_dat_pp_nano_shapes
@@ -44,13 +45,13 @@ demo-task:
 	@test -n '$(DEMO)' || { echo 'make demo: TASK=$(TASK) is none: give detect, segment or classify.' >&2; exit 1; }
 
 test: setup ## run the tests
-	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PARALLEL_TESTS)
 
 coverage: setup ## run the tests; fail if they run less than 90 % of mmdat's lines
-	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov --cov-report term:skip-covered --cov-fail-under 90
+	$(PARALLEL_TESTS) --cov --cov-report term:skip-covered --cov-fail-under 90
 
 test-random: setup ## run the tests of random cases with many new ones, 500 of each
-	$(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m hypothesis --hypothesis-profile fresh
+	$(PARALLEL_TESTS) -m hypothesis --hypothesis-profile fresh
 
 test-models: setup ## run the slow tests: large models, compilers, training on real images, packages left out
 	$(PYTHON) -m pytest -m slow tests/models tests/ops tests/apis tests/datasets tests/test_stack.py tests/test_notebooks.py
