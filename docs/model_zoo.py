@@ -85,10 +85,9 @@ of the given size by `tests/helpers/zoo.py --costs`; `make test-zoo` takes a tra
 test step with each config.
 
 Memory, in the cards `Inference Memory (GB)`, is what the tensors of that forward pass take at once
-in float32, weights and image among them (GB = 10^9 bytes): counted, so that it is the same on every
-machine, and without what operators take as they compute and allocators keep. OpenMMLab's `Training
-Memory (GB)` is another figure, measured on GPUs; `tools/analysis_tools/benchmark.py --train`
-measures yours.
+in float32, weights and image among them (GB = 10^9 bytes): counted, without what operators take as
+they compute and allocators keep. OpenMMLab's `Training Memory (GB)` is another figure, measured on
+GPUs; `tools/analysis_tools/benchmark.py --train` measures yours.
 
 The papers' figures that we have do not cover all pairs (none of DAT on COCO and ADE20K, no drop
 path of ScalableViT there, no DAT++-B with other heads than Cascade). There the config takes the

@@ -188,7 +188,7 @@ class PredictionFiles:
     def _path(self, kind: str, name: str, suffix: str, source: str = '') -> Path:
         """Path of an input's file: its name with another suffix, or with one more if that is taken.
 
-        Of ``a.jpg`` beside ``a.png`` the mask is ``a.jpg.png``, in a later run too. Of ``a.tif``
+        Of ``a.jpg`` beside ``a.png``, as ``source`` tells, the mask is ``a.jpg.png``. Of ``a.tif``
         and ``a.gif`` the one is drawn as ``a.png``, the other as ``a.gif.png``.
         """
         folder = self.folder / kind
