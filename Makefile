@@ -54,7 +54,7 @@ test-random: setup ## run the tests of random cases with many new ones, 500 of e
 	$(PARALLEL_TESTS) -m hypothesis --hypothesis-profile fresh
 
 test-models: setup ## run the slow tests: large models, compilers, training on real images, packages left out
-	$(PYTHON) -m pytest -m slow tests/models tests/ops tests/apis tests/datasets tests/test_stack.py tests/test_notebooks.py
+	$(PYTHON) -m pytest -m slow tests/models tests/ops tests/apis tests/datasets tests/test_stack.py tests/test_one_toolbox.py tests/test_notebooks.py
 
 test-export: setup ## run the slow tests of exported files: each kind of block, each detector
 	$(PYTHON) -m pytest -m slow tests/deployment
@@ -63,7 +63,7 @@ test-zoo: setup ## take a training step and a test step with each config, on sma
 	$(PYTHON) tests/helpers/zoo.py
 
 test-matrix: setup ## run tests with other versions of Python, PyTorch and the toolboxes (an hour or more)
-	$(PYTHON) tests/helpers/matrix.py
+	PATH="$$PWD/.uv/bin:$$PATH" $(PYTHON) tests/helpers/matrix.py
 
 test-view: setup ## run the slow tests of the page that make view shows, in Chromium
 	$(PYTHON) -m pytest -m slow tests/apis/test_view.py tests/apis/test_view_browser.py

@@ -15,6 +15,8 @@ SUPPORTED: dict[str, tuple[str, str]] = {
     # OpenMMLab's mmdet refuses 2.2; OneDL's builds begin at 2.3, and its mmpretrain refuses 2.4.
     'mmcv': ('>= 2.0, < 2.4, != 2.2.*', 'the toolboxes refuse others'),
     'mmdet': ('>= 3.0, < 4.0', 'mmdat knows none later'),
+    'mmseg': ('>= 1.0, < 2.0', 'mmdat knows none later'),
+    'mmpretrain': ('>= 1.0, < 2.0', 'mmdat knows none later'),
     'matplotlib': ('>= 3.7, < 4.0', 'mmdat knows none later'),
 }
 HOW_TO_INSTALL = (

@@ -2,4 +2,4 @@
 
 from mmdat.stack import require
 
-require('mmengine', 'mmcv', 'mmdet', 'matplotlib')
+require('mmengine', 'mmcv', 'matplotlib')

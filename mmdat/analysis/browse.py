@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmdet.models.utils import mask2ndarray
-from mmdet.structures.bbox import BaseBoxes
 from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData
@@ -133,6 +131,9 @@ def _draw(
 
 def _convert_for_drawing(instances: InstanceData) -> None:
     """Convert boxes and masks, in place, to the types that mmdet's visualizer draws."""
+    from mmdet.models.utils import mask2ndarray
+    from mmdet.structures.bbox import BaseBoxes
+
     if isinstance(instances.get('bboxes'), BaseBoxes):
         instances.bboxes = instances.bboxes.tensor
     if 'masks' in instances:

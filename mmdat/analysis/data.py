@@ -11,7 +11,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from mmdet.visualization.palette import get_palette
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
@@ -29,7 +28,12 @@ from mmdat.checks.run import check_least, check_writable
 from mmdat.errors import UserError
 from mmdat.files import whole_file
 from mmdat.visualization.comparison import SIDE, draw_titled
-from mmdat.visualization.predictions import draw_classes_of_pixels, draw_instances, draw_text
+from mmdat.visualization.predictions import (
+    draw_classes_of_pixels,
+    draw_instances,
+    draw_text,
+    random_colors,
+)
 
 from .browse import evenly_spaced
 from .data_summary import (
@@ -210,7 +214,7 @@ def _draw(datasets: dict[str, Any], num_images: int) -> np.ndarray:
 def _draw_annotated(dataset: Any, info: dict[str, Any]) -> np.ndarray:
     """Draw an image with its annotations; (height, width, 3), RGB uint8."""
     names = [str(name) for name in dataset.metainfo.get('classes') or ()]
-    palette = dataset.metainfo.get('palette') or get_palette('random', len(names))
+    palette = dataset.metainfo.get('palette') or random_colors(len(names))
     palette = [tuple(map(int, color)) for color in palette]
     loaded = load(dataset, info)
     if loaded is None:

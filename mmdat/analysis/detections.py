@@ -9,14 +9,12 @@ from typing import Any
 import mmcv
 import numpy as np
 import torch
-from mmdet.datasets.transforms import LoadAnnotations
 from mmengine.dataset import BaseDataset
 from mmengine.structures import InstanceData
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmdat.datasets.coco import CheckedCOCO
 from mmdat.visualization import Comparison, draw_comparisons
 
 from .tables import ALL_CLASSES, Tables
@@ -41,6 +39,8 @@ def average_precision(predictions: Sequence[dict[str, Any]], dataset: BaseDatase
     Returns:
         By ``'bbox'`` and ``'segm'``.
     """
+    from mmdat.datasets.coco import CheckedCOCO  # so that reports of other tasks need no mmdet
+
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
         with_masks = 'masks' in predictions[0]['pred_instances']
         ground_truth = CheckedCOCO(dataset.ann_file, with_masks)
@@ -193,6 +193,8 @@ def draw_detections(
 
 def ground_truth_in(info: dict[str, Any]) -> InstanceData:
     """Boxes, labels and, if there are any, masks in an item of a data set; no crowds."""
+    from mmdet.datasets.transforms import LoadAnnotations
+
     with_mask = all('mask' in item for item in info['instances'])
     load = LoadAnnotations(with_mask=with_mask, box_type=None)
     loaded = load(dict(info, ori_shape=(info['height'], info['width'])))

@@ -4,21 +4,15 @@ import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from mmdet.models.detectors import TwoStageDetector
-from mmdet.models.roi_heads import CascadeRoIHead, SingleRoIExtractor
-from mmdet.structures import SampleList
-from mmdet.structures.bbox import bbox2roi
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
-from mmengine.structures import InstanceData
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,10 +25,6 @@ from mmdat.ops import prefer_implementation
 from .measure import TensorMemory
 from .model import image_shape, refuse_shape
 from .synthetic import synthetic_batch
-
-# Masks of an image that are counted for Cascade Mask R-CNN. The papers counted 100, as MMDetection
-# did then and still does for Mask R-CNN; MMDetection 3.x predicts masks for all 1000 proposals.
-NUM_MASKS = 100
 
 
 @dataclass(frozen=True)
@@ -104,11 +94,12 @@ def _count(cfg: Config, shape: tuple[int, int], with_values: bool) -> Complexity
         with DefaultScope.overwrite_default_scope(toolbox), explained(cfg):
             torch.manual_seed(0)  # proposals depend on the weights
             model = build_model(cfg).eval()
-            roi_head = getattr(model, 'roi_head', None)
-            if isinstance(roi_head, CascadeRoIHead) and roi_head.with_mask:
-                _limit_masks(roi_head)
-            if isinstance(model, TwoStageDetector) and not with_values:
-                _choose_without_values(model)
+            if toolbox == 'mmdet':
+                from .proposals import choose_without_values, limit_masks
+
+                limit_masks(model)
+                if not with_values:
+                    choose_without_values(model)
             if toolbox == 'mmseg':
                 model.test_cfg['mode'] = 'whole'
             batch = model.data_preprocessor(batch)
@@ -154,47 +145,6 @@ def print_complexity(complexity: Complexity) -> None:
     print(f'Memory of its tensors in float32: {complexity.peak_memory / 1e9:.3f} GB at most')
     if complexity.not_counted:
         print(f"Not counted: what mmcv's kernels compute in {', '.join(complexity.not_counted)}")
-
-
-def _limit_masks(roi_head: CascadeRoIHead) -> None:
-    """Let a cascade compute the masks of the first proposals alone."""
-    forward = roi_head.forward
-
-    def forward_first(
-        features: tuple[Tensor, ...], proposals: list[InstanceData], samples: SampleList
-    ) -> tuple:
-        mask_heads, roi_head.mask_head = roi_head.mask_head, None
-        boxes = forward(features, proposals, samples)
-        roi_head.mask_head = mask_heads
-        rois = bbox2roi([found.bboxes[:NUM_MASKS] for found in proposals])
-        masks = [
-            head(extractor(features[: extractor.num_inputs], rois))
-            for head, extractor in zip(mask_heads, roi_head.mask_roi_extractor, strict=True)
-        ]
-        return boxes, masks
-
-    roi_head.forward = forward_first
-
-
-def _choose_without_values(detector: TwoStageDetector) -> None:
-    """Let a detector go on with as many proposals as it takes at most, whatever their scores."""
-    forward = detector.rpn_head.forward
-    num_proposals = detector.test_cfg.rpn.max_per_img
-
-    def propose(features: tuple[Tensor, ...], samples: SampleList, **_: Any) -> list[InstanceData]:
-        forward(features)
-        return [InstanceData(bboxes=features[0].new_zeros(num_proposals, 4)) for _ in samples]
-
-    detector.rpn_head.predict = propose
-    for module in detector.modules():
-        if isinstance(module, SingleRoIExtractor):
-            module.forward = partial(_extract, module)
-
-
-def _extract(extractor: SingleRoIExtractor, features: tuple[Tensor, ...], rois: Tensor) -> Tensor:
-    """Stand for the features of regions, which levels would be chosen for by size."""
-    size = extractor.roi_layers[0].output_size
-    return features[0].new_zeros(len(rois), extractor.out_channels, *size)
 
 
 def _num_parameters(module: nn.Module) -> int:

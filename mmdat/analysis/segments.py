@@ -7,7 +7,6 @@ from typing import Any
 import mmcv
 import numpy as np
 from mmengine.dataset import BaseDataset
-from mmseg.evaluation import IoUMetric
 
 from mmdat.visualization.comparison import draw_segments
 
@@ -21,6 +20,8 @@ def segment_overlap(predictions: Sequence[dict[str, Any]], dataset: BaseDataset)
         predictions: As tests of mmseg write them, with the truth.
         dataset: What was tested on.
     """
+    from mmseg.evaluation import IoUMetric  # so that reports of other tasks need no mmseg
+
     classes = dataset.metainfo['classes']
     areas = [
         IoUMetric.intersect_and_union(  # (shared, union, predicted, true) pixels, each (classes,)

@@ -4,8 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
@@ -50,7 +48,10 @@ def synthetic_batch(cfg: Config, batch_size: int, shape: tuple[int, int]) -> dic
     return dict(inputs=images, data_samples=samples)
 
 
-def _boxes_and_masks(shape: tuple[int, int], generator: torch.Generator) -> DetDataSample:
+def _boxes_and_masks(shape: tuple[int, int], generator: torch.Generator) -> BaseDataElement:
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
     height, width = shape
     corners = torch.rand(NUM_OBJECTS, 2, generator=generator) / 2
     sides = torch.rand(NUM_OBJECTS, 2, generator=generator) / 4 + 0.1

@@ -2,7 +2,7 @@
 
 from mmdat.stack import require
 
-require('mmengine', 'mmcv', 'mmdet', 'matplotlib')
+require('mmengine', 'mmcv', 'matplotlib')
 
 from .cli import command_line  # noqa: E402  after the check
 from .predict import predict, write_predictions  # noqa: E402

@@ -19,7 +19,7 @@ from mmdat.checks.config_tree import type_name
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_writable
 from mmdat.deployment.checking import TOLERANCE, Comparison, compare
-from mmdat.deployment.detectors import ExportableFeatures, exportable_detector
+from mmdat.deployment.features import ExportableFeatures
 from mmdat.deployment.heads import ExportableClassifier, ExportableSegmentor
 from mmdat.deployment.reference import own_features, own_predictions
 from mmdat.deployment.writing import OPSET, Traced, quiet, trace, write
@@ -131,7 +131,7 @@ def _exportable(
     With it comes what the toolbox itself computes of this.
     """
     kinds: dict[str, Callable[[BaseModel], nn.Module]] = dict(
-        mmpretrain=ExportableClassifier, mmseg=ExportableSegmentor, mmdet=exportable_detector
+        mmpretrain=ExportableClassifier, mmseg=ExportableSegmentor, mmdet=_exportable_detector
     )
     try:
         return kinds[toolbox](model), own_predictions(model, toolbox)
@@ -139,6 +139,12 @@ def _exportable(
         features = ExportableFeatures(model)
         print(f'{error}: this file has the backbone and neck alone')
         return features, own_features(model)
+
+
+def _exportable_detector(model: BaseModel) -> nn.Module:
+    from mmdat.deployment.detectors import exportable_detector  # so that others need no mmdet
+
+    return exportable_detector(model)
 
 
 def _describe(path: Path, traced: Traced, channels: int) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import nn
@@ -37,7 +36,7 @@ def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
     steps = _test_steps(cfg)
     to_float32 = any(step.get('to_float32', False) for step in steps)
     return [
-        dict(type='mmdet.LoadImageFromNDArray', to_float32=to_float32),
+        dict(type='mmdat.LoadImageFromArray', to_float32=to_float32),
         *(step for step in steps if not config_tree.type_name(step).startswith('Load')),
     ]
 
@@ -123,6 +122,8 @@ def category_ids(annotations: dict[str, Any], classes: tuple[str, ...]) -> list[
     with contextlib.suppress(KeyError, TypeError):
         numbers = {item['name']: item['id'] for item in annotations['categories']}
         return [numbers[name] for name in classes]
+    from mmdet.datasets import CocoDataset  # so that others than detectors need no mmdet
+
     if classes == CocoDataset.METAINFO['classes']:
         return COCO_CATEGORY_IDS
     return [label + 1 for label in range(len(classes))]

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.transforms import Compose
-from mmdet.visualization.palette import get_palette
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
@@ -26,6 +25,7 @@ from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_device, check_least, check_share
 from mmdat.errors import UserError
 from mmdat.visualization import ImageMapping, Recording, record_attention, record_batch
+from mmdat.visualization.predictions import random_colors
 
 from .metainfo import (
     annotations_of,
@@ -71,7 +71,7 @@ class Predictor:
         toolbox: Name of the model's toolbox: ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``.
         classes: Names of the classes.
         palette: An RGB color for each class.
-        category_ids: The number of each class in a detector's data.
+        category_ids: The number of each class in a detector's data; empty of other models.
         is_turning: Whether images are to be turned upright, as their EXIF data says.
         image_ids: The number of each image of a detector's data, by absolute path, if they are
             there.
@@ -128,10 +128,11 @@ class Predictor:
         self.classes = class_names(metainfo, self._model)
         palette = metainfo.get('palette')
         if not isinstance(palette, (list, tuple)) or len(palette) < len(self.classes):
-            palette = get_palette('random', len(self.classes))
+            palette = random_colors(len(self.classes))
         self.palette = [tuple(map(int, color)) for color in palette]
-        annotations = annotations_of(dataset) if self.toolbox == 'mmdet' else {}
-        self.category_ids = category_ids(annotations, self.classes)
+        is_detector = self.toolbox == 'mmdet'
+        annotations = annotations_of(dataset) if is_detector else {}
+        self.category_ids = category_ids(annotations, self.classes) if is_detector else []
         self.image_ids = image_ids(dataset, annotations)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:

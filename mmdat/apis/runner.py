@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, RUNNERS, Registry
 from mmengine.runner import Runner
@@ -59,7 +58,6 @@ def build_runner(cfg: Config, warnings: Iterable[str] = ()) -> Runner:
     # Of equal names mmengine makes one visualizer for a process, which writes where the first run
     # does; without one it gets the run's.
     (cfg.get('visualizer') or {}).pop('name', None)
-    setup_cache_size_limit_of_dynamo()
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         _prepare_processes_on_cpu(cfg)
     with short_terminal():
@@ -88,7 +86,8 @@ def add_checks(cfg: Config) -> str:
         cfg.custom_hooks = [*(dict(type=name) for name in missing), *hooks]
     for part in (*_datasets(cfg), *_metrics(cfg)):
         for name, registry in CHECKED_CLASSES.items():
-            if _resolved(registry, part, cfg) is registry.get(f'mmdet.{name}'):
+            kind = _resolved(registry, part, cfg)
+            if getattr(kind, '__module__', '').startswith('mmdet.') and kind.__name__ == name:
                 part['type'] = f'mmdat.{name}'
                 missing.append(part['type'])
     return enumerate_names(dict.fromkeys(missing)) if missing else ''

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import METRICS
 
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
@@ -68,7 +69,8 @@ def test(
         if any(metric.get('output_dir') for metric in _metrics_of(cfg)):
             checks.masks.check_written_names(runner.test_loop.dataloader.dataset)
         if out is not None:
-            runner.test_evaluator.metrics.append(toolbox_of(cfg).metric(out_file_path=out))
+            dump = dict(type=toolbox_of(cfg).metric, out_file_path=out)
+            runner.test_evaluator.metrics.append(METRICS.build(dump))
         return runner.test()
 
 

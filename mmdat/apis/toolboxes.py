@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 
 from mmdat.checks.config_keys import check_scope
+from mmdat.registry import METRICS
 
 
+@METRICS.register_module()
 class DumpSegments(DumpResults):
     """Write predicted classes of pixels, but no logits, which take hundreds of times the space."""
 
@@ -32,22 +33,22 @@ class Toolbox:
     Attributes:
         name: The default scope of its configs.
         shape: Height and width of the images that the papers count arithmetic for.
-        metric: The metric that writes the predictions to a file.
+        metric: The type of the metric that writes the predictions to a file.
         visualizer: The type that draws the predictions where a config names none.
     """
 
     name: str
     shape: tuple[int, int]
-    metric: type[DumpResults]
+    metric: str
     visualizer: str
 
 
 TOOLBOXES = {
     toolbox.name: toolbox
     for toolbox in (
-        Toolbox('mmdet', (800, 1280), DumpDetResults, 'DetLocalVisualizer'),
-        Toolbox('mmseg', (512, 512), DumpSegments, 'SegLocalVisualizer'),
-        Toolbox('mmpretrain', (224, 224), DumpResults, 'UniversalVisualizer'),
+        Toolbox('mmdet', (800, 1280), 'mmdet.DumpDetResults', 'DetLocalVisualizer'),
+        Toolbox('mmseg', (512, 512), 'mmdat.DumpSegments', 'SegLocalVisualizer'),
+        Toolbox('mmpretrain', (224, 224), 'DumpResults', 'UniversalVisualizer'),
     )
 }
 
@@ -56,7 +57,7 @@ def toolbox_of(cfg: Config) -> Toolbox:
     """The toolbox that a config is for.
 
     Raises:
-        UserError: If it is for none of them.
+        UserError: If it is for none of them, or for one that is not installed.
     """
     check_scope(cfg)
     return TOOLBOXES[cfg.default_scope]

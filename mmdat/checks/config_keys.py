@@ -16,6 +16,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from mmdat.errors import UserError, enumerate_names, suggest
+from mmdat.stack import require
 
 from .config_tree import paths, value_at
 from .folders import DATA_OF_SCOPE
@@ -155,7 +156,7 @@ def check_scope(cfg: Config) -> None:
     """Refuse a config that is for none of the toolboxes, or with a ``_scope_`` that is no name.
 
     Raises:
-        UserError: Names the scopes that mmdat knows.
+        UserError: Names the scopes that mmdat knows, or the toolbox that is not installed.
     """
     scope = cfg.get('default_scope')
     if scope not in [*DATA_OF_SCOPE]:  # a list: it may be what cannot be a key
@@ -163,6 +164,10 @@ def check_scope(cfg: Config) -> None:
             f'default_scope of config {cfg.filename} is {scope!r}, which is none of '
             f'{enumerate_names(DATA_OF_SCOPE)}'
         )
+    try:
+        require(scope)
+    except ImportError as error:
+        raise UserError(f'config {cfg.filename} is for {scope}, but {error}') from error
     for path in paths(cfg, '_scope_'):
         if not isinstance(value_at(cfg, path), str | None):
             raise UserError(f'{path} is {value_at(cfg, path)!r}: give the name of a package')

@@ -1,15 +1,12 @@
-"""Data sets and transforms; importing this package needs mmdet."""
+"""Data sets, metrics and transforms; those of a toolbox are there if it is installed."""
 
 import contextlib
 
 from mmdat.stack import require
 
-require('mmengine', 'mmcv', 'mmdet')
+require('mmengine', 'mmcv')
 
-from .coco import CocoDataset  # noqa: E402  after the check
-from .coco_metric import CocoMetric  # noqa: E402
-from .loading import LoadImageFromFile  # noqa: E402
-from .shapes.coco import ShapesDataset, write_shapes_coco  # noqa: E402
+from .loading import LoadImageFromFile  # noqa: E402  after the check
 from .shapes.files import ShapesParameters  # noqa: E402
 
 __all__ = [
@@ -21,7 +18,11 @@ __all__ = [
     'write_shapes_coco',
 ]
 
-# A project of mmdet need not have mmseg and mmpretrain, nor those that its mmcv fits.
+# A project of one toolbox need not have the others, nor those that its mmcv fits.
+with contextlib.suppress(ImportError, AssertionError):
+    from .coco import CocoDataset
+    from .coco_metric import CocoMetric
+    from .shapes.coco import ShapesDataset, write_shapes_coco
 with contextlib.suppress(ImportError, AssertionError):
     from .segmentation import SegmentationDataset  # noqa: F401  registers itself
     from .segmentation_map import LoadSegmentationMap, PackSegInputs  # noqa: F401  register

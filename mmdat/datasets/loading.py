@@ -5,7 +5,9 @@ import zlib
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
+from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmengine.logging import print_log
 
@@ -18,6 +20,25 @@ from mmdat.registry import TRANSFORMS
 CLEAR_MARGIN = 20
 # Counters, one for the images of a hash: enough that few images seen before giving up share one.
 NUM_SLOTS = 1 << 16
+
+
+@TRANSFORMS.register_module()
+class LoadImageFromArray(BaseTransform):
+    """Take an image in memory where a test reads a file.
+
+    Args:
+        to_float32: Convert it to float32.
+    """
+
+    def __init__(self, to_float32: bool = False) -> None:
+        self.to_float32 = to_float32
+
+    def transform(self, results: dict) -> dict:
+        image = results['img']
+        size = image.shape[:2]
+        if self.to_float32:
+            image = image.astype(np.float32)
+        return {**results, 'img': image, 'img_path': None, 'img_shape': size, 'ori_shape': size}
 
 
 @TRANSFORMS.register_module()

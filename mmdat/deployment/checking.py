@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from .compare import compare_detections
-from .detectors import Boxes, Detections
 from .masks import paste_masks
+from .outputs import Boxes, Detections
 from .writing import quiet
 
 # (batch, height, width)

@@ -4,11 +4,9 @@ mmdet's own post-processing goes image by image and returns as many boxes as it 
 layers and numbers serve a batch at once, with a fixed count of boxes.
 """
 
-import copy
 import math
-from collections import namedtuple
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +39,8 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from mmdat.deployment.boxes import MISSING, decode, gather_rows, suppress
-from mmdat.deployment.preprocessing import Preprocess
+from mmdat.deployment.features import BackboneAndNeck
+from mmdat.deployment.outputs import Boxes, Detections
 from mmdat.deployment.queries import QueryBoxes
 from mmdat.errors import UserError, enumerate_names
 
@@ -57,34 +56,6 @@ DETECTORS = (
     CascadeRCNN,
     TwoStageDetector,
 )
-
-
-class Boxes(NamedTuple):
-    """Boxes of a batch, best first; those that are missing are zeros.
-
-    Attributes:
-        boxes: (batch, n, 4), x1, y1, x2, y2 in pixels of the input.
-        scores: (batch, n), from 0 to 1, or -1 where there is no box.
-        labels: (batch, n), int64, or -1 where there is no box.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-
-
-class Detections(NamedTuple):
-    """Boxes with their masks, see :class:`Boxes`.
-
-    Attributes:
-        masks: (batch, n, m, m), the probability that a pixel of the box belongs to the object, on a
-            grid over the box; :func:`mmdat.deployment.masks.paste_masks` puts it into the image.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    masks: Tensor
 
 
 def exportable_detector(model: Any) -> nn.Module:
@@ -105,47 +76,7 @@ def exportable_detector(model: Any) -> nn.Module:
     return OneStage(model).eval()
 
 
-class ExportableFeatures(nn.Module):
-    """The backbone and neck of a detector that does not export end to end.
-
-    It shares their layers, and takes images as an exported detector does.
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.detector = Detector(model).eval()
-
-    def forward(self, images: Tensor) -> Any:
-        """Maps (batch, channels, height, width) named ``feature0``, ..., fine to coarse."""
-        maps = self.detector.features(images)
-        return namedtuple('Features', [f'feature{i}' for i in range(len(maps))])(*maps)
-
-
-class Detector(nn.Module):
-    """What detectors share: pixels in, features of backbone and neck out."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.preprocess = Preprocess(model.data_preprocessor)
-        self.backbone = model.backbone
-        neck: Any = copy.copy(model.neck) if model.with_neck else nn.Identity()
-        self.neck = neck
-        self.pooled_levels = 0
-        if type(neck).__name__ == 'FPN' and not neck.add_extra_convs:
-            # torch.export cannot pool a map whose size it does not know to be odd or even.
-            used = neck.backbone_end_level - neck.start_level
-            self.pooled_levels = neck.num_outs - used
-            neck.num_outs = used
-
-    def features(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of the neck, fine to coarse."""
-        maps = list(self.neck(self.backbone(self.preprocess(images))))
-        for _ in range(self.pooled_levels):
-            maps.append(maps[-1][:, :, ::2, ::2])
-        return tuple(maps)
-
-
-class OneStage(Detector):
+class OneStage(BackboneAndNeck):
     """RetinaNet: boxes straight from anchors."""
 
     def __init__(self, model: Any) -> None:
@@ -160,7 +91,7 @@ class OneStage(Detector):
         return _keep(boxes, scores, labels, self.bbox_head.cfg, labels)
 
 
-class Queries(Detector):
+class Queries(BackboneAndNeck):
     """DETR and DINO: boxes from learned queries."""
 
     def __init__(self, model: Any) -> None:
@@ -183,7 +114,7 @@ class Queries(Detector):
         return Boxes(*self.queries(self.features(images), (images.shape[2], images.shape[3])))
 
 
-class TwoStage(Detector):
+class TwoStage(BackboneAndNeck):
     """Faster, Mask and Cascade R-CNN: proposals from anchors, then boxes, then masks."""
 
     def __init__(self, model: Any) -> None:

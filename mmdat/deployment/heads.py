@@ -1,7 +1,6 @@
 """Classifiers and segmentors as modules from images to named outputs."""
 
 import copy
-from typing import NamedTuple
 
 import torch.nn.functional as F
 from mmengine.model import BaseModel
@@ -10,30 +9,9 @@ from torch import Tensor, nn
 from mmdat.errors import UserError
 from mmdat.ops.tracing import crop
 
+from .outputs import Scores, Segments
 from .pooling import replace_layers
 from .preprocessing import Preprocess
-
-
-class Scores(NamedTuple):
-    """What an exported classifier returns.
-
-    Attributes:
-        scores: Tensor[batch, classes], probabilities.
-    """
-
-    scores: Tensor
-
-
-class Segments(NamedTuple):
-    """What an exported segmentor returns, in the size of the images.
-
-    Attributes:
-        logits: Tensor[batch, classes, height, width].
-        classes: Tensor[batch, height, width], int64, the class of each pixel.
-    """
-
-    logits: Tensor
-    classes: Tensor
 
 
 class ExportableClassifier(nn.Module):

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from .detectors import Boxes, Detections
-from .heads import Scores, Segments
+from .outputs import Boxes, Detections, Scores, Segments
 from .preprocessing import in_loaded_order
 
 Outputs = tuple[Tensor, ...]
@@ -33,7 +32,8 @@ def own_features(model: BaseModel) -> Callable[[Tensor], Outputs]:
     """A function from images to the maps of a model's backbone and neck."""
 
     def run(images: Tensor) -> Outputs:
-        data = dict(inputs=list(in_loaded_order(images)), data_samples=_samples(images))
+        samples = [BaseDataElement(metainfo=_info(images)) for _ in images]
+        data = dict(inputs=list(in_loaded_order(images)), data_samples=samples)
         return tuple(model.extract_feat(model.data_preprocessor(data)['inputs']))
 
     return run
@@ -45,7 +45,7 @@ def _classify(model: BaseModel, images: Tensor) -> Outputs:
 
 
 def _segment(model: BaseModel, images: Tensor) -> Outputs:
-    from mmseg.structures import SegDataSample  # so that a detector needs no mmseg
+    from mmseg.structures import SegDataSample
 
     height, width = images.shape[2:]
     samples = [SegDataSample(metainfo=_info(images)) for _ in images]
@@ -64,7 +64,10 @@ def _segment(model: BaseModel, images: Tensor) -> Outputs:
 
 
 def _detect(model: BaseModel, images: Tensor) -> Outputs:
-    data = dict(inputs=list(in_loaded_order(images)), data_samples=_samples(images))
+    from mmdet.structures import DetDataSample
+
+    samples = [DetDataSample(metainfo=_info(images)) for _ in images]
+    data = dict(inputs=list(in_loaded_order(images)), data_samples=samples)
     results = [sample.pred_instances for sample in model.test_step(data)]
     most = max(map(len, results))
     columns = []
@@ -76,10 +79,6 @@ def _detect(model: BaseModel, images: Tensor) -> Outputs:
                 target[: len(values)] = values
             columns.append(filled)
     return Boxes(*columns) if len(columns) == 3 else Detections(*columns)
-
-
-def _samples(images: Tensor) -> list[DetDataSample]:
-    return [DetDataSample(metainfo=_info(images)) for _ in images]
 
 
 def _info(images: Tensor) -> dict[str, tuple]:

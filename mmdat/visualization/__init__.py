@@ -1,18 +1,13 @@
 """Pictures of predictions, and of what attention looks at."""
 
-import contextlib
-
 from mmdat.stack import require
 
 require('matplotlib')
 
 from .attention import draw_deformed_points, draw_models, draw_offsets, draw_query  # noqa: E402
+from .comparison import Comparison, draw_comparisons  # noqa: E402
 from .mapping import ImageMapping  # noqa: E402
 from .recording import Attention, RecordedBlock, Recording, record_attention, record_batch  # noqa: E402
-
-# Attention is drawn in a project of one toolbox too; truth and predictions need mmdet and mmseg.
-with contextlib.suppress(ImportError, AssertionError):
-    from .comparison import Comparison, draw_comparisons
 
 __all__ = [
     'Attention',

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from mmdet.visualization.palette import get_palette
 from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw
 
 from .fonts import font_for
-from .predictions import draw_classes_of_pixels, draw_instances
+from .predictions import draw_classes_of_pixels, draw_instances, random_colors
 
 PAIRS_PER_ROW = 2
 # Predictions below it are not drawn, unless another is given.
@@ -62,7 +61,7 @@ def draw_comparisons(
     Returns:
         (height, width, 3), RGB uint8.
     """
-    palette = palette or get_palette('random', len(classes))
+    palette = palette or random_colors(len(classes))
     pairs = []
     for pair in comparisons:
         prediction = pair.prediction[pair.prediction.scores >= score_thr]
@@ -93,7 +92,7 @@ def draw_segments(
     Returns:
         (height, width, 3), RGB uint8.
     """
-    palette = palette or get_palette('random', len(classes))
+    palette = palette or random_colors(len(classes))
     pairs = []
     for title, image, truth, prediction in comparisons:
         image = _enlarge(image)

@@ -15,6 +15,12 @@ OPACITY = 0.45
 SHIFTS = (0, 1, -1, 2, -2, 3, -3)
 
 
+def random_colors(number: int) -> list[tuple[int, int, int]]:
+    """Draw RGB colors at random, the same in each run, for classes that have none."""
+    colors = np.random.default_rng(0).integers(0, 256, (number, 3))
+    return [(red, green, blue) for red, green, blue in colors.tolist()]
+
+
 def draw_instances(
     image: np.ndarray,
     boxes: np.ndarray,

@@ -11,7 +11,7 @@ from helpers.products import products_of_attention
 from mmengine.config import Config
 from torch import Tensor
 
-from mmdat.analysis import flops
+from mmdat.analysis import flops, proposals
 from mmdat.analysis.flops import count_complexity, print_complexity
 from mmdat.analysis.measure import TensorMemory
 from mmdat.analysis.model import image_shape, load_config
@@ -106,7 +106,7 @@ def test_memory_is_that_of_the_tensors_in_use_at_once() -> None:
 
 
 def test_a_cascade_has_masks_for_few_of_its_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flops, 'NUM_MASKS', 4)  # 100 take seconds
+    monkeypatch.setattr(proposals, 'NUM_MASKS', 4)  # 100 take seconds
     cfg = load_config(
         ROOT / 'configs' / 'cascade_mask_rcnn_dat_t_coco.py',
         {'model.backbone.arch': 'nano', 'model.neck.in_channels': [16, 32, 64, 128]},

@@ -17,8 +17,10 @@ import mmdat  # noqa: F401  registers the backbone of transformers
 from mmdat.deployment.boxes import suppress
 from mmdat.deployment.checking import load as load_file
 from mmdat.deployment.compare import compare_detections
-from mmdat.deployment.detectors import Boxes, ExportableFeatures, RoIFeatures, exportable_detector
+from mmdat.deployment.detectors import RoIFeatures, exportable_detector
+from mmdat.deployment.features import ExportableFeatures
 from mmdat.deployment.masks import paste_masks
+from mmdat.deployment.outputs import Boxes
 from mmdat.deployment.reference import own_features, own_predictions
 from mmdat.deployment.writing import OPSET, trace, write
 from mmdat.errors import UserError

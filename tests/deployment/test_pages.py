@@ -27,7 +27,7 @@ from mmdat.checks.config_file import read_config
 from mmdat.datasets import ShapesParameters, write_shapes_coco
 from mmdat.deployment.checking import load
 from mmdat.deployment.compare import compare_detections
-from mmdat.deployment.detectors import Boxes
+from mmdat.deployment.outputs import Boxes
 from mmdat.errors import UserError
 
 pytest.importorskip('onnxruntime', reason='needs mmdat[export]')

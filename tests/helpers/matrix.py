@@ -31,6 +31,10 @@ MMENGINE = (
     'safetensors',
     'setuptools==80.9.0',  # whose pkg_resources mmengine imports
 )
+TOOLBOXES_OF = dict(mmdet='mmdet', mmseg='mmsegmentation', mmpretrain='mmpretrain')
+LOCKED = ('--no-dev', '--group=test', '--extra=openmmlab')
+# Without the conftest, which needs mmengine, hypothesis would draw more cases than elsewhere.
+OPERATORS = ('--noconftest', '-m', 'not slow and not hypothesis', 'tests/ops')
 BACKBONES = ('tests/ops', 'tests/models/test_backbones.py', 'tests/models/test_layers.py')
 TOOLBOXES = ('tests/models', 'tests/datasets', 'tests/apis', '--numprocesses=auto')
 
@@ -54,7 +58,20 @@ class Environment:
     sync: tuple[str, ...] = ()
 
 
+def _alone(toolbox: str) -> Environment:
+    others = TOOLBOXES_OF.values() - {TOOLBOXES_OF[toolbox]}
+    return Environment(
+        '3.11',
+        (),
+        ('tests/test_one_toolbox.py', '-m', ''),
+        f'commands with {toolbox} alone',
+        (*LOCKED, *(f'--no-install-package={package}' for package in sorted(others))),
+    )
+
+
 ENVIRONMENTS = {
+    'torch': Environment('3.12', ('torch==2.11.0', 'numpy'), OPERATORS, 'operators'),
+    **{toolbox: _alone(toolbox) for toolbox in TOOLBOXES_OF},
     'oldest': Environment(
         '3.10', ('torch==2.4.1', 'numpy<2', *MMENGINE), BACKBONES, 'operators, backbones'
     ),

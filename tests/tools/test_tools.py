@@ -96,7 +96,7 @@ def test_a_tool_uses_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -
     assert narrow.buffer.getvalue() == b'Gr\\xf6\\xdfe\n' * 3
 
 
-@pytest.mark.parametrize('tool, package', [('train.py', 'mmcv'), ('make_shapes.py', 'mmdet')])
+@pytest.mark.parametrize('tool, package', [('train.py', 'mmcv'), ('make_shapes.py', 'matplotlib')])
 def test_a_tool_names_a_missing_package_without_traceback(tool: str, package: str) -> None:
     script = f'import runpy, sys; sys.modules[{package!r}] = None; runpy.run_path(sys.argv[1])'
     result = subprocess.run(
