@@ -22,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def result_path(folder: Path, benchmark: str, device: torch.device) -> Path:
-    """Return where results go, by kind of machine, as ``backbones_amd_epyc``; no ending."""
+    """Return where results go, by kind of machine, as ``backbones_amd_epyc_avx2``; no ending."""
     machine = machine_and_versions(device)['machine']
     name = machine.get('gpu', machine['cpu']).replace('(R)', '')
-    return folder / '_'.join([benchmark, *re.findall(r'\w+', name.lower())[:2]])
+    kind = re.findall(r'\w+', name)[:2] + [machine['vectors']] * ('gpu' not in machine)
+    return folder / '_'.join([benchmark, *kind]).lower()
 
 
 def write_results(target: Path, results: dict[str, Any], markdown: str) -> None:

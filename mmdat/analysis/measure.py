@@ -1,7 +1,6 @@
 """Time and peak memory of runs on a CPU or a CUDA device, and what machine they ran on."""
 
 import datetime
-import importlib
 import platform
 import statistics
 import time
@@ -17,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mmdat.engine.graphs import BATCHES_BEFORE_CAPTURE
+from mmdat.stack import installed_version
 
 PACKAGES = ('torch', 'mmdet', 'mmcv', 'mmengine', 'mmdat')
 
@@ -155,13 +155,14 @@ def machine_and_versions(device: torch.device) -> dict[str, Any]:
     """Date, hardware and versions of packages, to keep with what was measured."""
     machine = dict(
         cpu=_cpu_name(),
+        vectors=torch.backends.cpu.get_cpu_capability(),
         threads=str(torch.get_num_threads()),
         system=platform.platform(),
         python=platform.python_version(),
     )
     if device.type == 'cuda':
         machine['gpu'] = torch.cuda.get_device_name(device)
-    versions = {package: importlib.import_module(package).__version__ for package in PACKAGES}
+    versions = {package: version for package in PACKAGES if (version := installed_version(package))}
     return dict(date=datetime.date.today().isoformat(), machine=machine, versions=versions)
 
 
