@@ -59,7 +59,7 @@ class Environment:
 
 
 def _alone(toolbox: str) -> Environment:
-    others = TOOLBOXES_OF.values() - {TOOLBOXES_OF[toolbox]}
+    others = {*TOOLBOXES_OF.values()} - {TOOLBOXES_OF[toolbox]}
     return Environment(
         '3.11',
         (),
