@@ -53,8 +53,8 @@ coverage: setup ## run the tests; fail if they run less than 90 % of mmdat's lin
 test-random: setup ## run the tests of random cases with many new ones, 500 of each
 	$(PARALLEL_TESTS) -m hypothesis --hypothesis-profile fresh
 
-test-models: setup ## run the slow tests: large models, compilers, training on real images, packages left out
-	$(PYTHON) -m pytest -m slow tests/models tests/ops tests/apis tests/datasets tests/test_stack.py tests/test_one_toolbox.py tests/test_notebooks.py
+test-models: setup ## run the slow tests: large models, compilers, training on real images, packages left out or installed
+	$(PYTHON) -m pytest -m slow tests/models tests/ops tests/apis tests/datasets tests/test_stack.py tests/test_one_toolbox.py tests/test_notebooks.py tests/test_wheel.py
 
 test-export: setup ## run the slow tests of exported files: each kind of block, each detector
 	$(PYTHON) -m pytest -m slow tests/deployment
