@@ -1,13 +1,12 @@
-"""The commands and configs of docs/your_data.md run, with nano models on few small images."""
+"""The commands and configs of docs/your_data.md and README run, with nano models on few images."""
 
 import re
-import runpy
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 from helpers.imports import ROOT
+from helpers.scripts import run_tool
 from mmengine.config import Config
 
 from mmdat.checks.config_tree import paths, value_at
@@ -15,6 +14,7 @@ from mmdat.datasets import ShapesParameters, write_shapes_coco
 from mmdat.datasets.shapes.classify import write_shapes_classify
 from mmdat.datasets.shapes.segment import write_shapes_segment
 
+README = (ROOT / 'README.md').read_text().split('\n## Your data\n')[1].split('\n## ')[0]
 PAGE = (ROOT / 'docs/your_data.md').read_text()
 DATA = dict(parts=write_shapes_coco, streets=write_shapes_segment, pets=write_shapes_classify)
 NANO = {
@@ -31,8 +31,8 @@ FAST = [
 ]  # fmt: skip
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf'```{language}\n(.*?)```', PAGE, re.DOTALL)
+def blocks(language: str, page: str = PAGE) -> list[str]:
+    return re.findall(rf'```{language}\n(.*?)```', page, re.DOTALL)
 
 
 @pytest.fixture
@@ -55,8 +55,7 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         arguments += ['--cfg-options', *fast]
     arguments = [re.sub('^configs/', f'{ROOT}/configs/', text) for text in arguments]
     arguments = [str(Path(text).expanduser()) if text[0] == '~' else text for text in arguments]
-    monkeypatch.setattr(sys, 'argv', [tool, *arguments])
-    runpy.run_path(str(ROOT / tool), run_name='__main__')
+    run_tool(monkeypatch, tool, *arguments)
 
 
 def test_commands_run_and_configs_say_what_the_page_says(
@@ -65,8 +64,9 @@ def test_commands_run_and_configs_say_what_the_page_says(
     for text in blocks('python'):
         name = text.split('\n')[0].removeprefix('# ')
         (folder / name).write_text(text)
-    commands = [line for text in blocks('shell') for line in text.splitlines()]
-    assert len(commands) == 8
+    lines = [line for text in blocks('shell', README + PAGE) for line in text.splitlines()]
+    commands = dict.fromkeys(lines)
+    assert len(commands) == 10
     for command in commands:
         run(command, monkeypatch)
     long, batch, small = (

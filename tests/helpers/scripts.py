@@ -1,12 +1,16 @@
 """Scripts of ``tools``, run as a user runs them."""
 
 import os
+import runpy
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-TOOLS = Path(__file__).parents[2] / 'tools'
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / 'tools'
 
 
 def run_script(
@@ -21,6 +25,12 @@ def run_script(
         cwd=cwd,
         env={**os.environ, 'PATH': path, **variables},
     )
+
+
+def run_tool(monkeypatch: pytest.MonkeyPatch, tool: str, *arguments: str) -> None:
+    """Run a script in Python in this process, by its path in the repository."""
+    monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+    runpy.run_path(str(ROOT / tool), run_name='__main__')
 
 
 def free_port() -> str:
