@@ -18,7 +18,13 @@ FLAGS = '-std=c++17 -O3 -shared -fPIC -fopenmp -fno-math-errno -fno-trapping-mat
 # Instructions that a processor must have, as Linux names them; the faster ones are named first.
 _AVX2 = 'avx2', 'fma'
 _AVX512 = 'avx512f', 'avx512bw', 'avx512dq', 'avx512vl', *_AVX2
-PROCESSORS = {'amx_bf16': ('amx_bf16', 'amx_tile', *_AVX512), 'avx512': _AVX512, 'avx2': _AVX2}
+PROCESSORS = {
+    # Processors with both multiply faster by AMX.
+    'amx_bf16': ('amx_bf16', 'amx_tile', *_AVX512),
+    'avx512_bf16': ('avx512_bf16', *_AVX512),
+    'avx512': _AVX512,
+    'avx2': _AVX2,
+}
 
 
 def build() -> Path:
@@ -33,7 +39,9 @@ def build() -> Path:
     if library.exists():
         return library
     compiler = shlex.split(os.environ.get('CXX', 'c++'))
-    options = [f'-m{name.replace("_", "-")}' for name in PROCESSORS[processor]]
+    # GCC calls avx512_bf16 avx512bf16, but amx_bf16 amx-bf16.
+    names = (name.replace('avx512_', 'avx512').replace('_', '-') for name in PROCESSORS[processor])
+    options = [f'-m{name}' for name in names]
     part = library.with_suffix(f'.{os.getpid()}')
     try:
         subprocess.run(

@@ -9,8 +9,8 @@ from torch import Tensor
 from .build import load
 
 KERNELS = load()
-# Whether the processor multiplies matrices in bfloat16 (AMX). Elsewhere, converting them to float32
-# takes less time.
+# Whether the processor multiplies matrices in bfloat16 (AMX, AVX512-BF16). Elsewhere, converting
+# them to float32 takes less time.
 MULTIPLIES_BFLOAT16 = KERNELS is not None and bool(KERNELS.mmdat_multiplies_bfloat16())
 DTYPES = torch.float32, torch.bfloat16, torch.float16
 

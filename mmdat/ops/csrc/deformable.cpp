@@ -686,20 +686,25 @@ void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_ou
 // Whether products of BFloat16 are faster than those of float, and, since nobody would see others,
 // right: those of small whole numbers are exact in any order.
 extern "C" int mmdat_multiplies_bfloat16() {
+#ifndef __AVX512BF16__
     if (!Tiles::usable()) return false;
+#endif
     const Tiles tiles;
     constexpr int ROWS = 32, INNER = 64;
     BFloat16 left[ROWS * INNER], right[INNER * LANES];
     for (int i = 0; i < ROWS * INNER; ++i) assign(left[i], float(i * 7 % 13 - 6));
     for (int i = 0; i < INNER * LANES; ++i) assign(right[i], float(i * 5 % 11 - 5));
-    float packed[INNER * LANES / 2], products[2][ROWS * LANES];
+    float packed[INNER * LANES / 2], products[ROWS * LANES];
     std::memcpy(packed, right, sizeof right);
-    const auto into = [](float *to) {
-        return [to](int64_t row, int, Vec product) { store(to + row * LANES, product); };
-    };
-    multiply<1>(left, INNER, ROWS, INNER, packed, LANES, into(products[0]));
-    multiply_vectors<1>(left, INNER, ROWS, INNER, packed, LANES, into(products[1]));
-    return std::equal(products[0], products[0] + ROWS * LANES, products[1]);
+    multiply<1>(left, INNER, ROWS, INNER, packed, LANES, [&](int64_t row, int, Vec product) {
+        store(products + row * LANES, product);
+    });
+    for (int i = 0; i < ROWS * LANES; ++i)
+        for (int j = 0; j < INNER; ++j) {
+            const BFloat16 factor = right[(j / 2 * LANES + i % LANES) * 2 + j % 2];
+            products[i] -= to_float(left[i / LANES * INNER + j]) * to_float(factor);
+        }
+    return std::all_of(products, products + ROWS * LANES, [](float rest) { return rest == 0; });
 }
 
 KERNELS(float32, float)

@@ -137,9 +137,13 @@ inline Vec multiply_add(Vec sum, const float *x, Vec y) { return sum + *x * y; }
 inline Vec multiply_add(Vec sum, const BFloat16 *x, Vec y) {
     uint32_t both;
     std::memcpy(&both, x, sizeof both);
+#ifdef __AVX512BF16__
+    return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(both), (__m512bh)y);
+#else
     const Bits factor = Bits{} + both;
     sum += (Vec)(factor & 0xffff0000) * (Vec)((Bits)y & 0xffff0000);
     return sum + (Vec)(factor << 16) * (Vec)((Bits)y << 16);
+#endif
 }
 
 // The product of a matrix, whose rows are a multiple of GROUP, and another, of N vectors of columns.
