@@ -453,7 +453,8 @@ def test_lock_has_files_of_pypi_alone() -> None:
 
 
 def test_the_page_names_the_pinned_versions() -> None:
-    pins = PYPROJECT['project']['optional-dependencies']['openmmlab']
+    extras = PYPROJECT['project']['optional-dependencies']
+    pins = [pin for pin in extras['stack'] + extras['openmmlab'] if '==' in pin]
     pinned = dict(pin.partition(';')[0].split('==') for pin in pins if '< "3.11"' not in pin)
     page = (CHECKOUT / 'docs/start.md').read_text()
     rows = re.findall(r'^\| ([\w, -]+) \| ([\d., ]+) \|', page, re.M)
