@@ -91,7 +91,8 @@ class ResidualDepthwiseConv(nn.Conv2d):
             or self.weight.dtype.itemsize < 4
         ):
             # Half precision, and a GPU's TF32, have too few digits for a small weight plus one.
-            return x + super().forward(x)
+            out = super().forward(x)
+            return out.add_(x) if out.dtype == x.dtype else x + out
         # One pass over the map instead of two.
         identity = F.pad(self.weight.new_ones(1), (4, 4)).view(3, 3)
         return F.conv2d(x, self.weight + identity, self.bias, padding=1, groups=self.groups)
@@ -122,6 +123,14 @@ class LayerScale(nn.Module):
         return x * self.weight[:, None, None]
 
 
+def gelu(x: Tensor) -> Tensor:
+    """GELU of a (batch, channels, height, width) map."""
+    if x.device.type != 'cpu' or x.dtype.itemsize >= 4 or torch.is_grad_enabled():
+        return F.gelu(x)
+    # In this order of dimensions PyTorch takes oneDNN's, whose forward pass alone is twice as fast.
+    return F.gelu(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class FFN(nn.Module):
     """Feed-forward network of each position: ``W2 GELU(W1 x)``."""
 
@@ -131,7 +140,7 @@ class FFN(nn.Module):
         self.reduce = PointwiseLinear(hidden_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.reduce(F.gelu(self.expand(x)))
+        return self.reduce(gelu(self.expand(x)))
 
 
 class ConvFFN(nn.Module):
@@ -147,4 +156,4 @@ class ConvFFN(nn.Module):
         self.reduce = nn.Conv2d(hidden_dims, embed_dims, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.reduce(F.gelu(self.dwconv(self.expand(x))))
+        return self.reduce(gelu(self.dwconv(self.expand(x))))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmdat.models.attentions.deformable import DeformableAttention
 from mmdat.models.attentions.neighborhood import NeighborhoodAttention
-from mmdat.models.layers import DropPath, StridedDepthwiseConv
+from mmdat.models.layers import DropPath, ResidualDepthwiseConv, StridedDepthwiseConv, gelu
 from mmdat.ops import reference_points
 
 
@@ -52,3 +52,30 @@ def test_gradients_of_one_sample_stay_channels_last() -> None:
     x = torch.randn(1, 8, 5, 6).to(memory_format=torch.channels_last)
     module(x.requires_grad_()).sum().backward()
     assert strides == [(5 * 6 * 24, 1, 6 * 24, 24)]
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('grad', [False, True])
+def test_gelu_is_that_of_the_equation(dtype: torch.dtype, grad: bool) -> None:
+    torch.manual_seed(0)
+    x = (3 * torch.randn(1, 8, 5, 7)).to(dtype).to(memory_format=torch.channels_last)
+    with torch.set_grad_enabled(grad):
+        out = gelu(x)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    x = x.double()
+    torch.testing.assert_close(out, (x * (1 + torch.erf(x / 2**0.5)) / 2).to(dtype))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_a_residual_convolution_adds_its_input_in_both_precisions(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    conv = ResidualDepthwiseConv(4)
+    x = torch.randn(2, 4, 6, 5, dtype=dtype, requires_grad=True)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = conv(x)
+        branch = F.conv2d(x, conv.weight, conv.bias, padding=1, groups=4)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out, x + branch)
+    (grad,) = torch.autograd.grad(out.float().sum(), x)
+    (expected,) = torch.autograd.grad((x + branch).float().sum(), x)
+    torch.testing.assert_close(grad, expected)

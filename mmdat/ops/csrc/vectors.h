@@ -99,10 +99,13 @@ inline float sum(Vec x) {
     return x[0];
 }
 
-// 2^x to a relative error of 1e-7; 0 below the least normal number.
+// 2^x of numbers up to 127, to a relative error of 1e-7; 0 below the least normal number.
 inline Vec exp2(Vec x) {
-    x = x < -127.0f ? splat(-127.0f) : x;  // stays where it is no number
-    x = x > 127.0f ? splat(127.0f) : x;
+#ifdef __AVX512F__
+    x = (Vec)_mm512_max_ps((__m512)splat(-127.0f), (__m512)x);  // stays where it is no number
+#else
+    x = (Vec)_mm256_max_ps((__m256)splat(-127.0f), (__m256)x);
+#endif
     // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the lowest bits.
     const Vec shifted = x + 12582912.0f;
     const Vec rest = x - (shifted - 12582912.0f);
