@@ -3,6 +3,7 @@
 
 PYTHON := .venv/bin/python
 PARALLEL_TESTS := $(PYTHON) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+COVERAGE := --cov --cov-report term:skip-covered --cov-fail-under 90
 TASK := detect
 DEMO_detect := mask_rcnn_dat_pp_nano_shapes
 DEMO_segment := upernet_dat_pp_nano_shapes
@@ -44,11 +45,11 @@ view: demo-task setup ## look at the demo's model in a browser: predictions, and
 demo-task:
 	@test -n '$(DEMO)' || { echo 'make demo: TASK=$(TASK) is none: give detect, segment or classify.' >&2; exit 1; }
 
-test: setup ## run the tests
-	$(PARALLEL_TESTS)
+test: setup ## run the tests (with CI=true as of coverage)
+	$(PARALLEL_TESTS) $(if $(CI),$(COVERAGE))
 
 coverage: setup ## run the tests; fail if they run less than 90 % of mmdat's lines
-	$(PARALLEL_TESTS) --cov --cov-report term:skip-covered --cov-fail-under 90
+	$(PARALLEL_TESTS) $(COVERAGE)
 
 test-random: setup ## run the tests of random cases with many new ones, 500 of each
 	$(PARALLEL_TESTS) -m hypothesis --hypothesis-profile fresh
