@@ -1,5 +1,6 @@
 """Files from the web: whole or not at all, and a download that broke off goes on where it ended."""
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -62,9 +63,8 @@ def download(url: str, path: Path) -> None:
     partial = partial_path(path)
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = partial.open('ab')
+        file = _open_locked(partial)
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
         if path.is_file():  # another process downloaded it meanwhile
             partial.unlink(missing_ok=True)
             return
@@ -91,6 +91,18 @@ def damage(path: Path) -> str | None:
         except UNZIPPING_ERRORS:
             return 'it is damaged'
     return None
+
+
+def _open_locked(path: Path) -> BinaryIO:
+    """Open a file at its end, once no other process has it; one may remove it meanwhile."""
+    while True:
+        file = path.open('ab')
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.seek(0, os.SEEK_END)
+                return file
+        file.close()
 
 
 def _bring(url: str, file: BinaryIO, name: str) -> None:

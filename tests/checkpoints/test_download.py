@@ -3,6 +3,7 @@
 import io
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -155,6 +156,17 @@ def test_processes_that_want_the_same_file_download_it_once(server: str, tmp_pat
     assert ranges().count(None) == 1
     assert path.read_bytes() == FILE
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_processes_that_wait_for_what_is_not_the_file_say_so(server: str, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        tries = [
+            threads.submit(download, f'{server}/is_a_page', tmp_path / 'file.pth') for _ in range(4)
+        ]
+    for each in tries:
+        with pytest.raises(UserError, match='it is a web page'):
+            each.result()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nobody_at_an_address_is_a_sentence(tmp_path: Path) -> None:
