@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from mmdat.config_bases import CONFIGS
 from mmdat.errors import UserError, suggest
 from mmdat.files import whole_file
 
@@ -48,6 +49,10 @@ def fetch(source: str) -> Path:
             where to put it; if the file is damaged or has changed.
     """
     name = source.removeprefix(PREFIX)
+    if name not in PUBLISHED and (CONFIGS / f'{name}.py').is_file():
+        raise UserError(
+            f"there is no checkpoint {source!r}: no weights of that config's authors are known"
+        )
     if name not in PUBLISHED:
         raise UserError(f'there is no checkpoint {source!r}: {suggest(name, PUBLISHED)}')
     entry = PUBLISHED[name]

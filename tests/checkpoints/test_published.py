@@ -107,6 +107,11 @@ def test_a_name_that_is_none_is_a_sentence_with_the_nearest() -> None:
         read_checkpoint('mmdat://dat_pp_tiny_in1k')
 
 
+def test_a_config_without_published_weights_is_not_given_those_of_another() -> None:
+    with pytest.raises(UserError, match=r"'mmdat://dat_t_in1k': no weights .* are known$"):
+        read_checkpoint('mmdat://dat_t_in1k')
+
+
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_each_name_is_of_a_config_and_has_addresses(name: str) -> None:
     assert (CONFIGS / f'{name}.py').is_file()
