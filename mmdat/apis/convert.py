@@ -139,7 +139,11 @@ def print_places(places: list[Place], config: str, source: str) -> None:
     if wrong:
         way = '; the backbone fits: give it to init_cfg' if len(in_heads) == len(wrong) else ''
         raise UserError(f'{source} does not fit {config}: {len(wrong)} tensors, see above{way}')
-    print(f'{source} fits {config}')
+    heads = [place for place in places if not place.name.startswith('backbone.')]
+    if all(place.verdict == 'stays as it is' for place in heads):
+        print(f'{source} fits the backbone of {config}, and has nothing else: give it to init_cfg')
+    else:
+        print(f'{source} fits {config}')
 
 
 def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:

@@ -126,6 +126,13 @@ def test_a_detector_takes_a_classifier_but_for_its_own_parts() -> None:
     assert {place.verdict for place in places} == {'fits', 'stays as it is'}
 
 
+def test_a_classifier_fits_the_backbone_of_a_detector(capsys: pytest.CaptureFixture[str]) -> None:
+    weights = classifier_checkpoint('dat_pp_nano')['model']
+    print_places(compare_published(mask_rcnn(), weights, 'x.pth'), 'x.py', 'x.pth')
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == 'x.pth fits the backbone of x.py, and has nothing else: give it to init_cfg'
+
+
 def test_a_published_detector_fits_and_the_table_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
