@@ -8,14 +8,14 @@ import re
 import sys
 import warnings
 
-# Package -> versions that work, and why none later does.
+# Package -> versions that work, and why others do not.
 SUPPORTED: dict[str, tuple[str, str]] = {
     'torch': ('>= 2.4, < 3.0', 'mmdat knows none later'),
     'mmengine': ('>= 0.10, < 1.0', 'mmdet refuses later ones'),
     # OpenMMLab's mmdet refuses 2.2; OneDL's builds begin at 2.3, and its mmpretrain refuses 2.4.
     'mmcv': ('>= 2.0, < 2.4, != 2.2.*', 'the toolboxes refuse others'),
     'mmdet': ('>= 3.0, < 4.0', 'mmdat knows none later'),
-    'mmseg': ('>= 1.0, < 2.0', 'mmdat knows none later'),
+    'mmseg': ('>= 1.1.1, < 2.0', 'earlier ones test no batches, mmdat knows none later'),
     'mmpretrain': ('>= 1.0, < 2.0', 'mmdat knows none later'),
     'matplotlib': ('>= 3.7, < 4.0', 'mmdat knows none later'),
 }

@@ -39,7 +39,8 @@ def run(script: str, without: tuple[str, ...] = ()) -> str:
 
 
 @pytest.mark.parametrize(
-    'name, version', [('mmcv', '2.2.0'), ('torch', '2.3.1'), ('mmengine', '1.0.0')]
+    'name, version',
+    [('mmcv', '2.2.0'), ('torch', '2.3.1'), ('mmengine', '1.0.0'), ('mmseg', '1.1.0')],
 )
 def test_unsupported_version_is_named(
     name: str, version: str, monkeypatch: pytest.MonkeyPatch
