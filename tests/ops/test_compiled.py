@@ -7,7 +7,14 @@ import torch
 from helpers.compiled import needs_kernels
 from torch import Tensor
 
-from mmdat.ops import cpu, deformable_attention, full, global_attention, neighborhood_attention
+from mmdat.ops import (
+    compiled,
+    cpu,
+    deformable_attention,
+    full,
+    global_attention,
+    neighborhood_attention,
+)
 from mmdat.ops.deformable import api
 from mmdat.ops.neighborhood import api as neighborhood_api
 
@@ -153,6 +160,35 @@ def test_large_logits_overflow_nowhere() -> None:
         strict=True,
     ):
         torch.testing.assert_close(found, expected, atol=1e-2, rtol=1e-3)
+
+
+def test_logits_below_all_others_have_their_weights() -> None:
+    inputs = deformable_inputs(5, 6, 70, (3, 3))
+    inputs[0], inputs[1] = 1e17 * inputs[0].abs(), -1e17 * inputs[1].abs()
+    maps = [1e17 * torch.ones(1, 2, 5, 6, 8), -1e17 * torch.ones(1, 2, 5, 6, 8)]
+    masked = [inputs[0], inputs[1].clone(), inputs[2]]
+    masked[1][:, :, :64] = -torch.inf
+    for operator, tensors in (
+        (deformable_attention, inputs),
+        (global_attention, masked),
+        (neighborhood_attention, [*maps, torch.randn(1, 2, 5, 6, 8), torch.zeros(2, 5, 5)]),
+    ):
+        found, expected = (operator(*tensors, implementation=x) for x in ('compiled', 'dense'))
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize('multiplies_bfloat16', [True, False])
+def test_what_is_no_number_on_a_gpu_is_none_in_bfloat16(
+    multiplies_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, 'MULTIPLIES_BFLOAT16', multiplies_bfloat16)
+    for operator, inputs in (
+        (deformable_attention, deformable_inputs(5, 6, 70, (3, 3))),
+        (neighborhood_attention, neighborhood_inputs(5, 6)),
+    ):
+        inputs[-1].view(torch.int32).fill_(0x7FFFFFFF)  # as CUDA writes NaN
+        inputs = [*(x.bfloat16() for x in inputs[:3]), *inputs[3:]]
+        assert all(x.isnan().all() for x in results(operator, inputs, 'compiled')[:2])
 
 
 def test_nothing_of_size_queries_times_keys_is_allocated() -> None:

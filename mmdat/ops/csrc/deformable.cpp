@@ -10,6 +10,7 @@
 // threads.
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <vector>
 
@@ -289,7 +290,8 @@ class Forward {
         Vec highest[MAX_PANELS][PANEL], sums[MAX_PANELS][PANEL];
         for (int panel = 0; panel < tile.panels; ++panel)
             for (int n = 0; n < PANEL; ++n) {
-                highest[panel][n] = splat(-INFINITY);
+                // Finite, so that keys of which all logits are -INFINITY have weights of zero.
+                highest[panel][n] = splat(-FLT_MAX);
                 sums[panel][n] = Vec{};
             }
         for (int64_t first = 0; first < in.keys.keys; first += KEY_BLOCK) {

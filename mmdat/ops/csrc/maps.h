@@ -1,9 +1,10 @@
 // What kernels share: maps of vectors in any layout, and sizes.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
-constexpr float NEVER = -1e30f;  // a logit, in base 2, whose weight is zero
+constexpr float NEVER = -INFINITY;  // a logit whose weight is zero
 
 constexpr int64_t round_up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
 

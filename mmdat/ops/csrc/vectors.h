@@ -47,17 +47,20 @@ inline Vec load(const BFloat16 *from) {
     return (Vec)(__builtin_convertvector(x, Bits) << 16);
 }
 
-// Where numbers in float32 become BFloat16, they are rounded to the nearest.
+// Where numbers in float32 become BFloat16, they are rounded to the nearest: their upper half, after
+// this. What is no number stays as it is, as it might become zero.
+inline Bits rounded(Vec x) { return x == x ? (Bits)x + 0x8000 : (Bits)x; }
+
 inline void store(BFloat16 *to, Vec x) {
-    const HalfBits rounded = __builtin_convertvector(((Bits)x + 0x8000) >> 16, HalfBits);
-    std::memcpy(to, &rounded, sizeof rounded);
+    const HalfBits halves = __builtin_convertvector(rounded(x) >> 16, HalfBits);
+    std::memcpy(to, &halves, sizeof halves);
 }
 
 // What a lane holds of numbers that follow each other.
 inline Vec pack(const Vec (&x)[1]) { return x[0]; }
 
 inline Vec pack(const Vec (&x)[2]) {
-    return (Vec)((((Bits)x[0] + 0x8000) >> 16) | (((Bits)x[1] + 0x8000) & 0xffff0000));
+    return (Vec)((rounded(x[0]) >> 16) | (rounded(x[1]) & 0xffff0000));
 }
 
 inline float to_float(float x) { return x; }
@@ -74,7 +77,7 @@ inline void assign(float &to, float x) { to = x; }
 inline void assign(BFloat16 &to, float x) {
     uint32_t bits;
     std::memcpy(&bits, &x, sizeof bits);
-    to.bits = (bits + 0x8000) >> 16;
+    to.bits = (x == x ? bits + 0x8000 : bits) >> 16;
 }
 
 inline Vec splat(float x) { return x - Vec{}; }  // x + 0 would not be x where x is -0
