@@ -87,7 +87,7 @@ OPERATORS = dict(
         deformable_tensors,
         NUM_KEYS,
         dict(
-            compiled=lambda tensors: compiled.unsupported(*tensors[:3], tensors[-1]),
+            compiled=lambda tensors: compiled.unsupported(*tensors),
             fused=lambda tensors: deformable_triton.unsupported(*tensors[:3]),
         ),
     ),

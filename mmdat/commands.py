@@ -13,6 +13,7 @@ from mmdat.apis.new_config import new_config
 from mmdat.apis.predict import print_summary
 from mmdat.checks.run import VIS_BACKENDS
 from mmdat.errors import UserError
+from mmdat.version import __version__
 
 CONFIG = 'path of the config, or mmdat::NAME.py for one of mmdat'
 CHECKPOINT = 'path of the checkpoint, or mmdat://NAME for one that the authors published'
@@ -31,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog='mmdat', description='DAT, DAT++ and ScalableViT for detection and segmentation'
     )
+    parser.add_argument('--version', action='version', version=f'mmdat {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(
@@ -99,6 +101,9 @@ def _add_test(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', metavar='PKL', help='file for the predictions')
     parser.add_argument('--show-dir', help='folder for pictures, in the work dir')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--amp', action='store_true', help='run backbone and neck in mixed precision (bfloat16)'
+    )
     add_run_arguments(parser)
 
 
@@ -113,6 +118,7 @@ def _test(args: argparse.Namespace) -> None:
         args.tta,
         args.cfg_options,
         args.launcher,
+        args.amp,
     )
 
 

@@ -43,6 +43,15 @@ def test_help_lists_the_commands(
     assert set(COMMANDS) <= listed
 
 
+def test_the_version_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, 'argv', ['mmdat', '--version'])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out == f'mmdat {mmdat.__version__}\n'
+
+
 def test_a_missing_package_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(mmdat, 'commands')
     monkeypatch.setitem(sys.modules, 'mmdat.commands', None)

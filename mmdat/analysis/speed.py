@@ -1,5 +1,6 @@
 """Speed and peak memory of a config's model, on synthetic images."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mmdat.apis.model import build_model, load_weights
+from mmdat.apis.runner import use_mixed_precision
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks.exceptions import explained
-from mmdat.checks.run import check_device, check_least, check_parts
-from mmdat.engine import replay_backbone
+from mmdat.checks.run import check_amp, check_device, check_least, check_parts
+from mmdat.engine import parts_in_bfloat16, replay_backbone
 
 from .measure import PeakMemory, Times, describe, machine_and_versions, time_once
 from .model import image_shape, refuse_shape
@@ -79,7 +81,7 @@ def measure_speed(
         checkpoint: Weights of the model, random ones if None.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'`` and so on; None for a GPU if there is one.
         train: Time a training step.
-        amp: Run in mixed precision; needs a GPU.
+        amp: Run in mixed precision, on a CPU in bfloat16 as in training and tests.
         repeats: Runs that are timed.
         warmup: Runs before.
 
@@ -93,7 +95,9 @@ def measure_speed(
         check_parts(cfg, ('optim_wrapper.optimizer',))
     shape = image_shape(cfg, shape)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    check_device(device, amp=amp)
+    check_device(device)
+    if train and amp:
+        check_amp(cfg)
     on = torch.device(device)
     memory = PeakMemory(on)
     run = prepare_run(cfg, shape, batch_size, on, checkpoint=checkpoint, train=train, amp=amp)
@@ -156,8 +160,13 @@ def print_speed(speed: Speed) -> None:
 def _inference(model: BaseModel, device: torch.device, amp: bool) -> Callable[[Any], object]:
     model.eval()
 
+    def precision() -> contextlib.AbstractContextManager:
+        if amp and device.type == 'cpu':
+            return parts_in_bfloat16(model)
+        return torch.autocast(device.type, enabled=amp)
+
     def run(batch: Any) -> object:
-        with torch.no_grad(), torch.autocast(device.type, enabled=amp):
+        with torch.no_grad(), precision():
             return model.test_step(batch)
 
     return run
@@ -165,10 +174,10 @@ def _inference(model: BaseModel, device: torch.device, amp: bool) -> Callable[[A
 
 def _training_step(model: BaseModel, cfg: Config, amp: bool) -> Callable[[Any], object]:
     model.train()
-    wrapper = copy.deepcopy(cfg.optim_wrapper)
+    cfg = copy.deepcopy(cfg)
     if amp:
-        wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
-    optimizer = build_optim_wrapper(model, wrapper)
+        use_mixed_precision(cfg, next(model.parameters()).is_cuda)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
     if next(model.parameters()).is_cuda:
         for hook in cfg.get('custom_hooks') or ():
             if isinstance(hook, dict) and hook['type'] == 'mmdat.CUDAGraphHook':

@@ -93,10 +93,10 @@ def add_checks(cfg: Config) -> str:
     return enumerate_names(dict.fromkeys(missing)) if missing else ''
 
 
-def use_mixed_precision(cfg: Config) -> None:
+def use_mixed_precision(cfg: Config, on_gpu: bool) -> None:
     """Train in mixed precision: float16 or what the config says on a GPU, bfloat16 on a CPU."""
     wrapper = cfg.optim_wrapper
-    if torch.cuda.is_available():
+    if on_gpu:
         wrapper.type = 'AmpOptimWrapper'
         wrapper.setdefault('loss_scale', 'dynamic')
         return

@@ -1,5 +1,6 @@
 """Evaluate a checkpoint on the test data of a config."""
 
+import contextlib
 import os
 from typing import Any
 
@@ -11,6 +12,7 @@ from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks import config_tree
 from mmdat.checks.exceptions import explained
 from mmdat.checks.masks import ANNOTATION_LOADERS
+from mmdat.engine import parts_in_bfloat16
 
 from .runner import build_runner, read_run_config
 from .toolboxes import toolbox_of
@@ -25,6 +27,7 @@ def test(
     tta: bool = False,
     cfg_options: dict[str, Any] | None = None,
     launcher: str = 'none',
+    amp: bool = False,
 ) -> dict[str, float]:
     """Evaluate a checkpoint on the test data of a config.
 
@@ -40,6 +43,7 @@ def test(
         tta: Merge the predictions for augmented copies of each image (test-time augmentation).
         cfg_options: Values to put into the config, by dotted key.
         launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        amp: Run backbone and neck in bfloat16.
 
     Returns:
         The metrics by name.
@@ -71,7 +75,8 @@ def test(
         if out is not None:
             dump = dict(type=toolbox_of(cfg).metric, out_file_path=out)
             runner.test_evaluator.metrics.append(METRICS.build(dump))
-        return runner.test()
+        with parts_in_bfloat16(runner.model) if amp else contextlib.nullcontext():
+            return runner.test()
 
 
 def _draw_predictions(cfg: Config, out_dir: str) -> None:

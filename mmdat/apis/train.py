@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
@@ -56,7 +57,7 @@ def train(
     checks.before_training(cfg, amp=amp, auto_scale_lr=auto_scale_lr, warn=warnings.append)
     make_resumable(cfg, warnings.append)
     if amp:
-        use_mixed_precision(cfg)
+        use_mixed_precision(cfg, torch.cuda.is_available())
     if auto_scale_lr:
         cfg.auto_scale_lr.enable = True
     _check_source(cfg, resume, warnings.append)

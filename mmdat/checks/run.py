@@ -158,8 +158,8 @@ def check_cfg_option(text: str) -> None:
         raise UserError(f'--cfg-options takes KEY=VALUE, got {text!r}')
 
 
-def check_device(name: str, *, amp: bool = False) -> None:
-    """Refuse a device that this machine does not have, and mixed precision on a CPU."""
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -169,8 +169,6 @@ def check_device(name: str, *, amp: bool = False) -> None:
         raise UserError(
             f'--device {device} is not here: there are the CPU and {available["cuda"]} GPUs'
         )
-    if amp and device.type != 'cuda':
-        raise UserError('--amp needs a GPU: measure without it, or on one')
 
 
 def check_display(show: bool, output_dir: str | Path | None) -> None:

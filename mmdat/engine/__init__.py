@@ -7,7 +7,7 @@ from .finite import FiniteLossHook
 from .graphs import CUDAGraphHook, replay_backbone
 from .hooks import CheckFitHook, CountBrokenImagesHook
 from .loops import ResumableEpochLoop, ResumableIterLoop
-from .optimizer import BackboneDecayConstructor, BFloat16OptimWrapper
+from .optimizer import BackboneDecayConstructor, BFloat16OptimWrapper, parts_in_bfloat16
 from .sharding import FSDPStrategy, wrap_stages
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     'FiniteLossHook',
     'ResumableEpochLoop',
     'ResumableIterLoop',
+    'parts_in_bfloat16',
     'replay_backbone',
     'wrap_stages',
 ]

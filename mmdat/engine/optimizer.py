@@ -37,14 +37,27 @@ class BFloat16OptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Run what is inside in mixed precision."""
-        whole: Any = getattr(model, 'module', model)
-        with super().optim_context(model), ExitStack() as stack:
-            if not self.parts:
-                stack.enter_context(autocast(dtype=torch.bfloat16))
-            for name in self.parts:
-                if isinstance(part := getattr(whole, name, None), nn.Module):
-                    stack.enter_context(_calls_in_bfloat16(part))
+        precision = parts_in_bfloat16(model, self.parts) if self.parts else None
+        with super().optim_context(model), precision or autocast(dtype=torch.bfloat16):
             yield
+
+
+@contextmanager
+def parts_in_bfloat16(
+    model: nn.Module, parts: Sequence[str] = ('backbone', 'neck')
+) -> Iterator[None]:
+    """Run parts of a model that return maps in bfloat16; the maps are turned to float32.
+
+    Args:
+        model: The model, or a wrapper of it.
+        parts: Names of the parts; those that it lacks are passed over.
+    """
+    whole: Any = getattr(model, 'module', model)
+    with ExitStack() as stack:
+        for name in parts:
+            if isinstance(part := getattr(whole, name, None), nn.Module):
+                stack.enter_context(_calls_in_bfloat16(part))
+        yield
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from .autograd import empty_gradients, empty_map, empty_outputs, make_operator
 from .cpu import MULTIPLIES_BFLOAT16, call_kernel, kernel_dtype, why_not_compiled
 
 
-def unsupported(query: Tensor, key: Tensor, value: Tensor, table: Tensor) -> str | None:
+def unsupported(
+    query: Tensor, key: Tensor, value: Tensor, locations: Tensor, table: Tensor
+) -> str | None:
     """Say why :func:`compiled_deformable_attention` cannot take these tensors; None if it can."""
     for size, entries in zip(query.shape[2:4], table.shape[1:], strict=True):
         if size > 1 and entries - 1 > 2 * (size - 1):
@@ -19,7 +21,7 @@ def unsupported(query: Tensor, key: Tensor, value: Tensor, table: Tensor) -> str
                 f'the bias table of {table.shape[1]} x {table.shape[2]} is too fine for a map of '
                 f'{query.shape[2]} x {query.shape[3]}'
             )
-    return why_not_compiled(query, key, value, table)
+    return why_not_compiled(query, key, value, locations, table)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from helpers import zoo
 from mmengine.registry import DATASETS, DefaultScope
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from mmdat.apis import test as evaluate
 from mmdat.apis import train
@@ -137,6 +140,24 @@ def test_train_resume_and_test_run_through(
     assert len(results) == zoo.NUM_IMAGES and 'seg_logits' not in results[0]
     assert len(list(work_dir.glob('pictures/*.jpg'))) == zoo.NUM_IMAGES
     assert f'Pictures: {work_dir}/pictures\n' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_backbones_are_tested_in_bfloat16(task: str, data: Path, tmp_path: Path) -> None:
+    dtypes: list[torch.dtype] = []
+
+    def record(module: nn.Module, _: Any, outputs: Any) -> None:
+        if type(module).__module__.startswith('mmdat.models.backbones'):
+            dtypes.extend(x.dtype for x in outputs if isinstance(outputs, tuple))
+
+    checkpoint = checkpoint_in(trained(task, data))
+    hook = register_module_forward_hook(record)  # before that which turns maps to float32
+    try:
+        metrics = evaluate(**arguments(task, tmp_path), checkpoint=checkpoint, amp=True)
+    finally:
+        hook.remove()
+    assert TASKS[task][-1] in metrics
+    assert {*dtypes} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize('task', TASKS)

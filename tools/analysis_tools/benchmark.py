@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     add_shape(parser)
     parser.add_argument('--batch-size', type=int, default=1, help='images in a batch (1)')
     parser.add_argument('--train', action='store_true', help='a training step, not inference')
-    parser.add_argument('--amp', action='store_true', help='run in mixed precision (GPU)')
+    parser.add_argument('--amp', action='store_true', help='run in mixed precision')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (a GPU if there is one)')
     parser.add_argument('--repeat-num', type=int, default=10, help='runs that are timed (10)')
     parser.add_argument('--num-warmup', type=int, default=2, help='runs before them (2)')

@@ -74,9 +74,9 @@ def deformable_attention(
     _check_shapes(query, key, value, sampling_locations, table)
     reasons: dict[str, str | None] = {}
     # Without a table it is PyTorch's kernel, which takes all; an export must not ask for sizes.
-    if table is not None and not is_exporting():
+    if sampling_locations is not None and table is not None and not is_exporting():
         reasons['fused'] = triton.unsupported(query, key, value)
-        reasons['compiled'] = compiled.unsupported(query, key, value, table)
+        reasons['compiled'] = compiled.unsupported(query, key, value, sampling_locations, table)
     unsupported = {name: reason for name, reason in reasons.items() if reason}
     chosen = choose_implementation(
         'deformable_attention',

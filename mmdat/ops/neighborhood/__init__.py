@@ -1,1 +1,1 @@
-"""Neighborhood attention: ``api`` has the public function; ``dense`` and ``tiled`` compute it."""
+"""Neighborhood attention: ``api`` has the public function, the other modules compute it."""

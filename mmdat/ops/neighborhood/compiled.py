@@ -1,6 +1,7 @@
 """Neighborhood attention on CPUs in C++; ``csrc/neighborhood.cpp`` says how it works.
 
-It computes in float32. What is in another dtype is converted before and behind it.
+It computes in float32. Maps in bfloat16 are read and written as they are; what is in another
+dtype is converted before and behind it.
 """
 
 import torch
