@@ -55,7 +55,7 @@ test-random: setup ## run the tests of random cases with many new ones, 500 of e
 	$(PARALLEL_TESTS) -m hypothesis --hypothesis-profile fresh
 
 test-models: setup ## run the slow tests: large models, compilers, training on real images, packages left out or installed
-	$(PYTHON) -m pytest -m slow tests/models tests/ops tests/apis tests/datasets tests/test_stack.py tests/test_one_toolbox.py tests/test_notebooks.py tests/test_wheel.py
+	$(PYTHON) -m pytest -m slow tests/models tests/ops tests/apis tests/datasets tests/test_stack.py tests/test_one_toolbox.py tests/test_wheel.py
 
 test-export: setup ## run the slow tests of exported files: each kind of block, each detector
 	$(PYTHON) -m pytest -m slow tests/deployment

@@ -1,13 +1,12 @@
 """A project with a package, a config and a training script of its own takes a backbone."""
 
-import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from mmengine.runner import Runner
 
 from mmdat.datasets import ShapesParameters, write_shapes_coco
 from mmdat.datasets.shapes.classify import write_shapes_classify
@@ -42,6 +41,7 @@ from mmengine.runner import Runner
 
 runner = Runner.from_cfg(Config.fromfile(sys.argv[1]))
 runner.train()
+print(type(runner.model.backbone).__module__, *runner.message_hub.get_scalar('train/loss').data[0])
 """
 
 
@@ -106,7 +106,7 @@ model = dict(backbone=dict(_delete_=True, type='mmdat.DATPlusPlus', arch='nano',
 
 @pytest.mark.parametrize('project', PROJECTS, ids=lambda project: project.scope)
 def test_a_project_swaps_its_backbone_in_three_lines_and_trains(
-    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Project, tmp_path: Path
 ) -> None:
     fields = project._asdict()
     project.write(tmp_path / 'data', ShapesParameters(train=2, val=1, size=64))
@@ -114,10 +114,13 @@ def test_a_project_swaps_its_backbone_in_three_lines_and_trains(
     (tmp_path / 'parts.py').write_text(CONFIG.format(**fields))
     (tmp_path / 'parts_dat.py').write_text(f"_base_ = './parts.py'{project.swap}")
     (tmp_path / 'own_train.py').write_text(SCRIPT)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['own_train.py', 'parts_dat.py'])
-    runner: Runner = runpy.run_path('own_train.py', run_name='__main__')['runner']
-    assert type(runner.model.backbone).__module__.startswith('mmdat.')
-    losses = runner.message_hub.get_scalar('train/loss').data[0]
-    assert len(losses) == 2 and all(0 < loss < 1e4 for loss in losses)
+    process = subprocess.run(  # in this one mmdat is imported already
+        [sys.executable, 'own_train.py', 'parts_dat.py'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    backbone, *losses = process.stdout.splitlines()[-1].split()
+    assert backbone.startswith('mmdat.')
+    assert len(losses) == 2 and all(0 < float(loss) < 1e4 for loss in losses)

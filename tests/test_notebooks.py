@@ -11,9 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize(
-    'name', [pytest.param('your_data', marks=pytest.mark.slow), 'see', 'operators']
-)
+@pytest.mark.parametrize('name', ['your_data', 'see', 'operators'])
 def test_a_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     matplotlib.use('agg')
     monkeypatch.chdir(tmp_path)
