@@ -33,7 +33,7 @@ MMENGINE = (
 )
 TOOLBOXES_OF = dict(mmdet='mmdet', mmseg='mmsegmentation', mmpretrain='mmpretrain')
 LOCKED = ('--no-dev', '--group=test', '--extra=openmmlab')
-# The conftest needs mmengine. Without it hypothesis would draw more cases than elsewhere, and Triton's
+# The conftest needs mmengine. Without it hypothesis would draw more cases than elsewhere; Triton's
 # kernels run in processes that load it.
 OPERATORS = (
     '--noconftest',
