@@ -5,17 +5,25 @@ process of its own.
 """
 
 import contextlib
+import functools
+import importlib
 import os
+import re
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from helpers.errors import relative_errors
 from mmdat.ops.gpu import why_no_triton
 
+BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 NEEDS_TRITON = pytest.mark.skipif(why_no_triton() is not None, reason=str(why_no_triton()))
 
 
@@ -55,25 +63,26 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter.InterpreterBuilder, 'create_maxnumf', maxnum)
 
 
-@pytest.fixture
-def hopper() -> None:
-    """Let Triton compile for an H100."""
+@pytest.fixture(params=[80, 90])
+def capability(request: pytest.FixtureRequest) -> int:
+    """Let Triton compile for an A100 and for an H100."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
-    class Hopper:
+    class Driver:
         """All that is asked of a driver before a launch."""
 
         def get_current_target(self) -> GPUTarget:
-            return GPUTarget('cuda', 90, 32)
+            return GPUTarget('cuda', request.param, 32)
 
         def get_current_device(self) -> int:
-            return 0
+            return request.param  # Triton keeps what it compiled by device
 
         def get_current_stream(self, device: int) -> int:
             return 0
 
-    driver.set_active(Hopper())
+    driver.set_active(Driver())
+    return request.param
 
 
 @contextlib.contextmanager
@@ -98,6 +107,77 @@ def record_kernels(compile: bool = True) -> Iterator[list[tuple[str, str]]]:
         patch.setattr(JITFunction, 'run', run)
         patch.setattr(JITFunction, '_do_compile', do_compile)
         yield recorded
+
+
+def check_code(
+    operator: str,
+    attend: Callable[..., tuple[Tensor, Tensor]],
+    dtype: torch.dtype,
+    pairs: Callable[[dict[str, int]], int],
+    bounds: dict[str, tuple[int, ...]],
+) -> None:
+    """Check that no kernel's code takes more than it may, at the stages of DAT-T++.
+
+    Args:
+        operator: Name in ``benchmarks/attention.py``, which has the shapes and strides.
+        attend: The fused operator.
+        dtype: Dtype of query, key and value.
+        pairs: Gives the pairs of a query and a key that a program takes at a time, masked ones
+            among them, from the options of a kernel.
+        bounds: For each kernel, registers a thread, bytes spilled a thread, and for each loop, from
+            the shortest, the instructions of a thread over its pairs. An inner loop counts once.
+    """
+    from triton.runtime.jit import JITFunction
+
+    found: dict[str, list[float]] = {}
+
+    def run(self: Any, *args: Any, original: Any = JITFunction.run, **options: Any) -> None:
+        kernel = original(self, *args, **dict(options, warmup=True))
+        registers, stack, loops = _read_code(kernel.asm['cubin'])
+        threads = 32 * kernel.metadata.num_warps
+        found[self.__name__] = [registers, stack, *(x * threads / pairs(options) for x in loops)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JITFunction, 'run', run)
+        patch.syspath_prepend(BENCHMARKS)
+        benchmark = importlib.import_module('attention')
+        for stage in benchmark.STAGES:
+            inputs = benchmark.OPERATORS[operator].tensors(stage, 2)
+            inputs[:3] = [x.to(dtype) for x in inputs[:3]]
+            inputs = [x.requires_grad_() for x in inputs]
+            out, _ = attend(*inputs)
+            torch.autograd.grad(out, inputs, torch.empty_like(out))
+            assert found.keys() == bounds.keys()
+            for name, figures in found.items():
+                assert len(figures) == len(bounds[name]), (stage, name, figures)
+                within = [x <= bound for x, bound in zip(figures, bounds[name], strict=True)]
+                assert all(within), (stage, name, figures, bounds[name])
+            found.clear()
+
+
+@functools.cache
+def _read_code(cubin: bytes) -> tuple[int, int, list[int]]:
+    """Registers, bytes of stack and the instructions of each loop, the shortest first."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(cubin)
+        file.flush()
+        dump = subprocess.run(
+            [knobs.nvidia.cuobjdump.path, '--dump-resource-usage', '--dump-sass', file.name],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    (registers, stack), *_ = re.findall(r'REG:(\d+) STACK:(\d+)', dump)
+    loops = []
+    code = re.findall(r'/\*([0-9a-f]{4,})\*/ +(.+?) ;', dump)
+    addresses = [int(address, 16) for address, _ in code]
+    for end, (_, instruction) in enumerate(code):
+        branch = re.search(r'\bBRA\b.* 0x([0-9a-f]+)', instruction)
+        if branch and int(branch[1], 16) < addresses[end]:  # a loop jumps back to its beginning
+            loops.append(end + 1 - addresses.index(int(branch[1], 16)))
+    return int(registers), int(stack), sorted(loops)
 
 
 def check_as_close_as_dense(

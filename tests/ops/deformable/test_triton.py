@@ -12,8 +12,9 @@ from helpers.locations import locations_between_entries
 from helpers.memory import largest_allocation
 from helpers.triton_on_cpu import (  # noqa: F401
     NEEDS_TRITON,
+    capability,
     check_as_close_as_dense,
-    hopper,
+    check_code,
     interpreter,
     record_kernels,
 )
@@ -29,6 +30,15 @@ KERNELS = ['attend', 'deltas', 'query_gradients', 'key_gradients']
 # Largest difference over largest magnitude, of the output and the gradients. In bfloat16 the
 # backward pass starts from an output of three digits.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-1, torch.float16: 1e-2}
+# For a compute capability and a dtype, what the code of each of KERNELS may take, as `check_code`
+# says: of registers so many that no more would leave room for as many programs on a
+# multiprocessor, and of the rest a little more than Triton 3.6 needs.
+BOUNDS: dict[tuple[int, torch.dtype], list[tuple[int, ...]]] = {
+    (80, torch.bfloat16): [(128, 0, 42), (32, 0), (168, 0, 40), (255, 320, 6, 8, 64)],
+    (80, torch.float32): [(96, 0, 126), (40, 0), (128, 0, 153), (255, 48, 14, 17, 242)],
+    (90, torch.bfloat16): [(72, 0, 42), (32, 0), (128, 0, 39), (255, 128, 6, 8, 58)],
+    (90, torch.float32): [(96, 0, 128), (40, 0), (128, 0, 154), (255, 40, 14, 17, 245)],
+}
 
 
 @dataclass(frozen=True)
@@ -234,14 +244,30 @@ def interpreted_operators_are_registered_as_torch_wants_them() -> None:
         pytest.param(Case(head_dim=20, value_dim=40), torch.float16, marks=pytest.mark.slow),
     ],
 )
-def compiled_kernels(case: Case, dtype: torch.dtype, hopper: None) -> None:  # noqa: F811
+def compiled_kernels(case: Case, dtype: torch.dtype, capability: int) -> None:  # noqa: F811
     """The interpreter takes much that the compiler does not."""
     with record_kernels() as compiled:
         results(case.inputs(dtype), True)
     assert [name for name, _ in compiled] == KERNELS
 
 
-def compiled_once_for_maps_of_all_sizes(hopper: None) -> None:  # noqa: F811
+@pytest.mark.slow
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
+def compiled_kernels_stay_within_bounds(
+    dtype: torch.dtype,
+    capability: int,  # noqa: F811
+) -> None:
+    bounds = dict(zip(KERNELS, BOUNDS[capability, dtype], strict=True))
+    check_code(
+        'deformable',
+        fused_deformable_attention,
+        dtype,
+        lambda o: o['tile_height'] * o['tile_width'] * o['key_block'],
+        bounds,
+    )
+
+
+def compiled_once_for_maps_of_all_sizes(capability: int) -> None:  # noqa: F811
     with record_kernels(compile=False) as compiled:
         for height, width, num_keys in ((64, 32, 32), (17, 40, 16), (9, 16, 1), (65, 1, 33)):
             case = Case(2, 2, 1, height, width, num_keys, 16, 16, table=(127, 127))

@@ -11,8 +11,9 @@ import pytest
 import torch
 from helpers.triton_on_cpu import (  # noqa: F401
     NEEDS_TRITON,
+    capability,
     check_as_close_as_dense,
-    hopper,
+    check_code,
     interpreter,
     record_kernels,
 )
@@ -27,6 +28,15 @@ from mmdat.ops.neighborhood.triton import fused_neighborhood_attention, unsuppor
 # Largest difference over largest magnitude, of the output and the gradients.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 KERNELS = ['attend', 'query_gradients', 'key_gradients', 'bias_gradients', 'table_gradients']
+# For a compute capability and a dtype, what the code of each of KERNELS may take, as `check_code`
+# says: of registers so many that no more would leave room for as many programs on a
+# multiprocessor, and of the rest a little more than Triton 3.6 needs.
+BOUNDS: dict[tuple[int, torch.dtype], list[tuple[int, ...]]] = {
+    (80, torch.bfloat16): [(128, 0, 25), (128, 0, 19), (255, 0, 28, 31), (128, 0, 31), (32, 0)],
+    (80, torch.float32): [(128, 0, 97), (255, 0, 129), (168, 32, 177, 181), (128, 0, 108), (32, 0)],
+    (90, torch.bfloat16): [(128, 0, 25), (80, 0, 18), (128, 0, 28, 31), (96, 0, 32), (32, 0)],
+    (90, torch.float32): [(128, 0, 98), (255, 0, 129), (168, 8, 178, 182), (128, 0, 109), (32, 0)],
+}
 
 
 @dataclass(frozen=True)
@@ -153,14 +163,30 @@ def interpreted_operators_are_registered_as_torch_wants_them() -> None:
         pytest.param(Case(head_dim=33, kernel_size=3), torch.float16, marks=pytest.mark.slow),
     ],
 )
-def compiled_kernels(case: Case, dtype: torch.dtype, hopper: None) -> None:  # noqa: F811
+def compiled_kernels(case: Case, dtype: torch.dtype, capability: int) -> None:  # noqa: F811
     """The interpreter takes much that the compiler does not."""
     with record_kernels() as compiled:
         results(case.inputs(dtype), True)
     assert [name for name, _ in compiled] == KERNELS
 
 
-def compiled_once_for_maps_of_all_sizes(hopper: None) -> None:  # noqa: F811
+@pytest.mark.slow
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
+def compiled_kernels_stay_within_bounds(
+    dtype: torch.dtype,
+    capability: int,  # noqa: F811
+) -> None:
+    bounds = dict(zip(KERNELS, BOUNDS[capability, dtype], strict=True))
+    check_code(
+        'neighborhood',
+        fused_neighborhood_attention,
+        dtype,
+        lambda o: o['tile'] ** 2 * o['block_rows'] * o['block_width'],
+        bounds,
+    )
+
+
+def compiled_once_for_maps_of_all_sizes(capability: int) -> None:  # noqa: F811
     with record_kernels(compile=False) as compiled:
         for height, width in ((64, 32), (17, 40), (9, 16), (65, 7)):
             results(Case(2, 2, height, width, 16).inputs(torch.bfloat16), True)
