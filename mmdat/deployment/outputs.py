@@ -1,4 +1,4 @@
-"""What exported models return."""
+"""Named tuples of tensors that exported models return: one for each task."""
 
 from typing import NamedTuple
 

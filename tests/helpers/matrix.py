@@ -32,7 +32,7 @@ MMENGINE = (
     'setuptools==80.9.0',  # whose pkg_resources mmengine imports
 )
 TOOLBOXES_OF = dict(mmdet='mmdet', mmseg='mmsegmentation', mmpretrain='mmpretrain')
-LOCKED = ('--no-dev', '--group=test', '--extra=openmmlab')
+LOCKED = ('--no-dev', '--group=test')
 # The conftest needs mmengine. Without it hypothesis would draw more cases than elsewhere; Triton's
 # kernels run in processes that load it.
 OPERATORS = (
@@ -72,7 +72,11 @@ def _alone(toolbox: str) -> Environment:
         (),
         ('tests/test_one_toolbox.py', '-m', ''),
         f'commands with {toolbox} alone',
-        (*LOCKED, *(f'--no-install-package={package}' for package in sorted(others))),
+        (
+            *LOCKED,
+            '--extra=openmmlab',
+            *(f'--no-install-package={package}' for package in sorted(others)),
+        ),
     )
 
 
@@ -84,11 +88,7 @@ ENVIRONMENTS = {
     ),
     'newest': Environment('3.13', ('torch', *MMENGINE), BACKBONES, 'operators, backbones'),
     'onedl': Environment(
-        '3.11',
-        (),
-        TOOLBOXES,
-        'what uses the toolboxes',
-        ('--no-dev', '--group=test', '--extra=onedl'),
+        '3.11', (), TOOLBOXES, 'what uses the toolboxes', (*LOCKED, '--extra=onedl')
     ),
     'python3.10': Environment('3.10', (), ('--numprocesses=auto',), 'all'),
     'python3.11': Environment('3.11', (), ('--numprocesses=auto',), 'all'),

@@ -70,7 +70,7 @@ def run(script: str, *arguments: object) -> None:
 def main() -> None:
     """Draw data, train, and use the model with each command."""
     toolbox, folder = sys.argv[1:]
-    sys.meta_path.insert(0, Hidden({*TASKS} - {toolbox}))  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Hidden({*TASKS} - {toolbox}))
     task = TASKS[toolbox]
     os.chdir(folder)
     data, config = Path('data').absolute(), ROOT / f'configs/{task.config}.py'

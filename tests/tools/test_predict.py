@@ -2,10 +2,8 @@
 
 import json
 import re
-import runpy
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import cv2
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.imports import ROOT
 from helpers.nano import write_nano
-from helpers.scripts import TOOLS
+from helpers.scripts import run_tool
 
 
 def test_the_tool_predicts_and_tells_what_it_could_not_read(
@@ -41,9 +39,8 @@ def test_nothing_to_predict_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mo
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     """Run the tool in this process; what it ends with."""
-    monkeypatch.setattr(sys, 'argv', ['predict.py', *arguments])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(TOOLS / 'predict.py'), run_name='__main__')
+        run_tool(monkeypatch, 'tools/predict.py', *arguments)
     return str(ended.value.code)
 
 
@@ -70,7 +67,7 @@ def test_the_command_of_readme_predicts(
     writer.write(np.zeros((48, 64, 3), np.uint8))
     writer.release()
     few = ['--cfg-options', 'model.test_cfg.max_per_img=2']
-    tool(monkeypatch, *arguments, *few)
+    run_tool(monkeypatch, 'tools/predict.py', *arguments, *few)
     out = Path('predictions')
     pictures = sorted(p.relative_to(out).as_posix() for p in out.glob('pictures/**/*.*'))
     assert pictures == [
@@ -78,14 +75,8 @@ def test_the_command_of_readme_predicts(
     ]
     shutil.rmtree(out)
     given = [word for flag in others for word in (flag, values[flag]) if word]
-    tool(monkeypatch, *arguments, *flags[1].split(), *given, *few)
+    run_tool(monkeypatch, 'tools/predict.py', *arguments, *flags[1].split(), *given, *few)
     assert [path.name for path in out.iterdir()] == ['predictions.json']
     names = {entry['file_name'] for entry in json.loads((out / 'predictions.json').read_text())}
     assert names == {'clip.mp4', 'more/b/c/2.jpg', 'photos/a/1.jpg'}
     assert capsys.readouterr().out.count('Predicted: 3 images') == 2
-
-
-def tool(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    """Run the tool in this process to its end."""
-    monkeypatch.setattr(sys, 'argv', ['predict.py', *arguments])
-    runpy.run_path(str(TOOLS / 'predict.py'), run_name='__main__')
