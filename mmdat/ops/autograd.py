@@ -76,16 +76,19 @@ def make_operator(
             return gradients(grad_out, *ctx.saved_tensors)
 
     def call(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        if (
-            torch.compiler.is_compiling()
-            or torch.jit.is_tracing()
-            or is_in_torch_dispatch_mode()
-            or tensors[0].is_meta
-        ):
-            return operator(*tensors)
-        return Untraced.apply(*tensors)
+        return operator(*tensors) if is_traced(tensors[0]) else Untraced.apply(*tensors)
 
     return call
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether something traces operators, or counts them, so that it has to meet each."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or is_in_torch_dispatch_mode()
+        or x.is_meta
+    )
 
 
 def compute_delta(grad_out: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:

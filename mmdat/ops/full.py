@@ -14,8 +14,10 @@ from .reference import dense_attention, saturated
 from .tiling import attend_in_row_blocks
 from .tracing import is_exporting
 
-# From so many keys on, the compiled implementation is the faster one.
+# From so many keys on, the compiled implementation is the faster one. In half precision PyTorch's
+# backward pass takes three times as long for few of them.
 COMPILED_KEYS = 256
+COMPILED_KEYS_HALF = 32
 
 
 def global_attention(
@@ -61,10 +63,11 @@ def global_attention(
     _check_shapes(query, key, value, bias)
     reason = 'there is a bias' if bias is not None else why_not_compiled(query, key, value)
     unsupported = {} if reason is None else {'compiled': reason}
+    many_keys = COMPILED_KEYS if query.dtype.itemsize >= 4 else COMPILED_KEYS_HALF
     default = 'fused'
     if is_exporting():
         default = 'dense'
-    elif not unsupported and key.shape[2] >= COMPILED_KEYS:
+    elif not unsupported and key.shape[2] >= many_keys:
         default = 'compiled'
     chosen = choose_implementation(
         'global_attention',

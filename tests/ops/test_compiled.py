@@ -135,6 +135,9 @@ def test_attention_without_a_bias_is_compiled_where_there_are_many_keys(
     query, key, value = deformable_inputs(2, 3, full.COMPILED_KEYS, (1, 1))[:3]
     global_attention(query, key, value, torch.zeros(2, 6, full.COMPILED_KEYS))
     assert len(calls) == 1
+    few = [x.bfloat16() for x in deformable_inputs(2, 3, full.COMPILED_KEYS_HALF, (1, 1))[:3]]
+    global_attention(*few)
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from mmdat.ops import (
     tiling,
     window_attention,
 )
+from mmdat.ops import window as window_module
 from mmdat.ops.tiling import LOGITS_PER_TILE
 
 # Largest difference over largest magnitude, of the output and the gradients. In bfloat16 the
@@ -53,6 +54,7 @@ class Case:
         """Make the operators cut maps into tiles and blocks as small as the case says."""
         patch.setitem(LOGITS_PER_TILE, 'cpu', self.logits_per_tile)
         patch.setattr(tiling, 'LOGITS_PER_BLOCK', self.logits_per_tile)
+        patch.setattr(window_module, 'LOGITS_PER_SLICE', self.logits_per_tile)
 
     def results(self, implementation: str) -> list[Tensor]:
         """The output and the gradients of the inputs."""
@@ -148,6 +150,7 @@ def window(
     head_dim: int,
     with_table: bool,
     seed: int,
+    logits_per_tile: int = 2**20,
 ) -> Case:
     inputs = [random(seed + index, batch, num_heads, height, width, head_dim) for index in range(3)]
     options = dict(window_size=window_size, shift=min(shift, window_size))
@@ -158,7 +161,7 @@ def window(
         query, key, value, *table = tensors
         return window_attention(query, key, value, options.pop('window_size'), *table, **options)
 
-    return Case(operator, 'fused', inputs, options, 2**20)
+    return Case(operator, 'fused', inputs, options, logits_per_tile)
 
 
 def to_all_keys(
@@ -254,6 +257,7 @@ CASES = dict(
         head_dim=dims,
         with_table=st.booleans(),
         seed=seeds,
+        logits_per_tile=tiles,
     ),
     to_all_keys=st.builds(
         to_all_keys,
@@ -344,6 +348,9 @@ PAIRS = 2 * 64 * 64 * 256
         ),
         pytest.param(
             window(1, 2, 64, 64, 32, 0, 8, False, seed=0), 2 * 64 * 64 * 32 * 32, id='window'
+        ),
+        pytest.param(
+            window(1, 2, 64, 64, 8, 0, 2, False, 0, 2**13), 2 * 64 * 64 * 8 * 8, id='small windows'
         ),
         pytest.param(to_all_keys(1, 2, 64, 64, 256, 8, 8, False, seed=0), PAIRS, id='to_all_keys'),
         pytest.param(

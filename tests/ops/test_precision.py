@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.compiled import needs_kernels
 from packaging.version import Version
 from torch import Tensor
 
@@ -30,9 +31,9 @@ OPERATORS: dict[str, tuple[Callable[..., Tensor], Any, Any, Any]] = {
             partial(deformable_attention, implementation=name),
             MAP,
             FEW,
-            (HEADS, 17, 23),
+            (HEADS, 17, 19),
         )
-        for name in ('dense', 'tiled')
+        for name in ('dense', 'tiled', 'compiled')
     },
     'log-spaced': (log_spaced_deformable_attention, MAP, FEW, None),
     **{
@@ -42,7 +43,7 @@ OPERATORS: dict[str, tuple[Callable[..., Tensor], Any, Any, Any]] = {
             MAP,
             (HEADS, 13, 13),
         )
-        for name in ('dense', 'tiled', 'traced')
+        for name in ('dense', 'tiled', 'traced', 'compiled')
     },
     **{
         f'window, {name}{" without a table" * (table is None)}': (
@@ -65,6 +66,7 @@ OPERATORS: dict[str, tuple[Callable[..., Tensor], Any, Any, Any]] = {
         )
         for name in ('dense', 'tiled', 'fused')
     },
+    'global, compiled': (partial(global_attention, implementation='compiled'), MAP, FEW, None),
     'slide': (slide_attention, (1, HEADS, DIMS, HEIGHT, WIDTH), TAPS, (HEADS, 9)),
 }
 # Magnitudes of queries and keys, of values, of the table and of the output's gradient.
@@ -114,7 +116,10 @@ def results(operator: str, tensors: list[Tensor], magnitude: float) -> list[Tens
     ],
     ids=str,
 )
-@pytest.mark.parametrize('operator', OPERATORS)
+@pytest.mark.parametrize(
+    'operator',
+    [pytest.param(name, marks=needs_kernels if 'compiled' in name else ()) for name in OPERATORS],
+)
 def test_what_float32_can_half_precision_can(operator: str, case: str, dtype: torch.dtype) -> None:
     if (
         'fused' in operator
