@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""Measure the implementations of deformable and neighborhood attention at the stages of DAT-T++.
+"""Measure the implementations of attention at the stages of DAT-T++ and ScalableViT-S.
 
-The map is that of an image of 800 x 1344. The implementations run in turn in one process. The
-table is printed and written as JSON and Markdown.
+The map is that of an image of 800 x 1344. Deformable and neighborhood attention are those of
+DAT-T++, global attention is that of ScalableViT-S. The implementations run in turn in one process,
+on a CPU in float32 and in bfloat16. The table is printed and written as JSON and Markdown.
 """
 
 import argparse
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,7 +22,8 @@ from mmdat.analysis.measure import (
     machine_and_versions,
     time_side_by_side,
 )
-from mmdat.ops import compiled, deformable_attention, neighborhood_attention
+from mmdat.ops import compiled, deformable_attention, global_attention, neighborhood_attention
+from mmdat.ops.cpu import why_not_compiled
 from mmdat.ops.deformable import triton as deformable_triton
 from mmdat.ops.neighborhood import compiled as neighborhood_compiled
 from mmdat.ops.neighborhood import triton as neighborhood_triton
@@ -28,6 +31,8 @@ from mmdat.ops.neighborhood import triton as neighborhood_triton
 NUM_KEYS = 1050
 HEAD_DIM = 32
 WINDOW = 7
+# Channels of a query or key of ScalableViT-S; values have as many as elsewhere.
+SCALED_DIMS = 40, 40, 40, 32
 
 
 class Stage(NamedTuple):
@@ -73,6 +78,16 @@ def neighborhood_tensors(stage: Stage, batch: int) -> list[Tensor]:
     return [*map(_heads, maps), torch.randn(stage.heads, 2 * WINDOW - 1, 2 * WINDOW - 1)]
 
 
+def global_tensors(stage: Stage, batch: int) -> list[Tensor]:
+    """Random query, key and value, laid out as the backbone has them."""
+    dims = SCALED_DIMS[STAGES.index(stage)]
+    query = _map(stage, batch, stage.heads * dims).unflatten(-1, (-1, dims)).movedim(3, 1)
+    key, value = (
+        torch.randn(batch, NUM_KEYS, stage.heads, width).movedim(2, 1) for width in (dims, HEAD_DIM)
+    )
+    return [query, key, value]
+
+
 def _map(stage: Stage, batch: int, channels: int) -> Tensor:
     return torch.randn(batch, stage.height, stage.width, channels)
 
@@ -81,8 +96,8 @@ def _heads(x: Tensor) -> Tensor:
     return x.unflatten(-1, (-1, HEAD_DIM)).movedim(3, 1)
 
 
-OPERATORS = dict(
-    deformable=Operator(
+OPERATORS = {
+    'deformable': Operator(
         deformable_attention,
         deformable_tensors,
         NUM_KEYS,
@@ -91,7 +106,7 @@ OPERATORS = dict(
             fused=lambda tensors: deformable_triton.unsupported(*tensors[:3]),
         ),
     ),
-    neighborhood=Operator(
+    'neighborhood': Operator(
         neighborhood_attention,
         neighborhood_tensors,
         WINDOW**2,
@@ -100,7 +115,13 @@ OPERATORS = dict(
             fused=lambda tensors: neighborhood_triton.unsupported(*tensors),
         ),
     ),
-)
+    'global': Operator(
+        global_attention,
+        global_tensors,
+        NUM_KEYS,
+        dict(compiled=lambda tensors: why_not_compiled(*tensors), fused=lambda _: None),
+    ),
+}
 
 
 def runner(
@@ -118,14 +139,20 @@ def runner(
 
 
 def compare(
-    name: str, number: int, train: bool, batch: int, repeats: int, device: torch.device
+    name: str,
+    number: int,
+    train: bool,
+    dtype: torch.dtype,
+    batch: int,
+    repeats: int,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Measure all implementations that run here; on a GPU also their kernels and their memory."""
     operator, stage = OPERATORS[name], STAGES[number]
     torch.manual_seed(0)
     tensors = [x.to(device) for x in operator.tensors(stage, batch)]
-    if device.type == 'cuda':  # as under autocast, positions and tables stay in float32
-        tensors[:3] = [x.to(torch.bfloat16) for x in tensors[:3]]
+    # As under autocast, positions and tables stay in float32.
+    tensors[:3] = [x.to(dtype) for x in tensors[:3]]
     tensors = [x.requires_grad_() for x in tensors]
     names = ['dense', 'tiled']
     names += [name for name, why in operator.unsupported.items() if why(tensors) is None]
@@ -142,29 +169,36 @@ def compare(
             run()
             row['peak_bytes'] = memory.bytes
     pairs = tensors[0].shape[:4].numel() * operator.keys_per_query
-    return dict(operator=name, stage=number + 1, train=train, pairs=pairs, rows=rows)
+    return dict(
+        operator=name,
+        precision=str(dtype).removeprefix('torch.'),
+        stage=number + 1,
+        train=train,
+        pairs=pairs,
+        rows=rows,
+    )
 
 
 def markdown(results: dict[str, Any]) -> str:
     """Lay the results out as a table."""
     on_gpu = 'gpu' in results['machine']
-    precision = 'bfloat16' if on_gpu else 'float32'
     lines = [
         describe(results),
         '',
-        f'Attention at the stages of DAT-T++, 800 x 1344, batch {results["batch"]}, {precision}, '
-        f'medians of {results["repeats"]} runs in turn.'
+        'Attention at the stages of DAT-T++ (global: of ScalableViT-S), 800 x 1344, batch '
+        f'{results["batch"]}, medians of {results["repeats"]} runs in turn.'
         + (' Kernels are what the GPU is busy with; the rest is starting them.' if on_gpu else ''),
         '',
-        '| operator | stage | pass | implementation | time | ns a pair of query and key | '
-        'faster than dense |' + (' kernels | faster than dense | memory |' if on_gpu else ''),
-        '|---|---|---|---|---|---|---|' + ('---|---|---|' if on_gpu else ''),
+        '| operator | precision | stage | pass | implementation | time | '
+        'ns a pair of query and key | faster than dense |'
+        + (' kernels | faster than dense | memory |' if on_gpu else ''),
+        '|---|---|---|---|---|---|---|---|' + ('---|---|---|' if on_gpu else ''),
     ]
     for table in results['tables']:
         dense = table['rows'][0]
         for row in table['rows']:
             line = (
-                f'| {table["operator"]} | {table["stage"]} | '
+                f'| {table["operator"]} | {table["precision"]} | {table["stage"]} | '
                 f'{"forward and backward" if table["train"] else "forward"} | '
                 f'{row["implementation"]} | {_milliseconds(row["median"])} | '
                 f'{1e9 * row["median"] / table["pairs"]:.2f} | '
@@ -192,11 +226,12 @@ def main() -> None:
     parser.add_argument('--repeats', type=int, default=5)
     args = parser.parse_args()
     batch = args.batch or (2 if args.device.type == 'cuda' else 1)
+    dtypes = [torch.bfloat16] if args.device.type == 'cuda' else [torch.float32, torch.bfloat16]
     tables = [
-        compare(name, number, train, batch, args.repeats, args.device)
-        for name in OPERATORS
-        for train in (False, True)
-        for number in range(len(STAGES))
+        compare(name, number, train, dtype, batch, args.repeats, args.device)
+        for name, dtype, train, number in itertools.product(
+            OPERATORS, dtypes, (False, True), range(len(STAGES))
+        )
     ]
     results = dict(
         machine_and_versions(args.device), batch=batch, repeats=args.repeats, tables=tables

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def result_path(folder: Path, benchmark: str, device: torch.device) -> Path:
-    """Return where results go, by kind of machine, as ``backbones_amd_epyc_avx2``; no ending."""
+    """Return where results go, by kind of machine, as ``steps_amd_epyc_avx512_bf16``; no ending."""
     machine = machine_and_versions(device)['machine']
     name = machine.get('gpu', machine['cpu']).replace('(R)', '')
     kind = re.findall(r'\w+', name)[:2] + [machine['vectors']] * ('gpu' not in machine)

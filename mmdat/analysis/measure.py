@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mmdat.engine.graphs import BATCHES_BEFORE_CAPTURE
+from mmdat.ops.build import processor
 from mmdat.stack import installed_version
 
 PACKAGES = ('torch', 'mmdet', 'mmcv', 'mmengine', 'mmdat')
@@ -155,7 +156,7 @@ def machine_and_versions(device: torch.device) -> dict[str, Any]:
     """Date, hardware and versions of packages, to keep with what was measured."""
     machine = dict(
         cpu=_cpu_name(),
-        vectors=torch.backends.cpu.get_cpu_capability(),
+        vectors=processor() or torch.backends.cpu.get_cpu_capability().lower(),
         threads=str(torch.get_num_threads()),
         system=platform.platform(),
         python=platform.python_version(),

@@ -33,14 +33,14 @@ def build() -> Path:
     Raises:
         SystemExit: If that is not possible.
     """
-    processor, library = _processor(), library_path()
-    if processor is None or library is None:
+    built_for, library = processor(), library_path()
+    if built_for is None or library is None:
         raise SystemExit('The kernels in C++ need a processor with AVX2. All works without them.')
     if library.exists():
         return library
     compiler = shlex.split(os.environ.get('CXX', 'c++'))
     # GCC calls avx512_bf16 avx512bf16, but amx_bf16 amx-bf16.
-    names = (name.replace('avx512_', 'avx512').replace('_', '-') for name in PROCESSORS[processor])
+    names = (name.replace('avx512_', 'avx512').replace('_', '-') for name in PROCESSORS[built_for])
     options = [f'-m{name}' for name in names]
     part = library.with_suffix(f'.{os.getpid()}')
     try:
@@ -66,17 +66,17 @@ def load() -> ctypes.CDLL | None:
 
 def library_path() -> Path | None:
     """Return the library of this machine, which may not exist; None if there can be none."""
-    processor = _processor()
-    if processor is None:
+    built_for = processor()
+    if built_for is None:
         return None
     content = hashlib.sha256(repr((FLAGS, PROCESSORS)).encode())
     for source in sorted(SOURCES.glob('*.[ch]*')):
         content.update(source.read_bytes())
-    return SOURCES / f'kernels-{processor}-{content.hexdigest()[:16]}.so'
+    return SOURCES / f'kernels-{built_for}-{content.hexdigest()[:16]}.so'
 
 
-def _processor() -> str | None:
-    """Return which of :data:`PROCESSORS` this machine has, or None."""
+def processor() -> str | None:
+    """Return which of :data:`PROCESSORS` this machine has, or None: what kernels are built for."""
     try:
         text = Path('/proc/cpuinfo').read_text()
     except OSError:

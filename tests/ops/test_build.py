@@ -36,13 +36,13 @@ def test_a_library_is_built_for_its_sources_alone(
 def test_a_library_of_other_processors_is_not_loaded(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, '_processor', lambda: 'avx2')
+    monkeypatch.setattr(build, 'processor', lambda: 'avx2')
     path = build.library_path()
     assert path is not None
     path.write_text('no library')
-    monkeypatch.setattr(build, '_processor', lambda: 'avx512')
+    monkeypatch.setattr(build, 'processor', lambda: 'avx512')
     assert build.load() is None
-    monkeypatch.setattr(build, '_processor', lambda: None)
+    monkeypatch.setattr(build, 'processor', lambda: None)
     assert build.load() is None
     with pytest.raises(SystemExit, match='need a processor with AVX2'):
         build.build()
