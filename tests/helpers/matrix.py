@@ -2,7 +2,7 @@
 """Run tests with other versions of what mmdat stands on, each in an environment of its own.
 
 ``python tests/helpers/matrix.py [NAME ...]`` makes the environments in build/matrix with uv, one
-after the other, runs what can run there, and writes the table of docs/start.md with the date.
+after the other, runs what can run there, and writes the table of README.md with the date.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / 'build/matrix'
-PAGE = ROOT / 'docs/start.md'
+PAGE = ROOT / 'README.md'
 RESULTS = ROOT / 'benchmarks/results/matrix.json'
 TABLE = re.compile(r'(<!-- matrix -->\n).*?(<!-- end -->)', re.DOTALL)
 TOOLS = ('pytest==9.2.0', 'hypothesis==6.168.5')
@@ -94,9 +94,9 @@ ENVIRONMENTS = {
     'python3.11': Environment('3.11', (), ('--numprocesses=auto',), 'all'),
     'python3.12': Environment('3.12', (), ('--numprocesses=auto',), 'all'),
 }
-SHOWN = re.compile(
-    r'numpy|torch|(onedl-)?mm(cv|cv-lite|det|detection|engine|pretrain|segmentation)'
-)
+KEPT = re.compile(r'numpy|torch|(onedl-)?mm(cv|cv-lite|det|detection|engine|pretrain|segmentation)')
+# What the table has of it.
+SHOWN = re.compile(r'torch|(onedl-)?mm(det|detection|pretrain|segmentation)')
 
 
 def main() -> None:
@@ -146,7 +146,7 @@ def try_environment(environment: Environment, folder: Path) -> dict[str, str]:
         packages=', '.join(
             f'{package["name"]} {package["version"]}'
             for package in json.loads(listed.stdout)
-            if SHOWN.fullmatch(package['name'])
+            if KEPT.fullmatch(package['name'])
         ),
         # Counts of pytest's last line, without its time.
         result=tests.stdout.strip().splitlines()[-1].strip('= ').partition(' in ')[0],
@@ -156,10 +156,12 @@ def try_environment(environment: Environment, folder: Path) -> dict[str, str]:
 
 def table(rows: dict[str, dict[str, str]]) -> str:
     """Lay the rows out in Markdown."""
-    lines = ['| Python | packages | tests of | result | date |', '|---|---|---|---|---|']
+    lines = ['| Python | with | tests of | result | date |', '|---|---|---|---|---|']
     for row in rows.values():
-        cells = (row[key] for key in ('python', 'packages', 'what', 'result', 'date'))
-        lines.append(f'| {" | ".join(cells)} |')
+        packages = (package.split() for package in row['packages'].split(', '))
+        shown = ', '.join(' '.join(package) for package in packages if SHOWN.fullmatch(package[0]))
+        result = ', '.join(re.findall(r'\d+ (?:passed|failed|errors?|skipped)', row['result']))
+        lines.append(f'| {row["python"]} | {shown} | {row["what"]} | {result} | {row["date"]} |')
     return '\n'.join(lines)
 
 
