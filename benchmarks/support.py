@@ -163,6 +163,23 @@ def try_backbone(
     )
 
 
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Lay out as a table which backbones pass each check, for each device and dtype."""
+    lines = [f'| device | dtype | {" | ".join(CHECKS)} |', '|---' * (2 + len(CHECKS)) + '|']
+    for device, dtype in dict.fromkeys((row['device'], row['dtype']) for row in rows):
+        tried = [row for row in rows if (row['device'], row['dtype']) == (device, dtype)]
+        cells = [device, dtype]
+        for check in CHECKS:
+            passed = [
+                f'{row["backbone"]} {row["implementation"]}'.removesuffix(' auto')
+                for row in tried
+                if not row['reasons'][check]
+            ]
+            cells.append('all' if len(passed) == len(tried) else ', '.join(passed) or 'none')
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
 def markdown(results: dict[str, Any]) -> str:
     """Lay the results out as a table, with what went wrong below it."""
     lines = [
@@ -171,6 +188,8 @@ def markdown(results: dict[str, Any]) -> str:
         'Nano backbones, whole, on images of '
         + ' and '.join(f'{height} x {width}' for height, width in results['sizes'])
         + '. Compiled means in one graph, for one size; exported, for any.',
+        '',
+        summary(results['rows']),
         '',
         f'| backbone | attention | device | dtype | {" | ".join(CHECKS)} |',
         '|---' * (4 + len(CHECKS)) + '|',

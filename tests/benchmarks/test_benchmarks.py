@@ -13,7 +13,7 @@ BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
     'figures',
     [
         path
-        for path in sorted(BENCHMARKS.glob('results/*_*.json'))
+        for path in sorted(BENCHMARKS.glob('results/*.json'))
         if path.with_suffix('.md').exists()
     ],
     ids=lambda path: path.stem,

@@ -1,6 +1,7 @@
 """The table of what runs, compiles and exports tells the truth."""
 
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,14 +39,19 @@ def test_what_computes_something_else_is_not_supported(
 def test_what_fails_is_told_below_the_table(support: ModuleType) -> None:
     row: dict[str, Any] = dict(backbone='DAT', implementation='auto', device='cpu', dtype='float32')
     reasons = dict.fromkeys(support.CHECKS, '') | {'ONNX': 'ValueError: no', 'training': 'Oh: no'}
+    rows = [row | dict(reasons=reasons)]
+    rows += [row | dict(implementation='tiled', reasons=reasons | dict(ONNX=''))]
     table = support.markdown(
-        dict(
-            date='2026-11-26',
-            machine={},
-            versions={},
-            sizes=[[1, 2]],
-            rows=[row | dict(reasons=reasons)],
-        )
+        dict(date='2026-11-26', machine={}, versions={}, sizes=[[1, 2]], rows=rows)
     )
     assert '| DAT | auto | cpu | float32 | yes | no (1) | yes | yes | yes | no (2) |' in table
+    assert '| cpu | float32 | all | none | all | all | all | DAT tiled |' in table
     assert table.endswith('\n1. `Oh: no`\n2. `ValueError: no`\n')
+
+
+def test_the_page_shows_the_committed_results(support: ModuleType) -> None:
+    results = json.loads((BENCHMARKS / 'results/support.json').read_text())
+    page = (BENCHMARKS.parent / 'docs/attention.md').read_text()
+    section = page.split('\n## What compiles and what exports\n')[1].split('\n## ')[0]
+    assert f'\n\n{support.summary(results["rows"])}\n' in section
+    assert results['date'] in section

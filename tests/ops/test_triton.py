@@ -1,7 +1,8 @@
 """When Triton kernels can run; and the tests of kernels without a GPU, in processes of their own.
 
-Triton reads whether to interpret when it is first imported, so that the functions `interpreted_*`
-and `compiled_*` of :data:`FILES` are tests of runs of pytest of their own.
+Triton reads whether to interpret when it is first imported, and a process has one driver of CUDA,
+so that the functions `interpreted_*`, `compiled_*` and `launched_*` of :data:`FILES` are tests of
+runs of pytest of their own.
 """
 
 import importlib.metadata
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.stub_cuda import NEEDS_COMPILER, build_stub
 from helpers.triton_on_cpu import NEEDS_TRITON
 from hypothesis import settings
 from torch._subclasses import FakeTensorMode
@@ -40,12 +42,20 @@ def test_triton_in_more_cases(kind: str, tmp_path: Path) -> None:
     run_functions(kind, 'slow', tmp_path)
 
 
-def run_functions(kind: str, marked: str, cache: Path) -> None:
+@pytest.mark.slow
+@NEEDS_TRITON
+@NEEDS_COMPILER
+def test_triton_launches(tmp_path: Path) -> None:
+    run_functions('launched', 'slow', tmp_path, **build_stub(tmp_path))
+
+
+def run_functions(kind: str, marked: str, cache: Path, **variables: str) -> None:
     """Run the functions of :data:`FILES` whose names begin so in another process."""
     environment = dict(
         os.environ,
         TRITON_INTERPRET=str(int(kind == 'interpreted')),
         TRITON_CACHE_DIR=str(cache),  # an empty one, so that kernels are compiled
+        **variables,
     )
     options = [
         f'--override-ini=python_functions={kind}*',

@@ -1,20 +1,25 @@
 """The fused implementation computes what the dense one does, as far as a machine without a GPU can
 tell: in Triton's interpreter, and compiled for a GPU, but not run there.
 
-The functions `interpreted_*` and `compiled_*` run as tests/ops/test_triton.py says.
+The functions `interpreted_*`, `compiled_*` and `launched_*` run as tests/ops/test_triton.py says.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.locations import locations_between_entries
 from helpers.memory import largest_allocation
+from helpers.stub_cuda import Write, expect_launches
 from helpers.triton_on_cpu import (  # noqa: F401
     NEEDS_TRITON,
     capability,
     check_as_close_as_dense,
     check_code,
+    inputs_at_stage,
     interpreter,
     record_kernels,
 )
@@ -275,6 +280,105 @@ def compiled_once_for_maps_of_all_sizes(capability: int) -> None:  # noqa: F811
             query = query.movedim(1, 3).contiguous().movedim(3, 1)  # channels last, as in models
             results([query, *others], True)
     assert sorted(name for name, _ in set(compiled)) == sorted(KERNELS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('batch', [1, 2])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize('stage', [0, 3])
+def launched_with_the_right_arguments(stage: int, dtype: torch.dtype, batch: int) -> None:
+    inputs = inputs_at_stage('deformable', stage, batch, dtype)
+    query, key, value, locations, table = inputs
+    heads, height, width, dim = query.shape[1:]
+    num_keys, side = key.shape[2], table.shape[1]
+    tiles = math.ceil(height / 4) * math.ceil(width / 16)
+    grid = tiles, batch * heads, 1
+
+    def place(index: int, location: float, size: int) -> float:
+        """Entry of the padded table where a query looks from a key."""
+        displacement = (2 * index / (size - 1) - 1 - location) / 2
+        return 2 + (displacement + 1) / 2 * (side - 1)
+
+    def axis(size: int) -> Any:
+        origin = place(0, 0, size)
+        step, factor = place(1, 0, size) - origin, origin - place(0, 1, size)
+        return pytest.approx((step, origin, factor, side + 2.5))
+
+    # Pairs of entries in base 2, the second in the higher bits.
+    padded = F.pad(math.log2(math.e) * table.detach(), (2, 3, 2, 2)).view(torch.int32).long()
+    pairs = padded[..., :-1] & 0xFFFFFFFF | padded[..., 1:] << 32
+    out = torch.ones(batch, height, width, heads, dim, dtype=dtype).movedim(3, 1)
+    lse = torch.full((batch, heads, tiles, 64), 2.0)
+    delta, maxima = 3 * lse, torch.tensor([4.0, 5.0])
+    grad_out = torch.randn(out.shape).to(dtype)  # its strides are not those of the output
+    common = dict(
+        query=query,
+        key=key.contiguous(),
+        value=value.contiguous(),
+        locations=locations,
+        table=pairs,
+        query_strides=query.stride(),
+        out_strides=out.stride(),
+        height=height,
+        width=width,
+        padded_height=side + 4,
+        padded_width=side + 4,
+        rows=axis(height),
+        columns=axis(width),
+        num_keys=num_keys,
+        num_heads=heads,
+        heads_per_group=2,
+        scale=pytest.approx(math.log2(math.e) / math.sqrt(dim)),
+    )
+    with expect_launches(attend=(grid, dict(common, out=Write(out), lse=Write(lse)))):
+        found, _ = fused_deformable_attention(*inputs)
+
+    key_blocks = math.ceil(num_keys / (32 if dtype == torch.float32 else 64))
+    tiles_per_program = max(8, math.ceil(tiles * key_blocks * batch * heads / 1024))
+    programs = math.ceil(tiles / tiles_per_program)
+    sums = torch.ones(programs, batch, heads, num_keys, dim)
+    deltas = dict(
+        out=out,
+        grad_out=grad_out,
+        delta=Write(delta),
+        maxima=Write(maxima.view(torch.int32), torch.zeros(2, dtype=torch.int32)),
+        out_strides=out.stride(),
+        grad_strides=grad_out.stride(),
+        height=height,
+        width=width,
+        num_heads=heads,
+    )
+    common.update(grad_out=grad_out, lse=lse, delta=delta, out_strides=grad_out.stride())
+    query_gradients = dict(
+        common,
+        grad_query=Write(6 * out),
+        grad_query_strides=out.stride(),
+        grad_scale=pytest.approx(1 / math.sqrt(dim)),
+    )
+    key_gradients = dict(
+        common,
+        grad_key=Write(7 * sums),
+        grad_value=Write(8 * sums),
+        grad_coordinates=Write(sums[..., :2] * torch.tensor([2.0, 3.0])),
+        grad_table=Write(torch.full_like(pairs, 9), torch.zeros_like(pairs)),
+        maxima=maxima,
+        value_max=value.detach().abs().max(),
+        table_scale=Write(torch.tensor(10.0), torch.tensor(1.0)),
+        window_rows=3,
+        window_columns=5,
+        num_tiles=tiles,
+        tiles_per_program=tiles_per_program,
+    )
+    with expect_launches(
+        deltas=(grid, deltas),
+        query_gradients=(grid, query_gradients),
+        key_gradients=((key_blocks, batch * heads, programs), key_gradients),
+    ):
+        gradients = torch.autograd.grad(found, inputs, grad_out)
+    moved = torch.tensor([-2.0, -3.0]) * 2 * programs * (side - 1) / 4 / math.log2(math.e)
+    expected = 6.0, 7 * programs / math.sqrt(dim), 8.0 * programs, moved, 0.9
+    for gradient, x, values in zip(gradients, inputs, expected, strict=True):
+        torch.testing.assert_close(gradient, torch.as_tensor(values).to(x.dtype).expand_as(x))
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,22 @@
 """The fused implementation computes what the dense one does, as far as a machine without a GPU can
 tell: in Triton's interpreter, and compiled for a GPU, but not run there.
 
-The functions `interpreted_*` and `compiled_*` run as tests/ops/test_triton.py says.
+The functions `interpreted_*`, `compiled_*` and `launched_*` run as tests/ops/test_triton.py says.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from helpers.stub_cuda import Write, expect_launches
 from helpers.triton_on_cpu import (  # noqa: F401
     NEEDS_TRITON,
     capability,
     check_as_close_as_dense,
     check_code,
+    inputs_at_stage,
     interpreter,
     record_kernels,
 )
@@ -193,6 +196,66 @@ def compiled_once_for_maps_of_all_sizes(capability: int) -> None:  # noqa: F811
     names = [name for name, _ in set(compiled)]
     assert 'attend' in names
     assert len(names) == len(set(names))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('batch', [1, 2])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize('stage', [0, 3])
+def launched_with_the_right_arguments(stage: int, dtype: torch.dtype, batch: int) -> None:
+    inputs = inputs_at_stage('neighborhood', stage, batch, dtype)
+    query, key, value, table = inputs
+    heads, height, width, dim = query.shape[1:]
+    tiles = math.ceil(height / 8) * math.ceil(width / 8)
+    grid = tiles, batch * heads, 1
+
+    out = torch.ones(batch, height, width, heads, dim, dtype=dtype).movedim(3, 1)
+    lse = torch.full((batch, heads, height, width), 2.0)
+    delta = 3 * lse
+    grad_out = torch.randn(out.shape).to(dtype)  # its strides are not those of the output
+    strides = tuple(x.stride() for x in (query, key, value, out, grad_out, out, out, out))
+    common = dict(
+        query=query,
+        key=key,
+        value=value,
+        table=table,
+        lse=lse,
+        strides=strides,
+        num_heads=heads,
+        height=height,
+        width=width,
+        scale=pytest.approx(math.log2(math.e) / math.sqrt(dim)),
+    )
+    attend = dict(common, out=Write(out), lse=Write(lse), strides=strides[:4] + 4 * ((),))
+    with expect_launches(attend=(grid, attend)):
+        found, _ = fused_neighborhood_attention(*inputs)
+
+    tiles_per_program = max(8, math.ceil(7 * heads * batch * tiles / 1024))
+    programs = math.ceil(batch * tiles / tiles_per_program)
+    sums = torch.full((programs, heads, 64, 14, 16), 7.0)
+    common.update(grad_out=grad_out, delta=delta)
+    grad_scale = pytest.approx(1 / math.sqrt(dim))
+    query_gradients = dict(
+        common, out=out, delta=Write(delta), grad_query=Write(4 * out), grad_scale=grad_scale
+    )
+    key_gradients = dict(
+        common, grad_key=Write(5 * out), grad_value=Write(6 * out), grad_scale=grad_scale
+    )
+    bias_gradients = dict(
+        common, grad_bias=Write(sums), num_tiles=batch * tiles, tiles_per_program=tiles_per_program
+    )
+    table_gradients = dict(
+        grad_bias=programs * sums[0], grad_table=Write(torch.full((heads, 13, 13), 8.0))
+    )
+    with expect_launches(
+        query_gradients=(grid, query_gradients),
+        key_gradients=(grid, key_gradients),
+        bias_gradients=((7, heads, programs), bias_gradients),
+        table_gradients=((13, heads, 1), table_gradients),
+    ):
+        gradients = torch.autograd.grad(found, inputs, grad_out)
+    for gradient, x, number in zip(gradients, inputs, (4, 5, 6, 8), strict=True):
+        assert torch.equal(gradient, torch.full_like(x, number))
 
 
 @NEEDS_TRITON
