@@ -124,6 +124,11 @@ OPERATORS = {
 }
 
 
+def convert(x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Convert a tensor that stays laid out as it is; ``to`` would lay parts of a map out anew."""
+    return torch.empty_strided(x.shape, x.stride(), dtype=dtype, device=device).copy_(x)
+
+
 def runner(
     attend: Callable[..., Tensor], tensors: list[Tensor], implementation: str, train: bool
 ) -> Callable[[], None]:
@@ -150,9 +155,10 @@ def compare(
     """Measure all implementations that run here; on a GPU also their kernels and their memory."""
     operator, stage = OPERATORS[name], STAGES[number]
     torch.manual_seed(0)
-    tensors = [x.to(device) for x in operator.tensors(stage, batch)]
+    tensors = operator.tensors(stage, batch)
     # As under autocast, positions and tables stay in float32.
-    tensors[:3] = [x.to(dtype) for x in tensors[:3]]
+    tensors[:3] = [convert(x, dtype, device) for x in tensors[:3]]
+    tensors[3:] = [x.to(device) for x in tensors[3:]]
     tensors = [x.requires_grad_() for x in tensors]
     names = ['dense', 'tiled']
     names += [name for name, why in operator.unsupported.items() if why(tensors) is None]

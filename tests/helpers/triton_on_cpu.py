@@ -164,10 +164,7 @@ def inputs_at_stage(operator: str, stage: int, batch: int, dtype: torch.dtype) -
         patch.syspath_prepend(BENCHMARKS)
         benchmark = importlib.import_module('attention')
     inputs = benchmark.OPERATORS[operator].tensors(benchmark.STAGES[stage], batch)
-    # `to` would lay parts of a map out anew.
-    inputs[:3] = [
-        torch.empty_strided(x.shape, x.stride(), dtype=dtype).copy_(x) for x in inputs[:3]
-    ]
+    inputs[:3] = [benchmark.convert(x, dtype, x.device) for x in inputs[:3]]
     return [x.requires_grad_() for x in inputs]
 
 
