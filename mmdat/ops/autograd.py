@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from .reference import compute_dtype
@@ -57,6 +56,8 @@ def make_operator(
 
     operator.register_autograd(backward, setup_context=save_for_backward)
 
+    untraced_gradients = undifferentiable(gradients)
+
     class Untraced(torch.autograd.Function):
         """The operator where nothing traces operators."""
 
@@ -71,24 +72,56 @@ def make_operator(
             save_for_backward(ctx, inputs, output)
 
         @staticmethod
-        @once_differentiable
         def backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor, ...]:
-            return gradients(grad_out, *ctx.saved_tensors)
+            return untraced_gradients(grad_out.resolve_neg(), *ctx.saved_tensors)
 
     def call(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return operator(*tensors) if is_traced(tensors[0]) else Untraced.apply(*tensors)
+        if is_traced(*tensors):
+            return operator(*tensors)
+        # Kernels read memory, in which a negated view is not negated.
+        return Untraced.apply(*(x.resolve_neg() for x in tensors))
 
     return call
 
 
-def is_traced(x: Tensor) -> bool:
-    """Whether something traces operators, or counts them, so that it has to meet each."""
+def is_traced(*tensors: Tensor) -> bool:
+    """Whether something traces or counts operators, so that it has to meet each.
+
+    So do tensors that are no plain ones, such as a DTensor, which may have no memory of their own.
+    """
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or is_in_torch_dispatch_mode()
-        or x.is_meta
+        or any(x.is_meta or type(x) not in (Tensor, nn.Parameter) for x in tensors)
     )
+
+
+def undifferentiable(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
+    """Let gradients be computed, but raise an error where they are differentiated again.
+
+    PyTorch's ``once_differentiable`` leaves parts of a second derivative out in silence, where it
+    is asked for with ``torch.autograd.grad``. Inside ``torch.func`` the function gets tensors
+    that are not wrapped.
+    """
+
+    class Undifferentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(*args: Any) -> tuple[Tensor, ...]:
+            return function(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: Any, *_: Any) -> Any:
+            raise RuntimeError(
+                'this attention is differentiable once: compute second derivatives, all passes, '
+                "inside mmdat.ops.prefer_implementation('dense')"
+            )
+
+    return Undifferentiable.apply
 
 
 def compute_delta(grad_out: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:

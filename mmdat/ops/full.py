@@ -2,15 +2,13 @@
 ScalableViT, arXiv 2203.10790, section 3.2).
 """
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from .compiled import compiled_global_attention
 from .cpu import why_not_compiled
 from .dispatch import choose_implementation
-from .reference import dense_attention, saturated
+from .reference import dense_attention, fused_attention, saturated
 from .tiling import attend_in_row_blocks
 from .tracing import is_exporting
 
@@ -80,7 +78,7 @@ def global_attention(
     if scale is None:
         scale = own_scale
     if chosen == 'compiled':
-        if not math.isclose(scale, own_scale):
+        if abs(scale - own_scale) > 1e-9 * own_scale:
             key = key * (scale / own_scale)
         return compiled_global_attention(query, key, value)[0]
     if chosen == 'tiled':
@@ -114,8 +112,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
     value_dim = value.shape[-1]
     widest = max(query.shape[-1], value_dim)
     query, key, value = (_for_fused(x, widest) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
-    return out[..., :value_dim]
+    return fused_attention(query, key, value, bias, scale)[..., :value_dim]
 
 
 def _for_fused(x: Tensor, width: int) -> Tensor:

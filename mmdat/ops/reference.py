@@ -1,8 +1,11 @@
-"""Attention as the plain equation, which each dense implementation but slide attention's calls."""
+"""Attention as the plain equation, which each dense implementation but slide attention's calls,
+and PyTorch's own.
+"""
 
 from contextlib import AbstractContextManager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -47,3 +50,15 @@ def dense_attention(
         if bias is not None:
             logits = logits + bias
         return (logits.softmax(-1) @ value.to(dtype)).to(value.dtype)
+
+
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
+) -> Tensor:
+    """PyTorch's attention, which autocast would take out of the dtype of its inputs."""
+    dtype = torch.promote_types(query.dtype, value.dtype)
+    with without_autocast(query):
+        bias = None if bias is None else bias.to(dtype)
+        queries, keys, values = (x.to(dtype) for x in (query, key, value))
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=scale)
+        return out.to(value.dtype)

@@ -5,11 +5,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from .autograd import is_traced
+from .autograd import is_traced, undifferentiable
 from .dispatch import choose_implementation
-from .reference import compute_dtype, dense_attention, saturated, without_autocast
+from .reference import compute_dtype, dense_attention, fused_attention, saturated, without_autocast
 from .tiling import even_slices
 from .tracing import ceil_div, fresh_size, is_exporting
 
@@ -98,11 +97,11 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
         query.device.type == 'cpu'
         and query.shape[2] <= SMALL_WINDOW
         and not (bias is not None and bias.requires_grad)
-        and not is_traced(query)
+        and not is_traced(query, key, value)
     ):
         out = _SmallWindows.apply(query, key, value, bias, scale)
     else:
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+        out = fused_attention(query, key, value, bias, scale)
     return out.unflatten(0, windows)
 
 
@@ -117,7 +116,7 @@ class _SmallWindows(torch.autograd.Function):
     def forward(
         query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
     ) -> Tensor:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+        return fused_attention(query, key, value, bias, scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -125,28 +124,32 @@ class _SmallWindows(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, bias = ctx.saved_tensors
-        dtype = compute_dtype(query)
-        gradients = tuple(torch.empty_like(x) for x in (query, key, value))
-        logits_per_window = query.shape[1] * query.shape[2] * key.shape[2]
-        windows = max(1, LOGITS_PER_SLICE // max(1, logits_per_window))
-        with without_autocast(query):
-            for part in even_slices(len(query), windows):
-                q, k, v, grad = (x[part].to(dtype) for x in (query, key, value, grad_out))
-                q = q * ctx.scale
-                logits = q @ k.mT
-                if bias is not None:
-                    logits += bias[part]
-                weights = logits.softmax(-1)
-                grad_logits = weights * (grad @ v.mT)
-                grad_logits -= weights * grad_logits.sum(-1, keepdim=True)
-                of_query, of_key, of_value = gradients
-                of_query[part] = (grad_logits @ k).mul_(ctx.scale)
-                of_key[part] = grad_logits.mT @ q
-                of_value[part] = weights.mT @ grad
-        return *gradients, None, None
+        return *_small_window_gradients(grad_out, *ctx.saved_tensors, ctx.scale), None, None
+
+
+@undifferentiable
+def _small_window_gradients(
+    grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = compute_dtype(query)
+    grad_query, grad_key, grad_value = (torch.empty_like(x) for x in (query, key, value))
+    logits_per_window = query.shape[1] * query.shape[2] * key.shape[2]
+    windows = max(1, LOGITS_PER_SLICE // max(1, logits_per_window))
+    with without_autocast(query):
+        for part in even_slices(len(query), windows):
+            q, k, v, grad = (x[part].to(dtype) for x in (query, key, value, grad_out))
+            q = q * scale
+            logits = q @ k.mT
+            if bias is not None:
+                logits += bias[part]
+            weights = logits.softmax(-1)
+            grad_logits = weights * (grad @ v.mT)
+            grad_logits -= weights * grad_logits.sum(-1, keepdim=True)
+            grad_query[part] = (grad_logits @ k).mul_(scale)
+            grad_key[part] = grad_logits.mT @ q
+            grad_value[part] = weights.mT @ grad
+    return grad_query, grad_key, grad_value
 
 
 def _bias(

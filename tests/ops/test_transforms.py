@@ -1,0 +1,97 @@
+"""What the operators do with transformed, wrapped and negated tensors, and asked for more."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from helpers.compiled import needs_kernels
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+
+from mmdat.ops import (
+    deformable_attention,
+    global_attention,
+    neighborhood_attention,
+    window_attention,
+)
+
+Attend = Callable[..., Tensor]
+
+
+def draw(*shapes: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+MAP, KEYS = (1, 2, 8, 9, 16), (1, 2, 60, 16)
+OPERATORS: dict[str, tuple[Attend, list[Tensor]]] = {
+    'window': (partial(window_attention, window_size=4), draw(MAP, MAP, MAP)),
+    'neighborhood': (neighborhood_attention, draw(MAP, MAP, MAP, (2, 5, 5))),
+    'global': (global_attention, draw(MAP, KEYS, KEYS)),
+    'deformable': (deformable_attention, draw(MAP, KEYS, KEYS, (1, 1, 60, 2), (2, 9, 9))),
+}
+CASES = [
+    ('window', 'fused'),
+    *(
+        pytest.param(operator, name, marks=needs_kernels if name == 'compiled' else ())
+        for operator in ('neighborhood', 'deformable')
+        for name in ('tiled', 'compiled')
+    ),
+    pytest.param('global', 'compiled', marks=needs_kernels),
+]
+each = pytest.mark.parametrize('operator, implementation', CASES)
+
+
+def loss(operator: str, implementation: str, *inputs: Tensor) -> Tensor:
+    out = OPERATORS[operator][0](*inputs, implementation=implementation)
+    return out.square().mean()
+
+
+@each
+def test_torch_func_computes_gradients(operator: str, implementation: str) -> None:
+    _, inputs = OPERATORS[operator]
+    found, expected = (
+        torch.func.grad(partial(loss, operator, name))(*inputs)
+        for name in (implementation, 'dense')
+    )
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+@each
+def test_a_negated_view_is_negated(operator: str, implementation: str) -> None:
+    attend, inputs = OPERATORS[operator]
+    views = [torch.complex(torch.zeros_like(x), -x).conj().imag for x in inputs]
+    assert all(x.is_neg() for x in views)
+    found = attend(*views, implementation=implementation)
+    torch.testing.assert_close(found, attend(*inputs, implementation=implementation))
+
+
+@pytest.mark.parametrize('operator, implementation', CASES[1:])
+def test_tensors_without_memory_are_not_read(operator: str, implementation: str) -> None:
+    attend, inputs = OPERATORS[operator]
+    mode = FakeTensorMode()
+    fakes = [mode.from_tensor(x) for x in inputs]
+    assert attend(*fakes, implementation=implementation).shape == inputs[0].shape
+
+
+@each
+def test_autocast_leaves_the_dtype_of_values(operator: str, implementation: str) -> None:
+    attend, inputs = OPERATORS[operator]
+    expected = attend(*inputs, implementation=implementation)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = attend(*inputs, implementation=implementation)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+
+
+@each
+def test_second_derivatives_are_refused(operator: str, implementation: str) -> None:
+    leaves = [x.detach().requires_grad_() for x in OPERATORS[operator][1]]
+    function = partial(loss, operator, implementation)
+    first = torch.autograd.grad(function(*leaves), leaves, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"prefer_implementation\('dense'\)"):
+        torch.autograd.grad(sum(x.square().sum() for x in first), leaves)
+    gradient = torch.func.grad(function)
+    with pytest.raises(RuntimeError, match=r"prefer_implementation\('dense'\)"):
+        torch.func.grad(lambda *inputs: gradient(*inputs).square().sum())(*leaves)
