@@ -99,6 +99,22 @@ def test_a_missing_visual_backend_is_told_in_a_sentence(
         train(str(config), str(tmp_path / 'work'), cfg_options=named)
 
 
+@pytest.mark.parametrize(
+    'monitor, sentence',
+    [
+        ('coco/bbox_mAP50', "which val_evaluator does not give: did you mean 'coco/bbox_mAP_50'"),
+        ('coco/bbox_mPA', 'custom_hooks.* goes by coco/bbox_mPA, of .* check its spelling, or set'),
+    ],
+)
+def test_a_metric_that_never_comes_ends_a_training_before_it_begins(
+    monitor: str, sentence: str, config: Path, tmp_path: Path
+) -> None:
+    hook = dict(type='EarlyStoppingHook', monitor=monitor)
+    with pytest.raises(UserError, match=sentence):
+        train(str(config), str(tmp_path / 'work'), cfg_options={'custom_hooks': [hook]})
+    assert not list(tmp_path.glob('work/*.pth'))
+
+
 def test_mlflow_writes_to_a_database(config: Path) -> None:
     cfg = read_config(config)
     cfg.work_dir = 'runs/mine/'
