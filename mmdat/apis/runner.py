@@ -129,6 +129,13 @@ def make_resumable(cfg: Config, warn: Callable[[str], None]) -> None:
         cfg.default_hooks = {**hooks, 'checkpoint': {**checkpoint, 'type': 'mmdat.CheckpointHook'}}
 
 
+def leave_out_early_stopping(cfg: Config) -> None:
+    """Take early stopping out of a config that is tested: it would build the training's data."""
+    stopping = HOOKS.get('EarlyStoppingHook')
+    hooks = cfg.get('custom_hooks') or ()
+    cfg.custom_hooks = [hook for hook in hooks if _resolved(HOOKS, hook, cfg) is not stopping]
+
+
 def _resolved(registry: Registry, part: Any, cfg: Config) -> Any:
     """Class that a part of a config is built from; None if there is none."""
     kind = part.get('type') if isinstance(part, Mapping) else type(part)

@@ -137,6 +137,15 @@ def test_a_checkpoint_is_tested_and_its_predictions_kept(trained: Any, tmp_path:
     assert augmented.keys() == metrics.keys()
 
 
+def test_a_test_needs_no_data_of_the_training(trained: Any, tmp_path: Path) -> None:
+    options = {
+        'custom_hooks': [dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP')],
+        'train_dataloader.dataset.ann_file': 'missing.json',
+    }
+    arguments = (str(trained.config), str(trained.checkpoint), str(tmp_path))
+    assert 'coco/bbox_mAP' in evaluate(*arguments, cfg_options=options)
+
+
 @pytest.mark.parametrize('forget', [dict.clear, lambda content: content['annotations'].clear()])
 def test_detections_in_images_without_annotations_are_written(
     forget: Callable[[dict], object], trained: Any, tmp_path: Path
