@@ -101,7 +101,7 @@ def use_mixed_precision(cfg: Config, on_gpu: bool) -> None:
         wrapper.setdefault('loss_scale', 'dynamic')
         return
     wrapper.type = 'mmdat.BFloat16OptimWrapper'
-    for name in ('loss_scale', 'dtype'):
+    for name in ('loss_scale', 'dtype', 'use_fsdp'):
         wrapper.pop(name, None)
     if toolbox_of(cfg).name == 'mmdet':
         wrapper.parts = ('backbone', 'neck')
