@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmdat.analysis.data import check_data, print_data_report
 from mmdat.apis import command_line, test, train, write_attention, write_predictions
@@ -27,13 +27,27 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], None]
 
 
+class Subparser(argparse.ArgumentParser):
+    """The parser of a command, which refuses what it does not know with its own usage.
+
+    argparse leaves that to the parser above, whose usage has none of the command's flags.
+    """
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse arguments, of which none may be unknown."""
+        known, unknown = super().parse_known_args(*args, **kwargs)
+        if unknown:
+            self.error(f'unrecognized arguments: {" ".join(unknown)}')
+        return known, unknown
+
+
 def main() -> None:
     """Run the command that the command line names: ``mmdat NAME ...``."""
     parser = argparse.ArgumentParser(
         prog='mmdat', description='DAT, DAT++ and ScalableViT for detection and segmentation'
     )
     parser.add_argument('--version', action='version', version=f'mmdat {__version__}')
-    commands = parser.add_subparsers(metavar='COMMAND', required=True)
+    commands = parser.add_subparsers(metavar='COMMAND', required=True, parser_class=Subparser)
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(
             name, help=command.description, description=command.description

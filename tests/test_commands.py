@@ -9,7 +9,7 @@ import pytest
 
 import mmdat
 from mmdat.__main__ import main
-from mmdat.commands import COMMANDS
+from mmdat.commands import COMMANDS, run_command
 
 ARGUMENTS = {
     'train': 'missing.py',
@@ -19,6 +19,15 @@ ARGUMENTS = {
     'visualize': 'image.png missing.py some.pth',
     'check-data': 'missing.py',
     'new-config': 'missing.py data own.py',
+}
+WRONG_VALUES = {
+    'train': '--local_rank x',
+    'test': '--launcher x',
+    'predict': '--batch-size x',
+    'export': '--check=x',
+    'visualize': '--stage x',
+    'check-data': '--num-images x',
+    'new-config': '--zero x',
 }
 
 
@@ -33,6 +42,36 @@ def test_a_command_ends_with_the_sentence(
     assert run(monkeypatch, name, *ARGUMENTS[name].split()) == (
         'error: config missing.py does not exist'
     )
+
+
+@pytest.mark.parametrize('mistake', ['flag', 'argument', 'value', 'help'])
+@pytest.mark.parametrize('name', COMMANDS)
+def test_a_command_says_what_its_tool_says(
+    name: str, mistake: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = dict(
+        flag=f'{ARGUMENTS[name]} --wrong-flag',
+        argument='',
+        value=f'{ARGUMENTS[name]} {WRONG_VALUES[name]}',
+        help='--help',
+    )[mistake].split()
+    status = run(monkeypatch, name, *arguments)
+    said = capsys.readouterr()
+    monkeypatch.setattr(sys, 'argv', [f'tools/{name}.py', *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run_command(name)
+    told = capsys.readouterr()
+    assert status == str(ended.value.code) == ('0' if mistake == 'help' else '2')
+    for own, tools in zip(said, told, strict=True):
+        assert own.split() == tools.replace(f'{name}.py', f'mmdat {name}').split()
+    assert (said.out if mistake == 'help' else said.err).startswith(f'usage: mmdat {name} ')
+
+
+def test_a_wrong_flag_before_the_command_is_of_mmdat(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, '--wrong-flag', 'train', 'x.py') == '2'
+    assert capsys.readouterr().err.startswith('usage: mmdat [-h]')
 
 
 def test_help_lists_the_commands(

@@ -67,6 +67,8 @@ class Machine(SimpleNamespace):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            # Shells let what they run in the background ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def syncs(self) -> list[str]:

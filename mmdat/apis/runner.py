@@ -101,7 +101,7 @@ def use_mixed_precision(cfg: Config, on_gpu: bool) -> None:
         wrapper.setdefault('loss_scale', 'dynamic')
         return
     wrapper.type = 'mmdat.BFloat16OptimWrapper'
-    for name in ('loss_scale', 'dtype'):
+    for name in ('loss_scale', 'dtype', 'use_fsdp'):
         wrapper.pop(name, None)
     if toolbox_of(cfg).name == 'mmdet':
         wrapper.parts = ('backbone', 'neck')
@@ -127,6 +127,13 @@ def make_resumable(cfg: Config, warn: Callable[[str], None]) -> None:
     checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
     if checkpoint and _resolved(HOOKS, checkpoint, cfg) is HOOKS.get('CheckpointHook'):
         cfg.default_hooks = {**hooks, 'checkpoint': {**checkpoint, 'type': 'mmdat.CheckpointHook'}}
+
+
+def leave_out_early_stopping(cfg: Config) -> None:
+    """Take early stopping out of a config that is tested: it would build the training's data."""
+    stopping = HOOKS.get('EarlyStoppingHook')
+    hooks = cfg.get('custom_hooks') or ()
+    cfg.custom_hooks = [hook for hook in hooks if _resolved(HOOKS, hook, cfg) is not stopping]
 
 
 def _resolved(registry: Registry, part: Any, cfg: Config) -> Any:

@@ -14,7 +14,7 @@ from mmdat.checks.exceptions import explained
 from mmdat.checks.masks import ANNOTATION_LOADERS
 from mmdat.engine import parts_in_bfloat16
 
-from .runner import build_runner, read_run_config
+from .runner import build_runner, leave_out_early_stopping, read_run_config
 from .toolboxes import toolbox_of
 
 
@@ -59,6 +59,7 @@ def test(
     # Whatever the training, the checkpoint is whole, and so is the model that is tested.
     cfg.pop('runner_type', None)
     cfg.pop('strategy', None)
+    leave_out_early_stopping(cfg)
     if show_dir is not None:
         _draw_predictions(cfg, os.path.join(cfg.work_dir, show_dir))
     if tta:

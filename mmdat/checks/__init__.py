@@ -22,7 +22,8 @@ a part of the config is built   | ``exceptions.explained``         | ``apis``, `
 a data set in COCO format is    | ``coco.read_coco``,              | ``datasets.CocoDataset``
 built                           | ``coco.check_categories``        |
 all is built, before a step     | :func:`before_first_step`,       | ``engine.CheckFitHook``,
-                                | :func:`check_schedule`           | ``analysis.data``
+                                | :func:`check_schedule`,          | ``analysis.data``
+                                | :func:`check_monitors`           |
 an image or a mask is loaded    | ``images.misfit``,               | ``datasets``
                                 | ``masks.decode_mask``            |
 weights go into the model       | ``model_fit.check_weights_fit``, | ``engine.CheckFitHook``,
@@ -59,6 +60,7 @@ from . import (
     masks,
     mmengine_private,
     model_fit,
+    monitors,
     run,
     schedule,
     variables,
@@ -167,6 +169,21 @@ def check_schedule(runner: Runner) -> None:
             schedule.check_intervals(loop, runner.hooks, warn)
             if isinstance(loop, EpochBasedTrainLoop):
                 schedule.check_same_batches(loop.dataloader)
+
+
+def check_monitors(runner: Runner, model: nn.Module) -> None:
+    """Check that what a training waits for in the results of validations will be in them.
+
+    Args:
+        runner: The runner, whose log takes warnings.
+        model: The model, without wrappers.
+    """
+    loops = mmengine_private.built_loops(runner)
+    if 'train' in loops:
+        evaluator = loops['val'].evaluator if 'val' in loops else None
+        monitors.check_monitors(
+            runner.hooks, runner.param_schedulers, evaluator, model, runner.logger.warning
+        )
 
 
 def before_first_step(

@@ -112,6 +112,11 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             f"unknown optim_wrapper.optimizer.type='{cfg.optim_wrapper.optimizer.type}': "
             'torch and the registry have no optimizer of that name'
         )
+    if match := re.search(r'Cannot infer the rule for (?:key )?(.*), thus', text):
+        return (
+            f'{where} goes by {match[1]}, of which it is not known whether more is better: check '
+            "its spelling, or set rule to 'greater' or 'less'"
+        )
     if match := re.search(r"got an unexpected keyword argument '(\w+)'", text):
         key = match[1]
         return (

@@ -3,13 +3,14 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import RUNNERS
 
 from mmdat.errors import UserError, enumerate_names, suggest
@@ -182,11 +183,17 @@ def check_display(show: bool, output_dir: str | Path | None) -> None:
 
 def is_sharded(cfg: Config) -> bool:
     """Whether a config shards the model's weights over processes (FSDP)."""
-    return (cfg.get('strategy') or {}).get('type') in ('FSDPStrategy', 'mmdat.FSDPStrategy')
+    return _class_name(cfg.get('strategy')) == 'FSDPStrategy'
+
+
+def _class_name(part: Mapping[str, Any] | None) -> str:
+    """Name of the class of a part of a config, without its scope; empty if it names none."""
+    kind = (part or {}).get('type', '')
+    return getattr(kind, '__name__', str(kind)).split('.')[-1]
 
 
 def check_strategy(cfg: Config) -> None:
-    """Refuse an unknown runner, and FSDP in a single process or with clipping.
+    """Refuse an unknown runner, and FSDP in a single process or with clipping or scaling by shard.
 
     Raises:
         UserError: Says what to do instead.
@@ -196,17 +203,29 @@ def check_strategy(cfg: Config) -> None:
         raise UserError(
             f'runner_type {runner_type!r} is no runner: {suggest(runner_type, RUNNERS.module_dict)}'
         )
+    wrapper = cfg.get('optim_wrapper') or {}
     if not is_sharded(cfg):
+        if wrapper.get('use_fsdp') and cfg.launcher == 'none':
+            raise UserError(
+                'optim_wrapper.use_fsdp is for several processes, and there is one: leave it out'
+            )
         return
     if cfg.launcher == 'none':
         raise UserError(
             f'config {cfg.filename} shares a model among processes (FSDPStrategy): '
             'start it with tools/dist_train.sh or tools/slurm_train.sh'
         )
-    if (cfg.get('optim_wrapper') or {}).get('clip_grad'):
+    if wrapper.get('clip_grad'):
         raise UserError(
             'optim_wrapper.clip_grad clips each shard by itself under FSDPStrategy: '
             'set it to None, or train without the strategy'
+        )
+    # mmengine's strategy sets it where it knows the wrapper by this name or class.
+    is_set = wrapper.get('type') in ('AmpOptimWrapper', AmpOptimWrapper)
+    if _class_name(wrapper) == 'AmpOptimWrapper' and not wrapper.get('use_fsdp', is_set):
+        raise UserError(
+            'optim_wrapper (AmpOptimWrapper) scales the loss by each shard by itself under '
+            'FSDPStrategy: set optim_wrapper.use_fsdp=True'
         )
 
 
@@ -222,9 +241,8 @@ def check_amp(cfg: Config) -> None:
             f'--amp with optim_wrapper.dtype {dtype} needs a GPU, and none is available: leave the '
             'dtype out for bfloat16'
         )
-    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    name = getattr(wrapper, '__name__', str(wrapper)).split('.')[-1]
-    if name not in ('OptimWrapper', 'AmpOptimWrapper'):
+    name = _class_name(cfg.optim_wrapper)
+    if name not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
         raise UserError(
             f'--amp would replace optim_wrapper.type {name!r} by AmpOptimWrapper: train without '
             '--amp, or leave the type out'

@@ -14,6 +14,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
 from mmdat.checks.mmengine_private import built_loops, is_resuming
+from mmdat.checks.monitors import SAVE_BEST, check_given
 from mmdat.errors import UserError
 from mmdat.files import partial_path, whole_file
 from mmdat.registry import HOOKS
@@ -38,7 +39,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
     ends with the status that shells give to that signal.
 
     Raises:
-        UserError: If a checkpoint cannot be written.
+        UserError: If a checkpoint cannot be written, or a validation does not give ``save_best``.
         SystemExit: If the training was asked to stop.
     """
 
@@ -162,6 +163,9 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
         if not self.save_best or _why_not_saved(runner):
             return
+        for metric in self.save_best:
+            if metric != 'auto':
+                check_given(SAVE_BEST, metric, metrics)
         outdated: list[str] = []
         # mmengine removes the best one before it writes the new one.
         self.file_backend.remove = outdated.append

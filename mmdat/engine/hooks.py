@@ -37,6 +37,7 @@ class CheckFitHook(Hook):
         model = unwrap(runner.model)
         loops = mmengine_private.built_loops(runner)
         checks.check_schedule(runner)
+        checks.check_monitors(runner, model)
         checks.before_first_step(
             model,
             {split: loop.dataloader.dataset for split, loop in loops.items()},

@@ -121,6 +121,13 @@ def test_the_weights_of_shards_are_those_of_one_process(root: Path) -> None:
 
 
 @pytest.mark.slow
+def test_shards_train_in_mixed_precision(root: Path) -> None:
+    whole = trained_by_two(root, 'mixed', 'config.py', 1, '--amp')
+    sharded = trained_by_two(root, 'mixed_sharded', 'sharded.py', 1, '--amp')
+    torch.testing.assert_close(sharded, whole, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.slow
 def test_two_processes_test_as_one_does(root: Path) -> None:
     trained(root, 'one')
     checkpoint = f'one/epoch_{EPOCHS}.pth'
@@ -154,7 +161,7 @@ def test_a_detector_trains_in_shards_and_is_tested_whole(root: Path) -> None:
         head.fc_out_channels = 16
     cfg.dump(root / 'small.py')
     (root / 'detector.py').write_text(SHARDED_DETECTOR.format(configs=zoo.CONFIGS))
-    weights = trained_by_two(root, 'detector', 'detector.py', 1)
+    weights = trained_by_two(root, 'detector', 'detector.py', 1, '--amp')
     assert all(weight.isfinite().all() for weight in weights.values())
     # A checkpoint that does not fill the model would be refused.
     evaluate(

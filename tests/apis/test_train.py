@@ -99,6 +99,22 @@ def test_a_missing_visual_backend_is_told_in_a_sentence(
         train(str(config), str(tmp_path / 'work'), cfg_options=named)
 
 
+@pytest.mark.parametrize(
+    'monitor, sentence',
+    [
+        ('coco/bbox_mAP50', "which val_evaluator does not give: did you mean 'coco/bbox_mAP_50'"),
+        ('coco/bbox_mPA', 'custom_hooks.* goes by coco/bbox_mPA, of .* check its spelling, or set'),
+    ],
+)
+def test_a_metric_that_never_comes_ends_a_training_before_it_begins(
+    monitor: str, sentence: str, config: Path, tmp_path: Path
+) -> None:
+    hook = dict(type='EarlyStoppingHook', monitor=monitor)
+    with pytest.raises(UserError, match=sentence):
+        train(str(config), str(tmp_path / 'work'), cfg_options={'custom_hooks': [hook]})
+    assert not list(tmp_path.glob('work/*.pth'))
+
+
 def test_mlflow_writes_to_a_database(config: Path) -> None:
     cfg = read_config(config)
     cfg.work_dir = 'runs/mine/'
@@ -119,6 +135,15 @@ def test_a_checkpoint_is_tested_and_its_predictions_kept(trained: Any, tmp_path:
     wrapped = repeated(trained.config, 'test', [0], [1])
     augmented = evaluate(*arguments, tta=True, cfg_options=wrapped)
     assert augmented.keys() == metrics.keys()
+
+
+def test_a_test_needs_no_data_of_the_training(trained: Any, tmp_path: Path) -> None:
+    options = {
+        'custom_hooks': [dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP')],
+        'train_dataloader.dataset.ann_file': 'missing.json',
+    }
+    arguments = (str(trained.config), str(trained.checkpoint), str(tmp_path))
+    assert 'coco/bbox_mAP' in evaluate(*arguments, cfg_options=options)
 
 
 @pytest.mark.parametrize('forget', [dict.clear, lambda content: content['annotations'].clear()])

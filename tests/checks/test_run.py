@@ -183,6 +183,22 @@ def test_pictures_go_where_they_can_be_written(cfg: Config) -> None:
             'optim_wrapper.clip_grad clips each shard by itself',
         ),
         (
+            dict(SHARDED, optim_wrapper=dict(type='mmengine.AmpOptimWrapper')),
+            'pytorch',
+            r'optim_wrapper \(AmpOptimWrapper\) scales .* set optim_wrapper.use_fsdp=True',
+        ),
+        (
+            dict(SHARDED, optim_wrapper=dict(type=AmpOptimWrapper, use_fsdp=False)),
+            'pytorch',
+            'set optim_wrapper.use_fsdp=True',
+        ),
+        (
+            dict(optim_wrapper=dict(type='AmpOptimWrapper', use_fsdp=True)),
+            'none',
+            'optim_wrapper.use_fsdp is for several processes, and there is one: leave it out',
+        ),
+        (dict(strategy=dict(type='mmengine.FSDPStrategy')), 'none', 'shares a model among proc'),
+        (
             dict(SHARDED, runner_type='FlexibelRunner'),
             'pytorch',
             r"runner_type 'FlexibelRunner' is no runner: did you mean 'FlexibleRunner'\?",
@@ -195,3 +211,17 @@ def test_strategies_that_would_train_something_else_are_refused(
     cfg.merge_from_dict(dict(options, launcher=launcher))
     with pytest.raises(UserError, match=sentence):
         run.check_strategy(cfg)
+
+
+@pytest.mark.parametrize(
+    'wrapper',
+    [
+        dict(type='AmpOptimWrapper'),
+        dict(type=AmpOptimWrapper),
+        dict(type='mmengine.AmpOptimWrapper', use_fsdp=True),
+    ],
+)
+def test_mixed_precision_in_shards_is_taken(wrapper: dict[str, Any], cfg: Config) -> None:
+    cfg.merge_from_dict(dict(SHARDED, launcher='pytorch'))
+    cfg.optim_wrapper = wrapper
+    run.check_strategy(cfg)

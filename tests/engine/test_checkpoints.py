@@ -63,6 +63,12 @@ def test_the_old_checkpoint_is_there_until_the_new_one_is(tmp_path: Path) -> Non
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_4.pth')
 
 
+def test_a_best_checkpoint_by_a_metric_that_does_not_come_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="save_best is 'tiny/skore', which .* did you mean 'tiny/s"):
+        run(tmp_path, checkpoint=dict(save_best='tiny/skore'))
+    assert (tmp_path / 'epoch_1.pth').exists()
+
+
 @pytest.mark.parametrize('kind, numbers', [(Runner, (3, 5)), (FlexibleRunner, (5,))])
 def test_a_training_killed_as_it_writes_resumes_as_if_it_were_not(
     kind: type, numbers: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -112,7 +112,8 @@ def test_a_failing_launch_is_tried_once_and_warned_of(monkeypatch: pytest.Monkey
     device = torch.device('cpu')
     with pytest.warns(UserWarning, match=r'gcc and python3-dev\): Failed to find C compiler\.$'):
         gpu._launch_failure(device)
-    with warnings.catch_warnings(action='error'):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
         assert (gpu._launch_failure(device) or '').startswith('Triton cannot')
     assert len(launches) == 1
     compiled = torch.compile(
