@@ -1,5 +1,6 @@
 """A project with a package, a config and a training script of its own takes a backbone."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,10 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+from mmengine.config import Config
 
 from mmdat.datasets import ShapesParameters, write_shapes_coco
 from mmdat.datasets.shapes.classify import write_shapes_classify
 from mmdat.datasets.shapes.segment import write_shapes_segment
+from mmdat.registry import MODELS
 
 PACKAGE = """
 from {scope}.datasets import {dataset}
@@ -124,3 +128,19 @@ def test_a_project_swaps_its_backbone_in_three_lines_and_trains(
     backbone, *losses = process.stdout.splitlines()[-1].split()
     assert backbone.startswith('mmdat.')
     assert len(losses) == 2 and all(0 < float(loss) < 1e4 for loss in losses)
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])
+def test_the_lines_of_the_page_build_a_model(scope: str, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / 'docs/projects.md').read_text()
+    blocks = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+    (lines,) = (block for block in blocks if f"_base_ = '{scope}::" in block)
+    (tmp_path / 'project.py').write_text(lines)
+    model = MODELS.build(dict(Config.fromfile(tmp_path / 'project.py').model, _scope_=scope)).eval()
+    with torch.no_grad():
+        outputs = (
+            model(torch.rand(1, 3, 64, 64), None)
+            if scope != 'mmdet'
+            else model.extract_feat(torch.rand(1, 3, 64, 64))
+        )
+    assert len(outputs)

@@ -171,7 +171,11 @@ def test_mim_does_what_the_page_says(
     cards.write_text(cards.read_text().replace('https://cloud.tsinghua.edu.cn', host))
     page = (ROOT / 'docs/projects.md').read_text()
     lines = [' '.join(text.split()) for text in re.findall(r'`(mim [^`]+)`', page)]
-    assert [line.split()[1] for line in lines] == ['search', 'download', 'train', 'test', 'run']
+    assert [line.split()[1] for line in lines] == [
+        *('search', 'download', 'train', 'test', 'train', 'run')
+    ]
+    base = "__import__('mmdat').__name__ + '::mask_rcnn_dat_pp_nano_shapes.py'"
+    (tmp_path / 'my_config.py').write_text(f'_base_ = {base}\n')
     few = ' --cfg-options train_cfg.max_epochs=1 train_cfg.val_interval=1'
     few += ' default_hooks.checkpoint.interval=1'
     for line in lines:

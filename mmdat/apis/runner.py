@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, RUNNERS, Registry
 from mmengine.runner import Runner
 
@@ -13,6 +14,8 @@ from mmdat.checks import config_tree
 from mmdat.checks.config_file import read_config
 from mmdat.checks.run import is_sharded
 from mmdat.errors import enumerate_names
+from mmdat.ops import cpu
+from mmdat.ops.build import processor
 
 from .terminal import short_terminal
 from .toolboxes import toolbox_of
@@ -68,6 +71,11 @@ def build_runner(cfg: Config, warnings: Iterable[str] = ()) -> Runner:
         runner.logger.warning(text)
     if added:
         runner.logger.info(f'Added the checks of mmdat that the config lacks: {added}')
+    if get_device() == 'cpu' and cpu.KERNELS is None and processor() is not None:
+        runner.logger.info(
+            'Attention runs two to three times as fast in its kernels in C++, which are not built: '
+            "python -c 'from mmdat.ops.build import build; build()'"
+        )
     return runner
 
 

@@ -119,6 +119,11 @@ def _explain(error: Exception, cfg: Config) -> str | None:
         )
     if match := re.search(r"got an unexpected keyword argument '(\w+)'", text):
         key = match[1]
+        if key == 'pretrained' and cfg.get('model', {}).get(key) is not None:
+            return (
+                f'model.pretrained={cfg.model.pretrained!r} is for another backbone: set it to '
+                f'None, and the weights of {factory.__name__} in its init_cfg'
+            )
         return (
             f"unknown key '{where}.{key}' for {factory.__name__}: "
             f'{suggest(key, _parameters(factory))}'

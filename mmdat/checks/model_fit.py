@@ -1,5 +1,6 @@
 """Checks of whether the parts of a model fit each other, the data and a checkpoint."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -78,10 +79,10 @@ def check_num_classes(model: nn.Module, dataset: Any) -> None:
 
 
 def check_class_weights(model: nn.Module) -> None:
-    """Refuse losses that weigh another number of classes than their heads tell apart.
+    """Refuse losses that weigh another number of classes than their heads tell apart, or below 0.
 
     Raises:
-        UserError: Names the loss and both numbers.
+        UserError: Names the loss and both numbers, or the weight.
     """
     heads = {
         name: module.num_classes
@@ -96,13 +97,16 @@ def check_class_weights(model: nn.Module) -> None:
         if not owner or not isinstance(weights, (list, tuple, Tensor)):
             continue
         num_classes, needed = heads[owner], _num_scores(model.get_submodule(owner), heads[owner])
+        key = f'model.{name.replace("loss_module", "loss")}.class_weight'
         if len(weights) != needed:
             background = ', the last for background' if needed > num_classes else ''
-            key = f'model.{name.replace("loss_module", "loss")}.class_weight'
             raise UserError(
                 f'{key} has {len(weights)} values, but there are {num_classes} classes: '
                 f'give it {needed}{background}'
             )
+        for index, weight in enumerate(map(float, weights)):
+            if not 0 <= weight < math.inf:
+                raise UserError(f'{key}[{index}] is {weight}: give it 0 or more')
 
 
 def check_mixed_classes(model: nn.Module) -> None:

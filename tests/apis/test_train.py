@@ -19,6 +19,7 @@ from mmdat.checks.config_file import read_config
 from mmdat.datasets import LoadImageFromFile
 from mmdat.engine import CountBrokenImagesHook
 from mmdat.errors import UserError
+from mmdat.ops import cpu
 
 
 def replace(path: Path, old: str, new: str) -> None:
@@ -60,6 +61,7 @@ def test_an_interrupted_training_says_where_to_look_and_leaves_curves(
             raise Killed
 
     monkeypatch.setattr(CountBrokenImagesHook, 'after_train_iter', interrupt)
+    monkeypatch.setattr(cpu, 'KERNELS', None)
     work_dir = tmp_path / 'a work dir'
     backends = ['tensorboard'] if importlib.util.find_spec('tensorboard') else []
     with pytest.raises(Killed):
@@ -71,6 +73,7 @@ def test_an_interrupted_training_says_where_to_look_and_leaves_curves(
         )
     (path,) = work_dir.glob('*/*.log')
     log = path.read_text()
+    assert torch.cuda.is_available() or 'kernels in C++, which are not built: python -c' in log
     terminal, errors = capfd.readouterr()
     before_first_step = terminal.partition('Epoch(train)')[0].splitlines() + errors.splitlines()
     assert len(before_first_step) < 40, 'what is long is in the file alone'

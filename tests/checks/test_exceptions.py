@@ -67,6 +67,11 @@ def build_evaluator(runner: Runner, cfg: Config) -> Any:
             {'model.backbone.arch': 'tny'},
             r"DATPlusPlus has no arch 'tny': did you mean 'tiny'\?",
         ),
+        (
+            build_backbone,
+            {'model.backbone.pretrained': 'a.pth', 'model.pretrained': 'a.pth'},
+            r"model.pretrained='a.pth' is for another backbone: set it to None, and the weights of",
+        ),
         (build_backbone, {'model.backbone.arch': [1]}, r"DATPlusPlus has no arch '\[1\]'"),
         (
             build_backbone,

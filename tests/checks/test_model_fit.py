@@ -154,6 +154,11 @@ def test_weights_of_other_classes_are_refused(
     sentence = f'model.{name}.{key}.class_weight has {right + 2} values, but .* give it {right}'
     with pytest.raises(UserError, match=sentence):
         check_class_weights(model(**{name: head | {key: weighted(scope, right + 2)}}))
+    loss = weighted(scope, right)
+    for wrong in (-1.0, float('nan'), float('inf')):
+        loss['class_weight'][1] = wrong
+        with pytest.raises(UserError, match=rf'{key}.class_weight\[1\] is {wrong}: give it 0 or m'):
+            check_class_weights(model(**{name: head | {key: loss}}))
 
 
 def test_sigmoid_weighs_no_background_and_a_query_based_head_does() -> None:
