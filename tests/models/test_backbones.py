@@ -132,7 +132,7 @@ def test_autocast_stays_near_float32(name: str, dtype: torch.dtype) -> None:
     x = image(40, 56)
     with torch.autocast('cpu', dtype):
         outputs = model(x)
-    assert difference(outputs, model(x)) < (0.1 if dtype == torch.bfloat16 else 0.02)
+    assert difference(outputs, model(x)) < (0.05 if dtype == torch.bfloat16 else 0.01)
     assert all(grad.isfinite().all() for grad in gradients(model, outputs).values())
 
 
