@@ -20,15 +20,18 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     Example:
         >>> suggest('drop_path_rat', ['drop_path_rate', 'arch'])
         "did you mean 'drop_path_rate'?"
+        >>> suggest('adamw', ['AdamW', 'SGD'])
+        "did you mean 'AdamW'?"
         >>> suggest('depth', ['arch', 'out_indices'])
         "allowed are 'arch' and 'out_indices'"
         >>> suggest('depth', map(str, range(99)))[-12:]
         ' and 75 more'
     """
     names = sorted(valid)
-    close = get_close_matches(name, names, n=1, cutoff=0.7)
+    lowercase = {each.lower(): each for each in names}
+    close = get_close_matches(name.lower(), lowercase, n=1, cutoff=0.7)
     if close:
-        return f'did you mean {close[0]!r}?'
+        return f'did you mean {lowercase[close[0]]!r}?'
     return f'allowed are {enumerate_names(names, most=MOST_ALLOWED)}'
 
 

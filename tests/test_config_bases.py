@@ -37,8 +37,9 @@ def test_a_tool_that_has_not_imported_mmdat_does_so_for_a_base(
     assert Config.fromfile(tmp_path / 'own.py').to_dict() == base.to_dict()
 
 
-def test_a_name_that_is_none_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / 'own.py').write_text("_base_ = 'mmdat::mask_rcnn_dat_pp_tt_coco.py'")
+@pytest.mark.parametrize('name', ['mask_rcnn_dat_pp_tt_coco', 'MASK_RCNN_DAT_PP_T_COCO'])
+def test_a_name_that_is_none_is_a_sentence(name: str, tmp_path: Path) -> None:
+    (tmp_path / 'own.py').write_text(f"_base_ = 'mmdat::{name}.py'")
     with pytest.raises(UserError, match=r"did you mean 'mmdat::mask_rcnn_dat_pp_t_coco\.py'\?"):
         read_config(tmp_path / 'own.py')
 

@@ -3,14 +3,11 @@
 import contextlib
 import fcntl
 import os
-import struct
-import zlib
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import BinaryIO
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
-from zipfile import BadZipFile, ZipFile
 
 from rich.console import Console
 from rich.progress import (
@@ -25,19 +22,10 @@ from rich.progress import (
 from mmdat.errors import UserError, reason
 from mmdat.files import partial_path, writing_to
 
+from .integrity import HEAD, damage, wrong_beginning
+
 SECONDS_WITHOUT_AN_ANSWER = 30
 CHUNK = 2**20  # bytes
-# What zipfile raises for broken archives, also those that seem encrypted.
-UNZIPPING_ERRORS = (
-    BadZipFile,
-    EOFError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 COLUMNS = (
     TextColumn('{task.description}'),
     BarColumn(),
@@ -74,23 +62,6 @@ def download(url: str, path: Path) -> None:
             raise UserError(f'checkpoint {url} cannot be downloaded: {problem}')
         os.fsync(file.fileno())
         partial.replace(path)
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's file, if its bytes tell without being loaded."""
-    with path.open('rb') as file:
-        head = file.read(512)
-    if not head:
-        return 'it is empty'
-    if head.lstrip()[:1] == b'<':
-        return 'it is a web page'
-    if head[:2] == b'PK':  # as torch.save writes since PyTorch 1.6, with checksums
-        try:
-            with ZipFile(path) as archive:
-                return 'it is damaged' if archive.testzip() else None
-        except UNZIPPING_ERRORS:
-            return 'it is damaged'
-    return None
 
 
 def _open_locked(path: Path) -> BinaryIO:
@@ -132,17 +103,20 @@ def _append(url: str, file: BinaryIO, name: str) -> int | None:
             raise
         if error.headers.get('Content-Range') == f'bytes */{size}':  # nothing is left to bring
             return size
-        file.seek(file.truncate(0))
-        return _append(url, file, name)
+        response = urlopen(url, timeout=SECONDS_WITHOUT_AN_ANSWER)
     with response:
+        chunk = response.read(HEAD)
         if not response.headers.get('Content-Range', '').startswith(f'bytes {size}-'):
+            if size and (problem := wrong_beginning(chunk, Path(name).suffix)):
+                raise UserError(problem)  # which is no reason to lose what is there
             file.seek(file.truncate(0))  # the server begins anew
         length = response.headers.get('Content-Length')
         total = file.tell() + int(length) if length else None
         console = Console(stderr=True)
         with Progress(*COLUMNS, console=console) as progress:
             task = progress.add_task(name, total=total, completed=file.tell())
-            while chunk := response.read(CHUNK):
+            while chunk:
                 file.write(chunk)
                 progress.advance(task, len(chunk))
+                chunk = response.read(CHUNK)
     return total

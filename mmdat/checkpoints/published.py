@@ -1,5 +1,6 @@
 """The checkpoints that the authors published, by name: ``mmdat://mask_rcnn_dat_pp_t_coco``."""
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -11,7 +12,8 @@ from mmdat.config_bases import CONFIGS
 from mmdat.errors import UserError, suggest
 from mmdat.files import whole_file
 
-from .download import CHUNK, damage, download
+from .download import CHUNK, download
+from .integrity import damage
 
 PREFIX = 'mmdat://'
 
@@ -65,27 +67,28 @@ def fetch(source: str) -> Path:
             download(entry.file, path)
         except UserError as error:
             raise UserError(f'{source}: {error}; try again, or {by_hand}') from error
-    elif not _kept(path).is_file() and (problem := damage(path)):
+    elif not hash_path(path).is_file() and (problem := damage(path)):
         raise UserError(f'{path} is no checkpoint: {problem}; remove it')
     _compare_hash(path)
     return path
 
 
-def _kept(path: Path) -> Path:
+def hash_path(path: Path) -> Path:
     """Path of the file beside a downloaded checkpoint that keeps its SHA-256."""
     return path.with_name(f'{path.name}.sha256')
 
 
 def _compare_hash(path: Path) -> None:
     """Keep the hash of a file that is new, and refuse one that has changed since."""
-    kept = _kept(path)
+    kept = hash_path(path)
     digest = hashlib.sha256()
     with path.open('rb') as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     line = f'{digest.hexdigest()}  {path.name}\n'  # as sha256sum writes it
     if not kept.is_file():
-        with whole_file(kept) as partial:
+        # In a folder for reading alone there is nothing to compare with the next time.
+        with contextlib.suppress(UserError), whole_file(kept) as partial:
             partial.write_text(line)
     elif kept.read_text() != line:
         raise UserError(

@@ -22,7 +22,8 @@ from torch import Tensor
 from mmdat.errors import UserError, enumerate_names, reason
 
 from . import published
-from .download import damage, download
+from .download import download
+from .integrity import damage
 
 Weights = dict[str, Tensor]
 
@@ -92,10 +93,8 @@ def _read(source: str, map_location: Any, skip_objects: bool, mmap: bool) -> Any
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
         raise UserError(f'checkpoint {source} cannot be read: {reason(error)}') from error
     except Exception as error:  # a file that is no checkpoint can raise anything
-        if source.startswith((*WEB, *ZOOS)):
-            path.unlink(missing_ok=True)  # so that the next try downloads it again
         raise UserError(
-            f'{source} cannot be loaded as a checkpoint: {_fault(path)}. Copy or download it again'
+            f'{source} cannot be loaded as a checkpoint: {_fault(path)}. {_remedy(source, path)}'
         ) from error
 
 
@@ -228,6 +227,15 @@ def _load(path: Path, source: str, map_location: Any, skip_objects: bool, mmap: 
 def _fault(path: Path) -> str:
     """What is wrong with a file that PyTorch does not read."""
     return damage(path) or 'it is damaged, or not a file of torch.save'
+
+
+def _remedy(source: str, path: Path) -> str:
+    """What to do about a damaged file; one from the web is kept where people do not look."""
+    if source.startswith(published.PREFIX):
+        return f'Remove {path} and {published.hash_path(path).name} beside it, and try again'
+    if source.startswith((*WEB, *ZOOS)):
+        return f'Remove {path}, and try again'
+    return 'Copy or download it again'
 
 
 def _first_call(path: Path) -> str | None:

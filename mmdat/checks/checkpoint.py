@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmdat.checkpoints.download import damage
+from mmdat.checkpoints.integrity import damage
 from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.errors import UserError, enumerate_names, reason
 

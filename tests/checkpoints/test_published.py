@@ -1,5 +1,7 @@
 """The authors' checkpoints are had by name."""
 
+import errno
+import os
 import re
 from pathlib import Path
 from zipfile import ZipFile
@@ -102,9 +104,45 @@ def test_a_file_that_was_put_there_by_hand_is_taken_if_it_is_one(cache: Path) ->
     assert read_checkpoint('mmdat://missing')['state_dict']
 
 
-def test_a_name_that_is_none_is_a_sentence_with_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"'mmdat://dat_pp_tiny_in1k': did you mean 'dat_pp_t"):
-        read_checkpoint('mmdat://dat_pp_tiny_in1k')
+def test_an_answer_that_is_no_checkpoint_is_asked_for_again(cache: Path) -> None:
+    web = cache.parent / 'web' / 'missing.pth'
+    web.write_bytes(b'{"error": "quota"}')
+    place = f'or not a file of torch.save; try again, or .* put it at {cache}/mmdat_missing.pth'
+    with pytest.raises(UserError, match=place):
+        read_checkpoint('mmdat://missing')
+    assert list(cache.iterdir()) == []
+    torch.save(classifier_checkpoint('dat_pp_nano'), web)
+    assert read_checkpoint('mmdat://missing')['state_dict']
+
+
+def test_a_damaged_file_that_was_kept_names_what_to_remove(cache: Path) -> None:
+    path = published.fetch('mmdat://classifier')
+    path.write_bytes(b'{}')
+    published.hash_path(path).unlink()
+    published._compare_hash(path)  # as earlier versions kept it
+    with pytest.raises(UserError, match=rf'Remove {path} and {path.name}\.sha256 beside it'):
+        read_checkpoint('mmdat://classifier')
+
+
+def test_a_file_in_a_folder_for_reading_alone_is_taken(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.mkdir()
+    torch.save(classifier_checkpoint('dat_pp_nano'), cache / 'mmdat_missing.pth')
+
+    def refuse(path: Path, text: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, 'write_text', refuse)
+    for _ in range(2):
+        assert published.fetch('mmdat://missing') == cache / 'mmdat_missing.pth'
+    assert list(cache.iterdir()) == [cache / 'mmdat_missing.pth']
+
+
+@pytest.mark.parametrize('name', ['dat_pp_tiny_in1k', 'DAT_PP_T_IN1K', 'dat-pp-t-in1k'])
+def test_a_name_that_is_none_is_a_sentence_with_the_nearest(name: str) -> None:
+    with pytest.raises(UserError, match=rf"'mmdat://{name}': did you mean 'dat_pp_t_in1k'\?$"):
+        read_checkpoint(f'mmdat://{name}')
 
 
 def test_a_config_without_published_weights_is_not_given_those_of_another() -> None:
