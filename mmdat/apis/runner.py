@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import EarlyStoppingHook
 from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, RUNNERS, Registry
 from mmengine.runner import Runner
 
@@ -73,7 +74,7 @@ def build_runner(cfg: Config, warnings: Iterable[str] = ()) -> Runner:
         runner.logger.info(f'Added the checks of mmdat that the config lacks: {added}')
     if get_device() == 'cpu' and cpu.KERNELS is None and processor() is not None:
         runner.logger.info(
-            'Attention runs two to three times as fast in its kernels in C++, which are not built: '
+            'Attention runs at least twice as fast in its kernels in C++, which are not built: '
             "python -c 'from mmdat.ops.build import build; build()'"
         )
     return runner
@@ -139,9 +140,14 @@ def make_resumable(cfg: Config, warn: Callable[[str], None]) -> None:
 
 def leave_out_early_stopping(cfg: Config) -> None:
     """Take early stopping out of a config that is tested: it would build the training's data."""
-    stopping = HOOKS.get('EarlyStoppingHook')
-    hooks = cfg.get('custom_hooks') or ()
-    cfg.custom_hooks = [hook for hook in hooks if _resolved(HOOKS, hook, cfg) is not stopping]
+
+    def stops(hook: Any) -> bool:
+        kind = _resolved(HOOKS, hook, cfg)
+        return isinstance(kind, type) and issubclass(kind, EarlyStoppingHook)
+
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or () if not stops(hook)]
+    hooks = cfg.get('default_hooks') or {}
+    cfg.default_hooks = {name: hook for name, hook in hooks.items() if not stops(hook)}
 
 
 def _resolved(registry: Registry, part: Any, cfg: Config) -> Any:

@@ -180,9 +180,8 @@ def check_monitors(runner: Runner, model: nn.Module) -> None:
     """
     loops = mmengine_private.built_loops(runner)
     if 'train' in loops:
-        evaluator = loops['val'].evaluator if 'val' in loops else None
         monitors.check_monitors(
-            runner.hooks, runner.param_schedulers, evaluator, model, runner.logger.warning
+            runner.hooks, runner.param_schedulers, loops.get('val'), model, runner.logger.warning
         )
 
 

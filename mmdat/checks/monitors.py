@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
+from mmengine.runner import ValLoop
 from torch import nn
 
 from mmdat.errors import UserError, suggest
@@ -35,7 +36,7 @@ class Monitor(NamedTuple):
 def check_monitors(
     hooks: Sequence[Hook],
     schedulers: Any,
-    evaluator: Any,
+    val_loop: Any,
     model: nn.Module,
     warn: Callable[[str], None],
 ) -> None:
@@ -44,17 +45,17 @@ def check_monitors(
     Args:
         hooks: The runner's hooks.
         schedulers: Those that a runner has built from ``param_scheduler``.
-        evaluator: That of validation, built; None if the training does not validate.
+        val_loop: The loop of validation, built; None if the training does not validate.
         model: The model, without wrappers.
         warn: Is told of what may be meant.
 
     Raises:
         UserError: Names the part and the metric, and says what to set.
     """
-    names = None if evaluator is None else _names(evaluator)
+    names = None if val_loop is None else _names_of_results(val_loop)
     for place, metric, rule in (*_of_hooks(hooks), *_of_schedulers(schedulers)):
         setting = f'{place} is {metric!r}'
-        if evaluator is None:
+        if val_loop is None:
             if place != SAVE_BEST:
                 raise UserError(
                     f'{setting}, but the training does not validate: leave it out, or add '
@@ -62,7 +63,7 @@ def check_monitors(
                 )
             warn(f'{setting}, but the training does not validate: no checkpoint will be the best')
             continue
-        is_known = names is not None and (metric in names or metric == 'auto')
+        is_known = bool(names and (metric in names or metric == 'auto'))
         if names is not None and not is_known and not _may_give_losses(model):
             check_given(place, metric, names)
         usual = 'greater' if is_known else _usual_rule(metric)
@@ -117,17 +118,17 @@ def _may_give_losses(model: nn.Module) -> bool:
     return type(model).__module__.partition('.')[0] not in ('mmdet', 'mmseg', 'mmpretrain')
 
 
-def _names(evaluator: Any) -> set[str] | None:
-    """Names of all that an evaluator gives; None if they cannot be known before.
+def _names_of_results(val_loop: Any) -> set[str] | None:
+    """Names of all that a loop of validation gives; None if they cannot be known before.
 
     More is better of all of them.
     """
-    if type(evaluator) is not Evaluator:
-        return None
+    if type(val_loop) is not ValLoop or type(val_loop.evaluator) is not Evaluator:
+        return None  # others may rename them, as TeacherStudentValLoop does
     names = set()
-    for metric in evaluator.metrics:
+    for metric in val_loop.evaluator.metrics:
         kind = type(metric)
-        names_of = NAMES.get(f'{kind.__module__.partition(".")[0]}.{kind.__name__}')
+        names_of = NAMES_BY_METRIC.get(f'{kind.__module__.partition(".")[0]}.{kind.__name__}')
         if names_of is None:
             return None
         prefix = f'{metric.prefix}/' if metric.prefix else ''
@@ -166,7 +167,7 @@ def _names_of_accuracy(metric: Any) -> Iterator[str]:
             yield f'top{k}{end if len(metric.thrs) > 1 else ""}'
 
 
-NAMES: dict[str, Callable[[Any], Iterator[str]]] = {
+NAMES_BY_METRIC: dict[str, Callable[[Any], Iterator[str]]] = {
     'mmdat.CocoMetric': _names_of_coco,
     'mmdet.CocoMetric': _names_of_coco,
     'mmseg.IoUMetric': _names_of_iou,

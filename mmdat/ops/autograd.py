@@ -97,6 +97,11 @@ def is_traced(*tensors: Tensor) -> bool:
     )
 
 
+def is_transformed() -> bool:
+    """Whether ``torch.func`` or a batch of backward passes transforms the code."""
+    return torch._C._are_functorch_transforms_active()
+
+
 def undifferentiable(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
     """Let gradients be computed, but raise an error where they are differentiated again.
 

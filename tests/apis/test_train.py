@@ -143,6 +143,7 @@ def test_a_checkpoint_is_tested_and_its_predictions_kept(trained: Any, tmp_path:
 def test_a_test_needs_no_data_of_the_training(trained: Any, tmp_path: Path) -> None:
     options = {
         'custom_hooks': [dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP')],
+        'default_hooks.stopping': dict(type='EarlyStoppingHook', monitor='coco/segm_mAP'),
         'train_dataloader.dataset.ann_file': 'missing.json',
     }
     arguments = (str(trained.config), str(trained.checkpoint), str(tmp_path))

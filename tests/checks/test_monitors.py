@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.engine.runner import TeacherStudentValLoop
 from mmdet.models import MaskRCNN
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.optim.scheduler import ReduceOnPlateauLR
+from mmengine.runner import ValLoop
 from mmpretrain.evaluation import Accuracy
 from mmseg.evaluation import IoUMetric
 from torch import nn
@@ -37,15 +39,26 @@ def plateau(**options: Any) -> list[ReduceOnPlateauLR]:
     return [ReduceOnPlateauLR(optimizer, **options)]
 
 
+def validation(metrics: list[BaseMetric], kind: type[ValLoop] = ValLoop) -> ValLoop:
+    """A loop with metrics alone."""
+    loop = kind.__new__(kind)
+    loop.evaluator = Evaluator(metrics)
+    return loop
+
+
 def check(
-    *parts: Hook | list, metrics: list[BaseMetric] | None = None, model: nn.Module = STOCK
+    *parts: Hook | list,
+    metrics: list[BaseMetric] | None = None,
+    model: nn.Module = STOCK,
+    loop: type[ValLoop] = ValLoop,
 ) -> list[str]:
     """Check hooks and lists of schedulers; return the warnings."""
     found: list[str] = []
+    val_loop = None if metrics is None else validation(metrics, loop)
     monitors.check_monitors(
         [part for part in parts if isinstance(part, Hook)],
         dict(enumerate(part for part in parts if isinstance(part, list))),
-        None if metrics is None else Evaluator(metrics),
+        val_loop,
         model,
         found.append,
     )
@@ -97,7 +110,7 @@ def test_names_of_detection_are_those_that_are_given(
     metric = CocoMetric(**dict(metric=['bbox', 'segm']) | options)
     metric.dataset_meta = dict(classes=CLASSES)
     given = evaluate_coco(metric, tmp_path)
-    assert monitors._names(Evaluator(metric)) == set(given)
+    assert monitors._names_of_results(validation([metric])) == set(given)
 
 
 @pytest.mark.parametrize(
@@ -109,14 +122,14 @@ def test_names_of_segmentation_are_those_that_are_given(options: dict[str, Any])
     metric.dataset_meta = dict(classes=CLASSES)
     classes = torch.tensor([0, 1, 1])
     metric.results = [metric.intersect_and_union(classes, classes, 2, 255)]
-    assert monitors._names(Evaluator(metric)) == set(metric.evaluate(1))
+    assert monitors._names_of_results(validation([metric])) == set(metric.evaluate(1))
 
 
 @pytest.mark.parametrize('options', [dict(), dict(topk=(1, 2), thrs=(0.0, None), prefix='own')])
 def test_names_of_classification_are_those_that_are_given(options: dict[str, Any]) -> None:
     metric = Accuracy(**options)
     metric.results = [dict(pred_score=torch.rand(3), gt_label=torch.tensor([1]))]
-    assert monitors._names(Evaluator(metric)) == set(metric.evaluate(1))
+    assert monitors._names_of_results(validation([metric])) == set(metric.evaluate(1))
 
 
 @pytest.mark.parametrize(
@@ -200,3 +213,18 @@ def test_what_waits_for_a_validation_needs_one() -> None:
         'checkpoint will be the best'
     ]
     assert not check(CheckpointHook())
+
+
+def test_a_loop_of_validation_may_rename_results() -> None:
+    hook = CheckpointHook(save_best='teacher/coco/bbox_mAP')
+    assert not check(hook, metrics=[detections()], loop=TeacherStudentValLoop)
+    with pytest.raises(UserError, match="save_best is 'teacher/coco/bbox_mAP', which val_evaluat"):
+        check(hook, metrics=[detections()])
+
+
+def test_nothing_is_the_best_where_results_are_only_written() -> None:
+    with pytest.raises(UserError, match="save_best is 'auto', which val_evaluator does not give"):
+        check(
+            CheckpointHook(save_best='auto'),
+            metrics=[detections(format_only=True, outfile_prefix='out')],
+        )
