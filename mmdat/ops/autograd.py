@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from .reference import compute_dtype
 
@@ -92,7 +92,7 @@ def is_traced(*tensors: Tensor) -> bool:
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or is_in_torch_dispatch_mode()
+        or _get_current_dispatch_mode() is not None
         or any(x.is_meta or type(x) not in (Tensor, nn.Parameter) for x in tensors)
     )
 

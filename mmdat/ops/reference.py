@@ -2,7 +2,7 @@
 and PyTorch's own.
 """
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,12 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Let what is inside compute in the dtypes of its tensors, on the device of this one."""
+    return torch.autocast(_autocast_device(x), enabled=False)
+
+
+def _autocast_device(x: Tensor) -> str:
     # There is no autocast on the meta device, where models are counted.
-    return torch.autocast('cpu' if x.is_meta else x.device.type, enabled=False)
+    return 'cpu' if x.is_meta else x.device.type
 
 
 def saturated(bias: Tensor, dtype: torch.dtype) -> Tensor:
@@ -57,7 +61,9 @@ def fused_attention(
 ) -> Tensor:
     """PyTorch's attention, which autocast would take out of the dtype of its inputs."""
     dtype = torch.promote_types(query.dtype, value.dtype)
-    with without_autocast(query):
+    # PyTorch 2.4 does not export what turns autocast off.
+    is_on = torch.is_autocast_enabled(_autocast_device(query))
+    with without_autocast(query) if is_on else nullcontext():
         bias = None if bias is None else bias.to(dtype)
         queries, keys, values = (x.to(dtype) for x in (query, key, value))
         out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=scale)
