@@ -4,11 +4,16 @@
 for products of bfloat16 it takes them, else it converts what is in another dtype to float32.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
+from math import isqrt
+
 import torch
 from torch import Tensor
 
 from .autograd import empty_gradients, empty_map, empty_outputs, make_operator
 from .cpu import MULTIPLIES_BFLOAT16, call_kernel, kernel_dtype, why_not_compiled
+from .tracing import ceil_div
 
 
 def unsupported(
@@ -38,18 +43,22 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, *bias: Tensor) -> tuple[T
         query's logits, for the backward pass.
     """
     sizes, inputs = _prepare(query, key, value, *bias)
-    out, lse = empty_outputs(inputs[0], inputs[2])
-    call_kernel('deformable_forward', out.dtype, sizes, *_arguments(inputs), out, out.stride(), lse)
+    out, lse = empty_outputs(query, inputs[2])
+    seen = _seen(out, bias)
+    call_kernel(
+        'deformable_forward', out.dtype, sizes, *_arguments(inputs), out, seen.stride(), lse
+    )
     return out.to(value.dtype), lse
 
 
 def _gradients(grad_out: Tensor, out: Tensor, lse: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Compute the gradients of query, key, value and, if there is one, the bias."""
+    query, _, _, *bias = tensors
     sizes, inputs = _prepare(*tensors)
-    grad_query = empty_map(inputs[0], inputs[0].shape)
+    grad_query = empty_map(inputs[0], query.shape)
     # The kernel adds to the others.
     others = [torch.zeros_like(x, dtype=torch.float32) for x in inputs[1:]]
-    grad_out, out = grad_out.to(grad_query.dtype), out.to(grad_query.dtype)
+    grad_out, out = (_seen(x.to(grad_query.dtype), bias) for x in (grad_out, out))
     call_kernel(
         'deformable_backward',
         grad_query.dtype,
@@ -60,7 +69,7 @@ def _gradients(grad_out: Tensor, out: Tensor, lse: Tensor, *tensors: Tensor) -> 
         out,
         out.stride(),
         lse,
-        *_arguments([grad_query, *others]),
+        *_arguments([_seen(grad_query, bias), *others]),
     )
     gradients = grad_query, *others
     return tuple(grad.to(x.dtype) for grad, x in zip(gradients, tensors, strict=True))
@@ -71,6 +80,7 @@ def _prepare(
 ) -> tuple[list[int], list[Tensor]]:
     """Return the sizes that the kernels take, and the tensors, of which the query has strides."""
     groups, table_sizes = (bias[0].shape[1], bias[1].shape[1:]) if bias else (1, (0, 0))
+    query = _seen(query, bias)
     sizes = [
         *query.shape[:2],
         groups,
@@ -83,6 +93,25 @@ def _prepare(
     dtype = kernel_dtype(query, key, value) if MULTIPLIES_BFLOAT16 else torch.float32
     keys = (x.to(dtype).contiguous() for x in (key, value))
     return sizes, [query.to(dtype), *keys, *(x.float().contiguous() for x in bias)]
+
+
+def _seen(x: Tensor, bias: Sequence[Tensor]) -> Tensor:
+    """A map as the kernels see it: without a bias, positions lie where their tiles cover them."""
+    if bias or not x.numel():
+        return x
+    return x.reshape(*x.shape[:2], *_covered_sides(x.shape[2] * x.shape[3]), x.shape[4])
+
+
+@lru_cache
+def _covered_sides(positions: int) -> tuple[int, int]:
+    """Sides of a map that the tiles, of rows by threes and 16 columns, cover with the least."""
+    divisors = [n for n in range(1, isqrt(positions) + 1) if positions % n == 0]
+
+    def covered(width: int) -> tuple[int, int]:
+        return ceil_div(positions // width, 3) * ceil_div(width, 16), width
+
+    width = min((w for n in divisors for w in (n, positions // n)), key=covered)
+    return positions // width, width
 
 
 def _arguments(tensors: list[Tensor]) -> list[Tensor | tuple[int, ...] | None]:

@@ -96,6 +96,11 @@ struct Geometry {
 
     int64_t pairs() const { return sizes.batch * sizes.heads; }
 
+    // Whether something is added to logits of a block of keys; it ends those of keys past the last.
+    bool biased(int64_t first_key, int64_t count) const {
+        return locations || first_key + count > sizes.keys;
+    }
+
     int64_t pair(const Tile &tile) const { return tile.sample * sizes.heads + tile.head; }
 
     // The tile in one of the bands, which are about equally high, of a sample and head.
@@ -117,12 +122,14 @@ struct Geometry {
 template <typename T>
 struct Factors {
     int64_t keys, dims;
+    int64_t columns;  // channels where they are the columns of a product
     std::vector<T> by_key;  // [key][channel]
     std::vector<T> by_dim;  // [block of keys][channel][key of the block]
 
     Factors(const Sizes &sizes, const T *x, int64_t real_dims)
         : keys(round_up(sizes.keys, PACK<T> == 1 ? GROUP : 2 * LANES)),
-          dims(round_up(real_dims, LANES * PACK<T>)),
+          dims(round_up(real_dims, PACK<T> == 1 ? GROUP : Tiles::CHANNELS)),
+          columns(round_up(real_dims, LANES)),
           by_key(sizes.batch * sizes.heads * keys * dims),
           by_dim(sizes.batch * sizes.heads * round_up(keys, KEY_BLOCK) * dims) {
         for (int64_t pair = 0; pair < sizes.batch * sizes.heads; ++pair)
@@ -296,9 +303,10 @@ class Forward {
             }
         for (int64_t first = 0; first < in.keys.keys; first += KEY_BLOCK) {
             const int64_t count = std::min<int64_t>(KEY_BLOCK, in.keys.keys - first);
-            write_biases(in, tile, first, count, logits.data());
+            const bool biased = in.biased(first, count);
+            if (biased) write_biases(in, tile, first, count, logits.data());
             for (int panel = 0; panel < tile.panels; ++panel)
-                add_keys(tile, panel, first, count, highest[panel], sums[panel]);
+                add_keys(tile, panel, first, count, biased, highest[panel], sums[panel]);
         }
         const float *flat_sums = (const float *)sums, *flat_highest = (const float *)highest;
         for (int panel = 0; panel < tile.panels; ++panel)
@@ -318,9 +326,10 @@ class Forward {
     const Tiles tiles;
     std::vector<float> queries, outputs, logits;
 
-    // Go on with the softmax and the sums of values of a panel, whose biases are in the logits.
-    void add_keys(const Tile &tile, int panel, int64_t first, int64_t count, Vec *highest,
-                  Vec *sums) {
+    // Go on with the softmax and the sums of values of a panel, whose biases, if there are any,
+    // are in the logits.
+    void add_keys(const Tile &tile, int panel, int64_t first, int64_t count, bool biased,
+                  Vec *highest, Vec *sums) {
         float *strip = logits.data() + panel * STRIP;
         float *out = outputs.data() + panel * in.values.dims * WIDTH;
         const float scale = LOG2_E * in.scale;
@@ -330,7 +339,7 @@ class Forward {
                         queries.data() + panel * in.keys.dims / PACK<T> * WIDTH, WIDTH,
                         [&](int64_t key, int n, Vec product) {
                             float *to = strip + key * WIDTH + n * LANES;
-                            const Vec logit = load(to) + scale * product;
+                            const Vec logit = (biased ? load(to) : Vec{}) + scale * product;
                             maxima[n] = larger(logit, maxima[n]);
                             store(to, logit);
                         });
@@ -364,7 +373,7 @@ struct KeySums {
 
     template <typename T>
     explicit KeySums(const Inputs<T> &in)
-        : keys(in.keys.by_key.size() / in.pairs()), values(in.values.by_key.size() / in.pairs()),
+        : keys(in.keys.keys * in.keys.columns), values(in.values.keys * in.values.columns),
           locations(2 * in.sizes.keys), table(in.table_size) {}
 };
 
@@ -396,7 +405,7 @@ class Backward {
         : in(in), dims(std::max(in.keys.dims, in.values.dims)),
           queries(MAX_PANELS * dims / PACK<T> * WIDTH), grad_outs(queries.size()),
           grad_queries(MAX_PANELS * dims * WIDTH),
-          query_rows(MAX_PANELS * dims / PACK<T> * PADDED_WIDTH<T>),
+          query_rows(MAX_PANELS * round_up(dims, LANES) / PACK<T> * PADDED_WIDTH<T>),
           grad_out_rows(query_rows.size()), weights(MAX_PANELS * STRIP), grads(MAX_PANELS * STRIP),
           grad_pairs(STRIP), weight_rows(KEY_BLOCK * PADDED_WIDTH<T>),
           grad_rows(weight_rows.size()) {}
@@ -405,17 +414,18 @@ class Backward {
                        const float *lse, const Map<T> &grad_query, KeySums &sums) {
         take(in.query, tile, in.sizes.head_dim, in.keys.dims, queries.data());
         take(grad_out, tile, in.sizes.value_dim, in.values.dims, grad_outs.data());
-        transpose(tile, queries.data(), in.keys.dims, query_rows.data());
-        transpose(tile, grad_outs.data(), in.values.dims, grad_out_rows.data());
+        transpose(tile, queries.data(), in.keys, query_rows.data());
+        transpose(tile, grad_outs.data(), in.values, grad_out_rows.data());
         std::fill(grad_queries.begin(), grad_queries.end(), 0.0f);
         std::fill(lses, lses + MAX_ROWS * LANES, -NEVER);  // no weights where there is no query
         for_each_query(in, tile, [&](int query, int64_t index) { lses[query] = lse[index]; });
         compute_deltas(tile, grad_out, out);
         for (int64_t first = 0; first < in.keys.keys; first += KEY_BLOCK) {
             const int64_t count = std::min<int64_t>(KEY_BLOCK, in.keys.keys - first);
-            write_biases(in, tile, first, count, weights.data());
+            const bool biased = in.biased(first, count);
+            if (biased) write_biases(in, tile, first, count, weights.data());
             for (int panel = 0; panel < tile.panels; ++panel)
-                add_panel(tile, panel, first, count, sums);
+                add_panel(tile, panel, first, count, biased, sums);
             if (in.locations) add_bias_gradients(tile, first, std::min(count, in.sizes.keys - first), sums);
         }
         put(grad_queries.data(), tile, in.sizes.head_dim, in.keys.dims, in.scale, grad_query);
@@ -446,21 +456,23 @@ class Backward {
     }
 
     // [panel][channel][query] -> [panel][query][channel], for products that sum over queries.
-    static void transpose(const Tile &tile, const float *from, int64_t dims, float *to) {
-        const int64_t rows = dims / PACK<T>;
+    static void transpose(const Tile &tile, const float *from, const Factors<T> &factors,
+                          float *to) {
         for (int panel = 0; panel < tile.panels; ++panel) {
-            for (int64_t dim = 0; dim < dims; ++dim)
+            for (int64_t dim = 0; dim < std::min(factors.dims, factors.columns); ++dim)
                 for (int query = 0; query < WIDTH; ++query)
-                    std::memcpy((T *)(to + query / PACK<T> * dims + dim) + query % PACK<T>,
+                    std::memcpy((T *)(to + query / PACK<T> * factors.columns + dim) +
+                                    query % PACK<T>,
                                 (const T *)(from + dim / PACK<T> * WIDTH + query) + dim % PACK<T>,
                                 sizeof(T));
-            from += rows * WIDTH;
-            to += rows * PADDED_WIDTH<T>;
+            from += factors.dims / PACK<T> * WIDTH;
+            to += PADDED_WIDTH<T> / PACK<T> * factors.columns;
         }
     }
 
     // Compute weights and gradients of logits of a panel, and the gradients of its factors.
-    void add_panel(const Tile &tile, int panel, int64_t first, int64_t count, KeySums &sums) {
+    void add_panel(const Tile &tile, int panel, int64_t first, int64_t count, bool biased,
+                   KeySums &sums) {
         float *weight = weights.data() + panel * STRIP, *grad = grads.data() + panel * STRIP;
         const int64_t pair = in.pair(tile), key_dims = in.keys.dims, value_dims = in.values.dims;
         const float *lse = lses + panel * WIDTH, *delta = deltas + panel * WIDTH;
@@ -470,7 +482,7 @@ class Backward {
                         queries.data() + panel * key_dims / PACK<T> * WIDTH, WIDTH,
                         [=](int64_t key, int n, Vec product) {
                             float *to = weight + key * WIDTH + n * LANES;
-                            store(to, load(to) + scale * product);
+                            store(to, (biased ? load(to) : Vec{}) + scale * product);
                         });
         for (int n = 0; n < PANEL; ++n)
             for (int64_t key = 0; key < count; ++key) {
@@ -490,10 +502,11 @@ class Backward {
                             store(to, load(to) + product);
                         });
         const int64_t rows = panel * PADDED_WIDTH<T> / PACK<T>;
-        add_products(packed.weight_rows, grad_out_rows.data() + rows * value_dims, value_dims, count,
-                     sums.values.data() + first * value_dims);
-        add_products(packed.grad_rows, query_rows.data() + rows * key_dims, key_dims, count,
-                     sums.keys.data() + first * key_dims);
+        const int64_t key_columns = in.keys.columns, value_columns = in.values.columns;
+        add_products(packed.weight_rows, grad_out_rows.data() + rows * value_columns, value_columns,
+                     count, sums.values.data() + first * value_columns);
+        add_products(packed.grad_rows, query_rows.data() + rows * key_columns, key_columns, count,
+                     sums.keys.data() + first * key_columns);
     }
 
     // The weights and gradients of a panel as factors of products.
@@ -522,20 +535,26 @@ class Backward {
     }
 
     // Add the products of [key][query] and [query][channel] to [key][channel].
-    static void add_products(const T *left, const float *right, int64_t dims, int64_t count,
+    static void add_products(const T *left, const float *right, int64_t columns, int64_t count,
                              float *to) {
-        int64_t dim = 0;
-        for (; dim + 2 * LANES <= dims; dim += 2 * LANES)
-            add_columns<2>(left, right + dim, dims, count, to + dim);
-        if (dim < dims) add_columns<1>(left, right + dim, dims, count, to + dim);
+        // Three vectors at a time, but four as two and two.
+        for (int64_t rest = columns / LANES, width; rest > 0; rest -= width) {
+            width = rest == 4 ? 2 : std::min<int64_t>(rest, 3);
+            const auto add = width == 3   ? add_columns<3>
+                             : width == 2 ? add_columns<2>
+                                          : add_columns<1>;
+            add(left, right, columns, count, to);
+            right += width * LANES;
+            to += width * LANES;
+        }
     }
 
     template <int N>
-    static void add_columns(const T *left, const float *right, int64_t dims, int64_t count,
+    static void add_columns(const T *left, const float *right, int64_t columns, int64_t count,
                             float *to) {
-        multiply<N>(left, PADDED_WIDTH<T>, count, PADDED_WIDTH<T>, right, dims,
+        multiply<N>(left, PADDED_WIDTH<T>, count, PADDED_WIDTH<T>, right, columns,
                     [=](int64_t key, int n, Vec product) {
-                        float *sum = to + key * dims + n * LANES;
+                        float *sum = to + key * columns + n * LANES;
                         store(sum, load(sum) + product);
                     });
     }
@@ -595,9 +614,9 @@ struct Gradients {
     void add(const Inputs<T> &in, int64_t pair, const KeySums &sums) const {
         const Sizes &sizes = in.sizes;
         const int64_t head = pair % sizes.heads, group = head / (sizes.heads / sizes.groups);
-        add_rows(sums.keys, in.keys.dims, sizes.keys, sizes.head_dim, in.scale,
+        add_rows(sums.keys, in.keys.columns, sizes.keys, sizes.head_dim, in.scale,
                  key + pair * sizes.keys * sizes.head_dim);
-        add_rows(sums.values, in.values.dims, sizes.keys, sizes.value_dim, 1,
+        add_rows(sums.values, in.values.columns, sizes.keys, sizes.value_dim, 1,
                  value + pair * sizes.keys * sizes.value_dim);
         if (!in.locations) return;
         // A key that moves by 1 moves what the queries look at by a quarter of the table back.

@@ -185,6 +185,8 @@ constexpr int TILE = 16;  // rows of a tile of the processor's matrix unit, each
 
 // The tiles of the thread as long as this exists; all have the greatest size.
 struct Tiles {
+    static constexpr int CHANNELS = 2 * TILE;  // a multiple of these can be multiplied
+
     // Whether the kernel of the operating system lets the process use them, which must ask.
     static bool usable() {
         constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
@@ -249,6 +251,7 @@ __attribute__((noinline)) void multiply_tiles(const BFloat16 *left, int64_t left
 }
 #else
 struct Tiles {
+    static constexpr int CHANNELS = GROUP;
     static bool usable() { return false; }
     Tiles() {}
 };
