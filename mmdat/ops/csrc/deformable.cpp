@@ -26,9 +26,12 @@ constexpr int MAX_ROWS = PANEL * MAX_PANELS;
 constexpr int ROW_VECTORS = (MAX_ROWS + LANES - 1) / LANES;
 constexpr int KEY_BLOCK = 64;
 constexpr int STRIP = KEY_BLOCK * WIDTH;  // numbers for the pairs of a panel and a block of keys
+// What products take rows of the left matrix and sum in multiples of.
+template <typename T>
+constexpr int UNIT = PACK<T> == 1 ? GROUP : Tiles::UNIT;
 // Queries of a panel where products sum over them, with zeros behind them.
 template <typename T>
-constexpr int PADDED_WIDTH = round_up(WIDTH, LANES * PACK<T>);
+constexpr int PADDED_WIDTH = round_up(WIDTH, UNIT<T>);
 // Rows of the table that a tile reaches, as no query looks further than an entry from its neighbor.
 constexpr int MAX_ENTRIES = MAX_ROWS + 1;
 // Zeros around the table, for all that looks beyond it.
@@ -127,8 +130,7 @@ struct Factors {
     std::vector<T> by_dim;  // [block of keys][channel][key of the block]
 
     Factors(const Sizes &sizes, const T *x, int64_t real_dims)
-        : keys(round_up(sizes.keys, PACK<T> == 1 ? GROUP : 2 * LANES)),
-          dims(round_up(real_dims, PACK<T> == 1 ? GROUP : Tiles::CHANNELS)),
+        : keys(round_up(sizes.keys, UNIT<T>)), dims(round_up(real_dims, UNIT<T>)),
           columns(round_up(real_dims, LANES)),
           by_key(sizes.batch * sizes.heads * keys * dims),
           by_dim(sizes.batch * sizes.heads * round_up(keys, KEY_BLOCK) * dims) {
@@ -482,13 +484,9 @@ class Backward {
                         queries.data() + panel * key_dims / PACK<T> * WIDTH, WIDTH,
                         [=](int64_t key, int n, Vec product) {
                             float *to = weight + key * WIDTH + n * LANES;
-                            store(to, (biased ? load(to) : Vec{}) + scale * product);
+                            const Vec bias = biased ? load(to) : Vec{};
+                            store(to, exp2(bias + scale * product - load(lse + n * LANES)));
                         });
-        for (int n = 0; n < PANEL; ++n)
-            for (int64_t key = 0; key < count; ++key) {
-                float *logit = weight + key * WIDTH + n * LANES;
-                store(logit, exp2(load(logit) - load(lse + n * LANES)));
-            }
         multiply<PANEL>(in.values.of_keys(pair, first), value_dims, count, value_dims,
                         grad_outs.data() + panel * value_dims / PACK<T> * WIDTH, WIDTH,
                         [=](int64_t key, int n, Vec product) {

@@ -185,7 +185,8 @@ constexpr int TILE = 16;  // rows of a tile of the processor's matrix unit, each
 
 // The tiles of the thread as long as this exists; all have the greatest size.
 struct Tiles {
-    static constexpr int CHANNELS = 2 * TILE;  // a multiple of these can be multiplied
+    // They sum pairs, of which a tile has as many as rows.
+    static constexpr int UNIT = 2 * TILE;
 
     // Whether the kernel of the operating system lets the process use them, which must ask.
     static bool usable() {
@@ -251,7 +252,7 @@ __attribute__((noinline)) void multiply_tiles(const BFloat16 *left, int64_t left
 }
 #else
 struct Tiles {
-    static constexpr int CHANNELS = GROUP;
+    static constexpr int UNIT = GROUP;
     static bool usable() { return false; }
     Tiles() {}
 };
