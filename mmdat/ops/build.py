@@ -20,7 +20,7 @@ _AVX2 = 'avx2', 'fma'
 _AVX512 = 'avx512f', 'avx512bw', 'avx512dq', 'avx512vl', *_AVX2
 PROCESSORS = {
     # Processors with both multiply faster by AMX.
-    'amx_bf16': ('amx_bf16', 'amx_tile', *_AVX512),
+    'amx_bf16': ('amx_bf16', 'amx_tile', 'avx512_bf16', *_AVX512),
     'avx512_bf16': ('avx512_bf16', *_AVX512),
     'avx512': _AVX512,
     'avx2': _AVX2,

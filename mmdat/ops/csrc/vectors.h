@@ -47,12 +47,16 @@ inline Vec load(const BFloat16 *from) {
     return (Vec)(__builtin_convertvector(x, Bits) << 16);
 }
 
-// Where numbers in float32 become BFloat16, they are rounded to the nearest: their upper half, after
-// this. What is no number stays as it is, as it might become zero.
+// Where numbers in float32 become BFloat16, they are rounded to the nearest, by an instruction or to
+// their upper half, after this. What is no number stays as it is, as it might become zero.
 inline Bits rounded(Vec x) { return x == x ? (Bits)x + 0x8000 : (Bits)x; }
 
 inline void store(BFloat16 *to, Vec x) {
+#ifdef __AVX512BF16__
+    const auto halves = _mm512_cvtneps_pbh((__m512)x);
+#else
     const HalfBits halves = __builtin_convertvector(rounded(x) >> 16, HalfBits);
+#endif
     std::memcpy(to, &halves, sizeof halves);
 }
 
@@ -60,7 +64,14 @@ inline void store(BFloat16 *to, Vec x) {
 inline Vec pack(const Vec (&x)[1]) { return x[0]; }
 
 inline Vec pack(const Vec (&x)[2]) {
+#ifdef __AVX512BF16__
+    typedef uint16_t Halves __attribute__((vector_size(sizeof(Vec))));
+    Halves in_turn;
+    for (int i = 0; i < 2 * LANES; ++i) in_turn[i] = i / 2 + i % 2 * LANES;
+    return (Vec)__builtin_shuffle((Halves)_mm512_cvtne2ps_pbh((__m512)x[1], (__m512)x[0]), in_turn);
+#else
     return (Vec)((rounded(x[0]) >> 16) | (rounded(x[1]) & 0xffff0000));
+#endif
 }
 
 inline float to_float(float x) { return x; }
