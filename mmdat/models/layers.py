@@ -12,6 +12,9 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
+        if x.device.type == 'cpu' and x.dtype == torch.float32 and torch.is_autocast_enabled('cpu'):
+            # Autocast would round the result, in a pass of its own.
+            x = x.to(torch.get_autocast_dtype('cpu'))
         x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
 
@@ -85,17 +88,14 @@ class ResidualDepthwiseConv(nn.Conv2d):
         super().__init__(channels, channels, 3, padding=1, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if (
-            x.device.type != 'cpu'
-            or torch.is_autocast_enabled('cpu')
-            or self.weight.dtype.itemsize < 4
-        ):
+        if x.device.type != 'cpu' or min(x.dtype.itemsize, self.weight.dtype.itemsize) < 4:
             # Half precision, and a GPU's TF32, have too few digits for a small weight plus one.
             out = super().forward(x)
             return out.add_(x) if out.dtype == x.dtype else x + out
-        # One pass over the map instead of two.
+        # One pass over the map instead of two; autocast does not round what the blocks add to.
         identity = F.pad(self.weight.new_ones(1), (4, 4)).view(3, 3)
-        return F.conv2d(x, self.weight + identity, self.bias, padding=1, groups=self.groups)
+        with without_autocast(x):
+            return F.conv2d(x, self.weight + identity, self.bias, padding=1, groups=self.groups)
 
 
 class PointwiseLinear(nn.Linear):

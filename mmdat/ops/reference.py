@@ -16,12 +16,14 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Let what is inside compute in the dtypes of its tensors, on the device of this one."""
-    return torch.autocast(_autocast_device(x), enabled=False)
-
-
-def _autocast_device(x: Tensor) -> str:
     # There is no autocast on the meta device, where models are counted.
-    return 'cpu' if x.is_meta else x.device.type
+    device = 'cpu' if x.is_meta else x.device.type
+    # PyTorch 2.4 does not export what turns autocast off.
+    return (
+        torch.autocast(device, enabled=False)
+        if torch.is_autocast_enabled(device)
+        else nullcontext()
+    )
 
 
 def saturated(bias: Tensor, dtype: torch.dtype) -> Tensor:
@@ -61,9 +63,7 @@ def fused_attention(
 ) -> Tensor:
     """PyTorch's attention, which autocast would take out of the dtype of its inputs."""
     dtype = torch.promote_types(query.dtype, value.dtype)
-    # PyTorch 2.4 does not export what turns autocast off.
-    is_on = torch.is_autocast_enabled(_autocast_device(query))
-    with without_autocast(query) if is_on else nullcontext():
+    with without_autocast(query):
         bias = None if bias is None else bias.to(dtype)
         queries, keys, values = (x.to(dtype) for x in (query, key, value))
         out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=scale)

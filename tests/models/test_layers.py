@@ -73,6 +73,7 @@ def test_a_residual_convolution_adds_its_input_in_both_precisions(dtype: torch.d
     x = torch.randn(2, 4, 6, 5, dtype=dtype, requires_grad=True)
     with torch.autocast('cpu', torch.bfloat16):
         out = conv(x)
+    with torch.autocast('cpu', torch.bfloat16, enabled=dtype == torch.bfloat16):
         branch = F.conv2d(x, conv.weight, conv.bias, padding=1, groups=4)
     assert out.dtype == dtype
     torch.testing.assert_close(out, x + branch)

@@ -38,6 +38,9 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
+        # Blocks add to the map in the precision of their weights, also where autocast lowered it,
+        # since their roundings would add up.
+        x = x.to(torch.promote_types(x.dtype, next(self.parameters(), x).dtype))
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
