@@ -14,16 +14,24 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def is_autocast_enabled(x: Tensor) -> bool:
+    """Whether autocast is on for the device of a tensor."""
+    return torch.is_autocast_enabled(_autocast_device(x))
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Let what is inside compute in the dtypes of its tensors, on the device of this one."""
-    # There is no autocast on the meta device, where models are counted.
-    device = 'cpu' if x.is_meta else x.device.type
     # PyTorch 2.4 does not export what turns autocast off.
     return (
-        torch.autocast(device, enabled=False)
-        if torch.is_autocast_enabled(device)
+        torch.autocast(_autocast_device(x), enabled=False)
+        if is_autocast_enabled(x)
         else nullcontext()
     )
+
+
+def _autocast_device(x: Tensor) -> str:
+    # There is no autocast on the meta device, where models are counted.
+    return 'cpu' if x.is_meta else x.device.type
 
 
 def saturated(bias: Tensor, dtype: torch.dtype) -> Tensor:

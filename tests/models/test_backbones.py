@@ -136,6 +136,21 @@ def test_autocast_stays_near_float32(name: str, dtype: torch.dtype) -> None:
     assert all(grad.isfinite().all() for grad in gradients(model, outputs).values())
 
 
+@pytest.mark.parametrize('family', [DAT, DATPlusPlus, ScalableViT])
+def test_norms_may_stay_in_float32_beside_bfloat16(
+    family: type[DAT | DATPlusPlus | ScalableViT],
+) -> None:
+    model, x = family('nano'), image(40, 56)
+    expected = model(x)
+    model.bfloat16()
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.float()
+    outputs = model(x.bfloat16())
+    assert {out.dtype for out in outputs} == {torch.bfloat16}
+    assert difference(outputs, expected) < 0.05
+
+
 @pytest.mark.parametrize('family', [DATPlusPlus, ScalableViT])
 def test_roundings_of_many_blocks_do_not_add_up(family: type[DATPlusPlus | ScalableViT]) -> None:
     torch.manual_seed(0)

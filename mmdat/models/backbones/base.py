@@ -17,6 +17,7 @@ from mmdat.errors import UserError, suggest
 from mmdat.models.arch import fits, stage_settings
 from mmdat.models.initialization import init_projections
 from mmdat.models.layers import LayerNorm2d
+from mmdat.ops.reference import is_autocast_enabled
 from mmdat.ops.tracing import fresh_sizes
 
 # The types by which an init_cfg of mmengine asks for a checkpoint.
@@ -38,9 +39,10 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
-        # Blocks add to the map in the precision of their weights, also where autocast lowered it,
-        # since their roundings would add up.
-        x = x.to(torch.promote_types(x.dtype, next(self.parameters(), x).dtype))
+        if is_autocast_enabled(x):
+            # Blocks add to the map in the precision of their weights, also where autocast lowered
+            # it, since their roundings would add up.
+            x = x.to(torch.promote_types(x.dtype, next(self.parameters(), x).dtype))
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
