@@ -12,9 +12,14 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
-        if x.device.type == 'cpu' and x.dtype == torch.float32 and torch.is_autocast_enabled('cpu'):
-            # Autocast would round the result, in a pass of its own.
-            x = x.to(torch.get_autocast_dtype('cpu'))
+        if (
+            x.device.type == 'cpu'
+            and x.dtype == torch.float32
+            and torch.is_autocast_enabled('cpu')
+            and torch.get_autocast_dtype('cpu') == torch.bfloat16
+        ):
+            # Else autocast rounds the result, in a pass of its own; float16 might not hold the map.
+            x = x.bfloat16()
         x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
 

@@ -104,7 +104,7 @@ def _seen(x: Tensor, bias: Sequence[Tensor]) -> Tensor:
 
 @lru_cache
 def _covered_sides(positions: int) -> tuple[int, int]:
-    """Sides of a map that the tiles, of rows by threes and 16 columns, cover with the least."""
+    """Sides of a map that the tiles, of rows by threes and 8 or 16 columns, cover well."""
     divisors = [n for n in range(1, isqrt(positions) + 1) if positions % n == 0]
 
     def covered(width: int) -> tuple[int, int]:

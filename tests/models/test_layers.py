@@ -8,7 +8,13 @@ from torch import Tensor
 
 from mmdat.models.attentions.deformable import DeformableAttention
 from mmdat.models.attentions.neighborhood import NeighborhoodAttention
-from mmdat.models.layers import DropPath, ResidualDepthwiseConv, StridedDepthwiseConv, gelu
+from mmdat.models.layers import (
+    DropPath,
+    LayerNorm2d,
+    ResidualDepthwiseConv,
+    StridedDepthwiseConv,
+    gelu,
+)
 from mmdat.ops import reference_points
 
 
@@ -23,6 +29,14 @@ def test_drop_path_draws_and_computes_what_mmcv_does(dtype: torch.dtype, trainin
     assert torch.equal(*results)
     dropped = (results[0].flatten(1) == 0).all(1).sum()
     assert 10 < dropped < 30 if training else dropped == 0
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_norms_take_maps_that_float16_cannot_hold(dtype: torch.dtype) -> None:
+    x = 1e5 * torch.randn(1, 8, 3, 4)
+    with torch.autocast('cpu', dtype):
+        out = LayerNorm2d(8)(x)
+    torch.testing.assert_close(out.float(), LayerNorm2d(8)(x), rtol=0.01, atol=0.01)
 
 
 def test_autocast_leaves_the_offsets_of_keys_in_float32() -> None:
