@@ -1,6 +1,7 @@
 """Trainings in processes of their own, with the packages that this one has imported."""
 
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -18,9 +19,11 @@ def start(run: Callable[[], object], log: Path, **variables: str) -> int:
     try:
         os.setsid()
         os.environ.update(variables)
-        with log.open('w') as file:
-            for stream in (1, 2):
-                os.dup2(file.fileno(), stream)
+        file = log.open('w', buffering=1)
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        # pytest's own streams do not write to these.
+        sys.stdout = sys.stderr = file
         run()
         status = 0
     except BaseException:
