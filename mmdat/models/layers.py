@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdat.ops.reference import compute_dtype, without_autocast
+from mmdat.ops.reference import compute_dtype, is_autocast_enabled, without_autocast
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -15,7 +15,7 @@ class LayerNorm2d(nn.LayerNorm):
         if (
             x.device.type == 'cpu'
             and x.dtype == torch.float32
-            and torch.is_autocast_enabled('cpu')
+            and is_autocast_enabled(x)
             and torch.get_autocast_dtype('cpu') == torch.bfloat16
         ):
             # Else autocast rounds the result, in a pass of its own; float16 might not hold the map.
@@ -65,9 +65,7 @@ def strided_depthwise_conv(
 
     PyTorch has no fast backward pass for half precision there, which took 9 times as long.
     """
-    if x.device.type != 'cpu' or (
-        x.dtype.itemsize >= 4 and not torch.is_autocast_enabled(x.device.type)
-    ):
+    if x.device.type != 'cpu' or (x.dtype.itemsize >= 4 and not is_autocast_enabled(x)):
         return F.conv2d(x, weight, bias, stride, padding, groups=x.shape[1])
     dtype = compute_dtype(x)
     with without_autocast(x):
