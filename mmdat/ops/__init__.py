@@ -1,7 +1,8 @@
-"""Attention operators: functions on tensors that need torch alone."""
+"""Operators of the models: functions on tensors that need torch alone."""
 
 from .deformable.api import deformable_attention, log_spaced_deformable_attention
 from .deformable.sampling import grid_points, reference_points, relative_position_bias, sample_at
+from .depthwise import residual_depthwise_conv
 from .dispatch import prefer_implementation
 from .full import global_attention
 from .neighborhood.api import neighborhood_attention
@@ -17,6 +18,7 @@ __all__ = [
     'prefer_implementation',
     'reference_points',
     'relative_position_bias',
+    'residual_depthwise_conv',
     'sample_at',
     'slide_attention',
     'window_attention',

@@ -113,6 +113,16 @@ inline float sum(Vec x) {
     return x[0];
 }
 
+// 1 / x to a relative error of 2e-7.
+inline Vec reciprocal(Vec x) {
+#ifdef __AVX512F__
+    const Vec y = (Vec)_mm512_rcp14_ps((__m512)x);
+#else
+    const Vec y = (Vec)_mm256_rcp_ps((__m256)x);
+#endif
+    return y * (2.0f - x * y);
+}
+
 // 2^x of numbers up to 127, to a relative error of 1e-7; 0 below the least normal number.
 inline Vec exp2(Vec x) {
 #ifdef __AVX512F__
