@@ -16,7 +16,7 @@ DTYPES = torch.float32, torch.bfloat16, torch.float16
 
 
 def why_not_compiled(*tensors: Tensor) -> str | None:
-    """Say why kernels in C++ cannot take the tensors of an attention; None if they can."""
+    """Say why kernels in C++ cannot take tensors; None if they can."""
     if KERNELS is None:
         return 'its kernels in C++ are not built (mmdat.ops.build.build())'
     for x in tensors:
@@ -28,7 +28,7 @@ def why_not_compiled(*tensors: Tensor) -> str | None:
 
 
 def kernel_dtype(*maps: Tensor) -> torch.dtype:
-    """Return the dtype in which kernels read and write an attention's maps."""
+    """Return the dtype in which kernels read and write maps."""
     return torch.bfloat16 if all(x.dtype == torch.bfloat16 for x in maps) else torch.float32
 
 

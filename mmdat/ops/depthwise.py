@@ -2,7 +2,6 @@
 section 3.4; conditional position encoding, arXiv 2102.10882).
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +14,9 @@ from .dispatch import choose_implementation
 from .reference import is_autocast_enabled, without_autocast
 from .tracing import ceil_div
 
-# The kernels take so many channels at a time, and add up the gradients of the weights in so many
-# rows at a time.
+# The kernels take channels by vectors, of at most so many.
 CHANNELS = 16
+# Rows of which they give a sum of the gradients of the weights, their BAND.
 ROWS = 16
 
 
@@ -48,7 +47,8 @@ def residual_depthwise_conv(
     Raises:
         ValueError: If shapes do not fit each other, or if there is no such implementation.
 
-    Differentiable in all tensors. Floating point of any precision.
+    Differentiable in all tensors, where it is compiled in reverse mode. Floating point of any
+    precision.
 
     Example:
         >>> x = torch.rand(1, 16, 6, 8)
@@ -122,10 +122,13 @@ class _Compiled(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias = ctx.saved_tensors
         if torch.is_grad_enabled() or is_transformed():
-            # A second derivative is wanted, or a batch of first ones.
-            dense = partial(_dense, with_gelu=ctx.with_gelu)
+            # A second derivative is wanted, or torch.func maps over the backward pass.
+            def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+                # Autocast, which lets dtypes differ, is off by now.
+                return _dense(x.float(), weight.float(), bias.float(), ctx.with_gelu)
+
             gradients = torch.func.vjp(dense, x, weight, bias)[1]
-            return *gradients(grad_out), None
+            return *gradients(grad_out.float()), None
         return *_gradients(grad_out, x, weight, bias, ctx.with_gelu), None
 
 
@@ -140,7 +143,8 @@ def _gradients(
     grad_out = _channels_last(grad_out.resolve_neg().to(dtype))
     call_kernel('depthwise_backward', dtype, *arguments, grad_out, grad, sums)
     sums = sums.sum(0)
-    grad_weight, grad_bias = sums[:9].t().reshape(weight.shape), sums[9]
+    # Copies, which hold no memory of others.
+    grad_weight, grad_bias = sums[:9].t().contiguous().view(weight.shape), sums[9].clone()
     return grad.to(x.dtype), grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
 
 
