@@ -88,8 +88,9 @@ def test_a_residual_convolution_adds_its_input_in_both_precisions(
     with torch.autocast('cpu', torch.bfloat16, enabled=dtype == torch.bfloat16):
         branch = F.conv2d(x, conv.weight, conv.bias, padding=1, groups=channels)
     assert out.dtype == dtype
-    # PyTorch rounds the branch before it is added.
-    tolerances = dict(atol=1e-2, rtol=1e-2) if dtype == torch.bfloat16 else {}
+    # PyTorch, unlike the kernels, rounds the branch before it is added.
+    rounds = dtype == torch.bfloat16 and channels == 16
+    tolerances = dict(atol=1e-2, rtol=1e-2) if rounds else {}
     torch.testing.assert_close(out, x + branch, **tolerances)
     (grad,) = torch.autograd.grad(out.float().sum(), x)
     (expected,) = torch.autograd.grad((x + branch).float().sum(), x)

@@ -1,6 +1,6 @@
 """The kernels in C++: when they run, and that their results are the same on any threads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -44,14 +44,6 @@ def results(
     """The output and the gradients of the inputs."""
     out = operator(*(x.requires_grad_() for x in inputs), implementation=implementation)
     return [out.detach(), *torch.autograd.grad(out.square().sum(), inputs)]
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Restore the number of threads."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures('threads')

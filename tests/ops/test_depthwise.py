@@ -1,6 +1,5 @@
 """The residual depthwise convolution computes its equation, in C++ too."""
 
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmdat.ops import prefer_implementation, residual_depthwise_conv
-from mmdat.ops.cpu import KERNELS
 
 TOLERANCES = {torch.float32: 4e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
@@ -42,14 +40,6 @@ def differentiate(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     """The output and the gradients of the inputs."""
     direction = torch.arange(out.numel()).view(out.shape) % 7 - 3
     return [out.detach(), *torch.autograd.grad(out, inputs, direction.to(out.dtype))]
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Restore the number of threads."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @needs_kernels
@@ -180,7 +170,7 @@ def test_a_negated_view_is_negated() -> None:
     )
 
 
-@pytest.mark.skipif(KERNELS is None, reason='that is the reason of all')
+@needs_kernels
 @pytest.mark.parametrize(
     'inputs, reason',
     [
