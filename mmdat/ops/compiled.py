@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from .autograd import empty_gradients, empty_map, empty_outputs, make_operator
-from .cpu import MULTIPLIES_BFLOAT16, call_kernel, kernel_dtype, why_not_compiled
+from .cpu import (
+    MULTIPLIES_BFLOAT16,
+    call_kernel,
+    kernel_dtype,
+    why_not_compiled,
+    with_channels_together,
+)
 from .tracing import ceil_div
 
 
@@ -97,6 +103,7 @@ def _prepare(
 
 def _seen(x: Tensor, bias: Sequence[Tensor]) -> Tensor:
     """A map as the kernels see it: without a bias, positions lie where their tiles cover them."""
+    x = with_channels_together(x)
     if bias or not x.numel():
         return x
     return x.reshape(*x.shape[:2], *_covered_sides(x.shape[2] * x.shape[3]), x.shape[4])

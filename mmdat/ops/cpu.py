@@ -32,6 +32,11 @@ def kernel_dtype(*maps: Tensor) -> torch.dtype:
     return torch.bfloat16 if all(x.dtype == torch.bfloat16 for x in maps) else torch.float32
 
 
+def with_channels_together(x: Tensor) -> Tensor:
+    """Return a map whose channels, its last dimension, follow each other in memory."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 def call_kernel(name: str, dtype: torch.dtype, *args: Tensor | Sequence[int] | None) -> None:
     """Call a kernel of a dtype with pointers to tensors' data and arrays of 64-bit integers."""
     pointers = [

@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
-#include <vector>
 
 #include "maps.h"
 #include "vectors.h"
@@ -79,7 +78,7 @@ struct Geometry {
     const float *locations;  // null where there is no bias
     float scale;  // of products, for natural logits
     int64_t table_stride, table_size, bands, column_tiles;
-    std::vector<float> table;
+    Buffer<float> table;
 
     Geometry(const Sizes &sizes, const float *locations, const float *bias_table)
         : sizes(sizes), rows(sizes.height, sizes.table_height),
@@ -121,25 +120,31 @@ struct Geometry {
     }
 };
 
-// The keys or values of all samples and heads, padded with zeros, as left matrices of products.
+// The keys or values of all samples and heads, padded with zeros, as left matrices of products that
+// sum over channels, over keys, or both.
 template <typename T>
 struct Factors {
     int64_t keys, dims;
     int64_t columns;  // channels where they are the columns of a product
-    std::vector<T> by_key;  // [key][channel]
-    std::vector<T> by_dim;  // [block of keys][channel][key of the block]
+    Buffer<T> by_key;  // [key][channel]
+    Buffer<T> by_dim;  // [block of keys][channel][key of the block]
 
-    Factors(const Sizes &sizes, const T *x, int64_t real_dims)
+    Factors(int threads, const Sizes &sizes, const T *x, int64_t real_dims, bool over_channels,
+            bool over_keys)
         : keys(round_up(sizes.keys, UNIT<T>)), dims(round_up(real_dims, UNIT<T>)),
-          columns(round_up(real_dims, LANES)),
-          by_key(sizes.batch * sizes.heads * keys * dims),
-          by_dim(sizes.batch * sizes.heads * round_up(keys, KEY_BLOCK) * dims) {
-        for (int64_t pair = 0; pair < sizes.batch * sizes.heads; ++pair)
-            for (int64_t key = 0; key < sizes.keys; ++key, x += real_dims) {
-                T *row = by_key.data() + (pair * keys + key) * dims;
+          columns(round_up(real_dims, LANES)) {
+        const int64_t pairs = sizes.batch * sizes.heads;
+        if (over_channels) by_key.resize(pairs * keys * dims);
+        if (over_keys) by_dim.resize(pairs * round_up(keys, KEY_BLOCK) * dims);
+#pragma omp parallel for num_threads(threads)
+        for (int64_t pair = 0; pair < pairs; ++pair)
+            for (int64_t key = 0; key < sizes.keys; ++key) {
+                const T *from = x + (pair * sizes.keys + key) * real_dims;
+                if (over_channels)
+                    std::copy(from, from + real_dims, by_key.data() + (pair * keys + key) * dims);
+                if (!over_keys) continue;
                 T *column = by_dim.data() + block(pair, key) + key % KEY_BLOCK;
-                for (int64_t dim = 0; dim < real_dims; ++dim)
-                    row[dim] = column[dim * KEY_BLOCK] = x[dim];
+                for (int64_t dim = 0; dim < real_dims; ++dim) column[dim * KEY_BLOCK] = from[dim];
             }
     }
 
@@ -160,10 +165,11 @@ struct Inputs : Geometry {
     Map<const T> query;
     Factors<T> keys, values;
 
-    Inputs(const Sizes &sizes, Map<const T> query, const T *key, const T *value,
-           const float *locations, const float *table)
-        : Geometry(sizes, locations, table), query(query), keys(sizes, key, sizes.head_dim),
-          values(sizes, value, sizes.value_dim) {}
+    Inputs(int threads, const Sizes &sizes, Map<const T> query, const T *key, const T *value,
+           const float *locations, const float *table, bool backward)
+        : Geometry(sizes, locations, table), query(query),
+          keys(threads, sizes, key, sizes.head_dim, true, backward),
+          values(threads, sizes, value, sizes.value_dim, backward, !backward) {}
 };
 
 // What a tile sees of the table from a key: for each row and column of queries, the row or column
@@ -251,29 +257,52 @@ void write_biases(const Geometry &in, const Tile &tile, int64_t first_key, int64
 template <typename T>
 void take(const Map<const T> &map, const Tile &tile, int64_t dims, int64_t padded_dims, float *to) {
     std::fill(to, to + tile.panels * padded_dims / PACK<T> * WIDTH, 0.0f);
-    for (int row = 0; row < tile.rows; ++row)
-        for (int column = 0; column < tile.columns; ++column) {
-            const T *from = map.at(tile.sample, tile.head, tile.row + row, tile.column + column);
-            float *query =
-                to + row / PANEL * padded_dims / PACK<T> * WIDTH + row % PANEL * LANES + column;
-            for (int64_t dim = 0; dim < dims; ++dim)
-                std::memcpy((T *)(query + dim / PACK<T> * WIDTH) + dim % PACK<T>,
-                            from + dim * map.strides[4], sizeof(T));
+    for (int row = 0; row < tile.rows; ++row) {
+        float *queries = to + row / PANEL * padded_dims / PACK<T> * WIDTH + row % PANEL * LANES;
+        for (int64_t dim = 0; dim < dims; dim += LANES * PACK<T>) {
+            const int64_t count = std::min<int64_t>(LANES * PACK<T>, dims - dim);
+            Vec lanes[LANES] = {};
+            for (int column = 0; column < tile.columns; ++column)
+                std::memcpy(&lanes[column], map.at(tile, row, column) + dim, count * sizeof(T));
+            transpose(lanes);
+            for (int64_t i = 0; i * PACK<T> < count; ++i)
+                store(queries + (dim / PACK<T> + i) * WIDTH, lanes[i]);
         }
+    }
+}
+
+// Copy them to [panel][query][channel], as right matrices of products that sum over queries.
+template <typename T>
+void take_rows(const Map<const T> &map, const Tile &tile, int64_t dims, float *to) {
+    const int64_t columns = round_up(dims, LANES);
+    for (int row = 0; row < tile.panels * PANEL; ++row) {
+        float *queries = to + (row / PANEL * PADDED_WIDTH<T> + row % PANEL * LANES) / PACK<T> * columns;
+        for (int column = 0; column < LANES; column += PACK<T>)
+            for (int64_t dim = 0; dim < columns; dim += LANES, queries += LANES) {
+                Vec numbers[PACK<T>] = {};
+                for (int i = 0; i < PACK<T>; ++i)
+                    if (row < tile.rows && column + i < tile.columns)
+                        numbers[i] = load(map.at(tile, row, column + i) + dim, dims - dim);
+                store(queries, pack(numbers));
+            }
+    }
 }
 
 // Copy the outputs of a tile, or what is like them, from [panel][channel][query].
 template <typename T>
 void put(const float *from, const Tile &tile, int64_t dims, int64_t padded_dims, float scale,
          const Map<T> &map) {
-    for (int row = 0; row < tile.rows; ++row)
-        for (int column = 0; column < tile.columns; ++column) {
-            T *to = map.at(tile.sample, tile.head, tile.row + row, tile.column + column);
-            const float *query =
-                from + row / PANEL * padded_dims * WIDTH + row % PANEL * LANES + column;
-            for (int64_t dim = 0; dim < dims; ++dim)
-                assign(to[dim * map.strides[4]], scale * query[dim * WIDTH]);
+    for (int row = 0; row < tile.rows; ++row) {
+        const float *queries = from + row / PANEL * padded_dims * WIDTH + row % PANEL * LANES;
+        for (int64_t dim = 0; dim < dims; dim += LANES) {
+            const int64_t count = std::min<int64_t>(LANES, dims - dim);
+            Vec lanes[LANES] = {};
+            for (int64_t i = 0; i < count; ++i) lanes[i] = scale * load(queries + (dim + i) * WIDTH);
+            transpose(lanes);
+            for (int column = 0; column < tile.columns; ++column)
+                store(map.at(tile, row, column) + dim, lanes[column], count);
         }
+    }
 }
 
 // Call f(number of a query in the tile, index in a contiguous Tensor[batch, heads, height, width]).
@@ -326,7 +355,7 @@ class Forward {
   private:
     const Inputs<T> &in;
     const Tiles tiles;
-    std::vector<float> queries, outputs, logits;
+    Buffer<float> queries, outputs, logits;
 
     // Go on with the softmax and the sums of values of a panel, whose biases, if there are any,
     // are in the logits.
@@ -346,14 +375,14 @@ class Forward {
                             store(to, logit);
                         });
         for (int n = 0; n < PANEL; ++n) {
-            alpha[n] = exp2(highest[n] - maxima[n]);
+            alpha[n] = exp2<T>(highest[n] - maxima[n]);
             highest[n] = maxima[n];
             Vec total = sums[n] * alpha[n];
             float *from = strip + n * LANES, *to = from;
             for (int64_t key = 0; key < count; key += PACK<T>, to += WIDTH) {
                 Vec weights[PACK<T>];
                 for (Vec &weight : weights) {
-                    weight = exp2(load(from) - maxima[n]);
+                    weight = exp2<T>(load(from) - maxima[n]);
                     total += weight;
                     from += WIDTH;
                 }
@@ -371,7 +400,7 @@ class Forward {
 
 // Gradients of what belongs to the keys of a sample and head, from a chunk of its queries.
 struct KeySums {
-    std::vector<float> keys, values, locations, table;  // the table is padded
+    Buffer<float> keys, values, locations, table;  // the table is padded
 
     template <typename T>
     explicit KeySums(const Inputs<T> &in)
@@ -416,8 +445,8 @@ class Backward {
                        const float *lse, const Map<T> &grad_query, KeySums &sums) {
         take(in.query, tile, in.sizes.head_dim, in.keys.dims, queries.data());
         take(grad_out, tile, in.sizes.value_dim, in.values.dims, grad_outs.data());
-        transpose(tile, queries.data(), in.keys, query_rows.data());
-        transpose(tile, grad_outs.data(), in.values, grad_out_rows.data());
+        take_rows(in.query, tile, in.sizes.head_dim, query_rows.data());
+        take_rows(grad_out, tile, in.sizes.value_dim, grad_out_rows.data());
         std::fill(grad_queries.begin(), grad_queries.end(), 0.0f);
         std::fill(lses, lses + MAX_ROWS * LANES, -NEVER);  // no weights where there is no query
         for_each_query(in, tile, [&](int query, int64_t index) { lses[query] = lse[index]; });
@@ -437,9 +466,9 @@ class Backward {
     const Inputs<T> &in;
     const Tiles tiles;
     int64_t dims;
-    std::vector<float> queries, grad_outs, grad_queries, query_rows, grad_out_rows, weights, grads;
-    std::vector<float> grad_pairs;
-    std::vector<T> weight_rows, grad_rows;
+    Buffer<float> queries, grad_outs, grad_queries, query_rows, grad_out_rows, weights, grads;
+    Buffer<float> grad_pairs;
+    Buffer<T> weight_rows, grad_rows;
     float lses[MAX_ROWS * LANES], deltas[MAX_ROWS * LANES];
 
     // Sum the products of the gradients of outputs and the outputs over the channels.
@@ -447,29 +476,13 @@ class Backward {
         std::fill(deltas, deltas + MAX_ROWS * LANES, 0.0f);
         for (int row = 0; row < tile.rows; ++row)
             for (int column = 0; column < tile.columns; ++column) {
-                const int64_t y = tile.row + row, x = tile.column + column;
-                const T *grad = grad_out.at(tile.sample, tile.head, y, x);
-                const T *real = out.at(tile.sample, tile.head, y, x);
-                float &delta = deltas[row * LANES + column];
-                for (int64_t dim = 0; dim < in.sizes.value_dim; ++dim)
-                    delta += to_float(grad[dim * grad_out.strides[4]]) *
-                             to_float(real[dim * out.strides[4]]);
+                const T *grad = grad_out.at(tile, row, column), *real = out.at(tile, row, column);
+                const int64_t dims = in.sizes.value_dim;
+                Vec products{};
+                for (int64_t dim = 0; dim < dims; dim += LANES)
+                    products += load(grad + dim, dims - dim) * load(real + dim, dims - dim);
+                deltas[row * LANES + column] = sum(products);
             }
-    }
-
-    // [panel][channel][query] -> [panel][query][channel], for products that sum over queries.
-    static void transpose(const Tile &tile, const float *from, const Factors<T> &factors,
-                          float *to) {
-        for (int panel = 0; panel < tile.panels; ++panel) {
-            for (int64_t dim = 0; dim < std::min(factors.dims, factors.columns); ++dim)
-                for (int query = 0; query < WIDTH; ++query)
-                    std::memcpy((T *)(to + query / PACK<T> * factors.columns + dim) +
-                                    query % PACK<T>,
-                                (const T *)(from + dim / PACK<T> * WIDTH + query) + dim % PACK<T>,
-                                sizeof(T));
-            from += factors.dims / PACK<T> * WIDTH;
-            to += PADDED_WIDTH<T> / PACK<T> * factors.columns;
-        }
     }
 
     // Compute weights and gradients of logits of a panel, and the gradients of its factors.
@@ -485,7 +498,7 @@ class Backward {
                         [=](int64_t key, int n, Vec product) {
                             float *to = weight + key * WIDTH + n * LANES;
                             const Vec bias = biased ? load(to) : Vec{};
-                            store(to, exp2(bias + scale * product - load(lse + n * LANES)));
+                            store(to, exp2<T>(bias + scale * product - load(lse + n * LANES)));
                         });
         multiply<PANEL>(in.values.of_keys(pair, first), value_dims, count, value_dims,
                         grad_outs.data() + panel * value_dims / PACK<T> * WIDTH, WIDTH,
@@ -630,7 +643,7 @@ struct Gradients {
     }
 
   private:
-    static void add_rows(const std::vector<float> &from, int64_t stride, int64_t rows,
+    static void add_rows(const Buffer<float> &from, int64_t stride, int64_t rows,
                          int64_t columns, float factor, float *to) {
         for (int64_t row = 0; row < rows; ++row)
             for (int64_t column = 0; column < columns; ++column)
@@ -686,7 +699,8 @@ void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_ou
         int threads, const Sizes *sizes, const T *query, const int64_t *query_strides,             \
         const T *key, const T *value, const float *locations, const float *table, T *out,          \
         const int64_t *out_strides, float *lse) {                                                  \
-        const Inputs<T> in(*sizes, {query, query_strides}, key, value, locations, table);          \
+        const Inputs<T> in(threads, *sizes, {query, query_strides}, key, value, locations, table,  \
+                           false);                                                                 \
         attend<T>(threads, in, {out, out_strides}, lse);                                           \
     }                                                                                              \
     extern "C" void mmdat_deformable_backward_##NAME(                                              \
@@ -696,7 +710,8 @@ void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_ou
         const int64_t *out_strides, const float *lse, T *grad_query,                               \
         const int64_t *grad_query_strides, float *grad_key, float *grad_value,                     \
         float *grad_locations, float *grad_table) {                                                \
-        const Inputs<T> in(*sizes, {query, query_strides}, key, value, locations, table);          \
+        const Inputs<T> in(threads, *sizes, {query, query_strides}, key, value, locations, table,  \
+                           true);                                                                  \
         differentiate<T>(threads, in, {grad_out, grad_out_strides}, {out, out_strides}, lse,       \
                          {grad_query, grad_query_strides},                                         \
                          {grad_key, grad_value, grad_locations, grad_table});                      \

@@ -8,7 +8,7 @@ constexpr float NEVER = -INFINITY;  // a logit whose weight is zero
 
 constexpr int64_t round_up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
 
-// Tensor[batch, heads, height, width, channels] with any strides.
+// Tensor[batch, heads, height, width, channels] with any strides but that channels follow each other.
 template <typename T>
 struct Map {
     T *data;
@@ -17,5 +17,11 @@ struct Map {
     T *at(int64_t sample, int64_t head, int64_t row, int64_t column) const {
         return data + sample * strides[0] + head * strides[1] + row * strides[2] +
                column * strides[3];
+    }
+
+    // At a row and a column of a tile.
+    template <typename Tile>
+    T *at(const Tile &tile, int64_t row, int64_t column) const {
+        return at(tile.sample, tile.head, tile.row + row, tile.column + column);
     }
 };

@@ -31,7 +31,7 @@ struct Inputs {
     const Map<const T> query, key, value;
     const int64_t taps, padded_taps, table_size, tile_rows, tile_columns;
     const float scale;          // of products, for logits in base 2
-    std::vector<float> biases;  // [head][place of the query in the window][tap]
+    Buffer<float> biases;       // [head][place of the query in the window][tap]
 
     Inputs(const Sizes &sizes, Map<const T> query, Map<const T> key, Map<const T> value,
            const float *table)
@@ -171,7 +171,7 @@ class Worker {
     static constexpr int VECTORS = DIMS / LANES;
 
     const Inputs<T> &in;
-    std::vector<float> keys, values, grad_keys, grad_values, grad_biases, weights, grads;
+    Buffer<float> keys, values, grad_keys, grad_values, grad_biases, weights, grads;
     std::vector<int64_t> offsets;  // from the first key of a window to each, in fours
 
     void take_keys(const Tile &tile) {
@@ -210,54 +210,36 @@ class Worker {
         return (pair * in.sizes.height + row) * in.sizes.width + column;
     }
 
-    template <typename U>
-    bool is_whole(const Map<U> &map) const {
-        return map.strides[4] == 1 && in.sizes.head_dim == DIMS;
-    }
+    // How many of the DIMS channels from one on are real.
+    int64_t rest(int64_t dim) const { return in.sizes.head_dim - dim; }
 
     // Copy a head of a map; what is left of the DIMS channels becomes zero.
     void copy_in(const Map<const T> &map, int64_t sample, int64_t head, int64_t row, int64_t column,
                  float *to) const {
         const T *from = map.at(sample, head, row, column);
-        if (is_whole(map))
-            for (int i = 0; i < DIMS; i += LANES) store(to + i, load(from + i));
-        else
-            for (int64_t dim = 0; dim < DIMS; ++dim)
-                to[dim] = dim < in.sizes.head_dim ? to_float(from[dim * map.strides[4]]) : 0;
+        for (int i = 0; i < DIMS; i += LANES) store(to + i, load(from + i, rest(i)));
     }
 
     void read(const Map<const T> &map, int64_t sample, int64_t head, int64_t row, int64_t column,
               float factor, Vec *to) const {
-        if (is_whole(map)) {
-            const T *from = map.at(sample, head, row, column);
-            // Queries are far from each other in memory, and work on one is long.
-            for (int i = 0; i < DIMS; i += 16) __builtin_prefetch(from + 3 * map.strides[3] + i);
-            for (int i = 0; i < VECTORS; ++i) to[i] = factor * load(from + i * LANES);
-            return;
-        }
-        float copy[DIMS];
-        copy_in(map, sample, head, row, column, copy);
-        for (int i = 0; i < VECTORS; ++i) to[i] = factor * load(copy + i * LANES);
+        const T *from = map.at(sample, head, row, column);
+        // Queries are far from each other in memory, and work on one is long.
+        for (int i = 0; i < DIMS; i += 16) __builtin_prefetch(from + 3 * map.strides[3] + i);
+        for (int i = 0; i < VECTORS; ++i)
+            to[i] = factor * load(from + i * LANES, rest(i * LANES));
     }
 
     void write(const Vec *from, float factor, const Map<T> &map, int64_t sample, int64_t head,
                int64_t row, int64_t column) const {
-        T copy[DIMS], *to = map.at(sample, head, row, column);
-        T *whole = is_whole(map) ? to : copy;
-        for (int i = 0; i < VECTORS; ++i) store(whole + i * LANES, factor * from[i]);
-        if (whole == to) return;
-        for (int64_t dim = 0; dim < in.sizes.head_dim; ++dim) to[dim * map.strides[4]] = copy[dim];
+        T *to = map.at(sample, head, row, column);
+        for (int i = 0; i < VECTORS; ++i) store(to + i * LANES, factor * from[i], rest(i * LANES));
     }
 
     void add_to(const Map<float> &map, const Tile &tile, int64_t row, int64_t column, float factor,
                 const float *from) const {
         float *to = map.at(tile.sample, tile.head, row, column);
-        if (is_whole(map))
-            for (int i = 0; i < DIMS; i += LANES)
-                store(to + i, load(to + i) + factor * load(from + i));
-        else
-            for (int64_t dim = 0; dim < in.sizes.head_dim; ++dim)
-                to[dim * map.strides[4]] += factor * from[dim];
+        for (int i = 0; i < DIMS; i += LANES)
+            store(to + i, load(to + i, rest(i)) + factor * load(from + i), rest(i));
     }
 
     // Add the products of a vector and those of a window.

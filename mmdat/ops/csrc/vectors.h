@@ -7,6 +7,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <new>
+#include <vector>
 
 #ifdef __AVX512F__
 constexpr int LANES = 16;  // 32 registers, of which products take 24 for sums
@@ -32,6 +34,25 @@ template <typename T>
 constexpr int PACK = sizeof(float) / sizeof(T);
 
 constexpr float LOG2_E = 1.44269504f;
+
+// Numbers from the start of a line of the cache on: vectors that lie in two lines take longer.
+template <typename T>
+struct Aligned {
+    using value_type = T;
+    static constexpr std::align_val_t LINE{64};
+
+    Aligned() = default;
+    template <typename U>
+    Aligned(const Aligned<U> &) {}
+
+    T *allocate(std::size_t count) { return (T *)::operator new(count * sizeof(T), LINE); }
+    void deallocate(T *numbers, std::size_t) { ::operator delete(numbers, LINE); }
+    bool operator==(const Aligned &) const { return true; }
+    bool operator!=(const Aligned &) const { return false; }
+};
+
+template <typename T>
+using Buffer = std::vector<T, Aligned<T>>;
 
 inline Vec load(const float *from) {
     Vec x;
@@ -59,6 +80,27 @@ inline void store(BFloat16 *to, Vec x) {
 #endif
     std::memcpy(to, &halves, sizeof halves);
 }
+
+// Up to a vector of numbers, with zeros behind them.
+template <typename T>
+inline Vec load(const T *from, int64_t count) {
+    if (count >= LANES) return load(from);
+    T numbers[LANES] = {};
+    if (count > 0) std::memcpy(numbers, from, count * sizeof(T));
+    return load(numbers);
+}
+
+template <typename T>
+inline void store(T *to, Vec x, int64_t count) {
+    if (count >= LANES) return store(to, x);
+    T numbers[LANES];
+    store(numbers, x);
+    if (count > 0) std::memcpy(to, numbers, count * sizeof(T));
+}
+
+// Call for memory that the processor would not guess to be next. It may be beyond the end.
+inline void prefetch(const void *from) { __builtin_prefetch(from, 0, 2); }
+inline void prefetch_to_write(const void *to) { __builtin_prefetch(to, 1, 2); }
 
 // What a lane holds of numbers that follow each other.
 inline Vec pack(const Vec (&x)[1]) { return x[0]; }
@@ -104,6 +146,27 @@ inline IntVec lane_numbers() {
     return x;
 }
 
+// Turn as many vectors as there are lanes into those of their first lanes, of their second, ...
+inline void transpose(Vec (&x)[LANES]) {
+#pragma GCC unroll 4
+    for (int step = 1; step < LANES; step *= 2) {
+        // Swap the lanes with this bit of vectors without it for those without it of vectors with it.
+        IntVec low = lane_numbers(), high = low + LANES;
+        for (int lane = 0; lane < LANES; ++lane)
+            if (lane & step)
+                low[lane] += LANES - step;
+            else
+                high[lane] -= LANES - step;
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; ++i)
+            if (!(i & step)) {
+                const Vec first = x[i], second = x[i + step];
+                x[i] = __builtin_shuffle(first, second, low);
+                x[i + step] = __builtin_shuffle(first, second, high);
+            }
+    }
+}
+
 // Where x is no number, y.
 inline Vec larger(Vec x, Vec y) { return x > y ? x : y; }
 
@@ -123,7 +186,9 @@ inline Vec reciprocal(Vec x) {
     return y * (2.0f - x * y);
 }
 
-// 2^x of numbers up to 127, to a relative error of 1e-7; 0 below the least normal number.
+// 2^x of numbers up to 127, to a relative error of 1e-7, or 8e-5 for what will be rounded to BFloat16;
+// 0 below the least normal number.
+template <typename T = float>
 inline Vec exp2(Vec x) {
 #ifdef __AVX512F__
     x = (Vec)_mm512_max_ps((__m512)splat(-127.0f), (__m512)x);  // stays where it is no number
@@ -133,12 +198,19 @@ inline Vec exp2(Vec x) {
     // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the lowest bits.
     const Vec shifted = x + 12582912.0f;
     const Vec rest = x - (shifted - 12582912.0f);
-    // Polynomial of least relative error in [-0.5, 0.5].
-    Vec power = rest * 1.32764713e-3f + 9.67554096e-3f;
-    power = power * rest + 5.55071309e-2f;
-    power = power * rest + 2.40221202e-1f;
-    power = power * rest + 6.93146944e-1f;
-    power = power * rest + 1.00000012f;
+    // Polynomials of least relative error in [-0.5, 0.5].
+    Vec power;
+    if constexpr (PACK<T> == 1) {
+        power = rest * 1.32764713e-3f + 9.67554096e-3f;
+        power = power * rest + 5.55071309e-2f;
+        power = power * rest + 2.40221202e-1f;
+        power = power * rest + 6.93146944e-1f;
+        power = power * rest + 1.00000012f;
+    } else {
+        power = rest * 5.51716685e-2f + 2.42611121e-1f;
+        power = power * rest + 6.93260987e-1f;
+        power = power * rest + 9.99928073e-1f;
+    }
     return power * (Vec)(((IntVec)shifted + 127) << 23);
 }
 

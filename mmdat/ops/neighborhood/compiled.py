@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import empty_map, empty_map_gradients, empty_outputs, make_operator
-from ..cpu import call_kernel, kernel_dtype, why_not_compiled
+from ..cpu import call_kernel, kernel_dtype, why_not_compiled, with_channels_together
 
 MAX_HEAD_DIM = 32
 
@@ -61,7 +61,7 @@ def _gradients(
         torch.zeros_like(relative_position_bias_table, dtype=lse.dtype),
     )
     *grad_maps, grad_table = gradients
-    grad_out, out = grad_out.to(dtype), out.to(dtype)
+    grad_out, out = (with_channels_together(x.to(dtype)) for x in (grad_out, out))
     call_kernel(
         'neighborhood_backward',
         dtype,
@@ -87,7 +87,7 @@ def _arguments(
     kernel_size = (table.shape[1] + 1) // 2
     arguments: list[Tensor | tuple[int, ...]] = [(*query.shape, kernel_size)]
     for x in (query, key, value):
-        x = x.to(dtype)
+        x = with_channels_together(x.to(dtype))
         arguments += x, x.stride()
     return [*arguments, table.float().contiguous()]
 
