@@ -5,7 +5,6 @@
 // pass computes anew what GELU was applied to, and holds the gradients of that for three rows.
 
 #include <algorithm>
-#include <vector>
 
 #include "maps.h"
 #include "vectors.h"
@@ -21,33 +20,48 @@ struct Sizes {
     int64_t batch, height, width, channels, gelu;
 };
 
-// The standard normal distribution at x: the density, and the integral up to x, which has a relative
-// error of 3e-7, and of at most 1e-5 far below zero, where x * x is rounded.
+// The standard normal distribution at x: the density, and the integral up to x. Below zero it has a
+// relative error of 3e-7, or 2e-4 for what will be rounded to BFloat16, and of at most 1e-5 more far
+// below, where x * x is rounded.
+template <typename T>
 struct Normal {
     Vec density, integral;
 
     explicit Normal(Vec x) {
         Vec size = (Vec)((Bits)x & 0x7fffffff);
         size = size < 16 ? size : splat(16);  // where the tail is zero
-        density = 0.398942280f * exp2(x * x * (-0.5f * LOG2_E));
-        // Polynomial of least relative error of the ratio of the tail to the density.
-        const Vec t = reciprocal(size * 0.3f + 1.0f);
-        Vec ratio = t * 8.94234538e-2f - 3.94050747e-1f;
-        ratio = ratio * t + 5.17253339e-1f;
-        ratio = ratio * t - 1.34566441e-1f;
-        ratio = ratio * t + 3.22256923e-1f;
-        ratio = ratio * t + 2.50445873e-1f;
-        ratio = ratio * t + 3.02685082e-1f;
-        ratio = ratio * t + 2.99866205e-1f;
+        density = 0.398942280f * exp2<T>(x * x * (-0.5f * LOG2_E));
+        // Polynomials of least relative error of the ratio of the tail to the density.
+        Vec t, ratio;
+        if constexpr (PACK<T> == 1) {
+            t = reciprocal(size * 0.3f + 1.0f);
+            ratio = t * 8.94234538e-2f - 3.94050747e-1f;
+            ratio = ratio * t + 5.17253339e-1f;
+            ratio = ratio * t - 1.34566441e-1f;
+            ratio = ratio * t + 3.22256923e-1f;
+            ratio = ratio * t + 2.50445873e-1f;
+            ratio = ratio * t + 3.02685082e-1f;
+            ratio = ratio * t + 2.99866205e-1f;
+        } else {
+            t = reciprocal(size * 0.383333333f + 1.0f);
+            ratio = 4.52685711e-01f - t * 2.23044496e-01f;
+            ratio = ratio * t + 2.45209683e-01f;
+            ratio = ratio * t + 3.95740857e-01f;
+            ratio = ratio * t + 3.82669342e-01f;
+        }
         const Vec tail = density * ratio * t;
         integral = x > 0 ? 1 - tail : tail;
     }
 };
 
-inline Vec gelu(Vec x) { return x * Normal(x).integral; }
+template <typename T>
+inline Vec gelu(Vec x) {
+    return x * Normal<T>(x).integral;
+}
 
+template <typename T>
 inline Vec gelu_slope(Vec x) {
-    const Normal normal(x);
+    const Normal<T> normal(x);
     return normal.integral + x * normal.density;
 }
 
@@ -58,6 +72,8 @@ struct Row {
     int64_t stride;
 
     Vec at(int64_t column) const { return load(data + column * stride); }
+
+    void prefetch(int64_t column) const { ::prefetch(data + column * stride); }
 };
 
 // Sum the products of three rows with weights, and give end(column, sum) each.
@@ -88,7 +104,7 @@ struct Convolution {
     const float *weights;  // [tap][channel]
     const float *bias;
     const int64_t bands, blocks;
-    std::vector<T> zeros;
+    Buffer<T> zeros;
 
     Convolution(const Sizes &sizes, const T *map, const float *weights, const float *bias)
         : sizes(sizes), map(map), weights(weights), bias(bias),
@@ -128,10 +144,13 @@ struct Convolution {
                     Vec factors[TAPS];
                     take_weights(c, false, factors);
                     T *to = out + offset(sample, y, c);
+                    const Row<T> next = row(map, sample, y + 2, c);
                     convolve({row(map, sample, y - 1, c), row(map, sample, y, c),
                               row(map, sample, y + 1, c)},
                              factors, load(bias + c), sizes.width, [&](int64_t x, Vec sum) {
-                                 store(to + x * sizes.channels, GELU ? gelu(sum) : sum);
+                                 next.prefetch(x);
+                                 prefetch_to_write(to + (sizes.width + x) * sizes.channels);
+                                 store(to + x * sizes.channels, GELU ? gelu<T>(sum) : sum);
                              });
                 }
         });
@@ -143,7 +162,7 @@ struct Convolution {
         at(task, [&](int64_t sample, int64_t first, int64_t last, int64_t channel, int64_t behind) {
             for (int64_t c = channel; c < behind; c += LANES) {
                 Vec totals[TAPS + 1] = {};
-                std::vector<float> kept(3 * sizes.width * LANES);
+                Buffer<float> kept(3 * sizes.width * LANES);
                 const auto kept_row = [&](int64_t y) {
                     return kept.data() + (y + 3) % 3 * sizes.width * LANES;
                 };
@@ -160,7 +179,10 @@ struct Convolution {
                     T *to = grad + offset(sample, y - 1, c);
                     convolve({gradients(y - 2), gradients(y - 1), gradients(y)}, factors, Vec{},
                              sizes.width,
-                             [&](int64_t x, Vec sum) { store(to + x * sizes.channels, sum); });
+                             [&](int64_t x, Vec sum) {
+                                 prefetch_to_write(to + (sizes.width + x) * sizes.channels);
+                                 store(to + x * sizes.channels, sum);
+                             });
                 }
                 float *to = sums + task / blocks * (TAPS + 1) * sizes.channels + c;
                 for (int i = 0; i <= TAPS; ++i) store(to + i * sizes.channels, totals[i]);
@@ -174,16 +196,23 @@ struct Convolution {
                            float *to) const {
         if (y < 0 || y >= sizes.height) return std::fill(to, to + sizes.width * LANES, 0.0f);
         const Row<T> grads = row(grad_out, sample, y, c);
+        const Row<T> next = row(map, sample, y + 2, c), next_grads = row(grad_out, sample, y + 1, c);
         if constexpr (GELU) {
             Vec factors[TAPS];
             take_weights(c, false, factors);
             convolve(
                 {row(map, sample, y - 1, c), row(map, sample, y, c), row(map, sample, y + 1, c)},
                 factors, load(bias + c), sizes.width, [&](int64_t x, Vec sum) {
-                    store(to + x * LANES, grads.at(x) * gelu_slope(sum));
+                    next.prefetch(x);
+                    next_grads.prefetch(x);
+                    store(to + x * LANES, grads.at(x) * gelu_slope<T>(sum));
                 });
         } else {
-            for (int64_t x = 0; x < sizes.width; ++x) store(to + x * LANES, grads.at(x));
+            for (int64_t x = 0; x < sizes.width; ++x) {
+                next.prefetch(x);
+                next_grads.prefetch(x);
+                store(to + x * LANES, grads.at(x));
+            }
         }
     }
 
