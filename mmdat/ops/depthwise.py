@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autograd import is_traced, is_transformed
+from .autograd import is_differentiated, is_traced, is_transformed
 from .cpu import call_kernel, kernel_dtype, why_not_compiled
 from .dispatch import choose_implementation
 from .reference import is_autocast_enabled, without_autocast
@@ -66,7 +66,10 @@ def residual_depthwise_conv(
     )
     if chosen == 'dense':
         return _dense(x, weight, bias, with_gelu)
-    return _Compiled.apply(*(tensor.resolve_neg() for tensor in (x, weight, bias)), with_gelu)
+    x, weight, bias = (tensor.resolve_neg() for tensor in (x, weight, bias))
+    if is_differentiated(x, weight, bias):
+        return _Compiled.apply(x, weight, bias, with_gelu)
+    return _convolve(x, weight, bias, with_gelu)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -108,15 +111,19 @@ def _why_not_compiled(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     return why_not_compiled(x, weight, bias)
 
 
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:
+    dtype, arguments = _arguments(x, weight, bias, with_gelu)
+    out = torch.empty_like(arguments[1])
+    call_kernel('depthwise_forward', dtype, *arguments, out)
+    return out.to(x.dtype)
+
+
 class _Compiled(torch.autograd.Function):
     """The kernels in C++; ``csrc/depthwise.cpp`` says how they work."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:
-        dtype, arguments = _arguments(x, weight, bias, with_gelu)
-        out = torch.empty_like(arguments[1])
-        call_kernel('depthwise_forward', dtype, *arguments, out)
-        return out.to(x.dtype)
+        return _convolve(x, weight, bias, with_gelu)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

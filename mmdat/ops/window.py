@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autograd import is_traced, is_transformed, undifferentiable
+from .autograd import is_differentiated, is_traced, is_transformed, undifferentiable
 from .dispatch import choose_implementation
 from .reference import compute_dtype, dense_attention, fused_attention, saturated, without_autocast
 from .tiling import even_slices
@@ -98,6 +98,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
         query.device.type == 'cpu'
         and query.shape[2] <= SMALL_WINDOW
         and not (bias is not None and bias.requires_grad)
+        and is_differentiated(query, key, value)
         and not (is_traced(query, key, value) or is_transformed())
     ):
         out = _SmallWindows.apply(query, key, value, bias, scale)

@@ -8,6 +8,7 @@ import torch
 from helpers.compiled import needs_kernels
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
 
 from mmdat.ops import (
     deformable_attention,
@@ -116,3 +117,14 @@ def test_second_derivatives_are_refused(operator: str, implementation: str) -> N
     gradient = torch.func.grad(function)
     with pytest.raises(RuntimeError, match='differentiable once|derivative .* not implemented'):
         torch.func.grad(lambda *inputs: gradient(*inputs).square().sum())(*leaves)
+
+
+@each
+def test_forward_derivatives_are_refused_also_without_gradients(
+    operator: str, implementation: str
+) -> None:
+    attend, inputs = OPERATORS[operator]
+    with torch.no_grad(), forward_ad.dual_level():
+        duals = [forward_ad.make_dual(x, torch.ones_like(x)) for x in inputs]
+        with pytest.raises((RuntimeError, NotImplementedError), match='forward'):
+            attend(*duals, implementation=implementation)
