@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdat.ops import residual_depthwise_conv
+from mmdat.ops import layer_norm, residual_depthwise_conv
 from mmdat.ops.depthwise import gelu
 from mmdat.ops.reference import compute_dtype, is_autocast_enabled, without_autocast
 
@@ -13,17 +13,7 @@ class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels at each position of a (batch, channels, height, width) map."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1)
-        if (
-            x.device.type == 'cpu'
-            and x.dtype == torch.float32
-            and is_autocast_enabled(x)
-            and torch.get_autocast_dtype('cpu') == torch.bfloat16
-        ):
-            # Else autocast rounds the result, in a pass of its own; float16 might not hold the map.
-            x = x.bfloat16()
-        x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
+        return layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class DropPath(nn.Module):

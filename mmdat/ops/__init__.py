@@ -6,6 +6,7 @@ from .depthwise import residual_depthwise_conv
 from .dispatch import prefer_implementation
 from .full import global_attention
 from .neighborhood.api import neighborhood_attention
+from .norm import layer_norm
 from .slide import slide_attention
 from .window import window_attention
 
@@ -13,6 +14,7 @@ __all__ = [
     'deformable_attention',
     'global_attention',
     'grid_points',
+    'layer_norm',
     'log_spaced_deformable_attention',
     'neighborhood_attention',
     'prefer_implementation',
