@@ -76,6 +76,10 @@ def make_operator(
         def backward(ctx: Any, grad_out: Tensor, _: Tensor) -> tuple[Tensor, ...]:
             return untraced_gradients(grad_out.resolve_neg(), *ctx.saved_tensors)
 
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Any, Any]:
+            return _call_for_each(Untraced.apply, info.batch_size, in_dims, tensors)
+
     def call(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         if is_traced(*tensors):
             return operator(*tensors)
@@ -140,7 +144,28 @@ def undifferentiable(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..
                 "inside mmdat.ops.prefer_implementation('dense')"
             )
 
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+            return _call_for_each(Undifferentiable.apply, info.batch_size, in_dims, args)
+
     return Undifferentiable.apply
+
+
+def _call_for_each(
+    function: Callable[..., tuple[Tensor, ...]],
+    size: int,
+    dims: tuple[int | None, ...],
+    args: tuple[Any, ...],
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Map a function over dimensions of its arguments, as ``torch.vmap`` asks for it."""
+    calls = [
+        function(
+            *(x if dim is None else x.select(dim, i) for x, dim in zip(args, dims, strict=True))
+        )
+        for i in range(size)
+    ]
+    results = tuple(torch.stack(tensors) for tensors in zip(*calls, strict=True))
+    return results, (0,) * len(results)
 
 
 def compute_delta(grad_out: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:

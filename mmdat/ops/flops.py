@@ -60,6 +60,7 @@ for _name, _keys_per_query in (
     ('tiled_neighborhood_attention', _keys_in_window),
     ('fused_neighborhood_attention', _keys_in_window),
     ('compiled_neighborhood_attention', _keys_in_window),
+    ('compiled_window_attention', _keys_in_window),
 ):
     _register(
         getattr(torch.ops.mmdat, _name),

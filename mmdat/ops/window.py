@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .autograd import is_differentiated, is_traced, is_transformed, undifferentiable
 from .dispatch import choose_implementation
+from .neighborhood import compiled
+from .neighborhood.compiled import compiled_window_attention
 from .reference import compute_dtype, dense_attention, fused_attention, saturated, without_autocast
 from .tiling import even_slices
 from .tracing import ceil_div, fresh_size, is_exporting
@@ -52,7 +54,8 @@ def window_attention(
         shift: Positions to roll by, 0 to w.
         implementation: ``'dense'``, the equation as written; ``'fused'``, PyTorch's
             ``scaled_dot_product_attention``, which keeps no logits if there is no bias table;
-            ``'auto'``, fused without a table, but dense in an export.
+            ``'compiled'``, a kernel in C++ for CPUs, for odd windows that are not shifted;
+            ``'auto'``, dense in an export, compiled where it can be, else fused without a table.
 
     Returns:
         Tensor[batch, num_heads, height, width, head_dim] in the dtype of ``value``.
@@ -60,8 +63,8 @@ def window_attention(
     Raises:
         ValueError: If shapes do not fit each other, or if there is no such implementation.
 
-    Differentiable in all tensors. Floating point of any precision; the softmax is computed in
-    float32 or better.
+    Differentiable in all tensors, once unless dense. Floating point of any precision; the softmax
+    is computed in float32 or better.
 
     Example:
         >>> qkv = torch.rand(3, 1, 2, 9, 12, 16)
@@ -70,12 +73,26 @@ def window_attention(
     """
     table = relative_position_bias_table
     _check_shapes(query, key, value, window_size, table)
+    reason = _why_not_compiled(query, key, value, window_size, table, shift)
+    default = 'fused' if table is None else 'dense'
+    if is_exporting():
+        default = 'dense'
+    elif not reason:
+        default = 'compiled'
     chosen = choose_implementation(
         'window_attention',
         implementation,
-        'fused' if table is None and not is_exporting() else 'dense',
-        ('dense', 'fused'),
+        default,
+        ('dense', 'fused', 'compiled'),
+        {'compiled': reason} if reason else {},
     )
+    if chosen == 'compiled':
+        side = 2 * window_size - 1
+        if table is None:
+            biases = query.new_zeros(query.shape[1], side, side, dtype=torch.float32)
+        else:
+            biases = table.t().unflatten(1, (side, side)).flip(1, 2)  # by key - query
+        return compiled_window_attention(query, key, value, biases)[0]
     height, width, head_dim = query.shape[2:]
     scale = head_dim**-0.5
     padded = [window_size * fresh_size(ceil_div(size, window_size)) for size in (height, width)]
@@ -86,6 +103,16 @@ def window_attention(
     else:
         out = _fused(query, key, value, bias, scale)
     return _from_windows(out, [height, width], window_size, shift)
+
+
+def _why_not_compiled(
+    query: Tensor, key: Tensor, value: Tensor, window_size: int, table: Tensor | None, shift: int
+) -> str | None:
+    if shift or window_size % 2 == 0:
+        return f'windows of {window_size} are even or shifted'
+    if not query.numel():
+        return f'a map of {tuple(query.shape)} is empty'
+    return compiled.unsupported(query, key, value, query if table is None else table)
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:

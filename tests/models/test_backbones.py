@@ -204,7 +204,7 @@ def test_large_logits_offsets_and_tables_are_finite_in_half_precision(
     with torch.autocast('cpu', dtype):
         mixed = model(x)
     # GradScaler begins with 65,536 and halves it where that is too much.
-    (256 * loss(mixed)).backward()
+    (16 * loss(mixed)).backward()
     assert all(y.isfinite().all() for y in (*mixed, *model.to(dtype)(x.to(dtype))))
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 

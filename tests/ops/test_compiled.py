@@ -1,6 +1,7 @@
 """The kernels in C++: when they run, and that their results are the same on any threads."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from mmdat.ops import (
     full,
     global_attention,
     neighborhood_attention,
+    window,
+    window_attention,
 )
 from mmdat.ops.deformable import api
 from mmdat.ops.neighborhood import api as neighborhood_api
@@ -53,6 +56,7 @@ def results(
         (deformable_attention, deformable_inputs(40, 20, 70, (31, 11))),
         (global_attention, deformable_inputs(40, 20, 70, (31, 11))[:3]),
         (neighborhood_attention, neighborhood_inputs(40, 150)),
+        (partial(window_attention, window_size=3), neighborhood_inputs(40, 150)[:3]),
     ],
 )
 def test_results_do_not_depend_on_the_number_of_threads(
@@ -72,6 +76,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
         ('deformable', deformable_inputs(4, 5, 3, (7, 9))),
         ('global', deformable_inputs(4, 5, 3, (7, 9))[:3]),
         ('neighborhood', neighborhood_inputs(5, 6)),
+        ('window', neighborhood_inputs(5, 6)),
     ],
 )
 def test_results_are_laid_out_as_torch_compile_is_told(
@@ -109,6 +114,42 @@ def test_auto_is_compiled_where_that_can_run(monkeypatch: pytest.MonkeyPatch) ->
     deformable_attention(*inputs)
     neighborhood_attention(*others)
     assert len(calls) == 2
+
+
+def test_windows_are_compiled_where_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def record(query: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        calls.append(query)
+        return query, None
+
+    monkeypatch.setattr(window, 'compiled_window_attention', record)
+    inputs, table = neighborhood_inputs(7, 8)[:3], torch.zeros(25, 2)
+    window_attention(*inputs, 3)
+    window_attention(*inputs, 3, table)
+    assert len(calls) == 2
+    window_attention(*inputs, 4)
+    window_attention(*inputs, 3, table, shift=1)
+    window_attention(*(x.double() for x in inputs), 3)
+    window_attention(*neighborhood_inputs(7, 8, head_dim=33)[:3], 3)
+    window_attention(*torch.zeros(3, 0, 2, 7, 8, 8), 3)
+    assert len(calls) == 2
+    for options, reason in ((dict(shift=1), 'even or shifted'), ({}, 'is empty')):
+        empty = not options
+        with pytest.raises(ValueError, match=reason):
+            window_attention(
+                *(x[:0] if empty else x for x in inputs), 3, **options, implementation='compiled'
+            )
+
+
+def test_gradients_of_a_table_that_is_not_contiguous_are_in_their_places() -> None:
+    *maps, table = neighborhood_inputs(7, 8)
+    turned = table.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    assert not turned.is_contiguous()
+    expected = results(neighborhood_attention, [*maps, table], 'compiled')[-1]
+    torch.testing.assert_close(
+        results(neighborhood_attention, [*maps, turned.detach()], 'compiled')[-1], expected
+    )
 
 
 def test_attention_without_a_bias_is_compiled_where_there_are_many_keys(

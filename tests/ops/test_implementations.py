@@ -151,6 +151,7 @@ def window(
     with_table: bool,
     seed: int,
     logits_per_tile: int = 2**20,
+    implementation: str = 'fused',
 ) -> Case:
     inputs = [random(seed + index, batch, num_heads, height, width, head_dim) for index in range(3)]
     options = dict(window_size=window_size, shift=min(shift, window_size))
@@ -161,7 +162,7 @@ def window(
         query, key, value, *table = tensors
         return window_attention(query, key, value, options.pop('window_size'), *table, **options)
 
-    return Case(operator, 'fused', inputs, options, logits_per_tile)
+    return Case(operator, implementation, inputs, options, logits_per_tile)
 
 
 def to_all_keys(
@@ -258,6 +259,19 @@ CASES = dict(
         with_table=st.booleans(),
         seed=seeds,
         logits_per_tile=tiles,
+    ),
+    compiled_window=st.builds(
+        window,
+        batch=few,
+        num_heads=few,
+        height=st.one_of(sides, st.integers(30, 50)),
+        width=st.one_of(sides, st.integers(60, 80)),
+        window_size=st.sampled_from([1, 3, 5, 7, 9, 21]),
+        shift=st.just(0),
+        head_dim=st.one_of(dims, st.sampled_from([16, 31, 32])),
+        with_table=st.booleans(),
+        seed=seeds,
+        implementation=st.just('compiled'),
     ),
     to_all_keys=st.builds(
         to_all_keys,

@@ -27,7 +27,7 @@ def draw(*shapes: tuple[int, ...]) -> list[Tensor]:
 
 MAP, KEYS = (1, 2, 8, 9, 16), (1, 2, 60, 16)
 OPERATORS: dict[str, tuple[Attend, list[Tensor]]] = {
-    'window': (partial(window_attention, window_size=4), draw(MAP, MAP, MAP)),
+    'window': (partial(window_attention, window_size=3), draw(MAP, MAP, MAP)),
     'neighborhood': (neighborhood_attention, draw(MAP, MAP, MAP, (2, 5, 5))),
     'global': (global_attention, draw(MAP, KEYS, KEYS)),
     'deformable': (deformable_attention, draw(MAP, KEYS, KEYS, (1, 1, 60, 2), (2, 9, 9))),
@@ -39,7 +39,7 @@ CASES = [
         for operator in ('neighborhood', 'deformable')
         for name in ('tiled', 'compiled')
     ),
-    pytest.param('global', 'compiled', marks=needs_kernels),
+    *(pytest.param(name, 'compiled', marks=needs_kernels) for name in ('global', 'window')),
 ]
 each = pytest.mark.parametrize('operator, implementation', CASES)
 
@@ -65,17 +65,23 @@ def test_a_batch_of_windows_may_be_empty() -> None:
     assert [x.shape for x in torch.autograd.grad(out.sum(), leaves)] == 3 * [out.shape]
 
 
-def test_windows_are_mapped_over() -> None:
-    attend, inputs = OPERATORS['window']
-    stacks = [torch.stack([x, 2 * x]) for x in inputs]
-    expected = torch.stack([attend(*(stack[index] for stack in stacks)) for index in range(2)])
-    torch.testing.assert_close(torch.func.vmap(attend)(*stacks), expected)
+@each
+def test_calls_and_backward_passes_are_mapped_over(operator: str, implementation: str) -> None:
+    attend, inputs = OPERATORS[operator]
+    attend = partial(attend, implementation=implementation)
+    stacks = [torch.stack([x, 2 * x]) for x in inputs[:3]]
+    expected = torch.stack(
+        [attend(*(stack[index] for stack in stacks), *inputs[3:]) for index in range(2)]
+    )
+    mapped = torch.func.vmap(lambda *maps: attend(*maps, *inputs[3:]))
+    torch.testing.assert_close(mapped(*stacks), expected)
     leaves = [x.detach().requires_grad_() for x in inputs]
     out = attend(*leaves)
     directions = torch.stack([torch.ones_like(out), out.detach()])
-    found = torch.autograd.grad(out, leaves, directions, is_grads_batched=True, retain_graph=True)
+    differentiate = partial(torch.autograd.grad, out, leaves, retain_graph=True)
+    found = torch.func.vmap(differentiate)(directions)
     for index, direction in enumerate(directions):
-        expected = torch.autograd.grad(out, leaves, direction, retain_graph=True)
+        expected = differentiate(direction)
         for stack, each_expected in zip(found, expected, strict=True):
             torch.testing.assert_close(stack[index], each_expected)
 

@@ -1,4 +1,5 @@
-// Neighborhood attention with a relative position bias table, on CPUs.
+// Attention to windows of a map with a relative position bias table, on CPUs: to that nearest to
+// each query, neighborhood attention, or to that of a partition in which the query lies.
 //
 // A tile of queries takes a copy of its keys and values, so that those of a window are close to each
 // other in the cache. Each query meets the keys of its window four at a time, so that the sums over
@@ -22,7 +23,7 @@ constexpr int64_t TILE_HEIGHT = 16, TILE_WIDTH = 64;
 
 // The fields are in the order in which Python gives them.
 struct Sizes {
-    int64_t batch, heads, height, width, head_dim, kernel_size;
+    int64_t batch, heads, height, width, head_dim, kernel_size, partition;
 };
 
 template <typename T>
@@ -56,9 +57,21 @@ struct Inputs {
         return row * (2 * size - 1) + tap % size - place % size + size - 1;
     }
 
-    // The first position of a window, which is moved inside the map at a border.
+    // The first position of a window. At a border a neighborhood is moved inside the map; a window
+    // of a partition may end beyond it.
     int64_t first(int64_t position, int64_t size) const {
+        if (sizes.partition) return position / sizes.kernel_size * sizes.kernel_size;
         return std::clamp<int64_t>(position - sizes.kernel_size / 2, 0, size - sizes.kernel_size);
+    }
+
+    bool has(int64_t row, int64_t column) const {
+        return row < sizes.height && column < sizes.width;
+    }
+
+    // The first row or column of one of some tiles, which do not cut the windows of a partition.
+    int64_t tile_start(int64_t tile, int64_t tiles, int64_t size) const {
+        const int64_t unit = sizes.partition ? sizes.kernel_size : 1;
+        return std::min((size + unit - 1) / unit * tile / tiles * unit, size);
     }
 
     int64_t tiles() const { return sizes.batch * sizes.heads * tile_rows * tile_columns; }
@@ -77,10 +90,10 @@ struct Tile {
         const int64_t tile_column = index / sizes.heads % in.tile_columns;
         const int64_t tile_row = index / sizes.heads / in.tile_columns % in.tile_rows;
         sample = index / sizes.heads / in.tile_columns / in.tile_rows;
-        row = sizes.height * tile_row / in.tile_rows;
-        last_row = sizes.height * (tile_row + 1) / in.tile_rows - 1;
-        column = sizes.width * tile_column / in.tile_columns;
-        last_column = sizes.width * (tile_column + 1) / in.tile_columns - 1;
+        row = in.tile_start(tile_row, in.tile_rows, sizes.height);
+        last_row = in.tile_start(tile_row + 1, in.tile_rows, sizes.height) - 1;
+        column = in.tile_start(tile_column, in.tile_columns, sizes.width);
+        last_column = in.tile_start(tile_column + 1, in.tile_columns, sizes.width) - 1;
         top = in.first(row, sizes.height);
         left = in.first(column, sizes.width);
         height = in.first(last_row, sizes.height) + sizes.kernel_size - top;
@@ -101,6 +114,7 @@ class Worker {
             read(in.query, tile.sample, tile.head, row, column, in.scale, query);
             std::copy(bias, bias + in.padded_taps, weights.data());
             add_products(query, keys.data() + window, weights.data());
+            exclude_outside(row, column, weights.data());
             const float highest = maximum(weights.data());
             Vec total{};
             for (int64_t tap = 0; tap < in.padded_taps; tap += LANES) {
@@ -116,8 +130,8 @@ class Worker {
     }
 
     // Compute the gradients of a tile's queries; keep those of keys, values and biases.
-    void differentiate(const Tile &tile, const Map<const T> &grad_out, const Map<const T> &out,
-                       const float *lse, const Map<T> &grad_query) {
+    void differentiate(const Tile &tile, const Map<const T> &grad_out, const float *lse,
+                       const Map<T> &grad_query) {
         take_keys(tile);
         grad_keys.assign(keys.size(), 0);
         grad_values.assign(keys.size(), 0);
@@ -128,17 +142,24 @@ class Worker {
             Vec query[VECTORS], grad[VECTORS], sums[VECTORS];
             read(in.query, tile.sample, tile.head, row, column, in.scale, query);
             read(grad_out, tile.sample, tile.head, row, column, 1, grad);
-            read(out, tile.sample, tile.head, row, column, 1, sums);
-            Vec delta{};  // over the channels, of the gradient of the output times the output
-            for (int i = 0; i < VECTORS; ++i) delta += grad[i] * sums[i];
             std::copy(bias, bias + in.padded_taps, weights.data());
             add_products(query, keys.data() + window, weights.data());
-            std::fill(grads.begin(), grads.end(), -sum(delta));
+            exclude_outside(row, column, weights.data());
+            std::fill(grads.begin(), grads.end(), 0.0f);
             add_products(grad, values.data() + window, grads.data());
-            float *grad_bias = grad_biases.data() + (bias - first_bias);
+            Vec total{}, products{};
             for (int64_t tap = 0; tap < in.padded_taps; tap += LANES) {
                 const Vec weight = exp2(load(&weights[tap]) - lse[index]);
-                const Vec grad_logit = weight * load(&grads[tap]);
+                total += weight;
+                products += weight * load(&grads[tap]);
+                store(&weights[tap], weight);
+            }
+            // Large logits are rounded by more than their weights should be: let these add up to 1.
+            const float factor = 1 / sum(total), mean = factor * sum(products);
+            float *grad_bias = grad_biases.data() + (bias - first_bias);
+            for (int64_t tap = 0; tap < in.padded_taps; tap += LANES) {
+                const Vec weight = factor * load(&weights[tap]);
+                const Vec grad_logit = weight * (load(&grads[tap]) - mean);
                 store(&weights[tap], weight);
                 store(&grads[tap], grad_logit);
                 store(grad_bias + tap, load(grad_bias + tap) + grad_logit);
@@ -157,6 +178,7 @@ class Worker {
         for (int64_t row = tile.top; row < tile.top + tile.height; ++row)
             for (int64_t column = tile.left; column < tile.left + tile.width;
                  ++column, from += DIMS) {
+                if (!in.has(row, column)) continue;
                 // The queries were scaled for logits in base 2.
                 add_to(grad_key, tile, row, column, 1 / LOG2_E, &grad_keys[from]);
                 add_to(grad_value, tile, row, column, 1, &grad_values[from]);
@@ -180,6 +202,11 @@ class Worker {
         int64_t to = 0;
         for (int64_t row = tile.top; row < tile.top + tile.height; ++row)
             for (int64_t column = tile.left; column < tile.left + tile.width; ++column, to += DIMS) {
+                if (!in.has(row, column)) {
+                    std::fill_n(&keys[to], DIMS, 0.0f);
+                    std::fill_n(&values[to], DIMS, 0.0f);
+                    continue;
+                }
                 copy_in(in.key, tile.sample, tile.head, row, column, &keys[to]);
                 copy_in(in.value, tile.sample, tile.head, row, column, &values[to]);
             }
@@ -290,6 +317,17 @@ class Worker {
         }
     }
 
+    // End the logits of the part of a query's window that is beyond the map.
+    void exclude_outside(int64_t row, int64_t column, float *logits) const {
+        if (!in.sizes.partition) return;
+        const int64_t size = in.sizes.kernel_size;
+        const int64_t rows = in.sizes.height - in.first(row, in.sizes.height);
+        const int64_t columns = in.sizes.width - in.first(column, in.sizes.width);
+        if (rows >= size && columns >= size) return;
+        for (int64_t tap = 0; tap < in.taps; ++tap)
+            if (tap / size >= rows || tap % size >= columns) logits[tap] = NEVER;
+    }
+
     float maximum(const float *logits) const {
         Vec highest = load(logits);
         for (int64_t tap = LANES; tap < in.padded_taps; tap += LANES)
@@ -322,14 +360,14 @@ void attend(int threads, const Inputs<T> &in, const Map<T> &out, float *lse) {
 }
 
 template <typename T>
-void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_out,
-                   const Map<const T> &out, const float *lse, const Map<T> &grad_query,
-                   const Map<float> &grad_key, const Map<float> &grad_value, float *grad_table) {
+void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_out, const float *lse,
+                   const Map<T> &grad_query, const Map<float> &grad_key,
+                   const Map<float> &grad_value, float *grad_table) {
     on_threads(threads, in, [&](auto worker) {
 #pragma omp for schedule(dynamic, 1) ordered
         for (int64_t index = 0; index < in.tiles(); ++index) {
             const Tile tile(in, index);
-            worker.differentiate(tile, grad_out, out, lse, grad_query);
+            worker.differentiate(tile, grad_out, lse, grad_query);
             // In order, so that sums are rounded alike on any number of threads.
 #pragma omp ordered
             worker.add_gradients(tile, grad_key, grad_value, grad_table);
@@ -352,14 +390,13 @@ void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_ou
     extern "C" void mmdat_neighborhood_backward_##NAME(                                            \
         int threads, const Sizes *sizes, const T *query, const int64_t *query_strides,             \
         const T *key, const int64_t *key_strides, const T *value, const int64_t *value_strides,    \
-        const float *table, const T *grad_out, const int64_t *grad_out_strides, const T *out,      \
-        const int64_t *out_strides, const float *lse, T *grad_query,                               \
-        const int64_t *grad_query_strides, float *grad_key,                                        \
+        const float *table, const T *grad_out, const int64_t *grad_out_strides, const float *lse,  \
+        T *grad_query, const int64_t *grad_query_strides, float *grad_key,                         \
         const int64_t *grad_key_strides, float *grad_value, const int64_t *grad_value_strides,     \
         float *grad_table) {                                                                       \
         const Inputs<T> in(*sizes, {query, query_strides}, {key, key_strides},                     \
                            {value, value_strides}, table);                                         \
-        differentiate<T>(threads, in, {grad_out, grad_out_strides}, {out, out_strides}, lse,       \
+        differentiate<T>(threads, in, {grad_out, grad_out_strides}, lse,                           \
                          {grad_query, grad_query_strides}, {grad_key, grad_key_strides},           \
                          {grad_value, grad_value_strides}, grad_table);                            \
     }

@@ -1,4 +1,4 @@
-"""Neighborhood attention on CPUs in C++; ``csrc/neighborhood.cpp`` says how it works.
+"""Neighborhood and window attention on CPUs in C++; ``csrc/neighborhood.cpp`` says how it works.
 
 It computes in float32. Maps in bfloat16 are read and written as they are; what is in another
 dtype is converted before and behind it.
@@ -21,9 +21,9 @@ def unsupported(query: Tensor, key: Tensor, value: Tensor, table: Tensor) -> str
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
+    query: Tensor, key: Tensor, value: Tensor, table: Tensor, in_partition: bool
 ) -> tuple[Tensor, Tensor]:
-    """Compute :func:`mmdat.ops.neighborhood_attention`, which describes the tensors.
+    """Attend to the nearest window, or in a partition to that in which a query lies.
 
     Returns:
         The output, and Tensor[batch, num_heads, height, width], the base-2 log-sum-exp of each
@@ -34,7 +34,7 @@ def _attend(
     call_kernel(
         'neighborhood_forward',
         dtype,
-        *_arguments(dtype, query, key, value, relative_position_bias_table),
+        *_arguments(dtype, query, key, value, table, in_partition),
         out,
         out.stride(),
         lse,
@@ -43,33 +43,25 @@ def _attend(
 
 
 def _gradients(
-    grad_out: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    relative_position_bias_table: Tensor,
+    grad_out: Tensor, lse: Tensor, *inputs: Tensor, in_partition: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of query, key, value and bias table."""
-    inputs = query, key, value, relative_position_bias_table
+    query, key, value, table = inputs
     dtype = kernel_dtype(query, key, value)
     gradients = (
         empty_map(query.new_empty(0, dtype=dtype), query.shape),
         # The kernel adds to the others.
         *(empty_map(lse, x.shape).zero_() for x in (key, value)),
-        torch.zeros_like(relative_position_bias_table, dtype=lse.dtype),
+        table.new_zeros(table.shape, dtype=lse.dtype),
     )
     *grad_maps, grad_table = gradients
-    grad_out, out = (with_channels_together(x.to(dtype)) for x in (grad_out, out))
+    grad_out = with_channels_together(grad_out.to(dtype))
     call_kernel(
         'neighborhood_backward',
         dtype,
-        *_arguments(dtype, *inputs),
+        *_arguments(dtype, query, key, value, table, in_partition),
         grad_out,
         grad_out.stride(),
-        out,
-        out.stride(),
         lse,
         *(argument for grad in grad_maps for argument in (grad, grad.stride())),
         grad_table,
@@ -81,21 +73,66 @@ def _gradients(
 
 
 def _arguments(
-    dtype: torch.dtype, query: Tensor, key: Tensor, value: Tensor, table: Tensor
+    dtype: torch.dtype, query: Tensor, key: Tensor, value: Tensor, table: Tensor, in_partition: bool
 ) -> list[Tensor | tuple[int, ...]]:
     """Return the first arguments of both kernels: sizes, maps with their strides, and table."""
     kernel_size = (table.shape[1] + 1) // 2
-    arguments: list[Tensor | tuple[int, ...]] = [(*query.shape, kernel_size)]
+    arguments: list[Tensor | tuple[int, ...]] = [(*query.shape, kernel_size, in_partition)]
     for x in (query, key, value):
         x = with_channels_together(x.to(dtype))
         arguments += x, x.stride()
     return [*arguments, table.float().contiguous()]
 
 
+def _attend_to_neighborhoods(
+    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _attend(query, key, value, relative_position_bias_table, False)
+
+
+def _neighborhood_gradients(
+    grad_out: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    relative_position_bias_table: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs = query, key, value, relative_position_bias_table
+    return _gradients(grad_out, lse, *inputs, in_partition=False)
+
+
+def _attend_in_windows(
+    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _attend(query, key, value, relative_position_bias_table, True)
+
+
+def _window_gradients(
+    grad_out: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    relative_position_bias_table: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    inputs = query, key, value, relative_position_bias_table
+    return _gradients(grad_out, lse, *inputs, in_partition=True)
+
+
 compiled_neighborhood_attention = make_operator(
     'compiled_neighborhood_attention',
-    _attend,
-    _gradients,
+    _attend_to_neighborhoods,
+    _neighborhood_gradients,
+    lambda query, key, value, table: empty_outputs(query, value),
+    empty_map_gradients,
+)
+compiled_window_attention = make_operator(
+    'compiled_window_attention',
+    _attend_in_windows,
+    _window_gradients,
     lambda query, key, value, table: empty_outputs(query, value),
     empty_map_gradients,
 )
