@@ -89,17 +89,25 @@ class ResidualDepthwiseConv(nn.Conv2d):
 
 
 class PointwiseLinear(nn.Linear):
-    """Linear map of the channels at each position of a map: a 1 x 1 convolution.
+    """Linear map of the channels at each position, a 1 x 1 convolution; then GELU, if wanted.
 
     ``Tensor[batch, in_features, height, width] -> Tensor[batch, out_features, height, width]``
     """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, with_gelu: bool = False
+    ) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.with_gelu = with_gelu
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == 'cpu' and x.dtype != torch.float64:
             # PyTorch computes it with oneDNN; linear goes to MKL, which takes up to 1.4 times as
             # long on CPUs that are not Intel's.
-            return F.conv2d(x, self.weight[..., None, None], self.bias)
-        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+            out = F.conv2d(x, self.weight[..., None, None], self.bias)
+        else:
+            out = F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+        return gelu(out) if self.with_gelu else out
 
 
 class LayerScale(nn.Module):
@@ -118,11 +126,11 @@ class FFN(nn.Module):
 
     def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
-        self.expand = PointwiseLinear(embed_dims, hidden_dims)
+        self.expand = PointwiseLinear(embed_dims, hidden_dims, with_gelu=True)
         self.reduce = PointwiseLinear(hidden_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.reduce(gelu(self.expand(x)))
+        return self.reduce(self.expand(x))
 
 
 class ConvFFN(nn.Module):

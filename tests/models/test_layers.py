@@ -69,7 +69,8 @@ def test_gelu_is_that_of_the_equation(dtype: torch.dtype, grad: bool) -> None:
     torch.manual_seed(0)
     x = (3 * torch.randn(1, 8, 5, 7)).to(dtype).to(memory_format=torch.channels_last)
     with torch.set_grad_enabled(grad):
-        out = gelu(x)
+        out = gelu(own := x.clone())
+    assert (out is own) is not grad
     assert out.is_contiguous(memory_format=torch.channels_last)
     x = x.double()
     torch.testing.assert_close(out, (x * (1 + torch.erf(x / 2**0.5)) / 2).to(dtype))
