@@ -135,8 +135,8 @@ class _Compiled(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, weight, bias, _ = inputs
+        # What is kept depends on the map, so that a second derivative is refused.
         _, *kept = output
-        ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
         ctx.dtypes = x.dtype, bias.dtype
         ctx.save_for_backward(weight, *kept)
