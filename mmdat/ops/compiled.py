@@ -86,7 +86,8 @@ def _prepare(
 ) -> tuple[list[int], list[Tensor]]:
     """Return the sizes that the kernels take, and the tensors, of which the query has strides."""
     groups, table_sizes = (bias[0].shape[1], bias[1].shape[1:]) if bias else (1, (0, 0))
-    query = _seen(query, bias)
+    dtype = kernel_dtype(query, key, value) if MULTIPLIES_BFLOAT16 else torch.float32
+    query = _seen(query.to(dtype), bias)
     sizes = [
         *query.shape[:2],
         groups,
@@ -96,9 +97,8 @@ def _prepare(
         value.shape[-1],
         *table_sizes,
     ]
-    dtype = kernel_dtype(query, key, value) if MULTIPLIES_BFLOAT16 else torch.float32
     keys = (x.to(dtype).contiguous() for x in (key, value))
-    return sizes, [query.to(dtype), *keys, *(x.float().contiguous() for x in bias)]
+    return sizes, [query, *keys, *(x.float().contiguous() for x in bias)]
 
 
 def _seen(x: Tensor, bias: Sequence[Tensor]) -> Tensor:

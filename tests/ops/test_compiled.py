@@ -233,3 +233,19 @@ def test_nothing_of_size_queries_times_keys_is_allocated() -> None:
     memory = measure.PeakMemory(torch.device('cpu'))
     results(deformable_attention, inputs, 'compiled')
     assert memory.bytes < 2 * 128**2 * 1024 * 4 / 4
+
+
+def test_errors_do_not_grow_with_the_number_of_keys() -> None:
+    values = torch.zeros(1, 1, 30000, 8, dtype=torch.bfloat16)
+    values[:, :, :15000] = 1  # of which the mean is 0.5
+    query = torch.randn(1, 1, 3, 16, 8, dtype=torch.bfloat16)
+    out = global_attention(query, torch.zeros_like(values), values, implementation='compiled')
+    torch.testing.assert_close(out, torch.full_like(out, 0.5), atol=1e-3, rtol=0)
+
+
+def test_queries_that_overlap_in_memory_are_converted() -> None:
+    _, *others = (x.half() for x in deformable_inputs(5, 4, 70, (3, 3)))
+    inputs = [torch.randn(1, 2, 5, 11).half().unfold(-1, 8, 1), *others]
+    found = deformable_attention(*inputs, implementation='compiled')
+    expected = deformable_attention(*inputs, implementation='dense')
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)

@@ -375,7 +375,8 @@ class Forward {
                             store(to, logit);
                         });
         for (int n = 0; n < PANEL; ++n) {
-            alpha[n] = exp2<T>(highest[n] - maxima[n]);
+            // More digits, since errors would grow with the number of blocks.
+            alpha[n] = exp2(highest[n] - maxima[n]);
             highest[n] = maxima[n];
             Vec total = sums[n] * alpha[n];
             float *from = strip + n * LANES, *to = from;
