@@ -10,7 +10,13 @@ from mmdat.ops.reference import compute_dtype, is_autocast_enabled, without_auto
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels at each position of a (batch, channels, height, width) map."""
+    """LayerNorm over the channels at each position of a (batch, channels, height, width) map.
+
+    A map in float32 becomes one in bfloat16 on a CPU where autocast has bfloat16.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
         return layer_norm(x, self.weight, self.bias, self.eps)

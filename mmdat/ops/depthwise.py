@@ -168,7 +168,7 @@ def _arguments(
     batch, channels, height, width = x.shape
     dtype = kernel_dtype(x)
     weight = weight.float()
-    weights = (weight + _identity(weight)).view(channels, 9).t().contiguous()
+    weights = (weight + _identity(weight)).reshape(channels, 9).t().contiguous()
     sizes = batch, height, width, channels, with_gelu
     return dtype, (sizes, _channels_last(x.to(dtype)), weights, bias.float().contiguous())
 

@@ -9,10 +9,13 @@ PyTorch counts its own attention on GPUs, and from 2.15 on CPUs too, with what i
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+from .tracing import ceil_div
 
 Shape = tuple[int, ...]
 
@@ -21,7 +24,7 @@ def _register(
     forward_operator: Any,
     backward_operator: Any,
     num_leading: int,
-    keys_per_query: Callable[..., int],
+    keys_per_query: Callable[..., int | Fraction],
 ) -> None:
     """Let PyTorch count an attention operator and its backward pass.
 
@@ -34,7 +37,7 @@ def _register(
 
     def forward(query: Shape, key: Shape, value: Shape, *others: Any, **_: Any) -> int:
         keys = keys_per_query(query, key, value, *others)
-        return 2 * math.prod(query[:-1]) * keys * (query[-1] + value[-1])
+        return int(2 * math.prod(query[:-1]) * keys * (query[-1] + value[-1]))
 
     def backward(*shapes: Any, **_: Any) -> int:
         return 2 * forward(*shapes[num_leading:])
@@ -52,6 +55,13 @@ def _keys_in_window(query: Shape, key: Shape, value: Shape, table: Shape) -> int
     return ((table[-1] + 1) // 2) ** 2
 
 
+def _keys_in_partition(query: Shape, key: Shape, value: Shape, table: Shape) -> Fraction:
+    """The dense one pads the map until windows divide it: as many pairs by query of the map."""
+    side = (table[-1] + 1) // 2
+    padded = math.prod(ceil_div(size, side) * side for size in query[2:4])
+    return Fraction(side**2 * padded, math.prod(query[2:4]))
+
+
 for _name, _keys_per_query in (
     ('tiled_deformable_attention', _all_keys),
     ('fused_deformable_attention', _all_keys),
@@ -60,7 +70,7 @@ for _name, _keys_per_query in (
     ('tiled_neighborhood_attention', _keys_in_window),
     ('fused_neighborhood_attention', _keys_in_window),
     ('compiled_neighborhood_attention', _keys_in_window),
-    ('compiled_window_attention', _keys_in_window),
+    ('compiled_window_attention', _keys_in_partition),
 ):
     _register(
         getattr(torch.ops.mmdat, _name),

@@ -14,7 +14,7 @@ from .tracing import ceil_div
 
 # The kernels take channels by vectors, of at most so many.
 CHANNELS = 16
-# Positions of which they give a sum of the gradients of weights.
+# Positions of which a row of the sums of weights' gradients is, as in norm.cpp.
 CHUNK = 256
 
 
@@ -30,17 +30,20 @@ def layer_norm(
         weight: Tensor[channels].
         bias: Tensor[channels].
         eps: Added to the variance.
-        implementation: ``'dense'``, PyTorch's; ``'compiled'``, C++ on a CPU, where the result is in
-            bfloat16; ``'auto'``, compiled where it can be and nothing traces operators.
+        implementation: ``'dense'``, PyTorch's; ``'compiled'``, C++ on a CPU, for multiples of 16
+            channels and a result in bfloat16; ``'auto'``, compiled where it can be and nothing
+            traces operators.
 
     Returns:
-        A tensor of the shape of ``x`` in the dtype of PyTorch's, but in bfloat16 where ``x`` is in
-        float32 on a CPU and autocast has bfloat16, to which the next convolution would round it.
+        Tensor[batch, channels, height, width]: in bfloat16 where ``x`` is in float32 on a CPU and
+        autocast has bfloat16, to which the next convolution would round it, else in the dtype of
+        ``torch.nn.functional.layer_norm``. Channels-last in memory where it is compiled.
 
     Raises:
-        ValueError: If shapes do not fit each other, or if there is no such implementation.
+        ValueError: If shapes do not fit each other, or if there is no such implementation for these
+            inputs.
 
-    Differentiable in all tensors, where it is compiled once.
+    Differentiable in all tensors, ``'compiled'`` once and in reverse mode.
 
     Example:
         >>> layer_norm(torch.rand(1, 16, 6, 8), torch.rand(16), torch.rand(16)).shape
@@ -79,7 +82,7 @@ def _dense(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def _is_rounded(x: Tensor) -> bool:
-    """Whether the result for a map in float32 is in bfloat16."""
+    """Whether the result for a map in float32 is in bfloat16; float16 might not hold the map."""
     return (
         x.device.type == 'cpu'
         and x.dtype == torch.float32
@@ -91,8 +94,10 @@ def _is_rounded(x: Tensor) -> bool:
 def _why_not_compiled(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     if is_traced(x, weight, bias) or is_transformed():
         return 'something traces or transforms operators'
-    if x.shape[1] % CHANNELS or not x.numel():
-        return f'a map of {tuple(x.shape)} is empty or has no multiple of {CHANNELS} channels'
+    if not x.numel():
+        return f'a map of {tuple(x.shape)} is empty'
+    if x.shape[1] % CHANNELS:
+        return f'{x.shape[1]} channels are no multiple of {CHANNELS}'
     if x.dtype != torch.bfloat16 and not _is_rounded(x):
         return f'the result is in {x.dtype}, as autocast does not round it'
     return why_not_compiled(x, weight, bias)
@@ -116,7 +121,7 @@ def _normalize(
         x,
         weight,
         bias,
-        weight.new_full((1,), eps),
+        weight.new_full((1,), eps),  # kernels take pointers alone
         out,
         *kept,
     )

@@ -17,8 +17,8 @@ from .tracing import ceil_div, fresh_size, is_exporting
 
 # Added to the logits of positions that only the shift brought together, as published.
 REGION_PENALTY = -100.0
-# Windows of at most so many positions have a backward pass of their own on CPUs, which holds so
-# many logits at a time, 2 MiB in float32.
+# Windows of at most so many positions have a kernel on CPUs, which holds a bias for each pair of
+# them; else a backward pass of their own, which holds so many logits at a time, 2 MiB in float32.
 SMALL_WINDOW = 144
 LOGITS_PER_SLICE = 2**19
 
@@ -54,14 +54,16 @@ def window_attention(
         shift: Positions to roll by, 0 to w.
         implementation: ``'dense'``, the equation as written; ``'fused'``, PyTorch's
             ``scaled_dot_product_attention``, which keeps no logits if there is no bias table;
-            ``'compiled'``, a kernel in C++ for CPUs, for odd windows that are not shifted;
+            ``'compiled'``, a kernel in C++ for CPUs, for odd windows of at most 144 positions that
+            are not shifted, and heads of at most 32 channels, not in float64;
             ``'auto'``, dense in an export, compiled where it can be, else fused without a table.
 
     Returns:
         Tensor[batch, num_heads, height, width, head_dim] in the dtype of ``value``.
 
     Raises:
-        ValueError: If shapes do not fit each other, or if there is no such implementation.
+        ValueError: If shapes do not fit each other, or if there is no such implementation for these
+            inputs.
 
     Differentiable in all tensors, once unless dense. Floating point of any precision; the softmax
     is computed in float32 or better.
@@ -108,8 +110,11 @@ def window_attention(
 def _why_not_compiled(
     query: Tensor, key: Tensor, value: Tensor, window_size: int, table: Tensor | None, shift: int
 ) -> str | None:
-    if shift or window_size % 2 == 0:
-        return f'windows of {window_size} are even or shifted'
+    if shift or window_size % 2 == 0 or window_size**2 > SMALL_WINDOW:
+        return (
+            f'windows must be odd, of at most {SMALL_WINDOW} positions and not shifted, '
+            f'got {window_size} x {window_size} with shift {shift}'
+        )
     if not query.numel():
         return f'a map of {tuple(query.shape)} is empty'
     return compiled.unsupported(query, key, value, query if table is None else table)

@@ -129,12 +129,16 @@ def test_windows_are_compiled_where_they_can_be(monkeypatch: pytest.MonkeyPatch)
     window_attention(*inputs, 3, table)
     assert len(calls) == 2
     window_attention(*inputs, 4)
+    window_attention(*inputs, 13)
     window_attention(*inputs, 3, table, shift=1)
     window_attention(*(x.double() for x in inputs), 3)
     window_attention(*neighborhood_inputs(7, 8, head_dim=33)[:3], 3)
     window_attention(*torch.zeros(3, 0, 2, 7, 8, 8), 3)
     assert len(calls) == 2
-    for options, reason in ((dict(shift=1), 'even or shifted'), ({}, 'is empty')):
+    for options, reason in (
+        (dict(shift=1), 'not shifted, got 3 x 3 with shift 1'),
+        ({}, 'is empty'),
+    ):
         empty = not options
         with pytest.raises(ValueError, match=reason):
             window_attention(

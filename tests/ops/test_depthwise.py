@@ -160,6 +160,16 @@ def test_derivatives_of_all_kinds_are_those_of_the_equation() -> None:
 
 
 @needs_kernels
+def test_a_weight_may_lie_in_any_order() -> None:
+    x, weight, bias = (x.detach() for x in draw(1, 16, 4, 5))
+    turned = weight.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
+    assert not turned.is_contiguous()
+    torch.testing.assert_close(
+        residual_depthwise_conv(x, turned, bias), residual_depthwise_conv(x, weight, bias)
+    )
+
+
+@needs_kernels
 def test_a_negated_view_is_negated() -> None:
     inputs = [x.detach() for x in draw(1, 16, 4, 5)]
     views = [torch.complex(torch.zeros_like(x), -x).conj().imag for x in inputs]

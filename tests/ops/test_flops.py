@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers.compiled import needs_kernels
 from packaging.version import Version
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -77,3 +78,12 @@ def test_window_attention() -> None:
     )
     assert forward == 2 * 2 * 2 * 24 * 4 * 8
     assert backward == PYTORCH_BACKWARD * forward
+
+
+@needs_kernels
+def test_the_kernel_of_windows_counts_padding_as_the_equation_does() -> None:
+    inputs = [torch.randn((2, 2, 5, 7, 4), requires_grad=True) for _ in range(3)]
+    operator = partial(window_attention, window_size=3)
+    compiled = flops(operator, *inputs, implementation='compiled')
+    assert compiled[0] == 2 * 2 * 2 * (6 * 9) * 9 * 8
+    assert compiled == flops(operator, *inputs, implementation='dense')

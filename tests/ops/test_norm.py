@@ -98,6 +98,15 @@ def test_gradients_of_weights_are_exact_on_large_maps(
 
 
 @needs_kernels
+def test_channels_that_are_alike_become_the_bias() -> None:
+    x, weight, bias = draw(2, 48, 3, 5)
+    with in_bfloat16():
+        out = layer_norm(torch.full_like(x, 1e6 + 0.1), weight, bias, implementation='compiled')
+    expected = bias.detach()[:, None, None].expand_as(out).bfloat16()
+    torch.testing.assert_close(out.detach(), expected, rtol=0, atol=0)
+
+
+@needs_kernels
 @pytest.mark.usefixtures('threads')
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     inputs = draw(2, 48, 40, 21)
@@ -154,7 +163,7 @@ def test_a_negated_view_is_negated() -> None:
 @pytest.mark.parametrize(
     'inputs, reason',
     [
-        (draw(1, 8, 4, 4), 'multiple of 16 channels'),
+        (draw(1, 8, 4, 4), '8 channels are no multiple of 16'),
         (draw(0, 16, 4, 4), 'is empty'),
         (draw(1, 16, 4, 4), 'torch.float32, as autocast does not round it'),
         (draw(1, 16, 4, 4, dtype=torch.float16), 'torch.float16, as autocast does not round it'),

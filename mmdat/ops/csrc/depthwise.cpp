@@ -20,9 +20,9 @@ struct Sizes {
     int64_t batch, height, width, channels, gelu;
 };
 
-// The standard normal distribution at x: the density, and the integral up to x. Below zero it has a
-// relative error of 3e-7, or 2e-4 for what will be rounded to BFloat16, and of at most 1e-5 more far
-// below, where x * x is rounded.
+// The standard normal distribution at x: the density, and the integral up to x. Its relative error is
+// 1e-6, or 2e-4 for what will be rounded to BFloat16, and up to 1e-5 more below -3, where x * x is
+// rounded.
 template <typename T>
 struct Normal {
     Vec density, integral;

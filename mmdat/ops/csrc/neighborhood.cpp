@@ -31,8 +31,8 @@ struct Inputs {
     const Sizes sizes;
     const Map<const T> query, key, value;
     const int64_t taps, padded_taps, table_size, tile_rows, tile_columns;
-    const float scale;          // of products, for logits in base 2
-    Buffer<float> biases;       // [head][place of the query in the window][tap]
+    const float scale;     // of products, for logits in base 2
+    Buffer<float> biases;  // [head][place of the query in the window][tap]
 
     Inputs(const Sizes &sizes, Map<const T> query, Map<const T> key, Map<const T> value,
            const float *table)
@@ -64,7 +64,7 @@ struct Inputs {
         return std::clamp<int64_t>(position - sizes.kernel_size / 2, 0, size - sizes.kernel_size);
     }
 
-    bool has(int64_t row, int64_t column) const {
+    bool contains(int64_t row, int64_t column) const {
         return row < sizes.height && column < sizes.width;
     }
 
@@ -154,7 +154,8 @@ class Worker {
                 products += weight * load(&grads[tap]);
                 store(&weights[tap], weight);
             }
-            // Large logits are rounded by more than their weights should be: let these add up to 1.
+            // What rounding does to logits since lse was computed grows with them: let weights add
+            // up to 1 again.
             const float factor = 1 / sum(total), mean = factor * sum(products);
             float *grad_bias = grad_biases.data() + (bias - first_bias);
             for (int64_t tap = 0; tap < in.padded_taps; tap += LANES) {
@@ -178,7 +179,7 @@ class Worker {
         for (int64_t row = tile.top; row < tile.top + tile.height; ++row)
             for (int64_t column = tile.left; column < tile.left + tile.width;
                  ++column, from += DIMS) {
-                if (!in.has(row, column)) continue;
+                if (!in.contains(row, column)) continue;
                 // The queries were scaled for logits in base 2.
                 add_to(grad_key, tile, row, column, 1 / LOG2_E, &grad_keys[from]);
                 add_to(grad_value, tile, row, column, 1, &grad_values[from]);
@@ -202,7 +203,7 @@ class Worker {
         int64_t to = 0;
         for (int64_t row = tile.top; row < tile.top + tile.height; ++row)
             for (int64_t column = tile.left; column < tile.left + tile.width; ++column, to += DIMS) {
-                if (!in.has(row, column)) {
+                if (!in.contains(row, column)) {
                     std::fill_n(&keys[to], DIMS, 0.0f);
                     std::fill_n(&values[to], DIMS, 0.0f);
                     continue;
@@ -251,7 +252,7 @@ class Worker {
               float factor, Vec *to) const {
         const T *from = map.at(sample, head, row, column);
         // Queries are far from each other in memory, and work on one is long.
-        for (int i = 0; i < DIMS; i += 16) __builtin_prefetch(from + 3 * map.strides[3] + i);
+        for (int i = 0; i < DIMS; i += 16) prefetch(from + 3 * map.strides[3] + i);
         for (int i = 0; i < VECTORS; ++i)
             to[i] = factor * load(from + i * LANES, rest(i * LANES));
     }
@@ -317,7 +318,7 @@ class Worker {
         }
     }
 
-    // End the logits of the part of a query's window that is beyond the map.
+    // Set the logits of keys beyond the map to minus infinity.
     void exclude_outside(int64_t row, int64_t column, float *logits) const {
         if (!in.sizes.partition) return;
         const int64_t size = in.sizes.kernel_size;

@@ -1,7 +1,7 @@
 // LayerNorm over the channels of positions, of a map in float32 or BFloat16 to one in BFloat16.
 //
 // It takes four positions at a time, so that the sums over their channels are one vector. The
-// backward pass needs the normalized map, in BFloat16, and what it was multiplied by.
+// backward pass needs the normalized map, in BFloat16, and 1 / sqrt(variance + epsilon).
 
 #include <algorithm>
 #include <cmath>
@@ -11,8 +11,8 @@
 
 namespace {
 
-constexpr int64_t CHUNK = 256;  // positions, of which the sums for weights are; Python has it, too
-constexpr int GROUP = 4;        // positions at a time
+constexpr int64_t CHUNK = 256;  // positions, of which a row of sums is, as in norm.py
+constexpr int POSITIONS = 4;    // at a time, of which add_four_sums makes one vector
 
 // The fields are in the order in which Python gives them.
 struct Sizes {
@@ -24,18 +24,18 @@ struct Sizes {
     template <typename F>
     void for_each_group(int64_t chunk, F f) const {
         const int64_t behind = std::min((chunk + 1) * CHUNK, positions);
-        for (int64_t position = chunk * CHUNK; position < behind; position += GROUP)
-            f(position, std::min<int64_t>(GROUP, behind - position));
+        for (int64_t position = chunk * CHUNK; position < behind; position += POSITIONS)
+            f(position, std::min<int64_t>(POSITIONS, behind - position));
     }
 };
 
 // The channels of a group; those of the last position once more where there are no others.
 template <typename T>
 struct Rows {
-    const T *data[GROUP];
+    const T *data[POSITIONS];
 
     Rows(const T *map, int64_t position, int64_t count, int64_t channels) {
-        for (int i = 0; i < GROUP; ++i)
+        for (int i = 0; i < POSITIONS; ++i)
             data[i] = map + (position + std::min<int64_t>(i, count - 1)) * channels;
     }
 
@@ -44,25 +44,28 @@ struct Rows {
 
 // The means over the channels of f(number of a position, channel).
 template <typename F>
-inline void compute_means(int64_t channels, float (&means)[GROUP], F f) {
-    Vec sums[GROUP] = {};
+inline void compute_means(int64_t channels, float (&means)[POSITIONS], F f) {
+    Vec sums[POSITIONS] = {};
     for (int64_t c = 0; c < channels; c += LANES)
 #pragma GCC unroll 4
-        for (int i = 0; i < GROUP; ++i) sums[i] += f(i, c);
-    std::fill(means, means + GROUP, 0.0f);
+        for (int i = 0; i < POSITIONS; ++i) sums[i] += f(i, c);
+    std::fill(means, means + POSITIONS, 0.0f);
     add_four_sums(sums[0], sums[1], sums[2], sums[3], means);
     for (float &mean : means) mean /= float(channels);
 }
 
-// The factors and the normalized map are wanted for a backward pass alone.
+// The factors, 1 / sqrt(variance + epsilon), and the normalized map are wanted for a backward pass alone.
 template <typename T>
 void forward(int threads, const Sizes &sizes, const T *map, const float *weight, const float *bias,
              float epsilon, BFloat16 *out, BFloat16 *normalized, float *factors) {
     const int64_t channels = sizes.channels;
     const auto normalize = [=](int64_t position, int64_t count) {
         const Rows<T> x(map, position, count, channels);
-        float means[GROUP], variances[GROUP];
+        float means[POSITIONS], rests[POSITIONS], variances[POSITIONS];
         compute_means(channels, means, [&](int i, int64_t c) { return x.at(i, c); });
+        // What rounding left out of the mean is not small where the channels are alike.
+        compute_means(channels, rests, [&](int i, int64_t c) { return x.at(i, c) - means[i]; });
+        for (int i = 0; i < POSITIONS; ++i) means[i] += rests[i];
         compute_means(channels, variances, [&](int i, int64_t c) {
             const Vec distance = x.at(i, c) - means[i];
             return distance * distance;
@@ -102,7 +105,7 @@ void backward(int threads, const Sizes &sizes, const BFloat16 *grad_out, const B
                 store(to_weight + c, of_weight);
                 store(to_bias + c, of_bias);
             }
-            float means[GROUP], slopes[GROUP];
+            float means[POSITIONS], slopes[POSITIONS];
             compute_means(channels, means,
                           [&](int i, int64_t c) { return grads.at(i, c) * load(weight + c); });
             compute_means(channels, slopes, [&](int i, int64_t c) {
@@ -119,7 +122,7 @@ void backward(int threads, const Sizes &sizes, const BFloat16 *grad_out, const B
 
 }  // namespace
 
-// They are called by the type of the map.
+// They are named after the type of the map.
 #define KERNELS(NAME, T)                                                                           \
     extern "C" void mmdat_layer_norm_forward_##NAME(                                               \
         int threads, const Sizes *sizes, const T *map, const float *weight, const float *bias,     \

@@ -98,7 +98,7 @@ inline void store(T *to, Vec x, int64_t count) {
     if (count > 0) std::memcpy(to, numbers, count * sizeof(T));
 }
 
-// Call for memory that the processor would not guess to be next. It may be beyond the end.
+// Fetch memory that the processor would not guess to be next. It may lie beyond the end.
 inline void prefetch(const void *from) { __builtin_prefetch(from, 0, 2); }
 inline void prefetch_to_write(const void *to) { __builtin_prefetch(to, 1, 2); }
 
@@ -186,7 +186,7 @@ inline Vec reciprocal(Vec x) {
     return y * (2.0f - x * y);
 }
 
-// 2^x of numbers up to 127, to a relative error of 1e-7, or 8e-5 for what will be rounded to BFloat16;
+// 2^x of numbers up to 127, to a relative error of 3e-7, or 8e-5 for what will be rounded to BFloat16;
 // 0 below the least normal number.
 template <typename T = float>
 inline Vec exp2(Vec x) {

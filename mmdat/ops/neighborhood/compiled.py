@@ -4,6 +4,8 @@ It computes in float32. Maps in bfloat16 are read and written as they are; what 
 dtype is converted before and behind it.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -43,10 +45,16 @@ def _attend(
 
 
 def _gradients(
-    grad_out: Tensor, lse: Tensor, *inputs: Tensor, in_partition: bool
+    grad_out: Tensor,
+    lse: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    table: Tensor,
+    in_partition: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of query, key, value and bias table."""
-    query, key, value, table = inputs
+    inputs = query, key, value, table
     dtype = kernel_dtype(query, key, value)
     gradients = (
         empty_map(query.new_empty(0, dtype=dtype), query.shape),
@@ -84,55 +92,35 @@ def _arguments(
     return [*arguments, table.float().contiguous()]
 
 
-def _attend_to_neighborhoods(
-    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
-) -> tuple[Tensor, Tensor]:
-    return _attend(query, key, value, relative_position_bias_table, False)
+def _make(name: str, in_partition: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Make the operator for windows of a partition, or for those nearest to each query."""
+
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return _attend(query, key, value, relative_position_bias_table, in_partition)
+
+    def gradients(
+        grad_out: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        relative_position_bias_table: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # The output is not needed: the kernel has all weights of a query at a time.
+        inputs = query, key, value, relative_position_bias_table
+        return _gradients(grad_out, lse, *inputs, in_partition)
+
+    return make_operator(
+        name,
+        attend,
+        gradients,
+        lambda query, key, value, table: empty_outputs(query, value),
+        empty_map_gradients,
+    )
 
 
-def _neighborhood_gradients(
-    grad_out: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    relative_position_bias_table: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    inputs = query, key, value, relative_position_bias_table
-    return _gradients(grad_out, lse, *inputs, in_partition=False)
-
-
-def _attend_in_windows(
-    query: Tensor, key: Tensor, value: Tensor, relative_position_bias_table: Tensor
-) -> tuple[Tensor, Tensor]:
-    return _attend(query, key, value, relative_position_bias_table, True)
-
-
-def _window_gradients(
-    grad_out: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    relative_position_bias_table: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    inputs = query, key, value, relative_position_bias_table
-    return _gradients(grad_out, lse, *inputs, in_partition=True)
-
-
-compiled_neighborhood_attention = make_operator(
-    'compiled_neighborhood_attention',
-    _attend_to_neighborhoods,
-    _neighborhood_gradients,
-    lambda query, key, value, table: empty_outputs(query, value),
-    empty_map_gradients,
-)
-compiled_window_attention = make_operator(
-    'compiled_window_attention',
-    _attend_in_windows,
-    _window_gradients,
-    lambda query, key, value, table: empty_outputs(query, value),
-    empty_map_gradients,
-)
+compiled_neighborhood_attention = _make('compiled_neighborhood_attention', in_partition=False)
+compiled_window_attention = _make('compiled_window_attention', in_partition=True)
