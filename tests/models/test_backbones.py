@@ -203,9 +203,10 @@ def test_large_logits_offsets_and_tables_are_finite_in_half_precision(
     x = image(40, 56)
     with torch.autocast('cpu', dtype):
         mixed = model(x)
-    # GradScaler begins with 65,536 and halves it where that is too much; at 256 gradients of the
-    # plain equation may be infinite, too.
-    (16 * loss(mixed)).backward()
+    # GradScaler begins with 65,536 and halves it where that is too much, as 256 is for this one:
+    # keys that are nearly alike make its gradients jump.
+    factor = 16 if (name, dtype) == ('scalablevit', torch.float16) else 256
+    (factor * loss(mixed)).backward()
     assert all(y.isfinite().all() for y in (*mixed, *model.to(dtype)(x.to(dtype))))
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
