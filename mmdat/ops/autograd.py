@@ -86,7 +86,7 @@ def make_operator(
             return operator(*tensors)
         # Kernels read memory, in which a negated view is not negated.
         tensors = tuple(x.resolve_neg() for x in tensors)
-        return Untraced.apply(*tensors) if is_differentiated(*tensors) else attend(*tensors)
+        return apply(Untraced, *tensors) if is_differentiated(*tensors) else attend(*tensors)
 
     return call
 
@@ -121,6 +121,68 @@ def is_differentiated(*tensors: Tensor) -> bool:
     )
 
 
+def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """Call ``function.apply(*args)``, with all arguments that ``function.forward`` has.
+
+    PyTorch looks for missing ones at each call, which takes longer than some kernels.
+    """
+    if is_transformed():
+        return function.apply(*args)
+    call = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    return call(*args)
+
+
+def make_compiled(
+    compute: Callable[..., Tensor],
+    gradients: Callable[..., tuple[Tensor, ...]],
+    dense: Callable[..., Tensor],
+) -> Callable[..., Tensor]:
+    """Make a differentiable function of kernels that keep nothing but what they are given.
+
+    Args:
+        compute: Takes tensors, then options; returns the output.
+        gradients: Called as ``gradients(grad_out, *tensors, *options)``; returns a gradient for
+            each of the tensors.
+        dense: The equation, called as ``compute`` is: for second derivatives, and where
+            ``torch.func`` maps over the backward pass.
+
+    Returns:
+        The function, called as ``compute`` is.
+    """
+
+    class Compiled(torch.autograd.Function):
+        @staticmethod
+        def forward(*args: Any) -> Tensor:
+            return compute(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            tensors = [x for x in inputs if isinstance(x, Tensor)]
+            ctx.options = inputs[len(tensors) :]
+            ctx.save_for_backward(*tensors)
+
+        @staticmethod
+        def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+            tensors = ctx.saved_tensors
+            if torch.is_grad_enabled() or is_transformed():
+                # Autocast, which lets dtypes differ, is off by now.
+                def in_float32(*tensors: Tensor) -> Tensor:
+                    return dense(*(x.float() for x in tensors), *ctx.options)
+
+                found = torch.func.vjp(in_float32, *tensors)[1](grad_out.float())
+            else:
+                found = gradients(grad_out.resolve_neg(), *tensors, *ctx.options)
+            return *found, *(None for _ in ctx.options)
+
+    def call(*args: Any) -> Tensor:
+        # Kernels read memory, in which a negated view is not negated.
+        args = tuple(x.resolve_neg() if isinstance(x, Tensor) else x for x in args)
+        tensors = (x for x in args if isinstance(x, Tensor))
+        return apply(Compiled, *args) if is_differentiated(*tensors) else compute(*args)
+
+    return call
+
+
 def undifferentiable(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
     """Let gradients be computed, but raise an error where they are differentiated again.
 
@@ -149,7 +211,11 @@ def undifferentiable(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..
         def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
             return _call_for_each(Undifferentiable.apply, info.batch_size, in_dims, args)
 
-    return Undifferentiable.apply
+    def call(*args: Any) -> tuple[Tensor, ...]:
+        tensors = (x for x in args if isinstance(x, Tensor))
+        return apply(Undifferentiable, *args) if is_differentiated(*tensors) else function(*args)
+
+    return call
 
 
 def _call_for_each(

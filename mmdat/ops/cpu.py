@@ -2,10 +2,12 @@
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .autograd import is_traced, is_transformed
 from .build import load
 
 KERNELS = load()
@@ -13,6 +15,8 @@ KERNELS = load()
 # them to float32 takes less time.
 MULTIPLIES_BFLOAT16 = KERNELS is not None and bool(KERNELS.mmdat_multiplies_bfloat16())
 DTYPES = torch.float32, torch.bfloat16, torch.float16
+# Kernels of a map's channels take them by vectors, of at most so many.
+CHANNELS = 16
 
 
 def why_not_compiled(*tensors: Tensor) -> str | None:
@@ -27,6 +31,28 @@ def why_not_compiled(*tensors: Tensor) -> str | None:
     return None
 
 
+def why_no_kernel_of_channels(x: Tensor, channels: int, *others: Tensor) -> str | None:
+    """Say why kernels that go along the channels of a map cannot take it; None if they can.
+
+    Args:
+        x: The map.
+        channels: How many of its channels they take as a whole.
+        others: Further tensors that the kernel gets.
+    """
+    if is_traced(x, *others) or is_transformed():
+        return 'something traces or transforms operators'
+    if not x.numel():
+        return f'a map of {tuple(x.shape)} is empty'
+    if channels % CHANNELS:
+        return f'{channels} channels are no multiple of {CHANNELS}'
+    return why_not_compiled(x, *others)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return a map, Tensor[batch, channels, height, width], in channels-last memory."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def kernel_dtype(*maps: Tensor) -> torch.dtype:
     """Return the dtype in which kernels read and write maps."""
     return torch.bfloat16 if all(x.dtype == torch.bfloat16 for x in maps) else torch.float32
@@ -37,15 +63,21 @@ def with_channels_together(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def call_kernel(name: str, dtype: torch.dtype, *args: Tensor | Sequence[int] | None) -> None:
-    """Call a kernel of a dtype with pointers to tensors' data and arrays of 64-bit integers."""
-    pointers = [
-        ctypes.c_void_p(x.data_ptr())
-        if isinstance(x, Tensor)
-        else (ctypes.c_int64 * len(x))(*x)
-        if x is not None
-        else None
-        for x in args
-    ]
+def call_kernel(
+    name: str, dtype: torch.dtype, *args: Tensor | Sequence[int] | float | None
+) -> None:
+    """Call a kernel of a dtype.
+
+    It gets pointers to tensors' data and to arrays of 64-bit integers, and numbers in float32.
+    """
     suffix = str(dtype).removeprefix('torch.')
-    getattr(KERNELS, f'mmdat_{name}_{suffix}')(torch.get_num_threads(), *pointers)
+    kernel = getattr(KERNELS, f'mmdat_{name}_{suffix}')
+    kernel(torch.get_num_threads(), *map(_to_c, args))
+
+
+def _to_c(x: Tensor | Sequence[int] | float | None) -> Any:
+    if isinstance(x, Tensor):
+        return ctypes.c_void_p(x.data_ptr())
+    if isinstance(x, float):
+        return ctypes.c_float(x)
+    return (ctypes.c_int64 * len(x))(*x) if x is not None else None

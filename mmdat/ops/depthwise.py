@@ -8,16 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autograd import is_differentiated, is_traced, is_transformed
-from .cpu import call_kernel, kernel_dtype, why_not_compiled
-from .dispatch import choose_implementation
+from .autograd import make_compiled
+from .cpu import call_kernel, channels_last, kernel_dtype, why_no_kernel_of_channels
+from .dispatch import is_compiled
 from .reference import is_autocast_enabled, without_autocast
-from .tracing import ceil_div
-
-# The kernels take channels by vectors, of at most so many.
-CHANNELS = 16
-# Rows of which they give a sum of the gradients of the weights, their BAND.
-ROWS = 16
 
 
 def residual_depthwise_conv(
@@ -57,19 +51,9 @@ def residual_depthwise_conv(
     """
     _check_shapes(x, weight, bias)
     reason = _why_not_compiled(x, weight, bias)
-    chosen = choose_implementation(
-        'residual_depthwise_conv',
-        implementation,
-        'dense' if reason else 'compiled',
-        ('dense', 'compiled'),
-        {'compiled': reason} if reason else {},
-    )
-    if chosen == 'dense':
-        return _dense(x, weight, bias, with_gelu)
-    x, weight, bias = (tensor.resolve_neg() for tensor in (x, weight, bias))
-    if is_differentiated(x, weight, bias):
-        return _Compiled.apply(x, weight, bias, with_gelu)
-    return _convolve(x, weight, bias, with_gelu)
+    if is_compiled('residual_depthwise_conv', implementation, reason):
+        return _compiled(x, weight, bias, with_gelu)
+    return _dense(x, weight, bias, with_gelu)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -92,26 +76,20 @@ def _dense(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:
         out = out.add_(x) if out.dtype == x.dtype else x + out
     else:
         # One pass over the map instead of two; autocast does not round what the blocks add to.
-        identity = _identity(weight)
+        identity = F.pad(weight.new_ones(1), (4, 4)).view(3, 3)
         with without_autocast(x):
             out = F.conv2d(x, weight + identity, bias, padding=1, groups=x.shape[1])
     return gelu(out) if with_gelu else out
 
 
-def _identity(weight: Tensor) -> Tensor:
-    return F.pad(weight.new_ones(1), (4, 4)).view(3, 3)
-
-
 def _why_not_compiled(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
-    if is_traced(x, weight, bias) or is_transformed():
-        return 'something traces or transforms operators'
-    if x.shape[1] % CHANNELS or not x.numel():
-        return f'a map of {tuple(x.shape)} is empty or has no multiple of {CHANNELS} channels'
-    if x.dtype != weight.dtype and not is_autocast_enabled(x):
+    reason = why_no_kernel_of_channels(x, x.shape[1], weight, bias)
+    if reason is None and x.dtype != weight.dtype and not is_autocast_enabled(x):
         return f'the map is in {x.dtype}, the weight in {weight.dtype}, and autocast is off'
-    return why_not_compiled(x, weight, bias)
+    return reason
 
 
+# The kernels in C++; ``csrc/depthwise.cpp`` says how they work.
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:
     dtype, arguments = _arguments(x, weight, bias, with_gelu)
     out = torch.empty_like(arguments[1])
@@ -119,62 +97,29 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tenso
     return out.to(x.dtype)
 
 
-class _Compiled(torch.autograd.Function):
-    """The kernels in C++; ``csrc/depthwise.cpp`` says how they work."""
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:
-        return _convolve(x, weight, bias, with_gelu)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.with_gelu = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed():
-            # A second derivative is wanted, or torch.func maps over the backward pass.
-            def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-                # Autocast, which lets dtypes differ, is off by now.
-                return _dense(x.float(), weight.float(), bias.float(), ctx.with_gelu)
-
-            gradients = torch.func.vjp(dense, x, weight, bias)[1]
-            return *gradients(grad_out.float()), None
-        return *_gradients(grad_out, x, weight, bias, ctx.with_gelu), None
-
-
 def _gradients(
     grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype, arguments = _arguments(x, weight, bias, with_gelu)
-    batch, channels, height, _ = x.shape
-    grad = torch.empty_like(arguments[1])
-    # Of each band of rows: the gradients of the nine weights of each channel, and of its bias.
-    sums = grad.new_empty(batch * ceil_div(height, ROWS), 10, channels, dtype=torch.float32)
-    grad_out = _channels_last(grad_out.resolve_neg().to(dtype))
-    call_kernel('depthwise_backward', dtype, *arguments, grad_out, grad, sums)
-    sums = sums.sum(0)
-    # Copies, which hold no memory of others.
-    grad_weight, grad_bias = sums[:9].t().contiguous().view(weight.shape), sums[9].clone()
+    grads = [torch.empty_like(tensor) for tensor in arguments[1:]]
+    grad_out = channels_last(grad_out.to(dtype))
+    call_kernel('depthwise_backward', dtype, *arguments, grad_out, *grads)
+    grad, grad_weight, grad_bias = grads
     return grad.to(x.dtype), grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
 
 
 def _arguments(
     x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool
 ) -> tuple[torch.dtype, tuple[Any, ...]]:
-    """Return the kernels' dtype and first arguments: sizes, map, weights by tap, and bias."""
+    """Return the kernels' dtype and first arguments: sizes, map, weight and bias."""
     batch, channels, height, width = x.shape
     dtype = kernel_dtype(x)
-    weight = weight.float()
-    weights = (weight + _identity(weight)).reshape(channels, 9).t().contiguous()
     sizes = batch, height, width, channels, with_gelu
-    return dtype, (sizes, _channels_last(x.to(dtype)), weights, bias.float().contiguous())
+    weight, bias = weight.float().contiguous(), bias.float().contiguous()
+    return dtype, (sizes, channels_last(x.to(dtype)), weight, bias)
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+_compiled = make_compiled(_convolve, _gradients, _dense)
 
 
 def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor) -> None:

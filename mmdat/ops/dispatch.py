@@ -43,6 +43,23 @@ def prefer_implementation(name: str) -> Iterator[None]:
         _preferred = before
 
 
+def is_compiled(operator: str, requested: str, reason: str | None) -> bool:
+    """Decide between the equation, ``'dense'``, and kernels in C++, ``'compiled'``.
+
+    Args:
+        operator: Name of the operator, for messages.
+        requested: What the caller asked for.
+        reason: Why there are no kernels for these inputs; None if there are.
+
+    Raises:
+        ValueError: If the requested implementation does not exist or cannot take the inputs.
+    """
+    default, unsupported = ('dense', {'compiled': reason}) if reason else ('compiled', {})
+    implementations = 'dense', 'compiled'
+    chosen = choose_implementation(operator, requested, default, implementations, unsupported)
+    return chosen == 'compiled'
+
+
 def choose_implementation(
     operator: str,
     requested: str,

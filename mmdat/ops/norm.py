@@ -6,16 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autograd import is_differentiated, is_traced, is_transformed, undifferentiable
-from .cpu import call_kernel, why_not_compiled
-from .dispatch import choose_implementation
+from .autograd import apply, is_differentiated, undifferentiable
+from .cpu import call_kernel, channels_last, why_no_kernel_of_channels
+from .dispatch import is_compiled
 from .reference import is_autocast_enabled
-from .tracing import ceil_div
-
-# The kernels take channels by vectors, of at most so many.
-CHANNELS = 16
-# Positions of which a row of the sums of weights' gradients is, as in norm.cpp.
-CHUNK = 256
 
 
 def layer_norm(
@@ -55,18 +49,11 @@ def layer_norm(
             f'got {tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}'
         )
     reason = _why_not_compiled(x, weight, bias)
-    chosen = choose_implementation(
-        'layer_norm',
-        implementation,
-        'dense' if reason else 'compiled',
-        ('dense', 'compiled'),
-        {'compiled': reason} if reason else {},
-    )
-    if chosen == 'dense':
+    if not is_compiled('layer_norm', implementation, reason):
         return _dense(x, weight, bias, eps)
     x, weight, bias = (tensor.resolve_neg() for tensor in (x, weight, bias))
     if is_differentiated(x, weight, bias):
-        return _Compiled.apply(x, weight, bias, eps)[0]
+        return apply(_Compiled, x, weight, bias, eps)[0]
     return _normalize(x, weight, bias, eps, keep=False)[0]
 
 
@@ -92,15 +79,10 @@ def _is_rounded(x: Tensor) -> bool:
 
 
 def _why_not_compiled(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
-    if is_traced(x, weight, bias) or is_transformed():
-        return 'something traces or transforms operators'
-    if not x.numel():
-        return f'a map of {tuple(x.shape)} is empty'
-    if x.shape[1] % CHANNELS:
-        return f'{x.shape[1]} channels are no multiple of {CHANNELS}'
-    if x.dtype != torch.bfloat16 and not _is_rounded(x):
+    reason = why_no_kernel_of_channels(x, x.shape[1], weight, bias)
+    if reason is None and x.dtype != torch.bfloat16 and not _is_rounded(x):
         return f'the result is in {x.dtype}, as autocast does not round it'
-    return why_not_compiled(x, weight, bias)
+    return reason
 
 
 def _normalize(
@@ -109,7 +91,7 @@ def _normalize(
     """Return the result and, if they are to be kept for the backward pass, the normalized map and
     the factor of each position.
     """
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = channels_last(x)
     out = torch.empty_like(x, dtype=torch.bfloat16)
     positions, channels = x.numel() // x.shape[1], x.shape[1]
     weight, bias = weight.float().contiguous(), bias.float().contiguous()
@@ -121,7 +103,7 @@ def _normalize(
         x,
         weight,
         bias,
-        weight.new_full((1,), eps),  # kernels take pointers alone
+        float(eps),
         out,
         *kept,
     )
@@ -164,19 +146,17 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     positions, channels = len(factors), len(weight)
     grad = torch.empty_like(normalized, dtype=dtype)
-    # Of each chunk of positions: the gradients of weight and bias.
-    sums = factors.new_zeros(ceil_div(positions, CHUNK), 2, channels)
+    grad_weight, grad_bias = factors.new_empty(channels), factors.new_empty(channels)
     call_kernel(
         'layer_norm_backward',
         dtype,
         (positions, channels),
-        grad_out.bfloat16().contiguous(memory_format=torch.channels_last),
+        channels_last(grad_out.bfloat16()),
         normalized,
         factors,
         weight.float().contiguous(),
         grad,
-        sums,
+        grad_weight,
+        grad_bias,
     )
-    # Copies, which hold no memory of others.
-    grad_weight, grad_bias = (x.clone() for x in sums.sum(0))
     return grad, grad_weight.to(weight.dtype), grad_bias.to(bias_dtype)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autograd import is_differentiated, is_traced, is_transformed, undifferentiable
+from .autograd import apply, is_differentiated, is_traced, is_transformed, undifferentiable
 from .dispatch import choose_implementation
 from .neighborhood import compiled
 from .neighborhood.compiled import compiled_window_attention
@@ -133,7 +133,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
         and is_differentiated(query, key, value)
         and not (is_traced(query, key, value) or is_transformed())
     ):
-        out = _SmallWindows.apply(query, key, value, bias, scale)
+        out = apply(_SmallWindows, query, key, value, bias, scale)
     else:
         out = fused_attention(query, key, value, bias, scale)
     return out.unflatten(0, windows)

@@ -12,7 +12,7 @@
 namespace {
 
 constexpr int TAPS = 9;
-constexpr int BAND = 16;   // rows; the sums for weights are of one, as Python's ROWS says
+constexpr int BAND = 16;   // rows, of which sums for weights are
 constexpr int BLOCK = 32;  // channels, of which a line of the cache has as many or half of them
 
 // The fields are in the order in which Python gives them.
@@ -101,17 +101,24 @@ template <typename T>
 struct Convolution {
     const Sizes sizes;
     const T *map;
-    const float *weights;  // [tap][channel]
     const float *bias;
     const int64_t bands, blocks;
     Buffer<T> zeros;
+    Buffer<float> weights;  // [tap][channel], with 1 added to those of the middle
 
-    Convolution(const Sizes &sizes, const T *map, const float *weights, const float *bias)
-        : sizes(sizes), map(map), weights(weights), bias(bias),
+    // The weight is of [channel][tap].
+    Convolution(const Sizes &sizes, const T *map, const float *weight, const float *bias)
+        : sizes(sizes), map(map), bias(bias),
           bands(round_up(sizes.height, BAND) / BAND), blocks(round_up(sizes.channels, BLOCK) / BLOCK),
-          zeros(LANES) {}
+          zeros(LANES), weights(TAPS * sizes.channels) {
+        for (int64_t c = 0; c < sizes.channels; ++c)
+            for (int tap = 0; tap < TAPS; ++tap)
+                weights[tap * sizes.channels + c] = weight[c * TAPS + tap] + (tap == TAPS / 2);
+    }
 
-    int64_t tasks() const { return sizes.batch * bands * blocks; }
+    int64_t bands_of_all() const { return sizes.batch * bands; }
+
+    int64_t tasks() const { return bands_of_all() * blocks; }
 
     int64_t offset(int64_t sample, int64_t row, int64_t channel) const {
         return (sample * sizes.height + row) * sizes.width * sizes.channels + channel;
@@ -124,7 +131,7 @@ struct Convolution {
 
     void take_weights(int64_t channel, bool turned, Vec (&to)[TAPS]) const {
         for (int tap = 0; tap < TAPS; ++tap)
-            to[tap] = load(weights + (turned ? TAPS - 1 - tap : tap) * sizes.channels + channel);
+            to[tap] = load(weights.data() + (turned ? TAPS - 1 - tap : tap) * sizes.channels + channel);
     }
 
     // Call f(sample, first row, row behind the last, first channel, channel behind the last).
@@ -190,6 +197,16 @@ struct Convolution {
         });
     }
 
+    // Add up the bands' sums, to weights of [channel][tap].
+    void add_sums(const float *sums, float *grad_weight, float *grad_bias) const {
+        add_rows(sums, bands_of_all(), (TAPS + 1) * sizes.channels, [&](int64_t i, Vec sum) {
+            const int64_t tap = i / sizes.channels, channel = i % sizes.channels;
+            if (tap == TAPS) return store(grad_bias + channel, sum);
+            for (int lane = 0; lane < LANES; ++lane)
+                grad_weight[(channel + lane) * TAPS + tap] = sum[lane];
+        });
+    }
+
     // The gradients of the sums in a row, of which there are none beyond the map.
     template <bool GELU>
     void compute_gradients(const T *grad_out, int64_t sample, int64_t y, int64_t c,
@@ -248,22 +265,25 @@ void on_threads(int threads, int64_t tasks, F f) {
 
 #define KERNELS(NAME, T)                                                                           \
     extern "C" void mmdat_depthwise_forward_##NAME(int threads, const Sizes *sizes, const T *map,  \
-                                                   const float *weights, const float *bias,        \
+                                                   const float *weight, const float *bias,         \
                                                    T *out) {                                       \
-        const Convolution<T> conv(*sizes, map, weights, bias);                                     \
+        const Convolution<T> conv(*sizes, map, weight, bias);                                      \
         on_threads(threads, conv.tasks(), [&](int64_t task) {                                      \
             sizes->gelu ? conv.template forward<true>(task, out)                                   \
                         : conv.template forward<false>(task, out);                                 \
         });                                                                                        \
     }                                                                                              \
     extern "C" void mmdat_depthwise_backward_##NAME(int threads, const Sizes *sizes, const T *map, \
-                                                    const float *weights, const float *bias,       \
-                                                    const T *grad_out, T *grad, float *sums) {     \
-        const Convolution<T> conv(*sizes, map, weights, bias);                                     \
+                                                    const float *weight, const float *bias,        \
+                                                    const T *grad_out, T *grad,                    \
+                                                    float *grad_weight, float *grad_bias) {        \
+        const Convolution<T> conv(*sizes, map, weight, bias);                                      \
+        Buffer<float> sums(conv.bands_of_all() * (TAPS + 1) * sizes->channels);                    \
         on_threads(threads, conv.tasks(), [&](int64_t task) {                                      \
-            sizes->gelu ? conv.template backward<true>(task, grad_out, grad, sums)                 \
-                        : conv.template backward<false>(task, grad_out, grad, sums);               \
+            sizes->gelu ? conv.template backward<true>(task, grad_out, grad, sums.data())          \
+                        : conv.template backward<false>(task, grad_out, grad, sums.data());        \
         });                                                                                        \
+        conv.add_sums(sums.data(), grad_weight, grad_bias);                                        \
     }
 
 KERNELS(float32, float)

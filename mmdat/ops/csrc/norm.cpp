@@ -11,7 +11,7 @@
 
 namespace {
 
-constexpr int64_t CHUNK = 256;  // positions, of which a row of sums is, as in norm.py
+constexpr int64_t CHUNK = 256;  // positions, of which a row of sums is
 constexpr int POSITIONS = 4;    // at a time, of which add_four_sums makes one vector
 
 // The fields are in the order in which Python gives them.
@@ -85,14 +85,15 @@ void forward(int threads, const Sizes &sizes, const T *map, const float *weight,
     for (int64_t chunk = 0; chunk < sizes.chunks(); ++chunk) sizes.for_each_group(chunk, normalize);
 }
 
-// Sums are of [chunk][weight, then bias][channel]; they begin as zeros.
 template <typename T>
 void backward(int threads, const Sizes &sizes, const BFloat16 *grad_out, const BFloat16 *normalized,
-              const float *factors, const float *weight, T *grad, float *sums) {
+              const float *factors, const float *weight, T *grad, float *grad_weight,
+              float *grad_bias) {
     const int64_t channels = sizes.channels;
+    Buffer<float> sums(sizes.chunks() * 2 * channels);  // [chunk][weight, then bias][channel]
 #pragma omp parallel for num_threads(threads)
     for (int64_t chunk = 0; chunk < sizes.chunks(); ++chunk) {
-        float *to_weight = sums + chunk * 2 * channels, *to_bias = to_weight + channels;
+        float *to_weight = sums.data() + chunk * 2 * channels, *to_bias = to_weight + channels;
         sizes.for_each_group(chunk, [=](int64_t position, int64_t count) {
             const Rows<BFloat16> grads(grad_out, position, count, channels);
             const Rows<BFloat16> values(normalized, position, count, channels);
@@ -118,6 +119,9 @@ void backward(int threads, const Sizes &sizes, const BFloat16 *grad_out, const B
                                                    slopes[i] * values.at(i, c)));
         });
     }
+    add_rows(sums.data(), sizes.chunks(), 2 * channels, [=](int64_t i, Vec sum) {
+        store(i < channels ? grad_weight + i : grad_bias + i - channels, sum);
+    });
 }
 
 }  // namespace
@@ -126,13 +130,15 @@ void backward(int threads, const Sizes &sizes, const BFloat16 *grad_out, const B
 #define KERNELS(NAME, T)                                                                           \
     extern "C" void mmdat_layer_norm_forward_##NAME(                                               \
         int threads, const Sizes *sizes, const T *map, const float *weight, const float *bias,     \
-        const float *epsilon, BFloat16 *out, BFloat16 *normalized, float *factors) {               \
-        forward<T>(threads, *sizes, map, weight, bias, *epsilon, out, normalized, factors);        \
+        float epsilon, BFloat16 *out, BFloat16 *normalized, float *factors) {                      \
+        forward<T>(threads, *sizes, map, weight, bias, epsilon, out, normalized, factors);         \
     }                                                                                              \
     extern "C" void mmdat_layer_norm_backward_##NAME(                                              \
         int threads, const Sizes *sizes, const BFloat16 *grad_out, const BFloat16 *normalized,     \
-        const float *factors, const float *weight, T *grad, float *sums) {                         \
-        backward<T>(threads, *sizes, grad_out, normalized, factors, weight, grad, sums);           \
+        const float *factors, const float *weight, T *grad, float *grad_weight,                    \
+        float *grad_bias) {                                                                        \
+        backward<T>(threads, *sizes, grad_out, normalized, factors, weight, grad, grad_weight,     \
+                    grad_bias);                                                                    \
     }
 
 KERNELS(float32, float)

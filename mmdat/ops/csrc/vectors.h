@@ -98,6 +98,16 @@ inline void store(T *to, Vec x, int64_t count) {
     if (count > 0) std::memcpy(to, numbers, count * sizeof(T));
 }
 
+// Give end(column, sum) for each vector of columns of so many rows.
+template <typename End>
+inline void add_rows(const float *from, int64_t rows, int64_t columns, End end) {
+    for (int64_t column = 0; column < columns; column += LANES) {
+        Vec sum{};
+        for (int64_t row = 0; row < rows; ++row) sum += load(from + row * columns + column);
+        end(column, sum);
+    }
+}
+
 // Fetch memory that the processor would not guess to be next. It may lie beyond the end.
 inline void prefetch(const void *from) { __builtin_prefetch(from, 0, 2); }
 inline void prefetch_to_write(const void *to) { __builtin_prefetch(to, 1, 2); }
