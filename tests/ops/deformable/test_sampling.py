@@ -1,11 +1,19 @@
 """Feature maps and bias tables are read where they say."""
 
+from functools import partial
+
 import pytest
 import torch
+from helpers.compiled import needs_kernels
+from helpers.errors import relative_errors
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from mmdat.ops import relative_position_bias, sample_at
 from mmdat.ops.deformable import sampling
+
+TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
 def random(*shape: int) -> Tensor:
@@ -53,3 +61,113 @@ def test_sampling_at_nan_in_deterministic_mode_is_nan(monkeypatch: pytest.Monkey
     locations = torch.zeros(1, 1, 1, 2, 2)
     locations[..., 0, 1] = torch.nan
     assert sample_at(torch.ones(1, 1, 3, 3), locations).isnan().tolist() == [[[[True, False]]]]
+
+
+def differentiate(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    """The output and the gradients of the inputs."""
+    direction = torch.arange(out.numel()).view(out.shape) % 7 - 2.5
+    return [out.detach(), *torch.autograd.grad(out, inputs, direction.to(out.dtype))]
+
+
+def draw(*shape: int, groups: int, points: tuple[int, int]) -> list[Tensor]:
+    """A map, and locations of which some are beyond it, but none on a position's edge."""
+    return [random(*shape), 1.2 * random(shape[0], groups, *points, 2)]
+
+
+@needs_kernels
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 20), st.integers(1, 20)),
+    group_blocks=st.integers(1, 3),
+    points=st.tuples(st.integers(1, 13), st.integers(1, 9)),
+    dtype=st.sampled_from([*TOLERANCES]),
+    channels_last=st.booleans(),
+)
+def test_kernels_sample_as_pytorch_does(
+    shape: tuple[int, int, int, int],
+    group_blocks: int,
+    points: tuple[int, int],
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> None:
+    batch, groups, height, width = shape
+    channels = 16 * group_blocks * groups
+    x, locations = draw(batch, channels, height, width, groups=groups, points=points)
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    inputs = [x.to(dtype).requires_grad_(), locations.float().requires_grad_()]
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    out = sample_at(*inputs, implementation='compiled')
+    assert out.dtype == dtype
+    expected = differentiate(sample_at(*exact), exact)
+    assert max(relative_errors(differentiate(out, inputs), expected)) < TOLERANCES[dtype]
+
+
+@needs_kernels
+@pytest.mark.usefixtures('threads')
+def test_results_of_kernels_do_not_depend_on_the_number_of_threads() -> None:
+    inputs = [x.float().requires_grad_() for x in draw(2, 96, 9, 7, groups=2, points=(8, 9))]
+    found = []
+    for number in (1, 2, 3, 4):
+        torch.set_num_threads(number)
+        found.append(differentiate(sample_at(*inputs, implementation='compiled'), inputs))
+    for other in found[1:]:
+        assert all(map(torch.equal, other, found[0]))
+
+
+@needs_kernels
+def test_kernels_read_only_what_is_on_the_map() -> None:
+    x = torch.ones(1, 16, 3, 3)
+    far = [torch.nan, torch.inf, -torch.inf, 1e30, -1e30, 2.0, 1.0]
+    locations = torch.zeros(1, 1, 1, len(far), 2)
+    locations[..., 1] = torch.tensor(far)
+    inputs = [x.requires_grad_(), locations.requires_grad_()]
+    out = sample_at(*inputs, implementation='compiled')
+    expected = sample_at(*inputs, implementation='dense')
+    torch.testing.assert_close(out, expected, equal_nan=True)
+    assert out[0, 0, 0].isnan().tolist() == [True, True, True, False, False, False, False]
+    finite = out.isfinite()
+    found, wanted = (torch.autograd.grad(y[finite].sum(), x)[0] for y in (out, expected))
+    torch.testing.assert_close(found, wanted)
+
+
+@needs_kernels
+def test_kernels_are_differentiated_in_batches_and_once() -> None:
+    inputs = [x.float().requires_grad_() for x in draw(1, 32, 4, 5, groups=2, points=(2, 3))]
+    gradients = []
+    for implementation in ('compiled', 'dense'):
+        out = sample_at(*inputs, implementation=implementation)
+        directions = torch.stack([torch.ones_like(out), torch.arange(192.0).view(out.shape)])
+        function = partial(torch.autograd.grad, out, inputs, retain_graph=True)
+        gradients.append(torch.func.vmap(function)(directions))
+        (first,) = torch.autograd.grad(
+            sample_at(*inputs, implementation=implementation).sum(), inputs[0], create_graph=True
+        )
+        # PyTorch has no second derivatives either.
+        with pytest.raises(RuntimeError, match='grid_sampler_2d_backward is not implemented'):
+            torch.autograd.grad(first.sum(), inputs[1])
+    torch.testing.assert_close(*gradients)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    'inputs, reason',
+    [
+        (draw(1, 32, 4, 4, groups=4, points=(2, 2)), '8 channels are no multiple of 16'),
+        (draw(0, 16, 4, 4, groups=1, points=(2, 2)), 'is empty'),
+        (draw(1, 16, 4, 4, groups=1, points=(2, 2)), 'torch.float64 is none of'),
+    ],
+)
+def test_what_kernels_cannot_take_is_said(inputs: list[Tensor], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        sample_at(*inputs, implementation='compiled')
+
+
+def test_locations_that_do_not_fit_are_refused() -> None:
+    x, locations = draw(1, 6, 4, 4, groups=2, points=(3, 2))
+    for wrong in (
+        locations[0],
+        locations.expand(2, -1, -1, -1, -1),
+        locations.repeat(1, 2, 1, 1, 1),
+    ):
+        with pytest.raises(ValueError, match='groups must divide channels'):
+            sample_at(x, wrong)
