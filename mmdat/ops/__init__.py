@@ -7,6 +7,7 @@ from .dispatch import prefer_implementation
 from .full import global_attention
 from .neighborhood.api import neighborhood_attention
 from .norm import layer_norm
+from .residual import residual_add
 from .slide import slide_attention
 from .window import window_attention
 
@@ -20,6 +21,7 @@ __all__ = [
     'prefer_implementation',
     'reference_points',
     'relative_position_bias',
+    'residual_add',
     'residual_depthwise_conv',
     'sample_at',
     'slide_attention',

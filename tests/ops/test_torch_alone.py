@@ -38,6 +38,7 @@ CALLS = dict(
     neighborhood_attention=(query, query, query, torch.rand(2, 5, 5)),
     reference_points=(4, 6),
     relative_position_bias=(ops.grid_points(4, 6).flatten(0, 1), locations, table),
+    residual_add=(torch.rand(1, 16, 4, 6), torch.rand(1, 16, 4, 6)),
     residual_depthwise_conv=(torch.rand(1, 16, 4, 6), torch.rand(16, 1, 3, 3), torch.rand(16)),
     sample_at=(torch.rand(1, 4, 6, 8), torch.rand(1, 2, 3, 4, 2)),
     slide_attention=(query.movedim(-1, 2), taps, taps, torch.rand(2, 9)),

@@ -24,6 +24,7 @@ from mmdat.models.layers import (
     ResidualDepthwiseConv,
     depthwise_conv,
 )
+from mmdat.ops import residual_add
 from mmdat.registry import MODELS
 
 from . import dat_published
@@ -151,8 +152,8 @@ class DATBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
         x = self.local_perception(x)
-        x = x + self.drop_path(self.scale1(self.attention(self.norm1(x))))
-        return x + self.drop_path(self.scale2(self.ffn(self.norm2(x))))
+        x = residual_add(x, self.drop_path(self.scale1(self.attention(self.norm1(x)))))
+        return residual_add(x, self.drop_path(self.scale2(self.ffn(self.norm2(x)))))
 
 
 class ConvNeXtBlock(nn.Module):
@@ -177,7 +178,7 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
         x = self.local_perception(x)
-        return x + self.drop_path(self.ffn(self.norm(self.dwconv(x))))
+        return residual_add(x, self.drop_path(self.ffn(self.norm(self.dwconv(x)))))
 
 
 @MODELS.register_module()

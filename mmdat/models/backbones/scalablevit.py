@@ -12,6 +12,7 @@ from mmdat.errors import UserError
 from mmdat.models.arch import StageSettings, tabulate
 from mmdat.models.attentions import InteractiveWindowAttention, ScalableAttention
 from mmdat.models.layers import FFN, DropPath, LayerNorm2d, ResidualDepthwiseConv
+from mmdat.ops import residual_add
 from mmdat.registry import MODELS
 
 from . import scalablevit_published
@@ -91,8 +92,8 @@ class ScalableViTBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tensor[batch, embed_dims, height, width] -> the same shape."""
-        x = x + self.drop_path(self.attention(self.norm1(x)))
-        x = x + self.drop_path(self.ffn(self.norm2(x)))
+        x = residual_add(x, self.drop_path(self.attention(self.norm1(x))))
+        x = residual_add(x, self.drop_path(self.ffn(self.norm2(x))))
         return self.position(x)
 
 
