@@ -26,6 +26,7 @@ SHARED_BY_OPERATORS = {
     'compiled',
     'cpu',
     'dispatch',
+    'gelu',
     'gpu',
     'reference',
     'sampling',

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdat.ops import layer_norm, residual_depthwise_conv
-from mmdat.ops.depthwise import gelu
+from mmdat.ops.gelu import gelu
 from mmdat.ops.reference import compute_dtype, is_autocast_enabled, without_autocast
 
 

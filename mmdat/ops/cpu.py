@@ -48,6 +48,14 @@ def why_no_kernel_of_channels(x: Tensor, channels: int, *others: Tensor) -> str 
     return why_not_compiled(x, *others)
 
 
+def is_dense_map(x: Tensor, *others: Tensor) -> bool:
+    """Whether maps, Tensor[batch, channels, height, width], fill their memory in one order."""
+    return any(
+        all(y.ndim == 4 and y.is_contiguous(memory_format=order) for y in (x, *others))
+        for order in (torch.contiguous_format, torch.channels_last)
+    )
+
+
 def channels_last(x: Tensor) -> Tensor:
     """Return a map, Tensor[batch, channels, height, width], in channels-last memory."""
     return x.contiguous(memory_format=torch.channels_last)

@@ -11,6 +11,7 @@ from torch import Tensor
 from .autograd import make_compiled
 from .cpu import call_kernel, channels_last, kernel_dtype, why_no_kernel_of_channels
 from .dispatch import is_compiled
+from .gelu import gelu
 from .reference import is_autocast_enabled, without_autocast
 
 
@@ -54,19 +55,6 @@ def residual_depthwise_conv(
     if is_compiled('residual_depthwise_conv', implementation, reason):
         return _compiled(x, weight, bias, with_gelu)
     return _dense(x, weight, bias, with_gelu)
-
-
-def gelu(x: Tensor) -> Tensor:
-    """GELU of a (batch, channels, height, width) map that nobody else will read.
-
-    It is in place where no gradient is wanted: two maps at a time, not three.
-    """
-    if torch.is_grad_enabled():
-        return F.gelu(x)
-    # In this order of dimensions PyTorch takes oneDNN's on CPUs, which in half precision takes half
-    # the time.
-    torch.ops.aten.gelu_(x.permute(0, 2, 3, 1))
-    return x
 
 
 def _dense(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:

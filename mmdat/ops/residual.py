@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .autograd import apply, is_differentiated, is_traced, is_transformed
-from .cpu import call_kernel, why_not_compiled
+from .cpu import call_kernel, is_dense_map, why_not_compiled
 from .dispatch import is_compiled
 from .tracing import is_exporting
 
@@ -46,11 +46,7 @@ def _why_not_compiled(x: Tensor, branch: Tensor) -> str | None:
         return f'the map is in {x.dtype} and the branch in {branch.dtype}'
     if is_traced(x, branch) or is_transformed():
         return 'something traces or transforms operators'
-    formats = torch.contiguous_format, torch.channels_last
-    if x.ndim != 4 or not any(
-        x.is_contiguous(memory_format=format) and branch.is_contiguous(memory_format=format)
-        for format in formats
-    ):
+    if not is_dense_map(x, branch):
         return 'the map and the branch are not both contiguous or both channels-last'
     return why_not_compiled(x, branch)
 

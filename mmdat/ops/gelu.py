@@ -1,0 +1,64 @@
+"""GELU (arXiv 1606.08415)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .autograd import is_differentiated, is_traced, is_transformed, make_compiled
+from .cpu import call_kernel, is_dense_map, why_not_compiled
+from .dispatch import is_compiled
+
+
+def gelu(x: Tensor, *, implementation: str = 'auto') -> Tensor:
+    """GELU of a map that nobody else will read.
+
+    It is in place where no gradient is wanted: two maps at a time, not three.
+
+    Args:
+        x: Tensor[batch, channels, height, width].
+        implementation: ``'dense'``, PyTorch's; ``'compiled'``, C++ on a CPU for float32 and
+            bfloat16; ``'auto'``, compiled where it can be and nothing traces operators.
+
+    Returns:
+        A tensor of the shape and dtype of ``x``.
+
+    Raises:
+        ValueError: If there is no such implementation for this map.
+    """
+    if is_compiled('gelu', implementation, _why_not_compiled(x)):
+        if torch.is_grad_enabled() or is_differentiated(x):
+            return _compiled(x)
+        x = x.resolve_neg()
+        return _apply(x, out=x)
+    if torch.is_grad_enabled():
+        return F.gelu(x)
+    # In this order of dimensions PyTorch takes oneDNN's on CPUs, which in half precision takes half
+    # the time.
+    torch.ops.aten.gelu_(x.permute(0, 2, 3, 1))
+    return x
+
+
+def _why_not_compiled(x: Tensor) -> str | None:
+    if is_traced(x) or is_transformed():
+        return 'something traces or transforms operators'
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        return f'the map is in {x.dtype}'
+    if not is_dense_map(x):
+        return 'the map is neither contiguous nor channels-last'
+    return why_not_compiled(x)
+
+
+def _apply(x: Tensor, out: Tensor | None = None) -> Tensor:
+    out = torch.empty_like(x) if out is None else out
+    call_kernel('gelu_forward', x.dtype, (x.numel(),), x, out)
+    return out
+
+
+def _gradients(grad_out: Tensor, x: Tensor) -> tuple[Tensor]:
+    grad = torch.empty_like(x)
+    grad_out = torch.empty_like(x).copy_(grad_out) if grad_out.stride() != x.stride() else grad_out
+    call_kernel('gelu_backward', x.dtype, (x.numel(),), x, grad_out, grad)
+    return (grad,)
+
+
+_compiled = make_compiled(_apply, _gradients, F.gelu)
