@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers import zoo
+from helpers.configs import load
 from helpers.nano import nano_config
 
 from mmdat.apis import train
@@ -55,6 +56,12 @@ def test_readme_has_the_measured_figures_of_the_nine_classifiers() -> None:
         r'^\| \[(\w+)\].*\[theirs\]\((.+)\) \|$', (ROOT / 'README.md').read_text(), re.MULTILINE
     )
     assert dict(links) == {name: PUBLISHED[name].pages[0] for name, *_ in rows if name in PUBLISHED}
+
+
+def test_readme_predicts_with_the_checkpoint_of_the_demo() -> None:
+    checkpoints = re.findall(r'work_dirs/(\w+_shapes)/(\S+)', (ROOT / 'README.md').read_text())
+    (epochs,) = {load(name).train_cfg.max_epochs for name, _ in checkpoints}
+    assert {file for _, file in checkpoints} == {f'epoch_{epochs}.pth'}
 
 
 def test_a_classifier_trains_with_all_options(

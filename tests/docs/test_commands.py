@@ -79,7 +79,10 @@ WORDS = {
 PARTS = {
     'my_parts': 'my_config',
     '/NAME.py': '/mask_rcnn_dat_pp_t_coco.py',
+    'mask_rcnn_dat_pp_nano_shapes': 'mask_rcnn_dat_pp_t_coco',
     'epoch_12': 'epoch_1',
+    'epoch_7': 'epoch_1',
+    'data/shapes/val': 'photos',
     'mine': 'my_config',
     'other': 'mask_rcnn_dat_pp_t_coco',
     ' ...': '',
