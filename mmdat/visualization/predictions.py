@@ -1,4 +1,4 @@
-"""Pictures of what a model predicts, drawn on the image in its own size."""
+"""Pictures of what a model predicts, drawn on the image in its own size but for small ones."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +13,7 @@ Color = Sequence[int]
 OPACITY = 0.45
 # In heights of a text: where its box is tried, from its place down.
 SHIFTS = (0, 1, -1, 2, -2, 3, -3)
+LEGIBLE = 224  # in pixels: the least longer side of an image that lines are written on
 
 
 def random_colors(number: int) -> list[tuple[int, int, int]]:
@@ -91,7 +92,12 @@ def draw_classes_of_pixels(
 
 
 def draw_text(image: np.ndarray, text: str) -> np.ndarray:
-    """Write lines into the upper left corner of an image, (height, width, 3) RGB uint8."""
+    """Write lines into the upper left corner of an image, (height, width, 3) RGB uint8.
+
+    A small image is enlarged, so that they do not hide it.
+    """
+    scale = max(1, LEGIBLE / max(image.shape[:2]))
+    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     return _draw_texts(image, [(0, 0)], [text], [(0, 0, 0)])
 
 

@@ -531,12 +531,12 @@ def test_a_video_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> 
     'rate, written', [(240.2143, 240.21), (29.97, 29.97), (90000.0, 65535.0), (0.001, 0.01)]
 )
 def test_a_video_of_any_size_and_rate_is_whole(rate: float, written: float, tmp_path: Path) -> None:
-    image = np.full((47, 65, 3), 200, np.uint8)
+    image = np.full((247, 265, 3), 200, np.uint8)
     write_scores(tmp_path, *(('x.avi', frame, rate, image) for frame in range(3)))
     video = cv2.VideoCapture(str(tmp_path / 'pictures/x.mp4'))
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(written)
     frames = [video.read()[1] for _ in range(3)]
-    assert frames[2].shape == (48, 66, 3) and not video.read()[0]
+    assert frames[2].shape == (248, 266, 3) and not video.read()[0]
     assert abs(frames[2][-2:, -2:].mean() - 200) < 5
 
 

@@ -77,6 +77,15 @@ def test_lines_are_written_one_below_the_other() -> None:
     assert heights[1] > 1.6 * heights[0]
 
 
+def test_lines_leave_most_of_a_small_image_to_be_seen() -> None:
+    lines = '\n'.join(['0.91 hexagon'] * 5)
+    small = np.full((64, 48, 3), 128, np.uint8)
+    picture = draw_text(small, lines)
+    assert picture.shape == (224, 168, 3)
+    assert (picture == 128).all(-1).mean() > 0.8
+    assert (picture == draw_text(np.full(picture.shape, 128, np.uint8), lines)).all()
+
+
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Install a font that draws a character as an A, in place of the fonts of this machine."""
