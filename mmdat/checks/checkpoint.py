@@ -1,5 +1,6 @@
 """Checks of what a checkpoint holds: whether it can be loaded, tested, resumed."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from mmdat.errors import UserError, enumerate_names, reason
 
 # What a checkpoint needs beside the weights for training to go on where it stopped.
 TRAINING_STATE = ('meta', 'message_hub', 'optimizer')
+# Types of optim_wrapper, however the text of a config names them.
+MIXED_PRECISION = re.compile(r"(Amp|Apex|BFloat16)OptimWrapper'")
 
 
 def latest_checkpoint(cfg: Config, warn: Callable[[str], None]) -> tuple[str, Any] | None:
@@ -157,3 +160,23 @@ def warn_if_finished(runner: Runner, source: str) -> None:
                 f'{source} is at {unit} {done} of {most}: nothing is left to train; '
                 f'to go on, raise train_cfg.max_{unit}s'
             )
+
+
+def check_precision(runner: Runner, content: Mapping[str, Any], source: str) -> None:
+    """Log a warning if a training without mixed precision goes on with it, or the other way round.
+
+    Args:
+        runner: The runner.
+        content: The checkpoint; one that does not say how it was trained passes.
+        source: Its path, for the sentence.
+    """
+    cfg = (content.get('meta') or {}).get('cfg')
+    if not isinstance(cfg, str):
+        return
+    before = MIXED_PRECISION.search(cfg) is not None
+    if before != (MIXED_PRECISION.search(str(runner.cfg.optim_wrapper)) is not None):
+        was, now, do = ('with', 'without', 'give') if before else ('without', 'with', 'leave out')
+        runner.logger.warning(
+            f'{source} was trained {was} mixed precision and goes on {now} it: {do} --amp to go on '
+            'as before'
+        )

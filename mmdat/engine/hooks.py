@@ -59,6 +59,8 @@ class CheckFitHook(Hook):
             # An optimizer's state that was saved with more stages does not fit.
             unneeded=() if is_resuming else checks.model_fit.unbuilt(model),
         )
+        if is_resuming:
+            checks.checkpoint.check_precision(runner, checkpoint, source)
         if not is_fine_tuning:
             for loop in mmengine_private.built_loops(runner).values():
                 checks.checkpoint.check_class_order(

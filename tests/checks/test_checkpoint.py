@@ -1,20 +1,23 @@
 """What is no checkpoint, or cannot be resumed from, is refused before a model is built."""
 
 import io
+import itertools
 import os
 import pickle
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper
 
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
-from mmdat.checks.checkpoint import check_class_order, latest_checkpoint
+from mmdat.checks.checkpoint import check_class_order, check_precision, latest_checkpoint
 from mmdat.errors import UserError
 
 
@@ -169,3 +172,19 @@ def test_classes_in_another_order_than_in_training_are_refused() -> None:
     check_class_order(trained, 'a.pth', ('person', 'couch', 'cat'), warnings.append)
     assert len(warnings) == 1
     assert "1 of the 3 classes of a.pth have another name in the data: 'sofa -> co" in warnings[0]
+
+
+@pytest.mark.parametrize('mixed', ['mmdat.BFloat16OptimWrapper', AmpOptimWrapper])
+def test_another_precision_than_in_training_is_told(mixed: Any) -> None:
+    told: list[str] = []
+    for trained, goes_on in itertools.product((mixed, 'OptimWrapper'), repeat=2):
+        before, now = (Config(dict(optim_wrapper=dict(type=name))) for name in (trained, goes_on))
+        runner: Any = SimpleNamespace(cfg=now, logger=SimpleNamespace(warning=told.append))
+        check_precision(runner, dict(meta=dict(cfg=before.pretty_text)), 'a.pth')
+        check_precision(runner, dict(meta=dict(epoch=1)), 'a.pth')
+    assert told == [
+        'a.pth was trained with mixed precision and goes on without it: give --amp to go on as '
+        'before',
+        'a.pth was trained without mixed precision and goes on with it: leave out --amp to go on '
+        'as before',
+    ]
