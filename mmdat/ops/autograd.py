@@ -225,13 +225,14 @@ def _call_for_each(
     args: tuple[Any, ...],
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Map a function over dimensions of its arguments, as ``torch.vmap`` asks for it."""
+    mapped = list(zip(args, dims, strict=True))
     calls = [
-        function(
-            *(x if dim is None else x.select(dim, i) for x, dim in zip(args, dims, strict=True))
-        )
+        function(*(x if dim is None else x.select(dim, i) for x, dim in mapped))
         for i in range(size)
     ]
-    results = tuple(torch.stack(tensors) for tensors in zip(*calls, strict=True))
+    if not calls:  # sums over nothing are zeros, whose results have the shapes and are then cut off
+        calls = [function(*(x if dim is None else x.sum(dim) for x, dim in mapped))]
+    results = tuple(torch.stack(tensors)[:size] for tensors in zip(*calls, strict=True))
     return results, (0,) * len(results)
 
 

@@ -86,6 +86,23 @@ def test_calls_and_backward_passes_are_mapped_over(operator: str, implementation
             torch.testing.assert_close(stack[index], each_expected)
 
 
+# The first calls PyTorch's attention, which refuses to be mapped over nothing.
+@pytest.mark.parametrize('operator, implementation', CASES[1:])
+def test_calls_mapped_over_nothing_have_empty_results(operator: str, implementation: str) -> None:
+    attend, inputs = OPERATORS[operator]
+    attend = partial(attend, implementation=implementation)
+    maps = [x.expand(0, *x.shape).requires_grad_() for x in inputs[:3]]
+    out = torch.func.vmap(lambda *each: attend(*each, *inputs[3:]))(*maps)
+    assert out.shape == (0, *inputs[0].shape)
+    found = torch.autograd.grad(out.sum(), maps)
+    assert [x.shape for x in found] == [x.shape for x in maps]
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    out = attend(*leaves)
+    differentiate = torch.func.vmap(partial(torch.autograd.grad, out, leaves))
+    found = differentiate(out.new_zeros(0, *out.shape))
+    assert [x.shape for x in found] == [(0, *x.shape) for x in leaves]
+
+
 def test_windows_without_the_kernel_take_batches_of_backward_passes() -> None:
     leaves = [x.detach().requires_grad_() for x in OPERATORS['window'][1]]
     out = window_attention(*leaves, window_size=4)
