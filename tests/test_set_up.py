@@ -130,6 +130,25 @@ def test_what_is_installed_stays_and_says_nothing(machine: Machine, capfd) -> No
     assert capfd.readouterr() == ('', '')
 
 
+def test_set_up_tells_of_long_steps_not_of_each_package(machine, monkeypatch, capfd) -> None:
+    each = [
+        'Downloading ruff (10.2MiB)',
+        'Downloading mmdet (2.1MiB)',
+        ' Downloaded torch',
+        ' + torch==2.11.0',
+        ' - numpy==2.0.0',
+        ' ~ mmdat==1.0 (from file:///mmdat)',
+    ]
+    long = [
+        'Downloading torch (506.0MiB)',
+        '   Building mmcv==2.1.0',
+        'Installed 164 packages in 2.61s',
+    ]
+    monkeypatch.setenv('FAKE_SAID', '\\n'.join([*each, *long, *each, '']))
+    machine.load().main()
+    assert capfd.readouterr().err.splitlines() == long
+
+
 def test_venv_that_was_moved_is_made_anew(machine: Machine) -> None:
     machine.load().main()
     (machine.root / '.venv/leftover').touch()

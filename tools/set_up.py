@@ -21,6 +21,8 @@ MISLEADING = re.compile(
 ENVIRONMENT = {key: text for key, text in os.environ.items() if not MISLEADING.match(key)}
 ENVIRONMENT['UV_LOCK_TIMEOUT'] = '7200'  # another clone may compile mmcv into the same cache
 ENVIRONMENT.setdefault('UV_PYTHON', '>=3.10,<3.13')  # those of the lock
+# Of what uv says, the lines for each package, but for downloads of 100 MB and more.
+FOR_EACH = re.compile(r' [+~-] | Downloaded |Downloading \S+ \(\d\d?\.')
 INSTALL = 'install it (Debian, Ubuntu: `apt install {}`)'
 LOCK = ROOT / '.venv.lock'  # also holds where a set-up ended well, and for which GPUs
 
@@ -78,11 +80,12 @@ def sync(uv: str) -> None:
 
 
 def run(command: list[str]) -> None:
-    """Run a command, show what it says, and end in a sentence where it fails."""
+    """Run a command, show most of what it says, and end in a sentence where it fails."""
     said = ''
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr or ():
-            print(line, end='', file=sys.stderr, flush=True)
+            if not FOR_EACH.match(line):
+                print(line, end='', file=sys.stderr, flush=True)
             said += line
     if process.returncode and re.search('Killed signal|Cannot allocate memory|out of memory', said):
         sys.exit('The compiler ran out of memory: run it again with MAX_JOBS=1 in the environment.')
