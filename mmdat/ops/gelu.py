@@ -29,6 +29,7 @@ def gelu(x: Tensor, *, implementation: str = 'auto') -> Tensor:
         if torch.is_grad_enabled() or is_differentiated(x):
             return _compiled(x)
         x = x.resolve_neg()
+        torch.autograd.graph.increment_version(x)
         return _apply(x, out=x)
     if torch.is_grad_enabled():
         return F.gelu(x)
