@@ -141,6 +141,7 @@ def test_set_up_tells_of_long_steps_not_of_each_package(machine, monkeypatch, ca
     ]
     long = [
         'Downloading torch (506.0MiB)',
+        'Downloading torch (2.3GiB)',
         '   Building mmcv==2.1.0',
         'Installed 164 packages in 2.61s',
     ]

@@ -22,7 +22,7 @@ ENVIRONMENT = {key: text for key, text in os.environ.items() if not MISLEADING.m
 ENVIRONMENT['UV_LOCK_TIMEOUT'] = '7200'  # another clone may compile mmcv into the same cache
 ENVIRONMENT.setdefault('UV_PYTHON', '>=3.10,<3.13')  # those of the lock
 # Of what uv says, the lines for each package, but for downloads of 100 MB and more.
-FOR_EACH = re.compile(r' [+~-] | Downloaded |Downloading \S+ \(\d\d?\.')
+FOR_EACH = re.compile(r' [+~-] | Downloaded |Downloading \S+ \(([\d.]+[Ki]+B|\d\d?\.\dMiB)')
 INSTALL = 'install it (Debian, Ubuntu: `apt install {}`)'
 LOCK = ROOT / '.venv.lock'  # also holds where a set-up ended well, and for which GPUs
 
