@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
@@ -105,8 +106,8 @@ def is_traced(*tensors: Tensor) -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether ``torch.func`` or a batch of backward passes transforms the code."""
-    return torch._C._are_functorch_transforms_active()
+    """Whether ``torch.func`` or forward-mode differentiation transforms the code."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_differentiated(*tensors: Tensor) -> bool:
@@ -114,11 +115,7 @@ def is_differentiated(*tensors: Tensor) -> bool:
 
     Where nothing does, operators skip ``autograd.Function``, which takes longer than some of them.
     """
-    return (
-        (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
-        or is_transformed()
-        or forward_ad._current_level >= 0
-    )
+    return (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)) or is_transformed()
 
 
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
@@ -144,7 +141,7 @@ def make_compiled(
         gradients: Called as ``gradients(grad_out, *tensors, *options)``; returns a gradient for
             each of the tensors.
         dense: The equation, called as ``compute`` is: for second derivatives, and where
-            ``torch.func`` maps over the backward pass.
+            something maps over the backward pass.
 
     Returns:
         The function, called as ``compute`` is.
@@ -164,8 +161,8 @@ def make_compiled(
         @staticmethod
         def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
             tensors = ctx.saved_tensors
-            if torch.is_grad_enabled() or is_transformed():
-                # Autocast, which lets dtypes differ, is off by now.
+            if torch.is_grad_enabled() or is_transformed() or is_legacy_batchedtensor(grad_out):
+                # Autocast, which let dtypes differ, may be off by now.
                 def in_float32(*tensors: Tensor) -> Tensor:
                     return dense(*(x.float() for x in tensors), *ctx.options)
 

@@ -48,7 +48,7 @@ def why_no_kernel_of_channels(x: Tensor, channels: int, *others: Tensor) -> str 
     return why_not_compiled(x, *others)
 
 
-def is_dense_map(x: Tensor, *others: Tensor) -> bool:
+def is_contiguous_map(x: Tensor, *others: Tensor) -> bool:
     """Whether maps, Tensor[batch, channels, height, width], fill their memory in one order."""
     return any(
         all(y.ndim == 4 and y.is_contiguous(memory_format=order) for y in (x, *others))

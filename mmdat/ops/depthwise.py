@@ -54,10 +54,12 @@ def residual_depthwise_conv(
     reason = _why_not_compiled(x, weight, bias)
     if is_compiled('residual_depthwise_conv', implementation, reason):
         return _compiled(x, weight, bias, with_gelu)
-    return _dense(x, weight, bias, with_gelu)
+    return _dense(x, weight, bias, with_gelu, implementation)
 
 
-def _dense(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:
+def _dense(
+    x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool, implementation: str = 'dense'
+) -> Tensor:
     if x.device.type != 'cpu' or min(x.dtype.itemsize, weight.dtype.itemsize) < 4:
         # Half precision, and a GPU's TF32, have too few digits for a small weight plus one.
         out = F.conv2d(x, weight, bias, padding=1, groups=x.shape[1])
@@ -67,7 +69,7 @@ def _dense(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:
         identity = F.pad(weight.new_ones(1), (4, 4)).view(3, 3)
         with without_autocast(x):
             out = F.conv2d(x, weight + identity, bias, padding=1, groups=x.shape[1])
-    return gelu(out) if with_gelu else out
+    return gelu(out, implementation=implementation) if with_gelu else out
 
 
 def _why_not_compiled(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:

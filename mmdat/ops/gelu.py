@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .autograd import is_differentiated, is_traced, is_transformed, make_compiled
-from .cpu import call_kernel, is_dense_map, why_not_compiled
+from .cpu import call_kernel, is_contiguous_map, why_not_compiled
 from .dispatch import is_compiled
 
 
@@ -20,10 +20,12 @@ def gelu(x: Tensor, *, implementation: str = 'auto') -> Tensor:
             bfloat16; ``'auto'``, compiled where it can be and nothing traces operators.
 
     Returns:
-        A tensor of the shape and dtype of ``x``.
+        A tensor of the shape and dtype of ``x``; ``x`` itself where it is in place.
 
     Raises:
         ValueError: If there is no such implementation for this map.
+
+    Differentiable, where it is compiled in reverse mode.
     """
     if is_compiled('gelu', implementation, _why_not_compiled(x)):
         if torch.is_grad_enabled() or is_differentiated(x):
@@ -44,7 +46,7 @@ def _why_not_compiled(x: Tensor) -> str | None:
         return 'something traces or transforms operators'
     if x.dtype not in (torch.float32, torch.bfloat16):
         return f'the map is in {x.dtype}'
-    if not is_dense_map(x):
+    if not is_contiguous_map(x):
         return 'the map is neither contiguous nor channels-last'
     return why_not_compiled(x)
 

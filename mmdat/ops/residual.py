@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .autograd import apply, is_differentiated, is_traced, is_transformed
-from .cpu import call_kernel, is_dense_map, why_not_compiled
+from .cpu import call_kernel, is_contiguous_map, why_not_compiled
 from .dispatch import is_compiled
 from .tracing import is_exporting
 
@@ -27,6 +27,8 @@ def residual_add(x: Tensor, branch: Tensor, *, implementation: str = 'auto') -> 
     Raises:
         ValueError: If the shapes differ, or if there is no such implementation for these inputs.
 
+    Differentiable in both tensors.
+
     Example:
         >>> residual_add(torch.rand(1, 2, 3, 4), torch.rand(1, 2, 3, 4)).shape
         torch.Size([1, 2, 3, 4])
@@ -46,7 +48,7 @@ def _why_not_compiled(x: Tensor, branch: Tensor) -> str | None:
         return f'the map is in {x.dtype} and the branch in {branch.dtype}'
     if is_traced(x, branch) or is_transformed():
         return 'something traces or transforms operators'
-    if not is_dense_map(x, branch):
+    if not is_contiguous_map(x, branch):
         return 'the map and the branch are not both contiguous or both channels-last'
     return why_not_compiled(x, branch)
 
@@ -69,7 +71,3 @@ class _Compiled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor]:
         return grad_out, grad_out.bfloat16()
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, of_branch: Tensor) -> Tensor:
-        return tangent + of_branch

@@ -71,6 +71,30 @@ def test_second_derivatives_are_those_of_the_equation() -> None:
 
 
 @needs_kernels
+def test_what_transforms_the_code_meets_the_equation() -> None:
+    x = draw(2, 16, 4, 5)
+    out, directions = gelu(x, implementation='compiled'), torch.stack([x, x + 1]).detach()
+    batched = torch.autograd.grad(out, x, directions, is_grads_batched=True, retain_graph=True)[0]
+    torch.testing.assert_close(batched[1], torch.autograd.grad(out, x, directions[1])[0])
+    torch.testing.assert_close(torch.func.vmap(gelu)(x.detach()[None])[0], out)
+    slope = torch.func.grad(lambda x: gelu(x).sum())(x.detach())
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x.detach().clone(), torch.ones_like(x))
+            tangent = torch.autograd.forward_ad.unpack_dual(gelu(dual)).tangent
+        torch.testing.assert_close(tangent, slope)
+
+
+@needs_kernels
+def test_a_negated_view_is_negated() -> None:
+    x = draw(1, 16, 4, 5, channels_last=False).detach()
+    view = torch._neg_view(-x)
+    assert view.is_neg()
+    with torch.no_grad():
+        torch.testing.assert_close(gelu(view, implementation='compiled'), equation(x))
+
+
+@needs_kernels
 @pytest.mark.parametrize(
     'x, reason',
     [

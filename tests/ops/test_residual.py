@@ -39,10 +39,21 @@ def test_derivatives_of_all_kinds_are_those_of_the_sum() -> None:
     directions = torch.randn(3, *x.shape)
     batched = torch.autograd.grad(out, x, directions, is_grads_batched=True, retain_graph=True)
     assert torch.equal(batched[0], directions)
+    tangents = directions[0], directions[1].bfloat16()
     with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(x, directions[0])
-        tangent = torch.autograd.forward_ad.unpack_dual(residual_add(dual, branch)).tangent
-    assert torch.equal(tangent, directions[0])
+        duals = map(torch.autograd.forward_ad.make_dual, (x, branch), tangents)
+        tangent = torch.autograd.forward_ad.unpack_dual(residual_add(*duals)).tangent
+    assert torch.equal(tangent, sum(tangents))
+    mapped = torch.func.vmap(residual_add)(x[None], branch[None])
+    assert torch.equal(mapped[0], out)
+
+
+@needs_kernels
+def test_negated_views_are_negated() -> None:
+    x, branch = (tensor.detach() for tensor in draw(1, 16, 4, 5, channels_last=False))
+    for inputs in ((torch._neg_view(-x), branch), (x, torch._neg_view(-branch))):
+        assert any(tensor.is_neg() for tensor in inputs)
+        assert torch.equal(residual_add(*inputs, implementation='compiled'), x + branch)
 
 
 @needs_kernels

@@ -1,24 +1,6 @@
 // GELU of each number, in one pass forward and one backward.
 
-#include <algorithm>
-
 #include "gelu.h"
-
-namespace {
-
-constexpr int64_t CHUNK = 8192;  // numbers that a thread takes at a time
-
-// Call f(first, how many there are from it on) for each vector.
-template <typename F>
-void for_each_vector(int threads, int64_t size, F f) {
-#pragma omp parallel for num_threads(threads)
-    for (int64_t first = 0; first < size; first += CHUNK) {
-        const int64_t behind = std::min(first + CHUNK, size);
-        for (int64_t i = first; i < behind; i += LANES) f(i, behind - i);
-    }
-}
-
-}  // namespace
 
 // The output may be the map itself.
 #define KERNELS(NAME, T)                                                                           \

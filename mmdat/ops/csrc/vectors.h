@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -96,6 +97,15 @@ inline void store(T *to, Vec x, int64_t count) {
     T numbers[LANES];
     store(numbers, x);
     if (count > 0) std::memcpy(to, numbers, count * sizeof(T));
+}
+
+// Call f(first, how many there are from it on) for each vector of so many numbers.
+template <typename F>
+inline void for_each_vector(int threads, int64_t size, F f) {
+    constexpr int64_t CHUNK = 8192;  // that a thread takes at a time
+#pragma omp parallel for num_threads(threads)
+    for (int64_t first = 0; first < size; first += CHUNK)
+        for (int64_t i = first; i < std::min(first + CHUNK, size); i += LANES) f(i, size - i);
 }
 
 // Give end(column, sum) for each vector of columns of so many rows.

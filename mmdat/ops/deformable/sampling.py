@@ -68,18 +68,29 @@ def sample_at(x: Tensor, sampling_locations: Tensor, *, implementation: str = 'a
         >>> sample_at(torch.rand(1, 6, 8, 8), torch.zeros(1, 2, 3, 4, 2)).shape
         torch.Size([1, 6, 3, 4])
     """
-    batch, groups, *_, axes = sampling_locations.shape
-    is_same_batch = is_exporting() or len(x) == batch  # unknown numbers cannot be compared
-    if sampling_locations.ndim != 5 or axes != 2 or not is_same_batch or x.shape[1] % groups:
+    if not _fits(x, sampling_locations):
         raise ValueError(
             'x must be (batch, channels, height, width), sampling_locations (batch, groups, '
             'key_height, key_width, 2), and groups must divide channels, '
             f'got {tuple(x.shape)} and {tuple(sampling_locations.shape)}'
         )
-    reason = why_no_kernel_of_channels(x, x.shape[1] // groups, sampling_locations)
+    group_channels = x.shape[1] // sampling_locations.shape[1]
+    reason = why_no_kernel_of_channels(x, group_channels, sampling_locations)
     if is_compiled('sample_at', implementation, reason):
         return _compiled(x, sampling_locations)
     return _dense(x, sampling_locations)
+
+
+def _fits(x: Tensor, sampling_locations: Tensor) -> bool:
+    shape = sampling_locations.shape
+    return (
+        x.ndim == 4
+        and len(shape) == 5
+        and shape[-1] == 2
+        and shape[1] > 0
+        and x.shape[1] % shape[1] == 0
+        and (is_exporting() or len(x) == shape[0])  # unknown numbers cannot be compared
+    )
 
 
 def _dense(x: Tensor, sampling_locations: Tensor) -> Tensor:
@@ -96,7 +107,7 @@ def _dense(x: Tensor, sampling_locations: Tensor) -> Tensor:
 def _sample(x: Tensor, sampling_locations: Tensor) -> Tensor:
     dtype, arguments = _arguments(x, sampling_locations)
     shape = x.shape[:2] + sampling_locations.shape[2:4]
-    out = torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
+    out = torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
     call_kernel('sampling_forward', dtype, *arguments, out)
     return out.to(x.dtype)
 

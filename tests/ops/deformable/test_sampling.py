@@ -139,13 +139,38 @@ def test_kernels_are_differentiated_in_batches_and_once() -> None:
         directions = torch.stack([torch.ones_like(out), torch.arange(192.0).view(out.shape)])
         function = partial(torch.autograd.grad, out, inputs, retain_graph=True)
         gradients.append(torch.func.vmap(function)(directions))
+        gradients.append(function(directions, is_grads_batched=True))
         (first,) = torch.autograd.grad(
             sample_at(*inputs, implementation=implementation).sum(), inputs[0], create_graph=True
         )
         # PyTorch has no second derivatives either.
         with pytest.raises(RuntimeError, match='grid_sampler_2d_backward is not implemented'):
             torch.autograd.grad(first.sum(), inputs[1])
-    torch.testing.assert_close(*gradients)
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0])
+
+
+@needs_kernels
+def test_locations_may_lie_in_any_order_and_be_in_half_precision() -> None:
+    x, locations = (y.float() for y in draw(1, 16, 4, 5, groups=1, points=(3, 2)))
+    turned = locations.movedim(-1, 1).contiguous().movedim(1, -1)
+    assert not turned.is_contiguous()
+    expected = sample_at(x, locations, implementation='dense')
+    torch.testing.assert_close(sample_at(x, turned, implementation='compiled'), expected)
+    half = locations.bfloat16().requires_grad_()
+    out = sample_at(x, half, implementation='compiled')
+    expected = sample_at(x, half.float(), implementation='dense')
+    torch.testing.assert_close(out, expected)
+    found, wanted = (torch.autograd.grad(y.sum(), half)[0] for y in (out, expected))
+    torch.testing.assert_close(found, wanted)
+
+
+@needs_kernels
+def test_kernels_write_beside_their_map_whatever_the_default_device() -> None:
+    x, locations = (y.float() for y in draw(1, 16, 4, 5, groups=1, points=(3, 2)))
+    with torch.device('meta'):
+        out = sample_at(x, locations, implementation='compiled')
+    assert torch.equal(out, sample_at(x, locations, implementation='compiled'))
 
 
 @needs_kernels
@@ -164,8 +189,11 @@ def test_what_kernels_cannot_take_is_said(inputs: list[Tensor], reason: str) -> 
 
 def test_locations_that_do_not_fit_are_refused() -> None:
     x, locations = draw(1, 6, 4, 4, groups=2, points=(3, 2))
+    with pytest.raises(ValueError, match='groups must divide channels'):
+        sample_at(x[0], locations)
     for wrong in (
         locations[0],
+        locations[:, :0],
         locations.expand(2, -1, -1, -1, -1),
         locations.repeat(1, 2, 1, 1, 1),
     ):
