@@ -39,6 +39,16 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             assert heading in anchors, target
 
 
+@pytest.mark.parametrize('page', [*PAGES, ROOT / 'CHANGELOG.md'], ids=lambda page: page.name)
+def test_lists_are_lists_on_the_site_too(page: Path) -> None:
+    """Where it indents by four and wants an empty line before a list; GitHub takes less."""
+    markdown = pytest.importorskip('markdown', reason='mkdocs is not here')
+    text = re.sub(r'^:::.*(?:\n +.*)*', '', page.read_text(), flags=re.MULTILINE)  # of mkdocstrings
+    text = markdown.markdown(text, extensions=['tables', 'fenced_code'])
+    text = re.sub(r'<pre>.*?</pre>', '', text, flags=re.DOTALL)
+    assert not re.findall(r'^ *(?:[-*]|\d+\.) .*', text, re.MULTILINE)
+
+
 def test_readme_has_the_measured_figures_of_the_nine_classifiers() -> None:
     measured = json.loads((ROOT / 'benchmarks/results/zoo_cpu.json').read_text())
     rows = re.findall(
