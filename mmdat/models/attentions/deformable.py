@@ -146,12 +146,15 @@ class DeformableAttention(nn.Module):
         depthwise, *hidden, pointwise = self.offsets
         assert isinstance(depthwise, nn.Conv2d) and depthwise.bias is not None
         assert isinstance(pointwise, nn.Conv2d)
-        # The groups share their weights; side by side, the map is not copied to part them.
-        weight, bias = (
-            x.expand(self.groups, *x.shape).flatten(0, 1)
-            for x in (depthwise.weight, depthwise.bias)
+        # The groups share their weights; side by side, the map is not copied to part them. What
+        # expand or cat make of them, torch.compile takes for views, and no view for a bias.
+        offsets = strided_depthwise_conv(
+            query,
+            depthwise.weight.repeat(self.groups, 1, 1, 1),
+            depthwise.bias.repeat(self.groups),
+            self.stride,
+            self.padding,
         )
-        offsets = strided_depthwise_conv(query, weight, bias, self.stride, self.padding)
         offsets = fresh_sizes(offsets, 2, 3)
         offsets = offsets.unflatten(1, (self.groups, -1)).flatten(0, 1)
         for layer in hidden:
