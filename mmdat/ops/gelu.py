@@ -1,4 +1,4 @@
-"""GELU (arXiv 1606.08415)."""
+"""GELU, the activation of feed-forward networks, of a map (arXiv 1606.08415)."""
 
 import torch
 import torch.nn.functional as F
