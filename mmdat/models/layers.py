@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdat.ops import layer_norm, residual_depthwise_conv
+from mmdat.ops import layer_norm, residual_depthwise_conv, strided_depthwise_conv
 from mmdat.ops.gelu import gelu
-from mmdat.ops.reference import compute_dtype, is_autocast_enabled, without_autocast
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -52,26 +51,6 @@ def depthwise_conv(
     return nn.Conv2d(channels, channels, kernel_size, stride, padding, groups=channels)
 
 
-def strided_depthwise_conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: int | tuple[int, ...],
-    padding: int | tuple[int, ...] | str = 0,
-) -> Tensor:
-    """``F.conv2d`` of each channel by itself, on CPUs in float32 or better.
-
-    PyTorch has no fast backward pass for half precision there, which took 9 times as long.
-    """
-    if x.device.type != 'cpu' or (x.dtype.itemsize >= 4 and not is_autocast_enabled(x)):
-        return F.conv2d(x, weight, bias, stride, padding, groups=x.shape[1])
-    dtype = compute_dtype(x)
-    with without_autocast(x):
-        bias = None if bias is None else bias.to(dtype)
-        out = F.conv2d(x.to(dtype), weight.to(dtype), bias, stride, padding, groups=x.shape[1])
-    return out.to(x.dtype)
-
-
 class StridedDepthwiseConv(nn.Conv2d):
     """A convolution of each channel by itself over cells that do not overlap."""
 
@@ -79,7 +58,8 @@ class StridedDepthwiseConv(nn.Conv2d):
         super().__init__(channels, channels, stride, stride, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return strided_depthwise_conv(x, self.weight, self.bias, self.stride)
+        assert self.bias is not None
+        return strided_depthwise_conv(x, self.weight, self.bias, self.stride[0])
 
 
 class ResidualDepthwiseConv(nn.Conv2d):

@@ -9,6 +9,7 @@ from .neighborhood.api import neighborhood_attention
 from .norm import layer_norm
 from .residual import residual_add
 from .slide import slide_attention
+from .strided import strided_depthwise_conv
 from .window import window_attention
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     'residual_depthwise_conv',
     'sample_at',
     'slide_attention',
+    'strided_depthwise_conv',
     'window_attention',
 ]

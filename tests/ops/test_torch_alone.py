@@ -42,6 +42,7 @@ CALLS = dict(
     residual_depthwise_conv=(torch.rand(1, 16, 4, 6), torch.rand(16, 1, 3, 3), torch.rand(16)),
     sample_at=(torch.rand(1, 4, 6, 8), torch.rand(1, 2, 3, 4, 2)),
     slide_attention=(query.movedim(-1, 2), taps, taps, torch.rand(2, 9)),
+    strided_depthwise_conv=(torch.rand(1, 32, 4, 6), torch.rand(16, 1, 2, 2), torch.rand(16), 2),
     window_attention=(query, query, query, 3),
 )
 assert set(ops.__all__) == {*CALLS, 'prefer_implementation'}

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdat.errors import UserError, suggest
-from mmdat.models.layers import LayerNorm2d, depthwise_conv, strided_depthwise_conv
+from mmdat.models.layers import LayerNorm2d, depthwise_conv
 from mmdat.models.maps import mean_pool, merge_heads, resample_axis, resize_bias_tables, split_heads
 from mmdat.ops import (
     deformable_attention,
@@ -13,6 +13,7 @@ from mmdat.ops import (
     log_spaced_deformable_attention,
     reference_points,
     sample_at,
+    strided_depthwise_conv,
 )
 from mmdat.ops.reference import compute_dtype, without_autocast
 from mmdat.ops.tracing import fresh_sizes, is_exporting, larger
@@ -146,14 +147,8 @@ class DeformableAttention(nn.Module):
         depthwise, *hidden, pointwise = self.offsets
         assert isinstance(depthwise, nn.Conv2d) and depthwise.bias is not None
         assert isinstance(pointwise, nn.Conv2d)
-        # The groups share their weights; side by side, the map is not copied to part them. What
-        # expand or cat make of them, torch.compile takes for views, and no view for a bias.
         offsets = strided_depthwise_conv(
-            query,
-            depthwise.weight.repeat(self.groups, 1, 1, 1),
-            depthwise.bias.repeat(self.groups),
-            self.stride,
-            self.padding,
+            query, depthwise.weight, depthwise.bias, self.stride, self.padding
         )
         offsets = fresh_sizes(offsets, 2, 3)
         offsets = offsets.unflatten(1, (self.groups, -1)).flatten(0, 1)
