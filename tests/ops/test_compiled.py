@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from helpers.compiled import needs_kernels
+from helpers.errors import relative_errors
 from torch import Tensor
 
 from mmdat.ops import (
@@ -67,6 +68,18 @@ def test_results_do_not_depend_on_the_number_of_threads(
     for threads in (2, 3, 4):
         torch.set_num_threads(threads)
         assert all(map(torch.equal, results(operator, inputs, 'compiled'), expected))
+
+
+# Tiles are turned in the columns behind the last that fill a vector of 8 or 16.
+@pytest.mark.parametrize('height, width', [(40, 20), (60, 2), (7, 33), (25, 42), (50, 31), (1, 17)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_maps_of_any_width_are_covered(height: int, width: int, dtype: torch.dtype) -> None:
+    inputs = deformable_inputs(height, width, 70, (min(21, 2 * height - 1), min(11, 2 * width - 1)))
+    inputs = [*(x.to(dtype) for x in inputs[:3]), *inputs[3:]]
+    found = results(deformable_attention, inputs, 'compiled')
+    exact = [x.detach().double() for x in inputs]
+    expected = results(deformable_attention, exact, 'dense')
+    assert max(relative_errors(found, expected)) < (2e-5 if dtype == torch.float32 else 2e-2)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])

@@ -1,9 +1,11 @@
 // Deformable attention with a relative position bias table, and attention without one, on CPUs.
 //
-// A tile of queries is a few rows high and a vector wide. It meets the keys block by block, so that
-// logits stay in the cache. Seen from one key, the queries of a tile look at a small window of the
-// table. The bias of the tile is interpolated along the columns once for each row of the window,
-// where a query finds its two entries by a permutation of a vector, and then between these rows.
+// A tile of queries is a few rows high and a vector wide. Where the last columns of the map fill little
+// of a vector, their tiles are turned: a vector high and a few columns wide, with rows and columns of
+// map and table swapped. A tile meets the keys block by block, so that logits stay in the cache. Seen
+// from one key, the queries of a tile look at a small window of the table. The bias of the tile is
+// interpolated along the columns once for each row of the window, where a query finds its two entries
+// by a permutation of a vector, and then between these rows.
 //
 // Positions in the table are measured in entries, and logits are in base 2. The backward pass
 // recomputes each tile. Its sums are in chunks of the map that do not depend on the number of
@@ -66,34 +68,80 @@ struct Axis {
     }
 };
 
+// Rows and columns are its own; those of the map are at its first query.
 struct Tile {
-    int64_t sample, head, row, column;
+    int64_t sample, head, map_row, map_column;
     int rows, columns, panels;
+    bool turned;
+
+    // Call f(row, column) of the map for a query.
+    template <typename F>
+    auto in_map(int row, int column, F f) const {
+        return turned ? f(map_row + column, map_column + row) : f(map_row + row, map_column + column);
+    }
+
+    template <typename T>
+    T *at(const Map<T> &map, int row, int column) const {
+        return in_map(row, column, [&](int64_t y, int64_t x) { return map.at(sample, head, y, x); });
+    }
+};
+
+// Columns of the map that are covered by tiles that are turned, or by such that are not.
+struct Part {
+    int64_t first, columns;
+    bool turned;
+
+    static std::vector<Part> parts(const Sizes &sizes) {
+        const int64_t rest = sizes.width % LANES, whole = sizes.width - rest;
+        const int64_t vectors = round_up(sizes.height, PANEL);
+        const int64_t turned_vectors = round_up(rest, PANEL) * (round_up(sizes.height, LANES) / LANES);
+        // Three quarters, as a second pass over the keys costs something, too.
+        if (!rest || 4 * turned_vectors > 3 * vectors) return {{0, sizes.width, false}};
+        std::vector<Part> parts{{whole, rest, true}};
+        if (whole) parts.push_back({0, whole, false});
+        return parts;
+    }
 };
 
 // What the kernels know of queries, keys and table, whatever the type of the maps.
 struct Geometry {
     Sizes sizes;
-    Axis rows, columns;
+    Part part;
+    Axis rows, columns;  // of tiles, as the fields below are
+    int64_t height, width;
     const float *locations;  // null where there is no bias
     float scale;  // of products, for natural logits
     int64_t table_stride, table_size, bands, column_tiles;
     Buffer<float> table;
 
-    Geometry(const Sizes &sizes, const float *locations, const float *bias_table)
-        : sizes(sizes), rows(sizes.height, sizes.table_height),
-          columns(sizes.width, sizes.table_width), locations(locations),
-          scale(1 / std::sqrt(float(sizes.head_dim))),
-          table_stride(sizes.table_width + 2 * MARGIN),
-          table_size((sizes.table_height + 2 * MARGIN) * table_stride),
-          bands((sizes.height + MAX_ROWS - 1) / MAX_ROWS),
-          column_tiles((sizes.width + LANES - 1) / LANES), table(sizes.heads * table_size) {
-        for (int64_t row = 0; row < sizes.heads * sizes.table_height; ++row) {
-            const int64_t head = row / sizes.table_height, y = row % sizes.table_height;
-            float *to = table.data() + head * table_size + (y + MARGIN) * table_stride + MARGIN;
-            for (int64_t x = 0; x < sizes.table_width; ++x)
-                to[x] = LOG2_E * bias_table[row * sizes.table_width + x];
+    Geometry(const Sizes &sizes, const Part &part, const float *locations, const float *bias_table)
+        : sizes(sizes), part(part), rows(sizes.height, sizes.table_height),
+          columns(sizes.width, sizes.table_width), height(sizes.height), width(part.columns),
+          locations(locations), scale(1 / std::sqrt(float(sizes.head_dim))) {
+        if (part.turned) {
+            std::swap(rows, columns);
+            std::swap(height, width);
         }
+        table_stride = columns.entries + 2 * MARGIN;
+        table_size = (rows.entries + 2 * MARGIN) * table_stride;
+        bands = (height + MAX_ROWS - 1) / MAX_ROWS;
+        column_tiles = (width + LANES - 1) / LANES;
+        table.resize(sizes.heads * table_size);
+        for (int64_t head = 0; head < sizes.heads; ++head)
+            for_each_entry(head, [&](int64_t entry, int64_t padded) {
+                table[head * table_size + padded] = LOG2_E * bias_table[entry];
+            });
+    }
+
+    // Call f(index in the table, index in a head's padded one) for each entry of a head.
+    template <typename F>
+    void for_each_entry(int64_t head, F f) const {
+        for (int64_t row = 0; row < rows.entries; ++row)
+            for (int64_t column = 0; column < columns.entries; ++column) {
+                const int64_t y = part.turned ? column : row, x = part.turned ? row : column;
+                f((head * sizes.table_height + y) * sizes.table_width + x,
+                  (row + MARGIN) * table_stride + column + MARGIN);
+            }
     }
 
     int64_t pairs() const { return sizes.batch * sizes.heads; }
@@ -107,16 +155,17 @@ struct Geometry {
 
     // The tile in one of the bands, which are about equally high, of a sample and head.
     Tile tile(int64_t pair, int64_t band, int64_t column_tile) const {
-        const int64_t panels = (sizes.height + PANEL - 1) / PANEL;
+        const int64_t panels = (height + PANEL - 1) / PANEL;
         const int64_t first = panels * band / bands, behind = panels * (band + 1) / bands;
         const int64_t row = first * PANEL, column = column_tile * LANES;
         return {pair / sizes.heads,
                 pair % sizes.heads,
-                row,
-                column,
-                int(std::min(behind * PANEL, sizes.height) - row),
-                int(std::min<int64_t>(LANES, sizes.width - column)),
-                int(behind - first)};
+                part.turned ? column : row,
+                part.first + (part.turned ? row : column),
+                int(std::min(behind * PANEL, height) - row),
+                int(std::min<int64_t>(LANES, width - column)),
+                int(behind - first),
+                part.turned};
     }
 };
 
@@ -163,13 +212,11 @@ struct Factors {
 template <typename T>
 struct Inputs : Geometry {
     Map<const T> query;
-    Factors<T> keys, values;
+    const Factors<T> &keys, &values;
 
-    Inputs(int threads, const Sizes &sizes, Map<const T> query, const T *key, const T *value,
-           const float *locations, const float *table, bool backward)
-        : Geometry(sizes, locations, table), query(query),
-          keys(threads, sizes, key, sizes.head_dim, true, backward),
-          values(threads, sizes, value, sizes.value_dim, backward, !backward) {}
+    Inputs(const Sizes &sizes, const Part &part, Map<const T> query, const Factors<T> &keys,
+           const Factors<T> &values, const float *locations, const float *table)
+        : Geometry(sizes, part, locations, table), query(query), keys(keys), values(values) {}
 };
 
 // What a tile sees of the table from a key: for each row and column of queries, the row or column
@@ -186,8 +233,10 @@ struct Window {
         const int64_t group = tile.head / (in.sizes.heads / in.sizes.groups);
         const float *location =
             in.locations + 2 * ((tile.sample * in.sizes.groups + group) * in.sizes.keys + key);
-        const double y = in.rows.position(location[0], tile.row);
-        const double x = in.columns.position(location[1], tile.column);
+        const double y = tile.turned ? in.rows.position(location[1], tile.map_column)
+                                     : in.rows.position(location[0], tile.map_row);
+        const double x = tile.turned ? in.columns.position(location[0], tile.map_row)
+                                     : in.columns.position(location[1], tile.map_column);
         offset = (in.rows.entry(y) + MARGIN) * in.table_stride + in.columns.entry(x) + MARGIN;
         row_entries = int(std::ceil((tile.panels * PANEL - 1) * in.rows.step)) + 2;
         split(float(x - std::floor(x)), float(in.columns.step), 0, LANES - 1, column_entries,
@@ -263,7 +312,7 @@ void take(const Map<const T> &map, const Tile &tile, int64_t dims, int64_t padde
             const int64_t count = std::min<int64_t>(LANES * PACK<T>, dims - dim);
             Vec lanes[LANES] = {};
             for (int column = 0; column < tile.columns; ++column)
-                std::memcpy(&lanes[column], map.at(tile, row, column) + dim, count * sizeof(T));
+                std::memcpy(&lanes[column], tile.at(map, row, column) + dim, count * sizeof(T));
             transpose(lanes);
             for (int64_t i = 0; i * PACK<T> < count; ++i)
                 store(queries + (dim / PACK<T> + i) * WIDTH, lanes[i]);
@@ -282,7 +331,7 @@ void take_rows(const Map<const T> &map, const Tile &tile, int64_t dims, float *t
                 Vec numbers[PACK<T>] = {};
                 for (int i = 0; i < PACK<T>; ++i)
                     if (row < tile.rows && column + i < tile.columns)
-                        numbers[i] = load(map.at(tile, row, column + i) + dim, dims - dim);
+                        numbers[i] = load(tile.at(map, row, column + i) + dim, dims - dim);
                 store(queries, pack(numbers));
             }
     }
@@ -300,7 +349,7 @@ void put(const float *from, const Tile &tile, int64_t dims, int64_t padded_dims,
             for (int64_t i = 0; i < count; ++i) lanes[i] = scale * load(queries + (dim + i) * WIDTH);
             transpose(lanes);
             for (int column = 0; column < tile.columns; ++column)
-                store(map.at(tile, row, column) + dim, lanes[column], count);
+                store(tile.at(map, row, column) + dim, lanes[column], count);
         }
     }
 }
@@ -310,9 +359,10 @@ template <typename F>
 void for_each_query(const Geometry &in, const Tile &tile, F f) {
     for (int row = 0; row < tile.rows; ++row)
         for (int column = 0; column < tile.columns; ++column)
-            f(row * LANES + column,
-              (in.pair(tile) * in.sizes.height + tile.row + row) * in.sizes.width + tile.column +
-                  column);
+            tile.in_map(row, column, [&](int64_t y, int64_t x) {
+                f(row * LANES + column,
+                  (in.pair(tile) * in.sizes.height + y) * in.sizes.width + x);
+            });
 }
 
 template <typename T>
@@ -477,7 +527,7 @@ class Backward {
         std::fill(deltas, deltas + MAX_ROWS * LANES, 0.0f);
         for (int row = 0; row < tile.rows; ++row)
             for (int column = 0; column < tile.columns; ++column) {
-                const T *grad = grad_out.at(tile, row, column), *real = out.at(tile, row, column);
+                const T *grad = tile.at(grad_out, row, column), *real = tile.at(out, row, column);
                 const int64_t dims = in.sizes.value_dim;
                 Vec products{};
                 for (int64_t dim = 0; dim < dims; dim += LANES)
@@ -635,12 +685,10 @@ struct Gradients {
         const double factors[] = {in.rows.factor, in.columns.factor};
         float *location = locations + (pair / sizes.heads * sizes.groups + group) * 2 * sizes.keys;
         for (int64_t i = 0; i < 2 * sizes.keys; ++i)
-            location[i] -= float(factors[i % 2]) / LOG2_E * sums.locations[i];
-        for (int64_t y = 0; y < sizes.table_height; ++y)
-            for (int64_t x = 0; x < sizes.table_width; ++x) {
-                table[(head * sizes.table_height + y) * sizes.table_width + x] +=
-                    sums.table[(y + MARGIN) * in.table_stride + x + MARGIN];
-            }
+            location[i ^ in.part.turned] -= float(factors[i % 2]) / LOG2_E * sums.locations[i];
+        in.for_each_entry(head, [&](int64_t entry, int64_t padded) {
+            table[entry] += sums.table[padded];
+        });
     }
 
   private:
@@ -700,9 +748,12 @@ void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_ou
         int threads, const Sizes *sizes, const T *query, const int64_t *query_strides,             \
         const T *key, const T *value, const float *locations, const float *table, T *out,          \
         const int64_t *out_strides, float *lse) {                                                  \
-        const Inputs<T> in(threads, *sizes, {query, query_strides}, key, value, locations, table,  \
-                           false);                                                                 \
-        attend<T>(threads, in, {out, out_strides}, lse);                                           \
+        const Factors<T> keys(threads, *sizes, key, sizes->head_dim, true, false);                 \
+        const Factors<T> values(threads, *sizes, value, sizes->value_dim, false, true);            \
+        for (const Part &part : Part::parts(*sizes))                                               \
+            attend<T>(threads,                                                                     \
+                      {*sizes, part, {query, query_strides}, keys, values, locations, table},      \
+                      {out, out_strides}, lse);                                                    \
     }                                                                                              \
     extern "C" void mmdat_deformable_backward_##NAME(                                              \
         int threads, const Sizes *sizes, const T *query, const int64_t *query_strides,             \
@@ -711,11 +762,14 @@ void differentiate(int threads, const Inputs<T> &in, const Map<const T> &grad_ou
         const int64_t *out_strides, const float *lse, T *grad_query,                               \
         const int64_t *grad_query_strides, float *grad_key, float *grad_value,                     \
         float *grad_locations, float *grad_table) {                                                \
-        const Inputs<T> in(threads, *sizes, {query, query_strides}, key, value, locations, table,  \
-                           true);                                                                  \
-        differentiate<T>(threads, in, {grad_out, grad_out_strides}, {out, out_strides}, lse,       \
-                         {grad_query, grad_query_strides},                                         \
-                         {grad_key, grad_value, grad_locations, grad_table});                      \
+        const Factors<T> keys(threads, *sizes, key, sizes->head_dim, true, true);                  \
+        const Factors<T> values(threads, *sizes, value, sizes->value_dim, true, false);            \
+        for (const Part &part : Part::parts(*sizes))                                               \
+            differentiate<T>(                                                                      \
+                threads, {*sizes, part, {query, query_strides}, keys, values, locations, table},   \
+                {grad_out, grad_out_strides}, {out, out_strides}, lse,                             \
+                {grad_query, grad_query_strides},                                                  \
+                {grad_key, grad_value, grad_locations, grad_table});                               \
     }
 
 // Whether products of BFloat16 are faster than those of float, and, since nobody would see others,

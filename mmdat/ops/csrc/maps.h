@@ -18,10 +18,4 @@ struct Map {
         return data + sample * strides[0] + head * strides[1] + row * strides[2] +
                column * strides[3];
     }
-
-    // At a row and a column of a tile.
-    template <typename Tile>
-    T *at(const Tile &tile, int64_t row, int64_t column) const {
-        return at(tile.sample, tile.head, tile.row + row, tile.column + column);
-    }
 };
