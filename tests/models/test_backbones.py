@@ -87,6 +87,26 @@ def test_any_size_gives_finite_maps_and_a_gradient_for_each_parameter(
     assert x.grad.isfinite().all() and x.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize('family', [DATPlusPlus, ScalableViT])
+def test_maps_are_channels_last_from_the_first_on(family: type) -> None:
+    model, orders = family('nano'), []
+    conv = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    conv.register_forward_hook(
+        lambda *x: orders.append(x[2].is_contiguous(memory_format=torch.channels_last))
+    )
+    model(image(64, 96, batch=2))
+    assert orders == [True]
+
+
+@pytest.mark.parametrize('family', [DATPlusPlus, ScalableViT])
+def test_vmap_takes_the_images_of_a_batch(family: type) -> None:
+    model, images = family('nano').eval(), image(64, 96, batch=2)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'There is a performance drop')  # PyTorch's
+        found = torch.func.vmap(lambda image: model(image[None])[-1][0])(images)
+        torch.testing.assert_close(found, model(images)[-1], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     'family, rounds_up', [(DAT, False), (DATPlusPlus, True), (ScalableViT, True)]
 )

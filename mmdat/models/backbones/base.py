@@ -17,8 +17,9 @@ from mmdat.errors import UserError, suggest
 from mmdat.models.arch import fits, stage_settings
 from mmdat.models.initialization import init_projections
 from mmdat.models.layers import LayerNorm2d
+from mmdat.ops.autograd import is_transformed
 from mmdat.ops.reference import is_autocast_enabled
-from mmdat.ops.tracing import fresh_sizes
+from mmdat.ops.tracing import fresh_sizes, is_exporting
 
 # The types by which an init_cfg of mmengine asks for a checkpoint.
 PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
@@ -132,6 +133,9 @@ class HierarchicalBackbone(BaseModule):
                 f'{type(self).__name__} empty: give at least {smallest} x {smallest}'
             )
         x = fresh_sizes(fresh_sizes(x, 0), 2, 3, least=smallest)
+        if x.device.type == 'cpu' and not (is_exporting() or is_transformed()):
+            # PyTorch's convolution returns its input's order, in which all else is slow.
+            x = x.contiguous(memory_format=torch.channels_last)
         outputs = []
         for index, (embedding, stage) in enumerate(zip(self.embeddings, self.stages, strict=True)):
             x = stage(fresh_sizes(embedding(x), 2, 3))
