@@ -24,11 +24,18 @@ def why_not_compiled(*tensors: Tensor) -> str | None:
     if KERNELS is None:
         return 'its kernels in C++ are not built (mmdat.ops.build.build())'
     for x in tensors:
-        if x.device.type != 'cpu':
+        if not x.is_cpu:
             return f'the tensors are on {x.device.type} rather than a CPU'
         if x.dtype not in DTYPES:
             return f'{x.dtype} is none of {", ".join(map(str, DTYPES))}'
     return None
+
+
+def why_no_kernel(*tensors: Tensor) -> str | None:
+    """Say why kernels that nothing may trace cannot take tensors; None if they can."""
+    if is_traced(*tensors) or is_transformed():
+        return 'something traces or transforms operators'
+    return why_not_compiled(*tensors)
 
 
 def why_no_kernel_of_channels(x: Tensor, channels: int, *others: Tensor) -> str | None:
@@ -39,20 +46,20 @@ def why_no_kernel_of_channels(x: Tensor, channels: int, *others: Tensor) -> str 
         channels: How many of its channels they take as a whole.
         others: Further tensors that the kernel gets.
     """
-    if is_traced(x, *others) or is_transformed():
-        return 'something traces or transforms operators'
-    if not x.numel():
-        return f'a map of {tuple(x.shape)} is empty'
-    if channels % CHANNELS:
+    reason = why_no_kernel(x, *others)
+    if reason is None and channels % CHANNELS:
         return f'{channels} channels are no multiple of {CHANNELS}'
-    return why_not_compiled(x, *others)
+    if reason is None and not x.numel():
+        return f'a map of {tuple(x.shape)} is empty'
+    return reason
 
 
 def is_contiguous_map(x: Tensor, *others: Tensor) -> bool:
-    """Whether maps, Tensor[batch, channels, height, width], fill their memory in one order."""
-    return any(
-        all(y.ndim == 4 and y.is_contiguous(memory_format=order) for y in (x, *others))
-        for order in (torch.contiguous_format, torch.channels_last)
+    """Whether maps of one shape, (batch, channels, height, width), fill memory in one order."""
+    return x.ndim == 4 and any(
+        x.is_contiguous(memory_format=order)
+        and all(y.is_contiguous(memory_format=order) for y in others)
+        for order in (torch.channels_last, torch.contiguous_format)
     )
 
 

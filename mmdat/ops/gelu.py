@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autograd import is_differentiated, is_traced, is_transformed, make_compiled
-from .cpu import call_kernel, is_contiguous_map, why_not_compiled
+from .autograd import is_differentiated, make_compiled
+from .cpu import call_kernel, is_contiguous_map, why_no_kernel
 from .dispatch import is_compiled
 
 
@@ -42,13 +42,12 @@ def gelu(x: Tensor, *, implementation: str = 'auto') -> Tensor:
 
 
 def _why_not_compiled(x: Tensor) -> str | None:
-    if is_traced(x) or is_transformed():
-        return 'something traces or transforms operators'
-    if x.dtype not in (torch.float32, torch.bfloat16):
+    reason = why_no_kernel(x)
+    if reason is None and x.dtype == torch.float16:
         return f'the map is in {x.dtype}'
-    if not is_contiguous_map(x):
+    if reason is None and not is_contiguous_map(x):
         return 'the map is neither contiguous nor channels-last'
-    return why_not_compiled(x)
+    return reason
 
 
 def _apply(x: Tensor, out: Tensor | None = None) -> Tensor:

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import apply, is_differentiated, is_traced, is_transformed
-from .cpu import call_kernel, is_contiguous_map, why_not_compiled
+from .autograd import apply, is_differentiated
+from .cpu import call_kernel, is_contiguous_map, why_no_kernel
 from .dispatch import is_compiled
 from .tracing import is_exporting
 
@@ -46,11 +46,10 @@ def residual_add(x: Tensor, branch: Tensor, *, implementation: str = 'auto') -> 
 def _why_not_compiled(x: Tensor, branch: Tensor) -> str | None:
     if (x.dtype, branch.dtype) != (torch.float32, torch.bfloat16):
         return f'the map is in {x.dtype} and the branch in {branch.dtype}'
-    if is_traced(x, branch) or is_transformed():
-        return 'something traces or transforms operators'
-    if not is_contiguous_map(x, branch):
+    reason = why_no_kernel(x, branch)
+    if reason is None and not is_contiguous_map(x, branch):
         return 'the map and the branch are not both contiguous or both channels-last'
-    return why_not_compiled(x, branch)
+    return reason
 
 
 def _add(x: Tensor, branch: Tensor) -> Tensor:
