@@ -138,7 +138,8 @@ class HierarchicalBackbone(BaseModule):
             x = x.contiguous(memory_format=torch.channels_last)
         outputs = []
         for index, (embedding, stage) in enumerate(zip(self.embeddings, self.stages, strict=True)):
-            x = stage(fresh_sizes(embedding(x), 2, 3))
+            x = fresh_sizes(embedding(x), 2, 3)  # the map before is not held longer
+            x = stage(x)
             if index in self.out_indices:
                 # mmcv's RoIAlign takes its input for contiguous, whatever its strides, and so reads
                 # garbage from the channels-last maps that the norm returns.
