@@ -89,8 +89,11 @@ def _why_not_compiled(x: Tensor, weight: Tensor, bias: Tensor, padding: int) -> 
 
 # The kernels in C++; ``csrc/strided.cpp`` says how they work.
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
-    dtype, arguments = _arguments(x, weight, stride, padding)
-    shape = _outputs_shape(x, weight, stride, padding)
+    sides = zip(x.shape[2:], weight.shape[2:], strict=True)
+    shape = torch.Size(
+        [*x.shape[:2], *((side + 2 * padding - taps) // stride + 1 for side, taps in sides)]
+    )
+    dtype, arguments = _arguments(x, weight, shape, stride, padding)
     out = torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
     call_kernel('strided_forward', dtype, *arguments, bias.float().contiguous(), out)
     return out.to(x.dtype)
@@ -99,7 +102,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int
 def _gradients(
     grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype, arguments = _arguments(x, weight, stride, padding)
+    dtype, arguments = _arguments(x, weight, grad_out.shape, stride, padding)
     grad, grad_weight = (torch.empty_like(tensor) for tensor in arguments[1:])
     grad_bias = grad_weight.new_empty(bias.shape)
     grad_out = channels_last(grad_out.to(dtype))
@@ -108,22 +111,14 @@ def _gradients(
 
 
 def _arguments(
-    x: Tensor, weight: Tensor, stride: int, padding: int
+    x: Tensor, weight: Tensor, shape: torch.Size, stride: int, padding: int
 ) -> tuple[torch.dtype, tuple[Any, ...]]:
-    """Return the kernels' dtype and first arguments: sizes, map and weight."""
+    """Return the kernels' dtype and, for an output of a shape, sizes, map and weight."""
     dtype = kernel_dtype(x)
-    axes = zip(
-        x.shape[2:], _outputs_shape(x, weight, stride, padding)[2:], weight.shape[2:], strict=True
-    )
     sizes = [*x.shape[:2], len(weight)]
-    for axis in axes:
+    for axis in zip(x.shape[2:], shape[2:], weight.shape[2:], strict=True):
         sizes += [*axis, stride, padding]
     return dtype, (sizes, channels_last(x.to(dtype)), weight.float().contiguous())
-
-
-def _outputs_shape(x: Tensor, weight: Tensor, stride: int, padding: int) -> list[int]:
-    sides = zip(x.shape[2:], weight.shape[2:], strict=True)
-    return [*x.shape[:2], *((side + 2 * padding - taps) // stride + 1 for side, taps in sides)]
 
 
 _compiled = make_compiled(_convolve, _gradients, _dense)

@@ -18,6 +18,7 @@ from mmdat.models.arch import fits, stage_settings
 from mmdat.models.initialization import init_projections
 from mmdat.models.layers import LayerNorm2d
 from mmdat.ops.autograd import is_transformed
+from mmdat.ops.cpu import channels_last
 from mmdat.ops.reference import is_autocast_enabled
 from mmdat.ops.tracing import fresh_sizes, is_exporting
 
@@ -135,7 +136,7 @@ class HierarchicalBackbone(BaseModule):
         x = fresh_sizes(fresh_sizes(x, 0), 2, 3, least=smallest)
         if x.device.type == 'cpu' and not (is_exporting() or is_transformed()):
             # PyTorch's convolution returns its input's order, in which all else is slow.
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = channels_last(x)
         outputs = []
         for index, (embedding, stage) in enumerate(zip(self.embeddings, self.stages, strict=True)):
             x = fresh_sizes(embedding(x), 2, 3)  # the map before is not held longer

@@ -20,20 +20,24 @@ struct Axis {
     // Where the map lies under the first tap of an output.
     int64_t start(int64_t output) const { return output * stride - padding; }
 
-    // Call f(position, tap) for all that an output sees.
-    template <typename F>
-    void for_each_seen(int64_t output, F f) const {
-        const int64_t first = start(output);
-        for (int64_t tap = std::max<int64_t>(0, -first); tap < std::min(taps, size - first); ++tap)
-            f(first + tap, tap);
+    // How many positions of the map, or of the output, there are.
+    template <bool MAP>
+    int64_t count() const {
+        return MAP ? size : outputs;
     }
 
-    // Call f(output, tap) for all that see a position.
-    template <typename F>
-    void for_each_seeing(int64_t position, F f) const {
-        int64_t output = std::min((position + padding) / stride, outputs - 1);
-        for (int64_t tap; output >= 0 && (tap = position - start(output)) < taps; --output)
-            f(output, tap);
+    // Call f(output, tap) for all that see a position of the map, or f(position, tap) for all that an
+    // output sees.
+    template <bool MAP, typename F>
+    void for_each(int64_t at, F f) const {
+        if constexpr (MAP) {
+            int64_t output = std::min((at + padding) / stride, outputs - 1);
+            for (int64_t tap; output >= 0 && (tap = at - start(output)) < taps; --output)
+                f(output, tap);
+        } else {
+            const int64_t first = start(at), behind = std::min(taps, size - first);
+            for (int64_t tap = std::max<int64_t>(0, -first); tap < behind; ++tap) f(first + tap, tap);
+        }
     }
 };
 
@@ -43,12 +47,21 @@ struct Sizes {
 
     int64_t taps() const { return rows.taps * columns.taps; }
 
-    int64_t in(int64_t sample, int64_t row, int64_t column) const {
-        return ((sample * rows.size + row) * columns.size + column) * channels;
+    // In the map, or in the output.
+    template <bool MAP>
+    int64_t offset(int64_t sample, int64_t row, int64_t column) const {
+        return ((sample * rows.count<MAP>() + row) * columns.count<MAP>() + column) * channels;
     }
 
-    int64_t out(int64_t sample, int64_t row, int64_t column) const {
-        return ((sample * rows.outputs + row) * columns.outputs + column) * channels;
+    // Call f(offset, offset of the weights) for all of the output that sees a position of the map, or
+    // for all of the map that a position of the output sees.
+    template <bool MAP, typename F>
+    void for_each(int64_t sample, int64_t row, int64_t column, F f) const {
+        rows.for_each<MAP>(row, [&](int64_t y, int64_t tap_y) {
+            columns.for_each<MAP>(column, [&](int64_t x, int64_t tap_x) {
+                f(offset<!MAP>(sample, y, x), tap(tap_y, tap_x));
+            });
+        });
     }
 
     int64_t tap(int64_t row, int64_t column) const {
@@ -67,7 +80,7 @@ Buffer<float> arrange(const Sizes &sizes, const float *weight) {
 
 // Call f(channel, the one of its weights) for each vector of channels.
 template <typename F>
-void for_each_vector(const Sizes &sizes, F f) {
+void along_channels(const Sizes &sizes, F f) {
     for (int64_t group = 0; group < sizes.channels; group += sizes.weights)
         for (int64_t c = 0; c < sizes.weights; c += LANES) f(group + c, c);
 }
@@ -80,14 +93,14 @@ struct Sums {
     explicit Sums(const Sizes &sizes) : sizes(sizes), numbers(sizes.channels) {}
 
     void start(const float *bias) {
-        for_each_vector(sizes, [&](int64_t c, int64_t of_weights) {
+        along_channels(sizes, [&](int64_t c, int64_t of_weights) {
             store(numbers.data() + c, bias ? load(bias + of_weights) : Vec{});
         });
     }
 
     template <typename T>
     void add(const T *from, const float *factors) {
-        for_each_vector(sizes, [&](int64_t c, int64_t of_weights) {
+        along_channels(sizes, [&](int64_t c, int64_t of_weights) {
             float *sum = numbers.data() + c;
             store(sum, load(sum) + load(from + c) * load(factors + of_weights));
         });
@@ -95,55 +108,29 @@ struct Sums {
 
     template <typename T>
     void put(T *to) {
-        for_each_vector(sizes, [&](int64_t c, int64_t) { store(to + c, load(numbers.data() + c)); });
+        along_channels(sizes, [&](int64_t c, int64_t) { store(to + c, load(numbers.data() + c)); });
     }
 };
 
-template <typename T>
-void forward(int threads, const Sizes &sizes, const T *map, const float *weight, const float *bias,
-             T *out) {
+// Sum what each position of the output sees, or the gradients of what sees each of the map.
+template <bool MAP, typename T>
+void convolve(int threads, const Sizes &sizes, const T *from, const float *weight,
+              const float *bias, T *to) {
     const Buffer<float> weights = arrange(sizes, weight);
+    const int64_t rows = sizes.rows.count<MAP>(), columns = sizes.columns.count<MAP>();
 #pragma omp parallel num_threads(threads)
     {
         Sums sums(sizes);
 #pragma omp for
-        for (int64_t task = 0; task < sizes.batch * sizes.rows.outputs; ++task) {
-            const int64_t sample = task / sizes.rows.outputs, row = task % sizes.rows.outputs;
-            for (int64_t column = 0; column < sizes.columns.outputs; ++column) {
+        for (int64_t task = 0; task < sizes.batch * rows; ++task)
+            for (int64_t column = 0; column < columns; ++column) {
+                const int64_t sample = task / rows, row = task % rows;
                 sums.start(bias);
-                sizes.rows.for_each_seen(row, [&](int64_t y, int64_t tap_y) {
-                    sizes.columns.for_each_seen(column, [&](int64_t x, int64_t tap_x) {
-                        sums.add(map + sizes.in(sample, y, x),
-                                 weights.data() + sizes.tap(tap_y, tap_x));
-                    });
+                sizes.for_each<MAP>(sample, row, column, [&](int64_t at, int64_t tap) {
+                    sums.add(from + at, weights.data() + tap);
                 });
-                sums.put(out + sizes.out(sample, row, column));
+                sums.put(to + sizes.offset<MAP>(sample, row, column));
             }
-        }
-    }
-}
-
-template <typename T>
-void differentiate_map(int threads, const Sizes &sizes, const float *weight, const T *grad_out,
-                       T *grad) {
-    const Buffer<float> weights = arrange(sizes, weight);
-#pragma omp parallel num_threads(threads)
-    {
-        Sums sums(sizes);
-#pragma omp for
-        for (int64_t task = 0; task < sizes.batch * sizes.rows.size; ++task) {
-            const int64_t sample = task / sizes.rows.size, y = task % sizes.rows.size;
-            for (int64_t x = 0; x < sizes.columns.size; ++x) {
-                sums.start(nullptr);
-                sizes.rows.for_each_seeing(y, [&](int64_t row, int64_t tap_y) {
-                    sizes.columns.for_each_seeing(x, [&](int64_t column, int64_t tap_x) {
-                        sums.add(grad_out + sizes.out(sample, row, column),
-                                 weights.data() + sizes.tap(tap_y, tap_x));
-                    });
-                });
-                sums.put(grad + sizes.in(sample, y, x));
-            }
-        }
     }
 }
 
@@ -159,18 +146,14 @@ void differentiate_weights(int threads, const Sizes &sizes, const T *map, const 
         float *to = sums.data() + band * of_band;
         for (int64_t row = first; row < std::min(first + BAND, sizes.rows.outputs); ++row)
             for (int64_t column = 0; column < sizes.columns.outputs; ++column) {
-                const T *gradients = grad_out + sizes.out(sample, row, column);
-                sizes.rows.for_each_seen(row, [&](int64_t y, int64_t tap_y) {
-                    sizes.columns.for_each_seen(column, [&](int64_t x, int64_t tap_x) {
-                        const T *from = map + sizes.in(sample, y, x);
-                        float *of_tap = to + sizes.tap(tap_y, tap_x);
-                        for_each_vector(sizes, [&](int64_t c, int64_t of_weights) {
-                            float *sum = of_tap + of_weights;
-                            store(sum, load(sum) + load(gradients + c) * load(from + c));
-                        });
+                const T *gradients = grad_out + sizes.offset<false>(sample, row, column);
+                sizes.for_each<false>(sample, row, column, [&](int64_t at, int64_t tap) {
+                    along_channels(sizes, [&](int64_t c, int64_t of_weights) {
+                        float *sum = to + tap + of_weights;
+                        store(sum, load(sum) + load(gradients + c) * load(map + at + c));
                     });
                 });
-                for_each_vector(sizes, [&](int64_t c, int64_t of_weights) {
+                along_channels(sizes, [&](int64_t c, int64_t of_weights) {
                     float *sum = to + sizes.taps() * sizes.weights + of_weights;
                     store(sum, load(sum) + load(gradients + c));
                 });
@@ -189,12 +172,12 @@ void differentiate_weights(int threads, const Sizes &sizes, const T *map, const 
 #define KERNELS(NAME, T)                                                                           \
     extern "C" void mmdat_strided_forward_##NAME(int threads, const Sizes *sizes, const T *map,    \
                                                  const float *weight, const float *bias, T *out) { \
-        forward<T>(threads, *sizes, map, weight, bias, out);                                       \
+        convolve<false, T>(threads, *sizes, map, weight, bias, out);                               \
     }                                                                                              \
     extern "C" void mmdat_strided_backward_##NAME(int threads, const Sizes *sizes, const T *map,   \
                                                   const float *weight, const T *grad_out, T *grad, \
                                                   float *grad_weight, float *grad_bias) {          \
-        differentiate_map<T>(threads, *sizes, weight, grad_out, grad);                             \
+        convolve<true, T>(threads, *sizes, grad_out, weight, nullptr, grad);                       \
         differentiate_weights<T>(threads, *sizes, map, grad_out, grad_weight, grad_bias);          \
     }
 
