@@ -65,8 +65,7 @@ class Operator(NamedTuple):
 def deformable_tensors(stage: Stage, batch: int) -> list[Tensor]:
     """Random query, key, value, locations and bias table, laid out as the backbone has them."""
     query = _map(stage, batch, stage.heads * HEAD_DIM)
-    # Keys and values come from a convolution of what was sampled, channels first.
-    keys = torch.randn(2, batch, stage.heads, HEAD_DIM, NUM_KEYS).mT
+    keys = torch.randn(2, batch, NUM_KEYS, stage.heads, HEAD_DIM).transpose(2, 3)
     locations = 2 * torch.rand(batch, stage.groups, NUM_KEYS, 2) - 1
     table = torch.randn(stage.heads, stage.table_side, stage.table_side)
     return [_heads(query), *keys, locations, table]

@@ -254,14 +254,14 @@ def empty_map(x: Tensor, shape: Sequence[int]) -> Tensor:
 
     Args:
         x: Tensor with the map's dtype and device.
-        shape: (batch, num_heads, height, width, head_dim).
+        shape: (batch, num_heads, *positions, head_dim).
 
     Returns:
-        Tensor[batch, num_heads, height, width, head_dim], a view of a contiguous
-        Tensor[batch, height, width, num_heads, head_dim].
+        Tensor[batch, num_heads, *positions, head_dim], a view of a contiguous
+        Tensor[batch, *positions, num_heads, head_dim].
     """
-    batch, num_heads, height, width, head_dim = shape
-    return x.new_empty(batch, height, width, num_heads, head_dim).movedim(3, 1)
+    batch, num_heads, *positions, head_dim = shape
+    return x.new_empty(batch, *positions, num_heads, head_dim).movedim(-2, 1)
 
 
 def empty_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

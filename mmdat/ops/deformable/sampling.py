@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..autograd import make_compiled
+from ..autograd import is_transformed, make_compiled
 from ..cpu import call_kernel, channels_last, kernel_dtype, why_no_kernel_of_channels
 from ..dispatch import is_compiled
 from ..reference import compute_dtype
@@ -56,7 +56,7 @@ def sample_at(x: Tensor, sampling_locations: Tensor, *, implementation: str = 'a
 
     Returns:
         Tensor[batch, channels, key_height, key_width] in the dtype of ``x``, in channels-last
-        memory where it is compiled.
+        memory where ``x`` is or where it is compiled.
 
     Raises:
         ValueError: If shapes do not fit each other, or if there is no such implementation for these
@@ -100,7 +100,13 @@ def _dense(x: Tensor, sampling_locations: Tensor) -> Tensor:
         x.to(dtype).unflatten(1, (groups, -1)).flatten(0, 1),
         sampling_locations.to(dtype).flatten(0, 1).flip(-1),
     )
-    return sampled.unflatten(0, (batch, groups)).flatten(1, 2).to(x.dtype)
+    sampled = sampled.unflatten(0, (batch, groups)).flatten(1, 2)
+    if is_exporting() or is_transformed():
+        return sampled.to(x.dtype)
+    # Kernels of attention would copy the keys that convolutions make of it in another order.
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if last else torch.preserve_format
+    return sampled.to(x.dtype, memory_format=order)
 
 
 # The kernels in C++; ``csrc/sampling.cpp`` says how they work.
@@ -231,4 +237,6 @@ def axis_points(
         return points * (size - larger(1, size - 1))
     if size == 1:
         return torch.zeros(1, device=device, dtype=dtype)
-    return (torch.arange(size, device=device, dtype=dtype) + shift) / (size - 1) * 2 - 1
+    # In few operators: a GPU takes as long to start one as to place all keys.
+    middle = (size - 1) / 2
+    return (torch.arange(size, device=device, dtype=dtype) + (shift - middle)) / middle

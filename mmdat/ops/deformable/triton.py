@@ -15,10 +15,9 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..autograd import empty_gradients, empty_map, make_operator
+from ..autograd import empty_map, make_operator
 from ..gpu import allows_tf32, head_block, why_no_kernels
 from ..tiling import LOG2_E
 
@@ -53,8 +52,11 @@ MARGIN = 2
 KEY_PROGRAMS = 1024
 # ... but each writes sums of its own, so that it should take at least so many tiles of queries.
 MIN_TILES_PER_PROGRAM = 8
-# Which of the options the kernel ``deltas`` has.
-DELTA_OPTIONS = 'value_dim', 'value_block', 'tile_height', 'tile_width'
+# Entries of the padded table that a program prepares.
+TABLE_BLOCK = 1024
+# Which of the options the kernels ``deltas`` and ``add_up`` have.
+DELTA_OPTIONS = 'value_dim', 'value_block', 'tile_height', 'tile_width', 'key_block'
+SUM_OPTIONS = 'head_dim', 'value_dim', 'head_block', 'value_block', 'key_block'
 
 
 def unsupported(query: Tensor, key: Tensor, value: Tensor) -> str | None:
@@ -77,21 +79,22 @@ def _attend(
         log-sum-exp of each query's logits, for the backward pass.
     """
     out, lse = _empty_outputs(query, value)
-    key, value, sampling_locations = _contiguous(key, value, sampling_locations)
+    key, value, sampling_locations = _loadable(key, value, sampling_locations)
     rows, columns = _axes(query, relative_position_bias_table)
     batch, num_heads = query.shape[:2]
     scale = query.shape[-1] ** -0.5
-    grid = _count_tiles(query), batch * num_heads
     with torch.cuda.device_of(query):
-        _kernels().attend[grid](
+        _kernels().attend[_count_tiles(query), batch * num_heads](
             query,
             key,
             value,
             sampling_locations,
-            _pack_pairs(relative_position_bias_table),
+            _prepare(relative_position_bias_table),
             out,
             lse,
             query.stride(),
+            key.stride(),
+            value.stride(),
             out.stride(),
             *_sizes(rows, columns),
             key.shape[2],
@@ -115,19 +118,25 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of query, key, value, sampling locations and bias table."""
     inputs = query, key, value, sampling_locations, relative_position_bias_table
-    gradients = empty_gradients(*inputs)
+    gradients = _empty_gradients(*inputs)
+    if not query.numel():
+        return tuple(x.zero_() for x in gradients)  # type: ignore[return-value]
     grad_query, grad_key, grad_value, grad_locations, grad_table = gradients
-    key, value, sampling_locations = _contiguous(key, value, sampling_locations)
+    key, value, sampling_locations = _loadable(key, value, sampling_locations)
     rows, columns = _axes(query, relative_position_bias_table)
     batch, num_heads = query.shape[:2]
     groups, num_keys = sampling_locations.shape[1:3]
     scale = query.shape[-1] ** -0.5
-    delta, maxima = torch.empty_like(lse), lse.new_zeros(2)
-    table = _pack_pairs(relative_position_bias_table)
+    delta, table_scale = torch.empty_like(lse), lse.new_empty(())
+    table_sums = _empty_packed(relative_position_bias_table)
+    maxima = lse.new_empty(3)
+    table = _prepare(relative_position_bias_table, table_sums, maxima.view(torch.int32))
     # The first and the last arguments of either kernel.
     tensors = query, key, value, sampling_locations, table, grad_out, lse, delta
     sizes = (
         query.stride(),
+        key.stride(),
+        value.stride(),
         grad_out.stride(),
         *_sizes(rows, columns),
         num_keys,
@@ -147,21 +156,20 @@ def _gradients(
         lse.new_empty(programs, *key.shape[:3], size)
         for size in (key.shape[-1], value.shape[-1], 2)
     )
-    table_sums = torch.zeros_like(table)
-    # An empty batch has no largest value.
-    value_max = value.abs().amax() if value.numel() else table_sums
-    table_scale = lse.new_ones(())
     options = _options(query, value, limits.key_block)
     with torch.cuda.device_of(query):
         _kernels().deltas[num_tiles, batch * num_heads](
             out,
             grad_out,
+            value,
             delta,
             maxima.view(torch.int32),
             out.stride(),
             grad_out.stride(),
+            value.stride(),
             rows.size,
             columns.size,
+            num_keys,
             num_heads,
             **{name: options[name] for name in DELTA_OPTIONS},
         )
@@ -175,7 +183,6 @@ def _gradients(
             coordinate_sums,
             table_sums,
             maxima,
-            value_max,
             table_scale,
             rows.num_entries(TILE_HEIGHT),
             columns.num_entries(TILE_WIDTH),
@@ -184,13 +191,31 @@ def _gradients(
             *sizes,
             **_options(query, value, limits.key_gradients_block),
         )
-    grad_key.copy_(scale * key_sums.sum(0))
-    grad_value.copy_(value_sums.sum(0))
-    grad_coordinates = coordinate_sums.sum(0).unflatten(1, (groups, -1)).sum(2)
-    for axis, factor in enumerate((rows.factor, columns.factor)):
-        # The table that the kernel reads is in base 2, like the logits.
-        grad_locations[..., axis] = -factor / LOG2_E * grad_coordinates[..., axis]
-    grad_table.copy_(table_sums[:, MARGIN:-MARGIN, MARGIN:-MARGIN] / table_scale)
+        _kernels().add_up[math.ceil(num_keys / options['key_block']), batch * groups](
+            key_sums,
+            value_sums,
+            coordinate_sums,
+            table_sums,
+            table_scale,
+            grad_key,
+            grad_value,
+            grad_locations,
+            grad_table,
+            grad_key.stride(),
+            grad_value.stride(),
+            num_keys,
+            *grad_table.shape[1:],
+            programs,
+            num_heads,
+            num_heads // groups,
+            scale,
+            # The table that the kernels read is in base 2, like the logits.
+            -rows.factor / LOG2_E,
+            -columns.factor / LOG2_E,
+            **{name: options[name] for name in SUM_OPTIONS},
+            margin=MARGIN,
+            table_block=TABLE_BLOCK,
+        )
     return gradients
 
 
@@ -199,7 +224,7 @@ fused_deformable_attention = make_operator(
     _attend,
     _gradients,
     lambda query, key, value, locations, table: _empty_outputs(query, value),
-    empty_gradients,
+    lambda *inputs: _empty_gradients(*inputs),
 )
 
 
@@ -251,9 +276,12 @@ class Axis(NamedTuple):
         return min(reach, self.padded_size)
 
 
-def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Copy those tensors that are not contiguous: keys that are cost programs fewer registers."""
-    return tuple(x.contiguous() for x in tensors)
+def _loadable(key: Tensor, value: Tensor, locations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Copy keys and values whose dimensions lie apart, which cost programs more registers, and
+    locations that are not contiguous.
+    """
+    key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (key, value))
+    return key, value, locations.contiguous()
 
 
 def _axes(query: Tensor, table: Tensor) -> tuple[Axis, Axis]:
@@ -266,19 +294,35 @@ def _sizes(rows: Axis, columns: Axis) -> tuple[Any, ...]:
     return rows.size, columns.size, rows.padded_size, columns.padded_size, rows[2:], columns[2:]
 
 
-def _pack_pairs(table: Tensor) -> Tensor:
-    """Pad the table with zeros and pack each entry with the next one of its row into 64 bits.
-
-    A kernel waits for loads more than for anything else, and two entries take no longer than one.
+def _prepare(table: Tensor, *zeros: Tensor) -> Tensor:
+    """Pad and pack the table as the kernel ``prepare`` says, in base 2.
 
     Args:
         table: Tensor[num_heads, table_height, table_width].
+        zeros: None, or what the backward pass adds to: a tensor like the result, and Tensor[3].
 
     Returns:
-        Tensor[num_heads, padded_height, padded_width] in int64: pairs of float32 in base 2.
+        Tensor[num_heads, padded_height, padded_width] in int64.
     """
-    padded = F.pad(LOG2_E * table.float(), (MARGIN, MARGIN + 1, MARGIN, MARGIN))
-    return torch.stack((padded[..., :-1], padded[..., 1:]), -1).view(torch.int64).squeeze(-1)
+    packed = _empty_packed(table)
+    with torch.cuda.device_of(table):
+        _kernels().prepare[(math.ceil(packed.numel() / TABLE_BLOCK),)](
+            table.contiguous(),
+            packed,
+            *(zeros or (None, None)),
+            *table.shape[1:],
+            len(table),
+            LOG2_E,
+            margin=MARGIN,
+            table_block=TABLE_BLOCK,
+        )
+    return packed
+
+
+def _empty_packed(table: Tensor) -> Tensor:
+    """Allocate a padded table of pairs."""
+    num_heads, height, width = table.shape
+    return table.new_empty(num_heads, height + 2 * MARGIN, width + 2 * MARGIN, dtype=torch.int64)
 
 
 def _empty_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -286,6 +330,19 @@ def _empty_outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     tiles = _count_tiles(query), TILE_HEIGHT * TILE_WIDTH
     out = empty_map(value, (*query.shape[:-1], value.shape[-1]))
     return out, query.new_empty(*query.shape[:2], *tiles, dtype=torch.float32)
+
+
+def _empty_gradients(
+    query: Tensor, key: Tensor, value: Tensor, locations: Tensor, table: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Allocate the gradients; those of keys and values as a map in channels-last format has them,
+    of which convolutions make keys.
+    """
+    grad_locations, grad_table = (
+        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (locations, table)
+    )
+    maps = (empty_map(x, x.shape) for x in (query, key, value))
+    return *maps, grad_locations, grad_table  # type: ignore[return-value]
 
 
 def _count_tiles(query: Tensor) -> int:

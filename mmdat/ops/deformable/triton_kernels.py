@@ -2,8 +2,8 @@
 
 The queries of a program are a tile, a rectangle of the map, so that where they look in the bias
 table is computed for each row and each column, and not for each query. Logits are in base 2. The
-table is the one of ``triton._pack_pairs``; ``rows`` and ``columns`` are its ``Axis``. Keys, values
-and locations are contiguous, queries and outputs have strides.
+table is the one that ``prepare`` packs; ``rows`` and ``columns`` are its ``Axis``. Locations and
+the table as it is given are contiguous, queries, keys, values and outputs have strides.
 """
 
 import triton  # type: ignore[import-untyped]
@@ -24,11 +24,59 @@ SIZES = (
     'padded_height',
     'padded_width',
     'num_keys',
+    'table_height',
+    'table_width',
+    'programs',
     'window_rows',
     'window_columns',
     'num_tiles',
     'tiles_per_program',
 )
+
+
+@triton.jit(do_not_specialize=SIZES)
+def prepare(
+    given: tl.tensor,
+    table: tl.tensor,
+    grad_table: tl.tensor | None,
+    maxima: tl.tensor | None,
+    table_height: int,
+    table_width: int,
+    num_heads: int,
+    scale: float,
+    margin: tl.constexpr,
+    table_block: tl.constexpr,
+) -> None:
+    """Pad the bias table with zeros and pack each entry with the next one of its row into 64 bits;
+    grid (blocks of entries).
+
+    The other kernels wait for loads more than for anything else, and two entries take no longer
+    than one.
+
+    Args:
+        given: Tensor[num_heads, table_height, table_width].
+        table: Tensor[num_heads, padded_height, padded_width] in int64, which is written: pairs of
+            float32, the first in the lower bits.
+        grad_table: None, or Tensor like ``table``, which is filled with zeros.
+        maxima: None, or Tensor[3] in int32, which is filled with zeros.
+        scale: Factor of the entries.
+        margin: Zeros on each side.
+    """
+    entry = tl.program_id(0) * table_block + tl.arange(0, table_block)
+    padded_height, padded_width = table_height + 2 * margin, table_width + 2 * margin
+    head = entry // padded_width // padded_height
+    row = entry // padded_width % padded_height - margin
+    column = entry % padded_width - margin
+    in_row = (head < num_heads) & (row >= 0) & (row < table_height)
+    given += (head * table_height + row) * table_width + column
+    first = tl.load(given, in_row & (column >= 0) & (column < table_width), 0.0)
+    second = tl.load(given + 1, in_row & (column >= -1) & (column < table_width - 1), 0.0)
+    first = (scale * first.to(tl.float32)).to(tl.int32, bitcast=True).to(tl.int64)
+    second = (scale * second.to(tl.float32)).to(tl.int32, bitcast=True).to(tl.int64)
+    tl.store(table + entry, first & 0xFFFFFFFF | second << 32, head < num_heads)
+    if grad_table is not None:
+        tl.store(grad_table + entry, 0, head < num_heads)
+        tl.store(maxima + entry, 0, entry < 3)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -41,6 +89,8 @@ def attend(
     out: tl.tensor,
     lse: tl.tensor,
     query_strides: tl.tuple,
+    key_strides: tl.tuple,
+    value_strides: tl.tuple,
     out_strides: tl.tuple,
     height: int,
     width: int,
@@ -78,6 +128,8 @@ def attend(
         table,
         out,
         query_strides,
+        key_strides,
+        value_strides,
         out_strides,
         rows,
         columns,
@@ -86,8 +138,6 @@ def attend(
         num_keys,
         num_heads,
         heads_per_group,
-        head_dim,
-        value_dim,
     )
 
     first_row, first_column = _tile_start(tl.program_id(0), width, tile_height, tile_width)
@@ -100,10 +150,10 @@ def attend(
     row_sum = tl.zeros([tile_height * tile_width], tl.float32)
     acc = tl.zeros([tile_height * tile_width, value_block], tl.float32)
     for start in range(0, num_keys, key_block):
-        keys = start + tl.arange(0, key_block)
-        k = _load_keys(key, keys, num_keys, head_dims, head_dim)
-        v = _load_keys(value, keys, num_keys, value_dims, value_dim)
-        key_y, key_x = _load_locations(locations, keys, num_keys)
+        keys, known = _keys(start, num_keys, key_block)
+        k = _load_keys(key, key_strides, keys, num_keys, head_dims, head_dim)
+        v = _load_keys(value, value_strides, keys, num_keys, value_dims, value_dim)
+        key_y, key_x = _load_locations(locations, known)
         bias, _, _ = _bias(
             key_y,
             key_x,
@@ -133,25 +183,29 @@ def attend(
 def deltas(
     out: tl.tensor,
     grad_out: tl.tensor,
+    value: tl.tensor,
     delta: tl.tensor,
     maxima: tl.tensor,
     out_strides: tl.tuple,
     grad_strides: tl.tuple,
+    value_strides: tl.tuple,
     height: int,
     width: int,
+    num_keys: int,
     num_heads: int,
     value_dim: tl.constexpr,
     value_block: tl.constexpr,
     tile_height: tl.constexpr,
     tile_width: tl.constexpr,
+    key_block: tl.constexpr,
 ) -> None:
     """Compute delta = rowsum(grad_out * out) of a tile of queries; grid (tiles, batch * num_heads).
 
     Args:
         delta: Tensor[batch, num_heads, tiles, tile_height * tile_width], which is written; 0 for
             queries that are not on the map.
-        maxima: Tensor[2], the largest magnitudes in ``grad_out`` and ``delta``: float32, as the
-            integers that have the same bits and order, but for NaN, which is the largest of all.
+        maxima: Tensor[3], the largest magnitudes in ``grad_out``, ``delta`` and ``value``: float32,
+            as the integers that have the same bits and order, but for NaN, which is the largest.
     """
     batch, head = _batch_and_head(num_heads)
     first_row, first_column = _tile_start(tl.program_id(0), width, tile_height, tile_width)
@@ -165,6 +219,13 @@ def deltas(
     tl.store(delta + _in_tile_order(tile_height, tile_width), row_delta)
     tl.atomic_max(maxima, tl.max(tl.max(_magnitude_bits(grad), 1), 0), sem='relaxed')
     tl.atomic_max(maxima + 1, tl.max(_magnitude_bits(row_delta), 0), sem='relaxed')
+    # The programs of a head share its keys.
+    value = _at(value, value_strides, batch, head)
+    start, step = tl.program_id(0) * key_block, tl.num_programs(0) * key_block
+    for first_key in range(start, num_keys, step):
+        keys = first_key + tl.arange(0, key_block)
+        v = _load_keys(value, value_strides, keys, num_keys, dims, value_dim).to(tl.float32)
+        tl.atomic_max(maxima + 2, tl.max(tl.max(_magnitude_bits(v), 1), 0), sem='relaxed')
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -181,6 +242,8 @@ def query_gradients(
     grad_query_strides: tl.tuple,
     grad_scale: float,
     query_strides: tl.tuple,
+    key_strides: tl.tuple,
+    value_strides: tl.tuple,
     out_strides: tl.tuple,
     height: int,
     width: int,
@@ -219,6 +282,8 @@ def query_gradients(
         table,
         grad_out,
         query_strides,
+        key_strides,
+        value_strides,
         out_strides,
         rows,
         columns,
@@ -227,8 +292,6 @@ def query_gradients(
         num_keys,
         num_heads,
         heads_per_group,
-        head_dim,
-        value_dim,
     )
     grad_query = _at(grad_query, grad_query_strides, batch, head)
 
@@ -242,10 +305,10 @@ def query_gradients(
     row_delta = tl.load(delta + _in_tile_order(tile_height, tile_width))
     acc = tl.zeros([tile_height * tile_width, head_block], tl.float32)
     for start in range(0, num_keys, key_block):
-        keys = start + tl.arange(0, key_block)
-        k = _load_keys(key, keys, num_keys, head_dims, head_dim)
-        v = _load_keys(value, keys, num_keys, value_dims, value_dim)
-        key_y, key_x = _load_locations(locations, keys, num_keys)
+        keys, known = _keys(start, num_keys, key_block)
+        k = _load_keys(key, key_strides, keys, num_keys, head_dims, head_dim)
+        v = _load_keys(value, value_strides, keys, num_keys, value_dims, value_dim)
+        key_y, key_x = _load_locations(locations, known)
         bias, _, _ = _bias(
             key_y,
             key_x,
@@ -284,13 +347,14 @@ def key_gradients(
     grad_coordinates: tl.tensor,
     grad_table: tl.tensor,
     maxima: tl.tensor,
-    value_max: tl.tensor,
     table_scale: tl.tensor,
     window_rows: int,
     window_columns: int,
     num_tiles: int,
     tiles_per_program: int,
     query_strides: tl.tuple,
+    key_strides: tl.tuple,
+    value_strides: tl.tuple,
     out_strides: tl.tuple,
     height: int,
     width: int,
@@ -324,7 +388,6 @@ def key_gradients(
         grad_table: Tensor[num_heads, padded_height, padded_width] in int64, which is added to:
             unlike those of floating-point numbers, sums of integers do not depend on their order.
         maxima: As :func:`deltas` writes it.
-        value_max: Tensor[], the largest magnitude in ``value``.
         table_scale: Tensor[] in float32, a power of two, which is written: the factor of what is
             added to ``grad_table``.
         window_rows: Rows of the table that a tile of queries reaches from any key.
@@ -342,6 +405,8 @@ def key_gradients(
         table,
         grad_out,
         query_strides,
+        key_strides,
+        value_strides,
         out_strides,
         rows,
         columns,
@@ -350,27 +415,25 @@ def key_gradients(
         num_keys,
         num_heads,
         heads_per_group,
-        head_dim,
-        value_dim,
     )
     lse += (batch * num_heads + head) * num_tiles * tile_height * tile_width
     delta += (batch * num_heads + head) * num_tiles * tile_height * tile_width
     # No sum in the table exceeds 62 bits: the gradient of a logit is at most its weight times this
     # bound, and the weights of a query are 1 together. A bound that is NaN or infinite makes the
     # whole gradient of the table such.
-    bound = value_dim * tl.load(maxima) * tl.load(value_max) + tl.load(maxima + 1)
+    bound = value_dim * tl.load(maxima) * tl.load(maxima + 2) + tl.load(maxima + 1)
     bound = tl.where(bound < 2.0**-60, 2.0**-60, bound)
     num_queries = tl.num_programs(1) // num_heads * rows.size * columns.size
     scale_of_table = tl.exp2(tl.floor(62 - tl.log2(bound * num_queries.to(tl.float32))))
     tl.store(table_scale, scale_of_table)
     grad_table += head * rows.padded_size * columns.padded_size
 
-    keys = tl.program_id(0) * key_block + tl.arange(0, key_block)
+    keys, known = _keys(tl.program_id(0) * key_block, num_keys, key_block)
     head_dims = tl.arange(0, head_block)
     value_dims = tl.arange(0, value_block)
-    k = _load_keys(key, keys, num_keys, head_dims, head_dim)
-    v = _load_keys(value, keys, num_keys, value_dims, value_dim)
-    key_y, key_x = _load_locations(locations, keys, num_keys)
+    k = _load_keys(key, key_strides, keys, num_keys, head_dims, head_dim)
+    v = _load_keys(value, value_strides, keys, num_keys, value_dims, value_dim)
+    key_y, key_x = _load_locations(locations, known)
     key_acc = tl.zeros([key_block, head_block], tl.float32)
     value_acc = tl.zeros([key_block, value_block], tl.float32)
     y_acc = tl.zeros([key_block, tile_height], tl.float32)
@@ -434,14 +497,112 @@ def key_gradients(
                     sem='relaxed',
                 )
 
-    # Rows of the program's own sums.
-    sum_rows = (
-        tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    ) * num_keys + keys
-    _store_keys(grad_key, key_acc, sum_rows, keys, num_keys, head_dims, head_dim)
-    _store_keys(grad_value, value_acc, sum_rows, keys, num_keys, value_dims, value_dim)
-    tl.store(grad_coordinates + sum_rows * 2, tl.sum(y_acc, 1), keys < num_keys)
-    tl.store(grad_coordinates + sum_rows * 2 + 1, tl.sum(x_acc, 1), keys < num_keys)
+    # The program has sums of its own.
+    program = tl.program_id(2).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    grad_key += program * num_keys * head_dim
+    grad_value += program * num_keys * value_dim
+    _store_keys(grad_key, (0, 0, head_dim, 1), key_acc, keys, num_keys, head_dims, head_dim)
+    _store_keys(grad_value, (0, 0, value_dim, 1), value_acc, keys, num_keys, value_dims, value_dim)
+    grad_coordinates += 2 * (program * num_keys + keys)
+    tl.store(grad_coordinates, tl.sum(y_acc, 1), keys < num_keys)
+    tl.store(grad_coordinates + 1, tl.sum(x_acc, 1), keys < num_keys)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def add_up(
+    key_sums: tl.tensor,
+    value_sums: tl.tensor,
+    coordinate_sums: tl.tensor,
+    table_sums: tl.tensor,
+    table_scale: tl.tensor,
+    grad_key: tl.tensor,
+    grad_value: tl.tensor,
+    grad_locations: tl.tensor,
+    grad_table: tl.tensor,
+    key_strides: tl.tuple,
+    value_strides: tl.tuple,
+    num_keys: int,
+    table_height: int,
+    table_width: int,
+    programs: int,
+    num_heads: int,
+    heads_per_group: int,
+    key_scale: float,
+    y_scale: float,
+    x_scale: float,
+    head_dim: tl.constexpr,
+    value_dim: tl.constexpr,
+    head_block: tl.constexpr,
+    value_block: tl.constexpr,
+    key_block: tl.constexpr,
+    margin: tl.constexpr,
+    table_block: tl.constexpr,
+) -> None:
+    """Add up what the programs of :func:`key_gradients` wrote, which describes the sums; grid
+    (key blocks, batch * groups).
+
+    Args:
+        grad_key: Tensor[batch, num_heads, num_keys, head_dim], which is written.
+        grad_value: Tensor[batch, num_heads, num_keys, value_dim], which is written.
+        grad_locations: Tensor[batch, groups, num_keys, 2], which is written.
+        grad_table: Tensor[num_heads, table_height, table_width], which is written.
+        programs: How many programs share the queries.
+        key_scale: Factor of the gradients of keys.
+        y_scale: Factor of those of the rows where keys lie.
+        x_scale: Factor of those of the columns.
+    """
+    keys, known = _keys(tl.program_id(0) * key_block, num_keys, key_block)
+    head_dims = tl.arange(0, head_block)
+    value_dims = tl.arange(0, value_block)
+    y_sum, x_sum = tl.zeros([key_block], tl.float32), tl.zeros([key_block], tl.float32)
+    num_batch_heads = tl.num_programs(1) * heads_per_group
+    for head_of_group in range(heads_per_group):
+        head = tl.program_id(1).to(tl.int64) * heads_per_group + head_of_group
+        key_sum = tl.zeros([key_block, head_block], tl.float32)
+        value_sum = tl.zeros([key_block, value_block], tl.float32)
+        for program in range(programs):
+            first_row = (program * num_batch_heads + head) * num_keys
+            key_sum += _load_keys(
+                key_sums + first_row * head_dim,
+                (0, 0, head_dim, 1),
+                keys,
+                num_keys,
+                head_dims,
+                head_dim,
+            )
+            value_sum += _load_keys(
+                value_sums + first_row * value_dim,
+                (0, 0, value_dim, 1),
+                keys,
+                num_keys,
+                value_dims,
+                value_dim,
+            )
+            y, x = _load_locations(coordinate_sums + 2 * first_row, known)
+            y_sum += y
+            x_sum += x
+        to_key = _at(grad_key, key_strides, head // num_heads, head % num_heads)
+        to_value = _at(grad_value, value_strides, head // num_heads, head % num_heads)
+        _store_keys(to_key, key_strides, key_sum * key_scale, keys, num_keys, head_dims, head_dim)
+        _store_keys(to_value, value_strides, value_sum, keys, num_keys, value_dims, value_dim)
+    location = grad_locations + 2 * (tl.program_id(1).to(tl.int64) * num_keys + keys)
+    tl.store(location, y_sum * y_scale, keys < num_keys)
+    tl.store(location + 1, x_sum * x_scale, keys < num_keys)
+
+    # All programs share the entries of the table.
+    scale = tl.load(table_scale)
+    num_entries = num_heads * table_height * table_width
+    first = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    step = tl.num_programs(0) * tl.num_programs(1)
+    for block in range(first, tl.cdiv(num_entries, table_block), step):
+        entry = block * table_block + tl.arange(0, table_block)
+        row = entry // table_width % table_height + margin
+        column = entry % table_width + margin
+        head = entry // table_width // table_height
+        padded = (head * (table_height + 2 * margin) + row) * (table_width + 2 * margin) + column
+        inside = entry < num_entries
+        total = tl.load(table_sums + padded, inside, 0).to(tl.float32)
+        tl.store(grad_table + entry, total / scale, inside)
 
 
 @triton.jit
@@ -479,6 +640,8 @@ def _at_head(
     table: tl.tensor,
     out: tl.tensor,
     query_strides: tl.tuple,
+    key_strides: tl.tuple,
+    value_strides: tl.tuple,
     out_strides: tl.tuple,
     rows: tl.tuple,
     columns: tl.tuple,
@@ -487,16 +650,13 @@ def _at_head(
     num_keys: int,
     num_heads: int,
     heads_per_group: int,
-    head_dim: tl.constexpr,
-    value_dim: tl.constexpr,
 ) -> tuple:
     """Move pointers to the tensors of the operator to a head of a sample."""
-    first_key = (batch * num_heads + head) * num_keys
     first_location = (batch * num_heads + head) // heads_per_group * num_keys
     return (
         _at(query, query_strides, batch, head),
-        key + first_key * head_dim,
-        value + first_key * value_dim,
+        _at(key, key_strides, batch, head),
+        _at(value, value_strides, batch, head),
         locations + first_location * 2,
         table + head * rows.padded_size * columns.padded_size,
         _at(out, out_strides, batch, head),
@@ -565,39 +725,49 @@ def _store_queries(
 
 
 @triton.jit
+def _keys(start: tl.tensor, num_keys: int, key_block: tl.constexpr) -> tuple:
+    """A block of keys, and the same with the last one for those that there are not.
+
+    To read of the latter takes fewer registers and instructions than a mask.
+    """
+    keys = start + tl.arange(0, key_block)
+    return keys, tl.minimum(keys, num_keys - 1)
+
+
+@triton.jit
 def _load_keys(
-    pointer: tl.tensor, keys: tl.tensor, num_keys: int, dims: tl.tensor, num_dims: tl.constexpr
+    pointer: tl.tensor,
+    strides: tl.tuple,
+    keys: tl.tensor,
+    num_keys: int,
+    dims: tl.tensor,
+    num_dims: tl.constexpr,
 ) -> tl.tensor:
     """Load (keys, dims), zero behind the last key."""
-    offsets = (keys * num_dims)[:, None] + dims[None, :]
+    offsets = (keys * strides[2])[:, None] + (dims * strides[3])[None, :]
     return tl.load(pointer + offsets, (keys < num_keys)[:, None] & (dims < num_dims)[None, :], 0.0)
 
 
 @triton.jit
 def _store_keys(
     pointer: tl.tensor,
+    strides: tl.tuple,
     values: tl.tensor,
-    rows: tl.tensor,
     keys: tl.tensor,
     num_keys: int,
     dims: tl.tensor,
     num_dims: tl.constexpr,
 ) -> None:
-    """Store (keys, dims) in rows of a contiguous tensor."""
-    tl.store(
-        pointer + rows[:, None] * num_dims + dims[None, :],
-        values,
-        (keys < num_keys)[:, None] & (dims < num_dims)[None, :],
-    )
+    """Store (keys, dims) of those that there are."""
+    offsets = (keys * strides[2])[:, None] + (dims * strides[3])[None, :]
+    tl.store(pointer + offsets, values, (keys < num_keys)[:, None] & (dims < num_dims)[None, :])
 
 
 @triton.jit
-def _load_locations(pointer: tl.tensor, keys: tl.tensor, num_keys: int) -> tuple:
-    """Load y and x of keys."""
-    return (
-        tl.load(pointer + 2 * keys, keys < num_keys, 0.0).to(tl.float32),
-        tl.load(pointer + 2 * keys + 1, keys < num_keys, 0.0).to(tl.float32),
-    )
+def _load_locations(pointer: tl.tensor, keys: tl.tensor) -> tuple:
+    """Load y and x of keys that there are."""
+    y, x = tl.load(pointer + 2 * keys), tl.load(pointer + 2 * keys + 1)
+    return y.to(tl.float32), x.to(tl.float32)
 
 
 @triton.jit

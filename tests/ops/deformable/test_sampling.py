@@ -37,6 +37,13 @@ def test_sampling_at_the_positions_themselves_returns_the_map() -> None:
     torch.testing.assert_close(sample_at(x, grid.expand(1, 2, -1, -1, -1)), x)
 
 
+@pytest.mark.parametrize('order', [torch.channels_last, torch.contiguous_format])
+def test_what_is_sampled_lies_in_the_order_of_the_map(order: torch.memory_format) -> None:
+    x = torch.randn(2, 6, 4, 5, dtype=torch.bfloat16).contiguous(memory_format=order)
+    out = sample_at(x, torch.zeros(2, 2, 3, 3, 2), implementation='dense')
+    assert out.dtype == x.dtype and out.is_contiguous(memory_format=order)
+
+
 @pytest.mark.parametrize('height, width', [(5, 7), (1, 3), (1, 1)])
 def test_sampling_in_deterministic_mode_is_the_same(
     height: int, width: int, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,9 @@ The functions `interpreted_*`, `compiled_*` and `launched_*` run as tests/ops/te
 """
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,12 +28,15 @@ from helpers.triton_on_cpu import (  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdat.ops import deformable_attention
 from mmdat.ops.deformable import triton as fused
 from mmdat.ops.deformable.triton import fused_deformable_attention, unsupported
 
-KERNELS = ['attend', 'deltas', 'query_gradients', 'key_gradients']
+KERNELS = ['attend', 'prepare', 'deltas', 'query_gradients', 'key_gradients', 'add_up']
+# What a forward and a backward pass launch.
+LAUNCHES = ['prepare', *KERNELS]
 # Largest difference over largest magnitude, of the output and the gradients. In bfloat16 the
 # backward pass starts from an output of three digits.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-1, torch.float16: 1e-2}
@@ -39,10 +44,38 @@ TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-1, torch.float16: 1e-2}
 # says: of registers so many that no more would leave room for as many programs on a
 # multiprocessor, and of the rest a little more than Triton 3.6 needs.
 BOUNDS: dict[tuple[int, torch.dtype], list[tuple[int, ...]]] = {
-    (80, torch.bfloat16): [(128, 0, 42), (32, 0), (168, 0, 40), (255, 320, 6, 8, 64)],
-    (80, torch.float32): [(96, 0, 126), (40, 0), (128, 0, 153), (255, 48, 14, 17, 242)],
-    (90, torch.bfloat16): [(72, 0, 42), (32, 0), (128, 0, 39), (255, 128, 6, 8, 58)],
-    (90, torch.float32): [(96, 0, 128), (40, 0), (128, 0, 154), (255, 40, 14, 17, 245)],
+    (80, torch.bfloat16): [
+        (128, 0, 41),
+        (40, 0),
+        (32, 0, 5),
+        (168, 0, 40),
+        (255, 320, 6, 8, 65),
+        (48, 0, 8, 24, 54),
+    ],
+    (80, torch.float32): [
+        (96, 0, 125),
+        (40, 0),
+        (40, 0, 7),
+        (128, 0, 152),
+        (255, 48, 14, 17, 242),
+        (48, 0, 10, 36, 106, 106),
+    ],
+    (90, torch.bfloat16): [
+        (72, 0, 42),
+        (48, 0),
+        (32, 0, 5),
+        (128, 0, 38),
+        (255, 128, 6, 8, 58),
+        (48, 0, 8, 24, 54),
+    ],
+    (90, torch.float32): [
+        (104, 0, 127),
+        (48, 0),
+        (48, 0, 7),
+        (128, 0, 153),
+        (255, 40, 14, 17, 245),
+        (48, 0, 10, 36, 106, 106),
+    ],
 }
 
 
@@ -201,12 +234,19 @@ def interpreted_programs_share_the_queries(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('case', [Case(batch=0), Case(height=0)], ids=str)
+def interpreted_takes_no_queries(case: Case) -> None:
+    found = results([torch.ones_like(x).requires_grad_() for x in case.inputs()], True)
+    assert not any(gradient.any() for gradient in found)
+
+
+@pytest.mark.slow
 def interpreted_takes_expanded_tensors() -> None:
     query, key, value, locations, table = Case(batch=2, heads=2).inputs()
     inputs = [
         query[:1, :1].expand_as(query),
         key[:, :1].expand_as(key),
-        value,
+        value.mT.contiguous().mT,
         locations.flip(-1).flip(-1).mT.contiguous().mT,
         table.mT.contiguous().mT,
     ]
@@ -237,6 +277,15 @@ def interpreted_operators_are_registered_as_torch_wants_them() -> None:
     )
 
 
+def check_compiled(compiled: list[tuple[str, str]]) -> None:
+    """Check that each kernel was compiled once, and that for the table, in float32 whatever the
+    dtype, once forward and once backward or before.
+    """
+    names = [name for name, _ in compiled]
+    assert [name for name in names if name != 'prepare'] == [x for x in KERNELS if x != 'prepare']
+    assert names.count('prepare') in (0, 2)
+
+
 @pytest.mark.parametrize(
     'case, dtype',
     [
@@ -253,7 +302,7 @@ def compiled_kernels(case: Case, dtype: torch.dtype, capability: int) -> None:  
     """The interpreter takes much that the compiler does not."""
     with record_kernels() as compiled:
         results(case.inputs(dtype), True)
-    assert [name for name, _ in compiled] == KERNELS
+    check_compiled(compiled)
 
 
 @pytest.mark.slow
@@ -267,7 +316,10 @@ def compiled_kernels_stay_within_bounds(
         'deformable',
         fused_deformable_attention,
         dtype,
-        lambda o: o['tile_height'] * o['tile_width'] * o['key_block'],
+        # Or of a key and one of its dimensions.
+        lambda o: (
+            o['key_block'] * o.get('tile_height', 1) * o.get('tile_width', o.get('head_block'))
+        ),
         bounds,
     )
 
@@ -279,7 +331,7 @@ def compiled_once_for_maps_of_all_sizes(capability: int) -> None:  # noqa: F811
             query, *others = case.inputs(torch.bfloat16)
             query = query.movedim(1, 3).contiguous().movedim(3, 1)  # channels last, as in models
             results([query, *others], True)
-    assert sorted(name for name, _ in set(compiled)) == sorted(KERNELS)
+    check_compiled(list(dict.fromkeys(compiled)))  # nothing was kept of what was not compiled
 
 
 @pytest.mark.slow
@@ -309,15 +361,25 @@ def launched_with_the_right_arguments(stage: int, dtype: torch.dtype, batch: int
     pairs = padded[..., :-1] & 0xFFFFFFFF | padded[..., 1:] << 32
     out = torch.ones(batch, height, width, heads, dim, dtype=dtype).movedim(3, 1)
     lse = torch.full((batch, heads, tiles, 64), 2.0)
-    delta, maxima = 3 * lse, torch.tensor([4.0, 5.0])
+    delta, maxima = 3 * lse, torch.tensor([4.0, 5.0, 6.0])
     grad_out = torch.randn(out.shape).to(dtype)  # its strides are not those of the output
+    prepare = dict(
+        given=table,
+        table=Write(pairs),
+        table_height=side,
+        table_width=side,
+        num_heads=heads,
+        scale=pytest.approx(math.log2(math.e)),
+    )
     common = dict(
         query=query,
-        key=key.contiguous(),
-        value=value.contiguous(),
+        key=key,
+        value=value,
         locations=locations,
         table=pairs,
         query_strides=query.stride(),
+        key_strides=key.stride(),
+        value_strides=value.stride(),
         out_strides=out.stride(),
         height=height,
         width=width,
@@ -330,55 +392,122 @@ def launched_with_the_right_arguments(stage: int, dtype: torch.dtype, batch: int
         heads_per_group=2,
         scale=pytest.approx(math.log2(math.e) / math.sqrt(dim)),
     )
-    with expect_launches(attend=(grid, dict(common, out=Write(out), lse=Write(lse)))):
+    prepared = (math.ceil(pairs.numel() / 1024), 1, 1), prepare
+    attend = grid, dict(common, out=Write(out), lse=Write(lse))
+    with expect_launches(prepare=prepared, attend=attend):
         found, _ = fused_deformable_attention(*inputs)
 
     key_blocks = math.ceil(num_keys / (32 if dtype == torch.float32 else 64))
     tiles_per_program = max(8, math.ceil(tiles * key_blocks * batch * heads / 1024))
     programs = math.ceil(tiles / tiles_per_program)
     sums = torch.ones(programs, batch, heads, num_keys, dim)
+    table_sums = torch.full_like(pairs, 9)
+    prepare.update(
+        grad_table=Write(torch.zeros_like(pairs)), maxima=Write(torch.zeros(3, dtype=torch.int32))
+    )
     deltas = dict(
         out=out,
         grad_out=grad_out,
+        value=value,
         delta=Write(delta),
-        maxima=Write(maxima.view(torch.int32), torch.zeros(2, dtype=torch.int32)),
+        maxima=Write(maxima.view(torch.int32), torch.zeros(3, dtype=torch.int32)),
         out_strides=out.stride(),
         grad_strides=grad_out.stride(),
+        value_strides=value.stride(),
         height=height,
         width=width,
+        num_keys=num_keys,
         num_heads=heads,
     )
     common.update(grad_out=grad_out, lse=lse, delta=delta, out_strides=grad_out.stride())
     query_gradients = dict(
         common,
-        grad_query=Write(6 * out),
+        grad_query=Write(7 * out),
         grad_query_strides=out.stride(),
         grad_scale=pytest.approx(1 / math.sqrt(dim)),
     )
     key_gradients = dict(
         common,
-        grad_key=Write(7 * sums),
-        grad_value=Write(8 * sums),
-        grad_coordinates=Write(sums[..., :2] * torch.tensor([2.0, 3.0])),
-        grad_table=Write(torch.full_like(pairs, 9), torch.zeros_like(pairs)),
+        grad_key=Write(8 * sums),
+        grad_value=Write(9 * sums),
+        grad_coordinates=Write(10 * sums[..., :2]),
+        grad_table=Write(table_sums, torch.zeros_like(pairs)),
         maxima=maxima,
-        value_max=value.detach().abs().max(),
-        table_scale=Write(torch.tensor(10.0), torch.tensor(1.0)),
+        table_scale=Write(torch.tensor(11.0)),
         window_rows=3,
         window_columns=5,
         num_tiles=tiles,
         tiles_per_program=tiles_per_program,
     )
+    # Laid out as the map of which a convolution makes keys.
+    key_gradient = torch.ones(batch, num_keys, heads, dim, dtype=dtype).transpose(1, 2)
+    expected = 7 * out, 12 * key_gradient, 13 * key_gradient, 14 * locations, 15 * table
+    moved = -(side - 1) / 4 / math.log2(math.e)
+    add_up = dict(
+        key_sums=8 * sums,
+        value_sums=9 * sums,
+        coordinate_sums=10 * sums[..., :2],
+        table_sums=table_sums,
+        table_scale=torch.tensor(11.0),
+        grad_key=Write(expected[1]),
+        grad_value=Write(expected[2]),
+        grad_locations=Write(expected[3].detach()),
+        grad_table=Write(expected[4].detach()),
+        key_strides=key_gradient.stride(),
+        value_strides=key_gradient.stride(),
+        num_keys=num_keys,
+        table_height=side,
+        table_width=side,
+        programs=programs,
+        num_heads=heads,
+        heads_per_group=2,
+        key_scale=pytest.approx(1 / math.sqrt(dim)),
+        y_scale=pytest.approx(moved),
+        x_scale=pytest.approx(moved),
+    )
     with expect_launches(
+        prepare=prepared,
         deltas=(grid, deltas),
         query_gradients=(grid, query_gradients),
         key_gradients=((key_blocks, batch * heads, programs), key_gradients),
+        add_up=(
+            (math.ceil(num_keys / (16 if dtype == torch.float32 else 32)), batch * heads // 2, 1),
+            add_up,
+        ),
     ):
         gradients = torch.autograd.grad(found, inputs, grad_out)
-    moved = torch.tensor([-2.0, -3.0]) * 2 * programs * (side - 1) / 4 / math.log2(math.e)
-    expected = 6.0, 7 * programs / math.sqrt(dim), 8.0 * programs, moved, 0.9
-    for gradient, x, values in zip(gradients, inputs, expected, strict=True):
-        torch.testing.assert_close(gradient, torch.as_tensor(values).to(x.dtype).expand_as(x))
+    for gradient, values in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, values)
+
+
+class Launches(TorchDispatchMode):
+    """Names of the operators for which a GPU would launch kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = function.overloadpacket.__name__
+        if not function.is_view and 'empty' not in name:
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+    def kernel(self, name: str) -> dict[Any, Any]:
+        """A kernel that does nothing, for any grid."""
+        return defaultdict(lambda: lambda *args, **options: self.names.append(name))
+
+
+def test_nothing_is_launched_but_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = [x.detach() for x in inputs_at_stage('deformable', 3, 2, torch.bfloat16)]
+    with Launches() as launches:
+        kernels = SimpleNamespace(**{name: launches.kernel(name) for name in KERNELS})
+        monkeypatch.setattr(fused, '_kernels', lambda: kernels)
+        out, lse = fused._attend(*tensors)
+        fused._gradients(out, out, lse, *tensors)
+    assert launches.names == LAUNCHES
 
 
 @pytest.mark.parametrize(
