@@ -28,6 +28,7 @@ SHARED_BY_OPERATORS = {
     'dispatch',
     'gelu',
     'gpu',
+    'norm',
     'reference',
     'sampling',
     'tiling',

@@ -1,6 +1,7 @@
 """Operators of the models: functions on tensors that need torch alone."""
 
 from .deformable.api import deformable_attention, log_spaced_deformable_attention
+from .deformable.locations import key_locations
 from .deformable.sampling import grid_points, reference_points, relative_position_bias, sample_at
 from .depthwise import residual_depthwise_conv
 from .dispatch import prefer_implementation
@@ -16,6 +17,7 @@ __all__ = [
     'deformable_attention',
     'global_attention',
     'grid_points',
+    'key_locations',
     'layer_norm',
     'log_spaced_deformable_attention',
     'neighborhood_attention',

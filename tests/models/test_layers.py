@@ -4,12 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath as DropPathOfMMCV
-from torch import Tensor
 
 from mmdat.models.attentions.deformable import DeformableAttention
 from mmdat.models.attentions.neighborhood import NeighborhoodAttention
 from mmdat.models.layers import DropPath, LayerNorm2d, ResidualDepthwiseConv, StridedDepthwiseConv
-from mmdat.ops import reference_points
+from mmdat.ops import reference_points, strided_depthwise_conv
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
@@ -34,12 +33,13 @@ def test_norms_take_maps_that_float16_cannot_hold(dtype: torch.dtype) -> None:
 
 
 def test_autocast_leaves_the_offsets_of_keys_in_float32() -> None:
-    module = DeformableAttention(8, 2, 1, 1, 3, (9, 9))
-    hidden: list[Tensor] = []
-    module.offsets[2].register_forward_hook(lambda *x: hidden.append(x[2].detach().float()))
+    module, x = DeformableAttention(8, 2, 1, 1, 3, (9, 9)), 0.1 * torch.randn(1, 8, 9, 9)
+    depthwise, norm, gelu, pointwise = module.offsets
     with torch.autocast('cpu', torch.bfloat16):
-        locations = module.sampling_locations(0.1 * torch.randn(1, 8, 9, 9))
-    offsets = F.conv2d(hidden[0], module.offsets[3].weight).permute(0, 2, 3, 1)
+        locations = module.sampling_locations(x)
+        hidden = strided_depthwise_conv(x, depthwise.weight, depthwise.bias, 1, 1)
+        hidden = gelu(norm(hidden)).float()
+    offsets = F.conv2d(hidden, pointwise.weight).permute(0, 2, 3, 1)
     expected = (reference_points(9, 9) + offsets).clamp(-1, 1)
     torch.testing.assert_close(locations[:, 0], expected, rtol=0, atol=1e-6)
 

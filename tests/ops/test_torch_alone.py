@@ -31,6 +31,9 @@ CALLS = dict(
     deformable_attention=(query, keys, keys, locations, table),
     global_attention=(query, keys, keys),
     grid_points=(4, 6),
+    key_locations=(
+        torch.rand(1, 32, 4, 6), torch.rand(16), torch.rand(16), torch.rand(2, 16, 1, 1)
+    ),
     layer_norm=(torch.rand(1, 16, 4, 6), torch.rand(16), torch.rand(16)),
     log_spaced_deformable_attention=(
         query, keys, keys, locations, torch.rand(3, 2), torch.rand(3), torch.rand(1, 3)

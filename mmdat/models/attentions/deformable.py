@@ -10,12 +10,11 @@ from mmdat.models.maps import mean_pool, merge_heads, resample_axis, resize_bias
 from mmdat.ops import (
     deformable_attention,
     global_attention,
+    key_locations,
     log_spaced_deformable_attention,
-    reference_points,
     sample_at,
     strided_depthwise_conv,
 )
-from mmdat.ops.reference import compute_dtype, without_autocast
 from mmdat.ops.tracing import fresh_sizes, is_exporting, larger
 
 # Ways in which logits or outputs depend on the positions of queries and keys:
@@ -144,28 +143,20 @@ class DeformableAttention(nn.Module):
         missing = [larger(0, self.kernel_size - side) for side in query.shape[2:]]
         if self.padding == 0 and (is_exporting() or any(missing)):
             query = F.pad(query, (0, missing[1], 0, missing[0]))
-        depthwise, *hidden, pointwise = self.offsets
+        depthwise, norm, _, pointwise = self.offsets
         assert isinstance(depthwise, nn.Conv2d) and depthwise.bias is not None
-        assert isinstance(pointwise, nn.Conv2d)
-        offsets = strided_depthwise_conv(
+        assert isinstance(norm, LayerNorm2d) and isinstance(pointwise, nn.Conv2d)
+        hidden = strided_depthwise_conv(
             query, depthwise.weight, depthwise.bias, self.stride, self.padding
         )
-        offsets = fresh_sizes(offsets, 2, 3)
-        offsets = offsets.unflatten(1, (self.groups, -1)).flatten(0, 1)
-        for layer in hidden:
-            offsets = layer(offsets)
-        # Half precision would move the keys by up to a third of a position on a large map.
-        dtype = compute_dtype(offsets)
-        with without_autocast(query):
-            offsets = F.conv2d(offsets.to(dtype), pointwise.weight.to(dtype))
-        offsets = offsets.unflatten(0, (-1, self.groups)).permute(0, 1, 3, 4, 2)
-        grid = offsets.shape[2:4]
-        points = reference_points(*grid, device=query.device, dtype=offsets.dtype)
-        if self.offset_range is None:
-            return (points + offsets).clamp(-1, 1)
-        # A tensor of a list would be copied to a GPU, which has to wait for it.
-        step = torch.stack([offsets.new_full((), 1 / larger(1, side - 1)) for side in grid])
-        return points + offsets.tanh() * self.offset_range * step
+        return key_locations(
+            fresh_sizes(hidden, 2, 3),
+            norm.weight,
+            norm.bias,
+            pointwise.weight,
+            self.offset_range,
+            norm.eps,
+        )
 
     def resize_bias_table(self, table: Tensor) -> Tensor:
         """Interpolate the bias table of another map size to this one's.
