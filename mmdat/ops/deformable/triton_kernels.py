@@ -728,7 +728,7 @@ def _store_queries(
 def _keys(start: tl.tensor, num_keys: int, key_block: tl.constexpr) -> tuple:
     """A block of keys, and the same with the last one for those that there are not.
 
-    To read of the latter takes fewer registers and instructions than a mask.
+    Reading from these takes fewer registers and instructions than a mask.
     """
     keys = start + tl.arange(0, key_block)
     return keys, tl.minimum(keys, num_keys - 1)

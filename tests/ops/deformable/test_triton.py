@@ -220,6 +220,19 @@ def interpreted_gradients_of_the_table_have_any_magnitude(grad: float) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * grad)
 
 
+def interpreted_gradients_of_the_table_are_bounded_by_all_values() -> None:
+    """Two large values behind the first block of keys cancel in the output, and so in delta."""
+    query, key, value, locations, table = (x.detach() for x in Case(num_keys=34).inputs())
+    value = torch.zeros_like(value)
+    value[:, :, -2:] = 1e6 * torch.tensor([1, -1])[:, None]
+    inputs = torch.zeros_like(query), key, value, locations, torch.zeros_like(table)
+    found, dense = (
+        results([x.clone().requires_grad_() for x in inputs], kernels)[-1]
+        for kernels in (True, False)
+    )
+    torch.testing.assert_close(found, dense, rtol=1e-4, atol=10.0)
+
+
 @pytest.mark.slow
 def interpreted_takes_three_products_of_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, 'allows_tf32', lambda: True)
@@ -328,9 +341,11 @@ def compiled_once_for_maps_of_all_sizes(capability: int) -> None:  # noqa: F811
     with record_kernels(compile=False) as compiled:
         for height, width, num_keys in ((64, 32, 32), (17, 40, 16), (9, 16, 1), (65, 1, 33)):
             case = Case(2, 2, 1, height, width, num_keys, 16, 16, table=(127, 127))
-            query, *others = case.inputs(torch.bfloat16)
-            query = query.movedim(1, 3).contiguous().movedim(3, 1)  # channels last, as in models
-            results([query, *others], True)
+            query, key, value, *others = case.inputs(torch.bfloat16)
+            maps = (  # channels last, as in models
+                x.movedim(1, -2).contiguous().movedim(-2, 1) for x in (query, key, value)
+            )
+            results([*maps, *others], True)
     check_compiled(list(dict.fromkeys(compiled)))  # nothing was kept of what was not compiled
 
 
