@@ -32,7 +32,7 @@ def key_locations(
     .. math:: p + \Delta, \Delta = W \, \text{GELU}(\text{LayerNorm}(x))
 
     ``p`` are :func:`mmdat.ops.deformable.sampling.reference_points`. The sum is clamped to the
-    map; bounded offsets are ``offset_range * tanh(offset)`` steps of the grid, and not clamped.
+    map; bounded offsets are ``offset_range * tanh(offset)`` half steps of the grid, not clamped.
 
     Args:
         x: Tensor[batch, groups * channels, key_height, key_width], a map with a position for each
@@ -40,7 +40,7 @@ def key_locations(
         norm_weight: Tensor[channels], of LayerNorm.
         norm_bias: Tensor[channels], of LayerNorm.
         weight: Tensor[2, channels, 1, 1], W.
-        offset_range: Largest offset, in steps of the grid; None for unbounded offsets.
+        offset_range: Largest offset, in half steps of the grid; None for unbounded offsets.
         eps: Added to the variance in LayerNorm.
         implementation: ``'dense'``, PyTorch's; ``'compiled'``, C++ on a CPU, for groups of a
             multiple of 16 channels; ``'auto'``, compiled where it can be and nothing traces
@@ -61,7 +61,7 @@ def key_locations(
         >>> key_locations(torch.rand(1, 32, 3, 4), *norm, weight).shape
         torch.Size([1, 2, 3, 4, 2])
     """
-    channels = len(norm_weight)
+    channels = norm_weight.numel()
     if (
         x.ndim != 4
         or not channels
@@ -89,9 +89,8 @@ def _dense(
     eps: float,
 ) -> Tensor:
     groups = x.shape[1] // len(norm_weight)
-    hidden = F.gelu(
-        layer_norm(x.unflatten(1, (groups, -1)).flatten(0, 1), norm_weight, norm_bias, eps)
-    )
+    hidden = x.unflatten(1, (groups, -1)).flatten(0, 1)
+    hidden = F.gelu(layer_norm(hidden, norm_weight, norm_bias, eps, implementation='dense'))
     # Half precision would move the keys by up to a third of a position on a large map.
     dtype = compute_dtype(hidden)
     with without_autocast(x):

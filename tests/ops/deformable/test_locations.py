@@ -111,7 +111,7 @@ def test_kernels_clamp_unbounded_offsets(
 
 
 def test_clamped_locations_have_no_gradient() -> None:
-    inputs = draw(1, 1, 16, (3, 3))
+    inputs = draw(1, 1, 16, (15, 15))
     for implementation in ('dense', 'auto'):
         out = key_locations(*inputs, implementation=implementation)
         clamped = out.detach().abs() == 1
@@ -123,9 +123,18 @@ def test_clamped_locations_have_no_gradient() -> None:
 @pytest.mark.parametrize('offset_range', [None, 2.0])
 def test_the_dense_implementation_computes_the_equation(offset_range: float | None) -> None:
     inputs = draw(2, 2, 3, (4, 3), torch.float64, 0.1)
-    function = partial(key_locations, offset_range=offset_range, implementation='dense')
-    torch.testing.assert_close(function(*inputs), equation(*inputs, offset_range, 1e-5))
+    options = dict(offset_range=offset_range, eps=0.5)
+    function = partial(key_locations, **options, implementation='dense')
+    torch.testing.assert_close(function(*inputs), equation(*inputs, **options))
     assert torch.autograd.gradcheck(function, inputs)
+
+
+@needs_kernels
+def test_the_dense_implementation_runs_no_kernel_inside() -> None:
+    inputs = draw(1, 1, 16, (3, 3), torch.bfloat16)
+    out = key_locations(*inputs, offset_range=2.0, implementation='dense')
+    first = torch.autograd.grad(out.sum(), inputs, create_graph=True)
+    torch.autograd.grad(sum(x.sum() for x in first), inputs)  # kernels of the norm would refuse
 
 
 @needs_kernels
@@ -186,6 +195,16 @@ def test_tensors_may_lie_in_any_order_and_be_negated() -> None:
 
 
 @needs_kernels
+def test_gradients_may_lie_in_any_order() -> None:
+    inputs = draw(2, 2, 16, (4, 5))
+    out = key_locations(*inputs, offset_range=2.0, implementation='compiled')
+    direction = torch.randn(out.shape)
+    turned = direction.movedim(-1, 0).contiguous().movedim(0, -1)
+    found = (torch.autograd.grad(out, inputs, x, retain_graph=True) for x in (turned, direction))
+    assert all(map(torch.equal, *found))
+
+
+@needs_kernels
 def test_kernels_write_beside_their_map_whatever_the_default_device() -> None:
     inputs = draw(1, 1, 16, (4, 5))
     expected = key_locations(*inputs, implementation='compiled')
@@ -200,6 +219,7 @@ def test_kernels_write_beside_their_map_whatever_the_default_device() -> None:
         (draw(1, 2, 8, (4, 4)), '8 channels are no multiple of 16'),
         (draw(0, 1, 16, (4, 4)), 'is empty'),
         (draw(1, 1, 16, (4, 4), torch.float64), 'torch.float64 is none of'),
+        ([*draw(1, 1, 16, (4, 4))[:3], torch.zeros(2, 16, 1, 1).double()], 'torch.float64 is none'),
     ],
 )
 def test_what_the_kernels_cannot_take_is_said(inputs: list[Tensor], reason: str) -> None:
@@ -224,6 +244,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         (x, weight, bias[:8], rows),
         (x, weight, bias, rows[..., 0]),
         (x, weight[None], bias[None], rows),
+        (x, weight[0], bias[0], rows[:, :1]),
     ):
         with pytest.raises(ValueError, match=r'weight \(2, channels, 1, 1\)'):
             key_locations(*wrong)
