@@ -47,8 +47,8 @@ class DeformableAttention(nn.Module):
         stride: Stride of the key grid.
         kernel_size: Kernel size of the convolution that computes the offsets.
         map_size: (height, width) of the map that the position bias covers.
-        offset_range: Largest offset in steps of the key grid; None for unbounded offsets, of which
-            the locations are clamped to the map.
+        offset_range: Largest offset in half steps of the key grid; None for unbounded offsets, of
+            which the locations are clamped to the map.
         pooled_keys: Average the map over ``stride`` x ``stride`` positions instead of sampling it.
         position_bias: One of :data:`POSITION_BIASES`.
     """

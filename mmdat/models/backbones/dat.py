@@ -59,8 +59,8 @@ class DATSettings(StageSettings):
         groups: Groups of channels in ``D`` that sample their keys together.
         stride: Stride of the key grid in ``D``.
         offset_kernel_size: Kernel size of the convolution in ``D`` that computes the offsets.
-        offset_range: Largest offset in ``D``, in steps of the key grid; None for unbounded
-            offsets, of which the sampling locations are clamped to the map.
+        offset_range: Largest offset in ``D``, in half steps of the key grid; None for
+            unbounded offsets, of which the sampling locations are clamped to the map.
         pooled_keys: Average the map for the keys of ``D`` instead of sampling it.
         position_bias: Position bias of ``D``: ``'none'``, ``'table'``, ``'fixed'``, ``'log'`` or
             ``'depthwise'``.

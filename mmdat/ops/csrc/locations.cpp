@@ -14,7 +14,7 @@ struct Sizes {
     int64_t channels, groups, height, width, bounded;
 };
 
-// What the parameters are, or where their gradients go: [norm's weight, its bias, y, x][channel].
+// Of the norm, and of the product.
 struct Parameters {
     const float *weight, *bias, *y, *x;
 };
@@ -23,7 +23,7 @@ struct Point {
     float y, x;
 };
 
-// How far a key moves from its point of the grid for an offset, and the derivative of that.
+// Where an offset moves a key from its point of the grid, and the derivative of that.
 struct Grid {
     const Sizes &sizes;
     Point reach;  // of offsets that are bounded, by a hyperbolic tangent
@@ -107,7 +107,7 @@ void backward(int threads, const Sizes &sizes, const T *map, const Parameters &p
               float epsilon, const Grid &grid, const Point *grad_out, T *grad, float *grad_norm_weight,
               float *grad_norm_bias, float *grad_weight) {
     const int64_t channels = sizes.channels;
-    Buffer<float> sums(sizes.rows.count() * 4 * channels);  // as Parameters are, of each chunk
+    Buffer<float> sums(sizes.rows.count() * 4 * channels);  // [chunk][weight, bias, y, x][channel]
 #pragma omp parallel for num_threads(threads)
     for (int64_t chunk = 0; chunk < sizes.rows.count(); ++chunk) {
         float *to = sums.data() + chunk * 4 * channels;
