@@ -1,6 +1,7 @@
 """Read a config; whatever goes wrong is told in one sentence, with the file where it did."""
 
 import ast
+import copy
 import re
 import traceback
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
     Args:
         path: Path of the config, or ``mmdat::NAME.py`` for one of mmdat's.
-        options: Values to put into it, by dotted key (``--cfg-options``).
+        options: Values to put into it, by dotted key (``--cfg-options``); they stay as they are.
 
     Raises:
         UserError: If the config, or a base of it, cannot be read or is at a URL, or if the options
@@ -51,7 +52,8 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
             )
     check_options(cfg, options or {})
     try:
-        cfg.merge_from_dict(dict(options or {}))
+        # mmengine would put the values themselves into the config, and other options into them.
+        cfg.merge_from_dict(copy.deepcopy(dict(options or {})))
     except Exception as error:  # an index that is no number, a key below what is no dict
         raise UserError(f'--cfg-options do not fit config {path}: {reason(error)}') from error
     return cfg

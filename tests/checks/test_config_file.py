@@ -1,5 +1,6 @@
 """A config that cannot be read is refused in a sentence with the file and the line."""
 
+import copy
 import locale
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,17 @@ def test_options_that_do_not_fit_are_refused(options: dict, sentence: str, tmp_p
     assert cfg.custom_hooks[0].type == 'x' and cfg.model.type == 'y'
     with pytest.raises(UserError, match=sentence):
         read_config(path, options)
+
+
+def test_options_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / 'config.py'
+    path.write_text("val_dataloader = dict(dataset=dict(pipeline=[dict(type='A')]))")
+    given: dict = {'val_dataloader': dict(num_workers=0), 'val_dataloader.dataset.test_mode': True}
+    options = copy.deepcopy(given)
+    cfg = read_config(path, options)
+    assert cfg.val_dataloader.dataset.test_mode
+    cfg.val_dataloader.num_workers = 2
+    assert options == given
 
 
 def test_a_config_is_read_whatever_the_locale_its_name_and_its_line_ends(tmp_path: Path) -> None:

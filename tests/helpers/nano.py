@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.datasets import ImageNet
 from mmseg.datasets import ADE20KDataset
@@ -80,7 +82,10 @@ def write_model(cfg: Config, name: str, folder: Path) -> tuple[str, str]:
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)
-        model.init_weights()  # some parameters of the toolboxes are memory as it was before
+        with pytest.MonkeyPatch.context() as patch:
+            # A page that was served has closed the log that mmengine would write this to.
+            patch.setattr(BaseModule, '_dump_init_info', lambda module: None)
+            model.init_weights()  # some parameters of the toolboxes are memory as it was before
     meta = dict(cfg=config.read_text(), dataset_meta=METAINFO[cfg.default_scope])
     torch.save(dict(state_dict=model.state_dict(), meta=meta), checkpoint)
     return str(config), str(checkpoint)
