@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..autograd import empty_map, make_operator
+from ..autograd import empty_map, empty_map_gradients, make_operator
 from ..gpu import allows_tf32, head_block, why_no_kernels
 from ..tiling import LOG2_E
 
@@ -83,13 +83,14 @@ def _attend(
     rows, columns = _axes(query, relative_position_bias_table)
     batch, num_heads = query.shape[:2]
     scale = query.shape[-1] ** -0.5
+    table = _prepare(relative_position_bias_table)
     with torch.cuda.device_of(query):
         _kernels().attend[_count_tiles(query), batch * num_heads](
             query,
             key,
             value,
             sampling_locations,
-            _prepare(relative_position_bias_table),
+            table,
             out,
             lse,
             query.stride(),
@@ -120,7 +121,9 @@ def _gradients(
     inputs = query, key, value, sampling_locations, relative_position_bias_table
     gradients = _empty_gradients(*inputs)
     if not query.numel():
-        return tuple(x.zero_() for x in gradients)  # type: ignore[return-value]
+        for gradient in gradients:
+            gradient.zero_()
+        return gradients
     grad_query, grad_key, grad_value, grad_locations, grad_table = gradients
     key, value, sampling_locations = _loadable(key, value, sampling_locations)
     rows, columns = _axes(query, relative_position_bias_table)
@@ -299,7 +302,8 @@ def _prepare(table: Tensor, *zeros: Tensor) -> Tensor:
 
     Args:
         table: Tensor[num_heads, table_height, table_width].
-        zeros: None, or what the backward pass adds to: a tensor like the result, and Tensor[3].
+        zeros: For a backward pass, two tensors that are filled with zeros: one like the result, and
+            Tensor[3] in int32.
 
     Returns:
         Tensor[num_heads, padded_height, padded_width] in int64.
@@ -320,7 +324,7 @@ def _prepare(table: Tensor, *zeros: Tensor) -> Tensor:
 
 
 def _empty_packed(table: Tensor) -> Tensor:
-    """Allocate a padded table of pairs."""
+    """Allocate what :func:`_prepare` makes of a bias table: an int64 for each padded entry."""
     num_heads, height, width = table.shape
     return table.new_empty(num_heads, height + 2 * MARGIN, width + 2 * MARGIN, dtype=torch.int64)
 
@@ -338,11 +342,9 @@ def _empty_gradients(
     """Allocate the gradients; those of keys and values as a map in channels-last format has them,
     of which convolutions make keys.
     """
-    grad_locations, grad_table = (
-        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (locations, table)
-    )
-    maps = (empty_map(x, x.shape) for x in (query, key, value))
-    return *maps, grad_locations, grad_table  # type: ignore[return-value]
+    grad_query, grad_key, grad_value, grad_table = empty_map_gradients(query, key, value, table)
+    grad_locations = torch.empty_like(locations, memory_format=torch.contiguous_format)
+    return grad_query, grad_key, grad_value, grad_locations, grad_table
 
 
 def _count_tiles(query: Tensor) -> int:
