@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.compiled import needs_kernels
+from helpers.compiled import differentiate, differentiate_twice, needs_kernels
 from helpers.errors import relative_errors
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,12 +34,6 @@ def draw(
 def equation(x: Tensor, weight: Tensor, bias: Tensor, with_gelu: bool) -> Tensor:
     out = x + F.conv2d(x, weight, bias, padding=1, groups=x.shape[1])
     return out * (1 + torch.erf(out / 2**0.5)) / 2 if with_gelu else out
-
-
-def differentiate(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    """The output and the gradients of the inputs."""
-    direction = torch.arange(out.numel()).view(out.shape) % 7 - 3
-    return [out.detach(), *torch.autograd.grad(out, inputs, direction.to(out.dtype))]
 
 
 @needs_kernels
@@ -131,13 +125,11 @@ def test_derivatives_of_all_kinds_are_those_of_the_equation() -> None:
     inputs = draw(1, 16, 4, 5)
     wanted = [x.detach().clone().requires_grad_() for x in inputs]
 
-    def second(function: partial[Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...]:
-        first = torch.autograd.grad(function(*inputs).sin().sum(), inputs, create_graph=True)
-        return torch.autograd.grad(sum(x.square().sum() for x in first), inputs)
-
     found = partial(residual_depthwise_conv, with_gelu=True)
     exact = partial(equation, with_gelu=True)
-    torch.testing.assert_close(second(found, inputs), second(exact, wanted), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        differentiate_twice(found, inputs), differentiate_twice(exact, wanted), rtol=1e-4, atol=1e-3
+    )
     # Where autocast let dtypes differ, second derivatives are in float32.
     inputs[0] = inputs[0].detach().bfloat16().requires_grad_()
     with torch.autocast('cpu', torch.bfloat16):

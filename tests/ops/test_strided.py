@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.compiled import needs_kernels
+from helpers.compiled import differentiate, differentiate_twice, needs_kernels
 from helpers.errors import relative_errors
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,12 +37,6 @@ def equation(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int)
     maps = x.unflatten(1, (-1, len(weight))).flatten(0, 1)
     out = F.conv2d(maps, weight, bias, stride, padding, groups=len(weight))
     return out.unflatten(0, (len(x), -1)).flatten(1, 2)
-
-
-def differentiate(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    """The output and the gradients of the inputs."""
-    direction = torch.arange(out.numel()).view(out.shape) % 7 - 3
-    return [out.detach(), *torch.autograd.grad(out, inputs, direction.to(out.dtype))]
 
 
 @needs_kernels
@@ -106,12 +100,10 @@ def test_derivatives_of_all_kinds_are_those_of_the_equation() -> None:
     inputs = draw(1, 2, 16, (7, 5), (3, 3))
     wanted = [x.detach().clone().requires_grad_() for x in inputs]
 
-    def second(function: partial[Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...]:
-        first = torch.autograd.grad(function(*inputs).sin().sum(), inputs, create_graph=True)
-        return torch.autograd.grad(sum(x.square().sum() for x in first), inputs)
-
     found, exact = (partial(f, stride=2, padding=1) for f in (strided_depthwise_conv, equation))
-    torch.testing.assert_close(second(found, inputs), second(exact, wanted), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        differentiate_twice(found, inputs), differentiate_twice(exact, wanted), rtol=1e-4, atol=1e-3
+    )
     out, expected = found(*inputs), exact(*wanted)
     directions = torch.stack([torch.ones_like(out), out.detach()])
     torch.testing.assert_close(

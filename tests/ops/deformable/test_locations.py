@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.compiled import needs_kernels
+from helpers.compiled import differentiate, differentiate_twice, needs_kernels
 from helpers.errors import relative_errors
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,12 +49,6 @@ def equation(
         return (points + offsets).clamp(-1, 1)
     steps = torch.tensor([1 / max(1, height - 1), 1 / max(1, width - 1)], dtype=offsets.dtype)
     return points + offset_range * steps * offsets.tanh()
-
-
-def differentiate(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    """The output and the gradients of the inputs."""
-    direction = torch.arange(out.numel()).view(out.shape) % 7 - 3
-    return [out.detach(), *torch.autograd.grad(out, inputs, direction.to(out.dtype))]
 
 
 @needs_kernels
@@ -155,12 +149,10 @@ def test_derivatives_of_all_kinds_are_those_of_the_equation() -> None:
     inputs = draw(1, 2, 16, (5, 4))
     wanted = [x.detach().clone().requires_grad_() for x in inputs]
 
-    def second(function: partial[Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...]:
-        first = torch.autograd.grad(function(*inputs).sin().sum(), inputs, create_graph=True)
-        return torch.autograd.grad(sum(x.square().sum() for x in first), inputs)
-
     found, exact = (partial(f, offset_range=2.0, eps=1e-5) for f in (key_locations, equation))
-    torch.testing.assert_close(second(found, inputs), second(exact, wanted), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        differentiate_twice(found, inputs), differentiate_twice(exact, wanted), rtol=1e-4, atol=1e-3
+    )
     out, expected = found(*inputs), exact(*wanted)
     directions = torch.stack([torch.ones_like(out), out.detach()])
     torch.testing.assert_close(

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.compiled import needs_kernels
+from helpers.compiled import differentiate, needs_kernels
 from helpers.errors import relative_errors
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,12 +68,6 @@ def test_sampling_at_nan_in_deterministic_mode_is_nan(monkeypatch: pytest.Monkey
     locations = torch.zeros(1, 1, 1, 2, 2)
     locations[..., 0, 1] = torch.nan
     assert sample_at(torch.ones(1, 1, 3, 3), locations).isnan().tolist() == [[[[True, False]]]]
-
-
-def differentiate(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    """The output and the gradients of the inputs."""
-    direction = torch.arange(out.numel()).view(out.shape) % 7 - 2.5
-    return [out.detach(), *torch.autograd.grad(out, inputs, direction.to(out.dtype))]
 
 
 def draw(*shape: int, groups: int, points: tuple[int, int]) -> list[Tensor]:
