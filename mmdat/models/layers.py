@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdat.ops import layer_norm, residual_depthwise_conv, strided_depthwise_conv
+from mmdat.ops.convolution import conv2d
 from mmdat.ops.gelu import gelu
 
 
@@ -51,6 +52,25 @@ def depthwise_conv(
     return nn.Conv2d(channels, channels, kernel_size, stride, padding, groups=channels)
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution of all channels, ``mmdat.ops.convolution.conv2d``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not isinstance(self.padding, str)
+        return conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+
 class StridedDepthwiseConv(nn.Conv2d):
     """A convolution of each channel by itself over cells that do not overlap."""
 
@@ -90,7 +110,7 @@ class PointwiseLinear(nn.Linear):
         if x.device.type == 'cpu' and x.dtype != torch.float64:
             # PyTorch computes it with oneDNN; linear goes to MKL, which takes up to 1.4 times as
             # long on CPUs that are not Intel's.
-            out = F.conv2d(x, self.weight[..., None, None], self.bias)
+            out = conv2d(x, self.weight[..., None, None], self.bias)
         else:
             out = F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
         return gelu(out) if self.with_gelu else out
@@ -127,9 +147,9 @@ class ConvFFN(nn.Module):
 
     def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
-        self.expand = nn.Conv2d(embed_dims, hidden_dims, 1)
+        self.expand = Conv2d(embed_dims, hidden_dims, 1)
         self.dwconv = ResidualDepthwiseConv(hidden_dims, with_gelu=True)
-        self.reduce = nn.Conv2d(hidden_dims, embed_dims, 1)
+        self.reduce = Conv2d(hidden_dims, embed_dims, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.reduce(self.dwconv(self.expand(x)))

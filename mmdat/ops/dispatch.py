@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from .tracing import is_exporting
 
 # Union over all operators; each supports a subset.
-IMPLEMENTATIONS = 'dense', 'tiled', 'fused', 'traced', 'compiled'
+IMPLEMENTATIONS = 'dense', 'tiled', 'fused', 'traced', 'compiled', 'product'
 
 # What 'auto' stands for inside prefer_implementation. A global variable rather than a context
 # variable, because torch.compile recompiles when a global changes.

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdat.errors import UserError, suggest
-from mmdat.models.layers import LayerNorm2d, depthwise_conv
+from mmdat.models.layers import Conv2d, LayerNorm2d, depthwise_conv
 from mmdat.models.maps import mean_pool, merge_heads, resample_axis, resize_bias_tables, split_heads
 from mmdat.ops import (
     deformable_attention,
@@ -74,10 +74,10 @@ class DeformableAttention(nn.Module):
         self.pooled_keys = pooled_keys
         self.position_bias = position_bias
         group_dims = embed_dims // groups
-        self.query = nn.Conv2d(embed_dims, embed_dims, 1)
-        self.key = nn.Conv2d(embed_dims, embed_dims, 1)
-        self.value = nn.Conv2d(embed_dims, embed_dims, 1)
-        self.project = nn.Conv2d(embed_dims, embed_dims, 1)
+        self.query = Conv2d(embed_dims, embed_dims, 1)
+        self.key = Conv2d(embed_dims, embed_dims, 1)
+        self.value = Conv2d(embed_dims, embed_dims, 1)
+        self.project = Conv2d(embed_dims, embed_dims, 1)
         self.kernel_size = kernel_size
         self.padding = 0 if kernel_size == stride else kernel_size // 2
         if not pooled_keys:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mmdat.models.layers import LayerNorm2d
+from mmdat.models.layers import Conv2d, LayerNorm2d
 from mmdat.models.maps import merge_heads, pad_to_multiple, split_heads
 from mmdat.ops import global_attention
 
@@ -20,14 +20,12 @@ class PyramidAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.reduction_ratio = reduction_ratio
-        self.query = nn.Conv2d(embed_dims, embed_dims, 1)
-        self.key_value = nn.Conv2d(embed_dims, 2 * embed_dims, 1)
-        self.project = nn.Conv2d(embed_dims, embed_dims, 1)
+        self.query = Conv2d(embed_dims, embed_dims, 1)
+        self.key_value = Conv2d(embed_dims, 2 * embed_dims, 1)
+        self.project = Conv2d(embed_dims, embed_dims, 1)
         self.reduction = nn.Sequential()
         if reduction_ratio > 1:
-            self.reduction.append(
-                nn.Conv2d(embed_dims, embed_dims, reduction_ratio, reduction_ratio)
-            )
+            self.reduction.append(Conv2d(embed_dims, embed_dims, reduction_ratio, reduction_ratio))
             self.reduction.append(LayerNorm2d(embed_dims))
 
     def forward(self, x: Tensor) -> Tensor:

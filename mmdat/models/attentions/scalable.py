@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from mmdat.errors import UserError
-from mmdat.models.layers import LayerNorm2d, PointwiseLinear, StridedDepthwiseConv
+from mmdat.models.layers import Conv2d, LayerNorm2d, PointwiseLinear, StridedDepthwiseConv
 from mmdat.models.maps import merge_heads, pad_to_multiple, split_heads
 from mmdat.ops import global_attention
 
@@ -45,7 +45,7 @@ class ScalableAttention(nn.Module):
             return
         self.reduction = nn.Sequential(
             StridedDepthwiseConv(embed_dims, reduction_ratio),
-            nn.Conv2d(embed_dims, dims, 1),
+            Conv2d(embed_dims, dims, 1),
             LayerNorm2d(dims),
             nn.GELU(),
         )

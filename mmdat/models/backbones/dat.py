@@ -17,6 +17,7 @@ from mmdat.models.attentions import (
 )
 from mmdat.models.layers import (
     FFN,
+    Conv2d,
     ConvFFN,
     DropPath,
     LayerNorm2d,
@@ -272,18 +273,18 @@ class DAT(HierarchicalBackbone):
         dims = settings.embed_dims
         if stage > 0:
             conv = (
-                nn.Conv2d(previous_dims, dims, 3, stride=2, padding=1, bias=False)
+                Conv2d(previous_dims, dims, 3, stride=2, padding=1, bias=False)
                 if settings.conv_embedding
-                else nn.Conv2d(previous_dims, dims, 2, stride=2, bias=False)
+                else Conv2d(previous_dims, dims, 2, stride=2, bias=False)
             )
             return nn.Sequential(conv, LayerNorm2d(dims))
         if not settings.conv_embedding:
-            return nn.Sequential(nn.Conv2d(previous_dims, dims, 4, stride=4), LayerNorm2d(dims))
+            return nn.Sequential(Conv2d(previous_dims, dims, 4, stride=4), LayerNorm2d(dims))
         return nn.Sequential(
-            nn.Conv2d(previous_dims, dims // 2, 3, stride=2, padding=1),
+            Conv2d(previous_dims, dims // 2, 3, stride=2, padding=1),
             LayerNorm2d(dims // 2),
             nn.GELU(),
-            nn.Conv2d(dims // 2, dims, 3, stride=2, padding=1),
+            Conv2d(dims // 2, dims, 3, stride=2, padding=1),
             LayerNorm2d(dims),
         )
 

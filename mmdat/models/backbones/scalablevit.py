@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmdat.errors import UserError
 from mmdat.models.arch import StageSettings, tabulate
 from mmdat.models.attentions import InteractiveWindowAttention, ScalableAttention
-from mmdat.models.layers import FFN, DropPath, LayerNorm2d, ResidualDepthwiseConv
+from mmdat.models.layers import FFN, Conv2d, DropPath, LayerNorm2d, ResidualDepthwiseConv
 from mmdat.ops import residual_add
 from mmdat.registry import MODELS
 
@@ -188,7 +188,7 @@ class ScalableViT(HierarchicalBackbone):
     ) -> nn.Module:
         kernel_size, stride = (3, 2) if stage else (7, 4)
         return nn.Sequential(
-            nn.Conv2d(previous_dims, settings.embed_dims, kernel_size, stride, kernel_size // 2),
+            Conv2d(previous_dims, settings.embed_dims, kernel_size, stride, kernel_size // 2),
             LayerNorm2d(settings.embed_dims, eps=self.NORM_EPS),
         )
 
