@@ -53,7 +53,7 @@ def test(
     """
     cfg = read_run_config(config, work_dir, cfg_options, launcher)
     warnings: list[str] = []
-    checks.before_testing(cfg, out=out, show_dir=show_dir, tta=tta, warn=warnings.append)
+    checks.before_testing(cfg, out=out, show_dir=show_dir, tta=tta, amp=amp, warn=warnings.append)
     checks.before_loading(read_checkpoint(checkpoint, skip_objects=True), checkpoint, resume=False)
     cfg.load_from = checkpoint
     # Whatever the training, the checkpoint is whole, and so is the model that is tested.

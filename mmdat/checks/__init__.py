@@ -97,6 +97,8 @@ def before_training(
     run.check_bfloat16(cfg)
     if amp:
         run.check_amp(cfg)
+    if amp or run.is_mixed(cfg):
+        run.warn_of_slow_bfloat16(warn)
     if auto_scale_lr:
         run.check_lr_scaling(cfg)
 
@@ -107,6 +109,7 @@ def before_testing(
     out: str | None = None,
     show_dir: str | None = None,
     tta: bool = False,
+    amp: bool = False,
     warn: Callable[[str], None] = print,
 ) -> None:
     """Check all that can be known of a test before anything is built or written.
@@ -116,11 +119,14 @@ def before_testing(
         out: File for the predictions.
         show_dir: Folder for pictures, below ``work_dir``.
         tta: Whether to augment the images.
+        amp: Whether to run backbone and neck in bfloat16.
         warn: Takes warnings.
     """
     if out is not None:
         run.check_results_file(out)
     _before_run(cfg, warn)
+    if amp:
+        run.warn_of_slow_bfloat16(warn)
     if show_dir is not None:
         run.check_writable('--show-dir', Path(cfg.work_dir, show_dir))
     run.check_parts(cfg, ('test_dataloader', 'test_cfg', 'test_evaluator'))

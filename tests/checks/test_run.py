@@ -135,6 +135,27 @@ def test_mixed_precision_replaces_no_other_optimizer_wrapper(
         run.check_amp(cfg)
 
 
+@pytest.mark.parametrize(
+    ('gpu', 'vectors', 'is_slow'),
+    [(False, 'AVX2', True), (False, 'AVX512', False), (True, 'AVX2', False)],
+)
+def test_mixed_precision_is_warned_of_where_it_is_slower(
+    cfg: Config, gpu: bool, vectors: str, is_slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: vectors)
+    said: list[str] = []
+    checks.before_training(cfg, warn=said.append)
+    checks.before_testing(cfg, warn=said.append)
+    assert not said
+    checks.before_training(cfg, amp=True, warn=said.append)
+    checks.before_testing(cfg, amp=True, warn=said.append)
+    cfg.optim_wrapper.type = 'mmdat.BFloat16OptimWrapper'
+    checks.before_training(cfg, warn=said.append)
+    assert len(said) == 3 * is_slow
+    assert all('many times as long as float32, as this CPU has no AVX-512' in x for x in said)
+
+
 def test_bfloat16_needs_the_roi_align_of_torchvision(cfg: Config) -> None:
     layer = dict(type='RoIAlign', output_size=7)
     cfg.model = dict(roi_head=dict(bbox_roi_extractor=dict(roi_layer=layer)))
