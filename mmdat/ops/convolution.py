@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .autograd import apply, is_traced, is_transformed
 from .dispatch import choose_implementation
-from .reference import is_autocast_enabled
+from .reference import is_autocast_enabled, without_autocast
 
 Pair = tuple[int, ...]  # rows, columns
 
@@ -17,8 +17,8 @@ def conv2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Pair = (1, 1),
-    padding: Pair = (0, 0),
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
     *,
     implementation: str = 'auto',
 ) -> Tensor:
@@ -28,13 +28,13 @@ def conv2d(
         x: Tensor[batch, in_channels, height, width].
         weight: Tensor[out_channels, in_channels, kernel_height, kernel_width].
         bias: Tensor[out_channels] or None.
-        stride: Distances between the positions of neighboring outputs, in rows and columns.
-        padding: Zeros on each side of the map, in rows and columns.
+        stride: Distance between the positions of neighboring outputs, or those in rows and columns.
+        padding: Zeros on each side of the map, or those above and below it and beside it.
         implementation: What computes gradients of weight and bias: ``'dense'``, PyTorch's
-            convolution; ``'product'``, a matrix product with the windows of the map, which a kernel
-            larger than its stride repeats; ``'auto'``, the product in float32 on CPUs with AVX2
-            alone, where oneDNN takes up to 1.5 times as long for kernels of 1 x 1 and 6 times for
-            strided ones.
+            convolution; ``'product'``, a matrix product with the windows of the map, which are
+            copied one by one if the kernel is larger than 1 x 1 (9/4 of the map for 3 x 3 by steps
+            of 2); ``'auto'``, the product in float32 on CPUs with AVX2 alone, where oneDNN takes up
+            to 1.5 times as long for kernels of 1 x 1 and 6 times for strided ones.
 
     Returns:
         Tensor[batch, out_channels, rows, columns] in the dtype of PyTorch's convolution.
@@ -55,7 +55,7 @@ def conv2d(
     )
     if chosen == 'dense':
         return F.conv2d(x, weight, bias, stride, padding)
-    return apply(_ConvolutionWithProduct, x, weight, bias, stride, padding)
+    return apply(_ConvolutionWithProduct, x, weight, bias, _pair(stride), _pair(padding))
 
 
 # Measured where oneDNN has AVX2 alone; elsewhere nothing was.
@@ -64,12 +64,18 @@ _PREFERS_PRODUCTS = (
 )
 
 
+def _pair(number: int | Pair) -> Pair:
+    return (number, number) if isinstance(number, int) else number
+
+
 def _why_no_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
     tensors = [y for y in (x, weight, bias) if y is not None]
     if is_traced(*tensors) or is_transformed():
         return 'something traces or transforms operators'
     if is_autocast_enabled(x):
         return 'autocast is on'
+    if not x.is_floating_point():
+        return f'the map is in {x.dtype}'
     if x.ndim != 4 or not x.numel():
         return f'a map of {tuple(x.shape)} is no batch of maps, or is empty'
     return None
@@ -99,14 +105,14 @@ class _ConvolutionWithProduct(torch.autograd.Function):
             grad, _, _ = torch.ops.aten.convolution_backward(
                 grad_out, x, weight, None, *geometry, mask
             )
-        # Rows of positions.
-        gradients = grad_out.permute(0, 2, 3, 1).reshape(-1, len(weight))
         if ctx.needs_input_grad[1]:
             taps = weight.shape[2:]
-            products = gradients.t() @ _windows(x, taps, stride, padding)
+            positions = grad_out.permute(0, 2, 3, 1).reshape(-1, len(weight))
+            with without_autocast(x):  # it may be on in the backward pass alone
+                products = positions.t() @ _windows(x, taps, stride, padding)
             grad_weight = products.view(len(weight), *taps, -1).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[2]:
-            grad_bias = gradients.sum(0)
+            grad_bias = grad_out.sum((0, 2, 3))
         return grad, grad_weight, grad_bias, None, None
 
 

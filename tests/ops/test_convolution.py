@@ -1,6 +1,7 @@
 """Convolutions whose gradients of weights are matrix products have the gradients of PyTorch's."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -118,19 +119,49 @@ def test_layers_take_products_where_they_are_faster(
 
 
 @pytest.mark.usefixtures('products_preferred')
-def test_products_are_for_weights_that_learn_in_float32() -> None:
+def test_products_are_for_weights_that_learn_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, bias = draw()
     assert takes_products(conv2d(x, weight, bias))
     assert not takes_products(conv2d(x, weight.detach(), bias))
     assert not takes_products(conv2d(*(y.double() for y in (x, weight, bias))))
     assert not takes_products(conv2d(x[:0], weight, bias))
     assert not takes_products(conv2d(x[0], weight, bias))
-    with torch.no_grad():
+    with torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(convolution, 'apply', None)
         assert conv2d(x, weight, bias).grad_fn is None
     torch.testing.assert_close(
         torch.func.jvp(conv2d, (x, weight, bias), (x, weight, bias)),
         torch.func.jvp(F.conv2d, (x, weight, bias), (x, weight, bias)),
     )
+
+
+@pytest.mark.usefixtures('products_preferred')
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(dilation=(2, 2)),
+        dict(stride=1, padding=2),
+        dict(padding='same', stride=(1, 1)),
+        dict(padding_mode='circular'),
+    ],
+)
+def test_layers_may_be_edited(options: dict[str, Any]) -> None:
+    layer, plain = Conv2d(4, 6, 3, 2, 1), nn.Conv2d(4, 6, 3, 2, 1)
+    plain.load_state_dict(layer.state_dict())
+    for conv in (layer, plain):
+        for name, value in options.items():
+            setattr(conv, name, value)
+    x = draw(channels=(4, 6))[0]
+    found, expected = (differentiate(conv(x), [x, *conv.parameters()]) for conv in (layer, plain))
+    torch.testing.assert_close(found, expected)
+
+
+def test_autocast_in_the_backward_pass_alone_changes_nothing() -> None:
+    inputs = draw()
+    out = by_product(*inputs)
+    expected = torch.autograd.grad(out.sum(), inputs, retain_graph=True)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert all(map(torch.equal, torch.autograd.grad(out.sum(), inputs), expected))
 
 
 @pytest.mark.parametrize(('wanted', 'products'), [((0,), 1), ((1,), 1), ((2,), 0), ((0, 1), 2)])
@@ -151,6 +182,8 @@ def test_it_says_why_it_takes_no_product() -> None:
         torch.func.vmap(by_product, (0, None, None))(x[None], weight, bias)
     with torch.autocast('cpu', torch.bfloat16), pytest.raises(ValueError, match='autocast is on'):
         by_product(x, weight, bias)
+    with pytest.raises(ValueError, match='the map is in torch.complex64'):
+        by_product(x + 0j, weight + 0j)
     with pytest.raises(ValueError, match=r'\(0, 3, 9, 7\) is no batch of maps, or is empty'):
         by_product(x[:0], weight, bias)
     with pytest.raises(ValueError, match="conv2d has no implementation 'tiled'"):
