@@ -5,8 +5,8 @@ All models of a workload run in turn, so that the ratios of their median times h
 slows the machine. On a CPU, dense attention does so in a process of its own, for after its large
 arrays the memory of the others would be new to the system each time, which costs them a tenth of
 their time. There each peak of memory is taken in a process of its own, too. bfloat16 is left out on
-CPUs without AVX-512, where it takes many times as long as float32. The tables are printed
-and written as JSON and Markdown, for each kind of machine. ``--only`` takes some anew and keeps the
+CPUs without AVX-512, where it takes many times as long as float32. The tables are printed and
+written as JSON and Markdown, for each kind of machine. ``--only`` takes some anew and keeps the
 others, if they are of the same day, machine and versions.
 """
 
