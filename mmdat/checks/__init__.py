@@ -33,10 +33,14 @@ training begins                 | ``checkpoint.warn_if_finished``  | ``engine.Ch
 the first training step         | ``schedule.watch_batch_norm``    | ``engine.CheckFitHook``
 a training step                 | ``masks.check_mask_classes``     | ``engine.CheckFitHook``
 
-A check returns nothing and raises :class:`mmdat.errors.UserError`. Readers (``read_config``,
-``read_coco``, ``read_results``, ``latest_checkpoint``) return what they read. ``config_tree`` walks
-through configs and wrapped data sets. What mmengine keeps private and checks need is in
-``mmengine_private``.
+A check returns nothing and raises :class:`mmdat.errors.UserError`, whose sentence names what is
+wrong and says what to do; what it is not about passes. In all checks ``model`` is without wrappers,
+``dataset`` is built, as are ``datasets`` and ``metrics`` by split, ``source`` is what a sentence
+calls a file, and ``warn`` is told what may be wrong, once of each kind, and how often it is so.
+
+Readers (``read_config``, ``read_coco``, ``read_results``, ``latest_checkpoint``) return what they
+read. ``config_tree`` walks through configs and wrapped data sets. What mmengine keeps private and
+checks need is in ``mmengine_private``.
 """
 
 import logging
@@ -85,9 +89,6 @@ def before_training(
 
     Args:
         cfg: The config, with ``work_dir`` and ``launcher``.
-        amp: Whether to train in mixed precision.
-        auto_scale_lr: Whether to scale the learning rate to the batch size.
-        warn: Takes warnings.
     """
     _before_run(cfg, warn)
     run.check_parts(cfg, ('train_dataloader', 'train_cfg', 'optim_wrapper'))
@@ -118,9 +119,6 @@ def before_testing(
         cfg: The config, with ``work_dir`` and ``launcher``.
         out: File for the predictions.
         show_dir: Folder for pictures, below ``work_dir``.
-        tta: Whether to augment the images.
-        amp: Whether to run backbone and neck in bfloat16.
-        warn: Takes warnings.
     """
     if out is not None:
         run.check_results_file(out)
@@ -145,13 +143,7 @@ def _before_run(cfg: Config, warn: Callable[[str], None]) -> None:
 
 
 def before_loading(content: Any, source: str, *, resume: bool) -> None:
-    """Check that a checkpoint can be loaded, and resumed if that is wanted.
-
-    Args:
-        content: The checkpoint.
-        source: Its path, for the sentence.
-        resume: Whether training goes on from it.
-    """
+    """Check that a checkpoint can be loaded, and resumed if that is wanted."""
     checkpoint.check_weights(content, source)
     if resume:
         checkpoint.check_resumable(content, source)
@@ -163,11 +155,7 @@ def log_warning(message: str) -> None:
 
 
 def check_schedule(runner: Runner) -> None:
-    """Check that batches, learning rates and intervals fit the data and the training's length.
-
-    Args:
-        runner: The runner, whose log takes warnings.
-    """
+    """Check that batches, learning rates and intervals fit the data and the training's length."""
     warn = runner.logger.warning
     for split, loop in mmengine_private.built_loops(runner).items():
         schedule.check_batches(loop.dataloader, split, warn)
@@ -179,12 +167,7 @@ def check_schedule(runner: Runner) -> None:
 
 
 def check_monitors(runner: Runner, model: nn.Module) -> None:
-    """Check that what a training waits for in the results of validations will be in them.
-
-    Args:
-        runner: The runner, whose log takes warnings.
-        model: The model, without wrappers.
-    """
+    """Check that what a training waits for in the results of validations will be in them."""
     loops = mmengine_private.built_loops(runner)
     if 'train' in loops:
         monitors.check_monitors(
@@ -198,14 +181,7 @@ def before_first_step(
     metrics: Mapping[str, Sequence[Any]] | None = None,
     warn: Callable[[str], None] = log_warning,
 ) -> None:
-    """Check that the parts of a model fit each other and the data, and the data's files.
-
-    Args:
-        model: The model, without wrappers.
-        datasets: Split -> the data set, built.
-        metrics: Split -> the metrics of its evaluator, built.
-        warn: Is told of what may be wrong, once of each kind.
-    """
+    """Check that the parts of a model fit each other and the data, and the data's files."""
     for check in of_first_step(model, datasets, metrics or {}, warn):
         check()
 

@@ -54,11 +54,7 @@ def latest_checkpoint(cfg: Config, warn: Callable[[str], None]) -> tuple[str, An
 
 
 def check_whole(path: str) -> None:
-    """Compare the checksums of a checkpoint's file, which PyTorch does not; others are left.
-
-    Raises:
-        UserError: Names what is damaged in it.
-    """
+    """Compare the checksums of a checkpoint's file, which PyTorch does not; others are left."""
     if Path(path).is_file() and (problem := damage(Path(path))):
         raise UserError(f'checkpoint {path} cannot be gone on from: {problem}. Copy it again')
 
@@ -89,15 +85,7 @@ def _written(path: Path, tell: Callable[[str], None]) -> tuple[str, int, int] | 
 
 
 def check_weights(content: Any, source: str) -> None:
-    """Refuse a checkpoint without weights by name.
-
-    Args:
-        content: The checkpoint.
-        source: Its path, for the sentence.
-
-    Raises:
-        UserError: Says what it holds instead.
-    """
+    """Refuse a checkpoint without weights by name."""
     state = content.get('state_dict', content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise UserError(
@@ -107,11 +95,7 @@ def check_weights(content: Any, source: str) -> None:
 
 
 def check_resumable(content: dict[str, Any], source: str) -> None:
-    """Refuse a checkpoint from which training cannot go on, such as weights alone.
-
-    Raises:
-        UserError: Says what it lacks.
-    """
+    """Refuse a checkpoint from which training cannot go on, such as weights alone."""
     missing = [key for key in TRAINING_STATE if key not in content]
     if missing:
         raise UserError(
@@ -126,13 +110,8 @@ def check_class_order(
     """Refuse a checkpoint that was trained with the data's classes in another order.
 
     Args:
-        content: The checkpoint; one that does not name its classes passes.
-        source: Its path, for the sentence.
         classes: Those of the data that it is tested on, or that training goes on with.
         warn: Is told that as many classes have other names.
-
-    Raises:
-        UserError: Names the classes.
     """
     trained = ((content.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ()
     if len(trained) != len(classes) or list(trained) == list(classes):
@@ -163,13 +142,7 @@ def warn_if_finished(runner: Runner, source: str) -> None:
 
 
 def check_precision(runner: Runner, content: Mapping[str, Any], source: str) -> None:
-    """Log a warning if a training without mixed precision goes on with it, or the other way round.
-
-    Args:
-        runner: The runner.
-        content: The checkpoint; one that does not say how it was trained passes.
-        source: Its path, for the sentence.
-    """
+    """Log a warning if training goes on with mixed precision that began without, or in reverse."""
     cfg = (content.get('meta') or {}).get('cfg')
     if not isinstance(cfg, str):
         return

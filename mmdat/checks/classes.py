@@ -13,9 +13,6 @@ from .images import Warn
 def of(datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any, Sequence[str]]]:
     """Yield the data sets that have classes, out of their wrappers.
 
-    Args:
-        datasets: Split -> the data set, built.
-
     Yields:
         The split, the data set and the names of its classes.
     """
@@ -31,11 +28,7 @@ def check_names(datasets: Mapping[str, Any], warn: Warn) -> None:
     Those that a data set's type has by itself pass: ImageNet has two classes named "crane".
 
     Args:
-        datasets: Split -> the data set, built; one without classes passes.
         warn: Is told of names that differ in case or blanks alone.
-
-    Raises:
-        UserError: Says what was probably meant.
     """
     checked = []
     for _, single, classes in of(datasets):
@@ -63,14 +56,7 @@ def nearly_equal(names: Sequence[str]) -> Iterator[str]:
 
 
 def check_same(datasets: Mapping[str, Any]) -> None:
-    """Refuse data sets whose labels mean other classes than each other's.
-
-    Args:
-        datasets: Split -> the data set, built; one without classes passes.
-
-    Raises:
-        UserError: Names the splits and the classes.
-    """
+    """Refuse data sets whose labels mean other classes than each other's."""
     first: tuple[str, list[str]] | None = None
     for split, _, names in of(datasets):
         classes = list(names)

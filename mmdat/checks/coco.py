@@ -45,7 +45,6 @@ def read_coco(
     without their list.
 
     Args:
-        path: Path of a JSON file.
         needs_masks: Whether each annotation must have a segmentation.
         warn: Is told what was computed and what is suspicious, each with the number of items.
         size_of: Returns width and height of an image by its ``file_name``, or None.
@@ -107,11 +106,7 @@ def class_names(content: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def check_class_names(classes: Any) -> None:
-    """Refuse ``metainfo.classes`` that are no list of names, or that name a class twice.
-
-    Raises:
-        UserError: Says what was probably meant.
-    """
+    """Refuse ``metainfo.classes`` that are no list of names, or that name a class twice."""
     if isinstance(classes, str):
         raise UserError(
             f'metainfo.classes is {classes!r}, neither a list nor a file: for a single class write '
@@ -137,11 +132,7 @@ def check_categories(content: Mapping[str, Any], path: str, classes: Collection[
 
     Args:
         content: What :func:`read_coco` returned.
-        path: The file, for the sentence.
         classes: Names of the categories that are needed; all of the file's if there are none.
-
-    Raises:
-        UserError: Names the classes, and those of the file.
     """
     numbers = {category['name']: category['id'] for category in content['categories']}
     missing = [name for name in classes if name not in numbers]
@@ -214,9 +205,7 @@ class Tally:
         """Count the objects of an image that mmdet leaves out.
 
         Args:
-            annotations: Those of the file.
             image: Their image, with ``width`` and ``height``.
-            ids: Those of the categories that are used.
         """
         for annotation in annotations:
             x, y, width, height = annotation['bbox']
@@ -239,13 +228,7 @@ def check_any_left(tally: Tally, path: str, classes: Collection[str], test_mode:
     """Refuse a data set that has no image left after filtering, or nothing to learn or to find.
 
     Args:
-        tally: What the data set has.
-        path: The file, for the sentence.
-        classes: Names of the categories that are used.
         test_mode: Whether it is tested on; then images without any annotation are fine.
-
-    Raises:
-        UserError: Names the file, the classes and what was left out.
     """
     reasons = tally.ignored + tally.left_out
     if not tally.images_by_objects:
@@ -273,12 +256,7 @@ def _list_reasons(reasons: Counter[str]) -> str:
 
 
 def check_left_out(dataset: Any, warn: Warn) -> None:
-    """Warn of objects and images that mmdet would leave out in silence.
-
-    Args:
-        dataset: A built data set; any but mmdat's in COCO format passes.
-        warn: Is told how many, and why.
-    """
+    """Warn of objects and images that mmdet would leave out in silence."""
     for tally in _tallies(dataset):
         used, left_out = tally.objects.total(), tally.left_out + tally.ignored
         what = 'are not learned'
@@ -307,10 +285,6 @@ def check_classes_occur(dataset: Any, warn: Warn) -> None:
     Args:
         dataset: A built data set, which may wrap others; of these, those of mmdat in COCO format
             are looked at, together.
-        warn: Is told the names of the classes, and how many.
-
-    Raises:
-        UserError: Names the classes, the files and what is wrong with the objects.
     """
     parts = [part for _, part in unwrap(dataset) if _tallies(part)]
     objects = sum((part.tally.objects for part in parts), Counter[int]())
@@ -338,13 +312,7 @@ def check_classes_occur(dataset: Any, warn: Warn) -> None:
 
 
 def check_object_counts(model: nn.Module, dataset: Any, warn: Warn) -> None:
-    """Warn of images with more objects than a detector returns, or than are evaluated.
-
-    Args:
-        model: The detector, without wrappers.
-        dataset: A built data set; any but mmdat's in COCO format passes.
-        warn: Is told how many images, and which setting limits the objects.
-    """
+    """Warn of images with more objects than a detector returns, or than are evaluated."""
     for tally in _tallies(dataset):
         limit, name = min(_limits(model), default=(None, ''))
         counts = tally.images_by_objects
@@ -364,15 +332,7 @@ def check_object_counts(model: nn.Module, dataset: Any, warn: Warn) -> None:
 
 
 def check_evaluator(metric: Any, dataset: Any) -> None:
-    """Refuse a metric whose annotations are for other images or classes than those tested.
-
-    Args:
-        metric: A metric, built; any passes that reads no file in COCO format.
-        dataset: A data set that is tested, built and out of its wrappers.
-
-    Raises:
-        UserError: Names both files and an image or a class.
-    """
+    """Refuse a metric whose annotations are for other images or classes than those tested."""
     truth, path = getattr(metric, '_coco_api', None), getattr(metric, 'ann_file', None)
     if truth is None or path is None or not _tallies(dataset):
         return

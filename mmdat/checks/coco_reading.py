@@ -55,10 +55,6 @@ KINDS = {dict: 'an object', list: 'a list', str: 'a string', bool: 'a boolean', 
 class Reading:
     """Look through the content of an annotation file, and mend it where that can be done.
 
-    Args:
-        needs_masks: Whether each annotation must have a segmentation.
-        size_of: Returns width and height of an image by its ``file_name``, or None.
-
     Attributes:
         findings: What was mended or is suspicious, and the number of such items.
     """

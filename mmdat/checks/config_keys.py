@@ -103,11 +103,7 @@ FREE_DICTS = ('model.train_cfg', 'model.test_cfg', 'tta_model.tta_cfg')
 
 
 def check_keys(cfg: Config) -> None:
-    """Refuse keys that nothing reads, and parts that are no dicts.
-
-    Raises:
-        UserError: Names the key, and the one that was probably meant.
-    """
+    """Refuse keys that nothing reads, and parts that are no dicts."""
     for key in DICTS:
         if cfg.get(key) is not None and not isinstance(cfg[key], Mapping):
             raise UserError(f'{key} must be a dict, got {cfg[key]!r}')
@@ -153,11 +149,7 @@ def check_keys(cfg: Config) -> None:
 
 
 def check_scope(cfg: Config) -> None:
-    """Refuse a config that is for none of the toolboxes, or with a ``_scope_`` that is no name.
-
-    Raises:
-        UserError: Names the scopes that mmdat knows, or the toolbox that is not installed.
-    """
+    """Refuse a config that is for none of the toolboxes, or with a ``_scope_`` that is no name."""
     scope = cfg.get('default_scope')
     if scope not in [*DATA_OF_SCOPE]:  # a list: it may be what cannot be a key
         raise UserError(

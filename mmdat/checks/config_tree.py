@@ -10,7 +10,6 @@ def datasets(cfg: Config, split: str) -> Iterator[tuple[str, ConfigDict]]:
     """Yield the data sets of a data loader, those in wrappers one by one, each with its path.
 
     Args:
-        cfg: A config.
         split: ``'train'``, ``'val'`` or ``'test'``; one without a data loader has no data set.
 
     Example:
@@ -76,8 +75,6 @@ def paths(value: Any, key: str, wanted: Any = None, prefix: str = '') -> Iterato
     """Yield the dotted paths in nested dicts and lists at which ``key`` stands.
 
     Args:
-        value: The dicts and lists.
-        key: Name to look for.
         wanted: The value that it must have; any if None.
         prefix: Beginning of all paths.
     """

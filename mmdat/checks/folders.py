@@ -46,7 +46,6 @@ def find_files(folder: str, suffixes: Sequence[str], leave_out: str = '') -> Ite
     """Yield the files in a folder and below it, also in linked folders, but for hidden ones.
 
     Args:
-        folder: Where to search.
         suffixes: What names end in, in upper or lower case.
         leave_out: A folder below, which is not searched.
     """
@@ -83,11 +82,7 @@ def read_lines(path: str) -> list[str]:
 
 
 def check_data_roots(cfg: Config, splits: Sequence[str]) -> None:
-    """Refuse data roots that do not exist, before anything is built or written.
-
-    Raises:
-        UserError: Names the folder, and how to make or name it.
-    """
+    """Refuse data roots that do not exist, before anything is built or written."""
     for split in splits:
         for path, dataset in config_tree.datasets(cfg, split):
             root = dataset.get('data_root')
@@ -108,12 +103,7 @@ def check_data_roots(cfg: Config, splits: Sequence[str]) -> None:
 
 
 def check_lists(cfg: Config, splits: Sequence[str]) -> None:
-    """Refuse lists of images that mmpretrain's or mmsegmentation's data sets cannot read.
-
-    Raises:
-        UserError: Names the list, the line, and what a line must be; or an ``ann_file`` that is
-            no string.
-    """
+    """Refuse lists of images that mmpretrain's or mmsegmentation's data sets cannot read."""
     for split in splits:
         for place, dataset in config_tree.datasets(cfg, split):
             name = dataset.get('ann_file') or ''
@@ -167,13 +157,8 @@ def check_labels(
     Takes 10 us for each image.
 
     Args:
-        dataset: A built data set; one without labels of images passes.
-        in_training: Whether it is for training.
         warn: Is told of classes without an image, and of images that are there twice.
         num_classes: The head's, for a data set that does not name its classes.
-
-    Raises:
-        UserError: Names the list and the image.
     """
     if not hasattr(dataset, 'get_data_info') or not len(dataset):
         return
@@ -218,12 +203,6 @@ def check_class_folders(datasets: Mapping[str, Any]) -> None:
     """Refuse folders that number the classes otherwise than their names, or than another split.
 
     mmpretrain numbers the folders in the order of their names, whatever the classes are called.
-
-    Args:
-        datasets: Split -> the data set, built.
-
-    Raises:
-        UserError: Names the folder.
     """
     remedy = "set type='mmdat.ClassificationDataset', in which names decide, and metainfo.classes"
     known: dict[int, tuple[str, str]] = {}
@@ -253,12 +232,7 @@ def check_class_folders(datasets: Mapping[str, Any]) -> None:
 
 
 def check_left_out(dataset: Any, warn: Warn) -> None:
-    """Warn of images in a data set's folder that it leaves out.
-
-    Args:
-        dataset: A built data set; one that takes images by a list passes.
-        warn: Is told how many images are left out, and why.
-    """
+    """Warn of images in a data set's folder that it leaves out."""
     if getattr(dataset, 'ann_file', True) or not hasattr(dataset, 'get_data_info'):
         return
     folder = dataset.data_prefix.get('img_path')
@@ -299,12 +273,7 @@ def check_left_out(dataset: Any, warn: Warn) -> None:
 
 
 def check_overlap(datasets: Mapping[str, Any], warn: Warn) -> None:
-    """Warn of images that are for training and for validation or testing.
-
-    Args:
-        datasets: Split -> the data set, built.
-        warn: Is told how many images are in both.
-    """
+    """Warn of images that are for training and for validation or testing."""
     for split in datasets:
         tested = set(_image_paths(datasets[split])) - {''} if split != 'train' else set()
         shared = tested.intersection(_image_paths(datasets.get('train')))

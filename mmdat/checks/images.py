@@ -95,14 +95,9 @@ def check_image_files(dataset: Any, in_training: bool, warn: Warn) -> None:
     """Refuse a data set with images that are missing or cannot be read.
 
     Args:
-        dataset: A built data set; one that does not load image files from this machine's disk
-            passes.
         in_training: Whether it is for training; then an evenly spaced sample of
             :data:`MOST_HEADERS` is read.
         warn: Is told how many images are missing and skipped.
-
-    Raises:
-        UserError: Names the first such image.
     """
     if not are_loaded(dataset, 'img_path', {'LoadImageFromFile'}):
         return
@@ -121,12 +116,6 @@ def check_image_headers(dataset: Any, in_training: bool, warn: Warn) -> None:
     Reads headers alone, 0.1 ms each; of the training images an evenly spaced sample of
     :data:`MOST_HEADERS`. Those of the others are checked when ``mmdat.LoadImageFromFile`` loads
     them.
-
-    Args:
-        dataset: A built data set; one that does not load image files from this machine's disk
-            passes.
-        in_training: Whether it is for training.
-        warn: Is told once of each kind, with the number of such images.
 
     Raises:
         UserError: If an image has another size, as it is loaded, than its annotation says; if
@@ -237,12 +226,8 @@ def check_sizes(images: Sequence[Annotated], is_turned: bool, warn: Warn) -> Non
     """Refuse images of other sizes than annotated; warn of those turned so that sizes do not tell.
 
     Args:
-        images: The images, read or annotated.
         is_turned: Whether loading turns images as EXIF says.
         warn: Is told how many images loading turns so that their sizes stay.
-
-    Raises:
-        UserError: Names the first such image, the sizes and what to do.
     """
 
     def loaded(image: Annotated) -> tuple[int, int]:
@@ -299,14 +284,9 @@ def check_images(
     """Refuse images that are missing or cannot be read.
 
     Args:
-        paths: The image files.
-        source: The file that names them, for the sentence.
         can_skip: Whether loading skips single ones: then refuse missing ones only if most are.
         warn: Is told how many are missing and skipped.
         most: How many are read, evenly spaced; all by default.
-
-    Raises:
-        UserError: Names the first such image.
     """
 
     @cache

@@ -54,7 +54,7 @@ class Mask:
 
     Attributes:
         path: The file.
-        values: Those that occur in it; None if it has not one whole number a pixel of at most 255.
+        values: Those that occur in it; none if it has not one whole number a pixel of at most 255.
         problem: Why it has no values.
     """
 
@@ -68,9 +68,6 @@ def check_same_zero(datasets: Mapping[str, Any]) -> None:
 
     Args:
         datasets: Split -> the data set, built; data sets with ``mask_values`` pass.
-
-    Raises:
-        UserError: Names the splits.
     """
     flags = {
         split: {
@@ -92,14 +89,7 @@ def check_same_zero(datasets: Mapping[str, Any]) -> None:
 
 
 def check_mask_files(dataset: Any) -> None:
-    """Refuse a data set of semantic segmentation in which a mask is missing.
-
-    Args:
-        dataset: A built data set; any other than mmsegmentation's passes, and one that loads none.
-
-    Raises:
-        UserError: Names the image and the mask.
-    """
+    """Refuse a data set of semantic segmentation in which a mask is missing."""
     if not _has_masks(dataset):
         return
     items = list(evenly_spaced(dataset, None))
@@ -117,12 +107,8 @@ def check_mask_sizes(dataset: Any, in_training: bool, warn: Warn) -> None:
     """Refuse masks of another size than their images have as they are loaded.
 
     Args:
-        dataset: A built data set; one that loads no masks passes.
         in_training: As for :func:`mmdat.checks.images.check_image_headers`.
         warn: Is told how many images loading turns so that their sizes stay.
-
-    Raises:
-        UserError: Names the first such image, the sizes and what to do.
     """
     if not _has_masks(dataset) or not are_loaded(dataset, 'img_path', {'LoadImageFromFile'}):
         return
@@ -146,13 +132,8 @@ def check_mask_values(
     spaced sample of :data:`MOST_MASKS`.
 
     Args:
-        dataset: A built data set; one that loads no masks passes.
-        in_training: Whether it is for training.
         warn: Is told which classes are missing, and when 0 probably is a class that is ignored.
         ignore_index: The heads'.
-
-    Raises:
-        UserError: Names a mask, the value, the number of such masks and what to do.
     """
     if not _has_masks(dataset):
         return
@@ -180,7 +161,6 @@ def read_mask(path: str, backend: str = 'pillow') -> Mask:
     """Read which values a mask has, as mmsegmentation loads it.
 
     Args:
-        path: A file.
         backend: What decodes it, as mmcv names it.
     """
     try:
@@ -289,13 +269,8 @@ def _check_classes(
     """Check the values of all masks.
 
     Args:
-        masks: The masks.
-        item: What the data set knows of one image.
         table: As from :func:`class_table`.
-        classes: Names of the classes.
         is_complete: Whether these are all masks of the data set.
-        in_training: Whether it is for training.
-        warn: Is told what may be wrong.
         ignore_index: The heads'; a class that it ignores need not occur.
     """
     found = sorted({value for mask in masks for value in mask.values})
@@ -382,14 +357,7 @@ def is_background(name: str) -> bool:
 
 
 def check_written_names(dataset: Any) -> None:
-    """Refuse images of one name, as mmsegmentation writes their predicted masks into one file.
-
-    Args:
-        dataset: A built data set that is tested.
-
-    Raises:
-        UserError: Names two such images.
-    """
+    """Refuse images of one name, as mmsegmentation writes their predicted masks into one file."""
     first: dict[str, str] = {}
     for path in image_paths(dataset):
         other = first.setdefault(Path(path).stem, path)
@@ -405,12 +373,8 @@ def check_mask_classes(model: nn.Module, batch: Any) -> None:
     """Refuse a mask with a class that the head does not have.
 
     Args:
-        model: Any model; one without ``decode_head`` passes.
         batch: What a data loader yields. Masks whose ``labels`` ``mmdat.PackSegInputs`` noted are
             not scanned unless one is wrong.
-
-    Raises:
-        UserError: Names the mask and the class.
     """
     head = getattr(model, 'decode_head', None)
     num_classes = getattr(head, 'num_classes', None)

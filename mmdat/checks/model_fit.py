@@ -16,11 +16,7 @@ from .config_tree import transforms
 
 
 def check_channels(model: nn.Module) -> None:
-    """Refuse a neck or a head for other channels than a backbone of mmdat returns.
-
-    Raises:
-        UserError: Names the part, its channels and the backbone's.
-    """
+    """Refuse a neck or a head for other channels than a backbone of mmdat returns."""
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, HierarchicalBackbone):
         return
@@ -36,9 +32,6 @@ def check_image_channels(model: nn.Module) -> None:
     """Refuse a data preprocessor that normalizes other channels than a backbone of mmdat takes.
 
     Its mean and standard deviation would make as many channels as they have of one channel.
-
-    Raises:
-        UserError: Names both numbers of channels.
     """
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, HierarchicalBackbone):
@@ -62,11 +55,7 @@ def unbuilt(model: nn.Module) -> tuple[str, ...]:
 
 
 def check_num_classes(model: nn.Module, dataset: Any) -> None:
-    """Refuse heads for another number of classes than a built data set has.
-
-    Raises:
-        UserError: Names the head and the classes.
-    """
+    """Refuse heads for another number of classes than a built data set has."""
     classes = getattr(dataset, 'metainfo', {}).get('classes', ())
     for name, num_classes in head_classes(model):
         if classes and num_classes != len(classes):
@@ -79,11 +68,7 @@ def check_num_classes(model: nn.Module, dataset: Any) -> None:
 
 
 def check_class_weights(model: nn.Module) -> None:
-    """Refuse losses that weigh another number of classes than their heads tell apart, or below 0.
-
-    Raises:
-        UserError: Names the loss and both numbers, or the weight.
-    """
+    """Refuse losses that weigh another number of classes than their heads have, or below 0."""
     heads = {
         name: module.num_classes
         for name, module in model.named_modules()
@@ -110,11 +95,7 @@ def check_class_weights(model: nn.Module) -> None:
 
 
 def check_mixed_classes(model: nn.Module) -> None:
-    """Refuse a preprocessor that mixes labels of another number of classes than the head has.
-
-    Raises:
-        UserError: Names both numbers.
-    """
+    """Refuse a preprocessor that mixes labels of another number of classes than the head has."""
     preprocessor: Any = getattr(model, 'data_preprocessor', None)
     expected = getattr(getattr(model, 'head', None), 'num_classes', None)
     given = getattr(preprocessor, 'num_classes', None)
@@ -135,13 +116,7 @@ def check_ignored(
     """Refuse heads and metrics of segmentation that ignore different numbers in masks.
 
     Args:
-        model: The model; one without ``decode_head`` passes.
-        metrics: Split -> the metrics of its evaluator, built.
-        classes: Names of the classes.
         warn: Is told if a class is ignored.
-
-    Raises:
-        UserError: Names the parts and their ``ignore_index``.
     """
     if not hasattr(model, 'decode_head'):
         return
@@ -171,11 +146,7 @@ def check_ignored(
 
 
 def check_single_output(model: nn.Module) -> None:
-    """Refuse a head of segmentation with one output whose loss compares several.
-
-    Raises:
-        UserError: Names the head and the loss.
-    """
+    """Refuse a head of segmentation with one output whose loss compares several."""
     for name, _ in head_classes(model):
         head: Any = model.get_submodule(name)
         if getattr(head, 'out_channels', None) != 1:
@@ -190,11 +161,7 @@ def check_single_output(model: nn.Module) -> None:
 
 
 def check_topk(model: nn.Module) -> None:
-    """Refuse heads that count a hit among more classes than there are.
-
-    Raises:
-        UserError: Names the head, its ``topk`` and the classes.
-    """
+    """Refuse heads that count a hit among more classes than there are."""
     for name, num_classes in head_classes(model):
         head: Any = model.get_submodule(name)
         if getattr(head, 'cal_acc', False):
@@ -202,16 +169,7 @@ def check_topk(model: nn.Module) -> None:
 
 
 def check_metric(metric: Any, dataset: Any, split: str) -> None:
-    """Refuse a metric of another number of classes than a data set has.
-
-    Args:
-        metric: A built metric.
-        dataset: The built data set that it is of.
-        split: ``'val'`` or ``'test'``.
-
-    Raises:
-        UserError: Names the metric's key and the classes.
-    """
+    """Refuse a metric of another number of classes than a data set has."""
     classes = getattr(dataset, 'metainfo', {}).get('classes', ())
     if not classes:
         return
@@ -229,8 +187,6 @@ def check_padding(model: nn.Module, dataset: Any, warn: Callable[[str], None]) -
     """Check to which size a segmentor's training images are padded.
 
     Args:
-        model: The model; one whose preprocessor is not mmsegmentation's passes.
-        dataset: A built data set for training.
         warn: Takes a warning if it is another than the size that the data set crops to.
 
     Raises:
@@ -264,15 +220,10 @@ def check_weights_fit(
     """Refuse a checkpoint of another model.
 
     Args:
-        content: The checkpoint.
         weights: The model's weights by name.
-        source: The checkpoint's path, for the sentence.
         backbone_only: Whether it must fill the backbone alone, as heads may be for other classes;
             else it must fill the model exactly.
         unneeded: What names of weights begin with that it may have in addition.
-
-    Raises:
-        UserError: Names the first weights that differ.
     """
     state = content.get('state_dict', content)
     loaded = {name.removeprefix('module.'): value for name, value in state.items()}
@@ -314,12 +265,7 @@ def check_weights_fit(
 
 
 def _readers(model: nn.Module, channels: list[int]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what reads the backbone's maps: its name, its ``in_channels`` and the maps' channels.
-
-    Args:
-        model: The model.
-        channels: Channels of each map that the backbone returns.
-    """
+    """Yield what reads the backbone's maps: its name, its ``in_channels`` and their channels."""
     neck = getattr(model, 'neck', None)
     neck_channels = getattr(neck, 'in_channels', None)
     if isinstance(neck_channels, Sequence):

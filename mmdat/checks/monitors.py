@@ -43,14 +43,8 @@ def check_monitors(
     """Refuse parts of a training that wait for a metric that never comes, or prefer the worst.
 
     Args:
-        hooks: The runner's hooks.
         schedulers: Those that a runner has built from ``param_scheduler``.
         val_loop: The loop of validation, built; None if the training does not validate.
-        model: The model, without wrappers.
-        warn: Is told of what may be meant.
-
-    Raises:
-        UserError: Names the part and the metric, and says what to set.
     """
     names = None if val_loop is None else _names_of_results(val_loop)
     for place, metric, rule in (*_of_hooks(hooks), *_of_schedulers(schedulers)):
@@ -75,11 +69,7 @@ def check_monitors(
 
 
 def check_given(place: str, metric: str, names: Collection[str]) -> None:
-    """Refuse a metric that is not among those of a validation.
-
-    Raises:
-        UserError: Names the part that waits for it, and the metrics that there are.
-    """
+    """Refuse a metric that is not among those of a validation."""
     if metric not in names:
         remedy = suggest(metric, names) if names else 'it gives none'
         raise UserError(f'{place} is {metric!r}, which val_evaluator does not give: {remedy}')

@@ -26,7 +26,6 @@ def read_results(path: Path, scope: str) -> list[dict[str, Any]]:
     """Read the pickle of results that ``tools/test.py --out`` writes.
 
     Args:
-        path: Path of the pickle.
         scope: Default scope of the config that was tested.
 
     Raises:
@@ -72,12 +71,6 @@ def check_same_data(
 
     Args:
         predictions: What :func:`read_results` returned.
-        dataset: A built data set.
-        source: The file with the results, for the sentence.
-
-    Raises:
-        UserError: The data set is a wrapper; or says how many images are the same, or which class
-            there is not.
     """
     if not hasattr(dataset, 'ann_file'):
         raise UserError(

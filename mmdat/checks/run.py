@@ -37,11 +37,7 @@ TTA_PARTS = ('tta_model', 'tta_pipeline')
 
 
 def check_launcher(launcher: str) -> None:
-    """Refuse a launcher that did not start this process.
-
-    Raises:
-        UserError: Names the program that must start it.
-    """
+    """Refuse a launcher that did not start this process."""
     if launcher == 'none':
         return
     if launcher not in LAUNCHERS:
@@ -55,11 +51,7 @@ def check_launcher(launcher: str) -> None:
 
 
 def check_writable(option: str, folder: str | Path) -> None:
-    """Refuse a folder that can neither be written to nor made.
-
-    Raises:
-        UserError: Names the option, and the part of the path that is in the way.
-    """
+    """Refuse a folder that can neither be written to nor made."""
     path = Path(folder).resolve()
     existing = next(path for path in (path, *path.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -76,11 +68,7 @@ def vis_backends_in(cfg: Config) -> set[str]:
 
 
 def check_vis_backends(cfg: Config) -> None:
-    """Refuse a visual backend of mmengine whose package is not installed.
-
-    Raises:
-        UserError: Names the package.
-    """
+    """Refuse a visual backend of mmengine whose package is not installed."""
     for package, backend in VIS_BACKENDS.items():
         if backend in vis_backends_in(cfg) and not find_spec(package):
             raise UserError(
@@ -90,11 +78,7 @@ def check_vis_backends(cfg: Config) -> None:
 
 
 def check_results_file(out: str) -> None:
-    """Refuse a path to which no predictions can be written.
-
-    Raises:
-        UserError: Says what is wrong with it.
-    """
+    """Refuse a path to which no predictions can be written."""
     if not out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out {out} must end in .pkl')
     if Path(out).is_dir():
@@ -106,11 +90,7 @@ def check_parts(cfg: Config, parts: tuple[str, ...]) -> None:
     """Refuse a config without a part that a run or a tool needs.
 
     Args:
-        cfg: The config.
         parts: Dotted keys.
-
-    Raises:
-        UserError: Names the part.
     """
     for part in parts:
         if value_at(cfg, part) is None:  # an empty dict is one
@@ -118,11 +98,7 @@ def check_parts(cfg: Config, parts: tuple[str, ...]) -> None:
 
 
 def check_least(option: str, value: int, least: int) -> None:
-    """Refuse a number that is too small, or not whole.
-
-    Raises:
-        UserError: Names the option.
-    """
+    """Refuse a number that is too small, or not whole."""
     if value != int(value):
         raise UserError(f'{option} must be a whole number, got {value}')
     if value < least:
@@ -130,16 +106,7 @@ def check_least(option: str, value: int, least: int) -> None:
 
 
 def check_share(option: str, value: float, most: float = 1) -> None:
-    """Refuse a number that is below 0 or above ``most``.
-
-    Args:
-        option: Name of the option, for the sentence.
-        value: The number.
-        most: The largest that it may be.
-
-    Raises:
-        UserError: Names the option.
-    """
+    """Refuse a number that is below 0 or above ``most``."""
     if not 0 <= value <= most:
         raise UserError(f'{option} must be at least 0 and at most {most:g}, got {value}')
 
@@ -193,11 +160,7 @@ def _class_name(part: Mapping[str, Any] | None) -> str:
 
 
 def check_strategy(cfg: Config) -> None:
-    """Refuse an unknown runner, and FSDP in a single process or with clipping or scaling by shard.
-
-    Raises:
-        UserError: Says what to do instead.
-    """
+    """Refuse an unknown runner, and FSDP in one process or with clipping or scaling by shard."""
     runner_type = cfg.get('runner_type', 'Runner')
     if RUNNERS.get(runner_type) is None:
         raise UserError(
@@ -230,11 +193,7 @@ def check_strategy(cfg: Config) -> None:
 
 
 def check_amp(cfg: Config) -> None:
-    """Refuse mixed precision in float16 without a GPU, or in place of another ``optim_wrapper``.
-
-    Raises:
-        UserError: Says what to do instead.
-    """
+    """Refuse mixed precision in float16 without a GPU, or in place of another ``optim_wrapper``."""
     dtype = str(cfg.optim_wrapper.get('dtype', 'bfloat16')).removeprefix('torch.')
     if dtype != 'bfloat16' and not torch.cuda.is_available():
         raise UserError(
@@ -268,11 +227,7 @@ def warn_of_slow_bfloat16(warn: Callable[[str], None]) -> None:
 
 
 def check_bfloat16(cfg: Config) -> None:
-    """Refuse to train in bfloat16 what has none on a GPU: mmcv's RoIAlign.
-
-    Raises:
-        UserError: Names the layer, and says what to do.
-    """
+    """Refuse to train in bfloat16 what has none on a GPU: mmcv's RoIAlign."""
     if str(cfg.optim_wrapper.get('dtype')).removeprefix('torch.') != 'bfloat16':
         return
     for path in paths(cfg, 'type', 'RoIAlign'):
@@ -294,11 +249,7 @@ def check_tta(cfg: Config, warn: Callable[[str], None]) -> None:
     """Refuse test-time augmentation if the config lacks ``tta_model`` or ``tta_pipeline``.
 
     Args:
-        cfg: The config.
         warn: Takes a warning if none of its image sizes is the test's.
-
-    Raises:
-        UserError: Names what is missing.
     """
     missing = [part for part in TTA_PARTS if not cfg.get(part)]
     if missing:

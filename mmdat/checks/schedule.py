@@ -26,8 +26,6 @@ def check_schedulers(schedulers: Any, loop: BaseLoop, warn: Callable[[str], None
 
     Args:
         schedulers: Those that a runner has built from ``param_scheduler``.
-        loop: The loop of the training.
-        warn: Takes each warning.
     """
     if not isinstance(schedulers, Sequence):  # None, or those of several optimizers by name
         for own in (schedulers or {}).values():
@@ -102,13 +100,7 @@ def _final_share(scheduler: _ParamScheduler) -> float:
 
 
 def check_intervals(loop: BaseLoop, hooks: Sequence[Hook], warn: Callable[[str], None]) -> None:
-    """Warn of a training that never validates, or keeps nothing before its end.
-
-    Args:
-        loop: The loop of the training.
-        hooks: The runner's hooks.
-        warn: Takes each warning.
-    """
+    """Warn of a training that never validates, or keeps nothing before its end."""
     counts_iters = isinstance(loop, IterBasedTrainLoop)
     length, unit = (loop.max_iters, 'iterations') if counts_iters else (loop.max_epochs, 'epochs')
     if loop.runner.val_loop is not None and loop.val_begin > length:
@@ -135,16 +127,7 @@ def check_intervals(loop: BaseLoop, hooks: Sequence[Hook], warn: Callable[[str],
 
 
 def check_batches(loader: DataLoader, split: str, warn: Callable[[str], None]) -> None:
-    """Refuse a data loader that yields no batch; warn of images that are never tested.
-
-    Args:
-        loader: A built data loader.
-        split: Which it is: ``'train'``, ``'val'`` or ``'test'``.
-        warn: Takes the warning.
-
-    Raises:
-        UserError: Names the number of images and the batch size.
-    """
+    """Refuse a data loader that yields no batch; warn of images that are never tested."""
     images = _num_images(loader)
     if not isinstance(loader.sampler, InfiniteSampler) and not len(loader):
         raise UserError(
@@ -158,14 +141,7 @@ def check_batches(loader: DataLoader, split: str, warn: Callable[[str], None]) -
 
 
 def check_same_batches(loader: DataLoader) -> None:
-    """Refuse different numbers of batches in the processes, which would wait for each other.
-
-    Args:
-        loader: The data loader of a training by epochs.
-
-    Raises:
-        UserError: Names the numbers.
-    """
+    """Refuse different numbers of batches in the processes, which would wait for each other."""
     counts = all_gather_object(len(loader))
     if min(counts) < max(counts):
         raise UserError(
@@ -180,10 +156,6 @@ def watch_batch_norm(model: nn.Module, loader: DataLoader) -> list[RemovableHand
 
     Pooled to 1 x 1, as in UperNet's pyramid, a batch of one image has no variance. Where a batch
     of the epoch will have one image, the hooks refuse such a layer when it meets any batch.
-
-    Args:
-        model: The model.
-        loader: The training's data loader.
 
     Returns:
         What removes the hooks; none are needed if all batches have several images.

@@ -20,11 +20,7 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
     """Refuse to change a variable of a config whose value is in other keys already.
 
     Args:
-        cfg: The config as its files have it.
         options: Values to put into it, by dotted key (``--cfg-options``).
-
-    Raises:
-        UserError: Names the keys that count.
     """
     for key in options:
         name, _, rest = key.partition('.')
@@ -50,12 +46,7 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def check_variables(cfg: Config, warn: Callable[[str], None]) -> None:
-    """Warn of variables that a config sets after its base has used them, which has no effect.
-
-    Args:
-        cfg: The config.
-        warn: Takes the warning.
-    """
+    """Warn of variables that a config sets after its base has used them, which has no effect."""
     if not cfg.filename.endswith('.py'):
         return
     own = Path(cfg.filename).read_text(encoding='utf-8')
