@@ -19,7 +19,6 @@ def load_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> 
     """Read a config and check its keys.
 
     Args:
-        path: Path of the config.
         cfg_options: Values to put into the config, by dotted key.
 
     Raises:
@@ -34,7 +33,6 @@ def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, i
     """Height and width of an image for the model of a config.
 
     Args:
-        cfg: The config.
         shape: Height and width in pixels, or one number for both; None for those that the papers
             of the task count at, or that a classifier's images are cropped to.
 

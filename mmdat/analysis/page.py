@@ -113,7 +113,6 @@ def shown_confusion(counts: np.ndarray, classes: Sequence[str], text: str) -> di
     Args:
         counts: (n, n), by true class and by predicted class; one more row and column than there
             are classes are of no object.
-        classes: Names of the classes.
         text: What is counted.
 
     Returns:
@@ -136,7 +135,6 @@ def write_page(path: Path, **content: Any) -> None:
     """Write a page.
 
     Args:
-        path: The file.
         content: What :data:`TEMPLATE` names: texts, tables, pictures as (height, width, 3), RGB
             uint8, and figures of matplotlib.
     """

@@ -45,9 +45,11 @@ class Task:
 
     Attributes:
         file_name: Name of the files with the tables, without suffix.
-        measure: Makes the tables from predictions and data set.
-        draw: Draws the predictions for the images of some indices, down to a score.
-        confuse: Counts what each class was found as, down to a score.
+        measure: Makes the tables from predictions, as tests of the toolbox write them, and the data
+            set that was tested on.
+        draw: Draws the predictions for the images of some indices, down to a score if there are
+            scores; (height, width, 3), RGB uint8.
+        confuse: Counts what each class was found as, down to a score if there are scores.
         counted: What is counted, as a sentence for people.
         drawn: What the pictures show besides, with a place for the least score.
         cells: Pictures for each image: 2 where the truth has one of its own.
