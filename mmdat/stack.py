@@ -56,11 +56,7 @@ def require(*packages: str) -> None:
 
 
 def check_installed(*packages: str) -> None:
-    """Refuse to go on where a package is missing, whatever the versions of the others.
-
-    Raises:
-        ImportError: With one sentence that says what is wrong and what to do.
-    """
+    """Refuse to go on where a package is missing, whatever the versions of the others."""
     for package in packages:
         if installed_version(package) is None:
             raise ImportError(
@@ -69,11 +65,7 @@ def check_installed(*packages: str) -> None:
 
 
 def check_versions(*packages: str) -> None:
-    """Refuse to go on where a package is installed in an unsupported version.
-
-    Raises:
-        ImportError: With one sentence that says what is wrong and what to do.
-    """
+    """Refuse to go on where a package is installed in an unsupported version."""
     for package in packages:
         version = installed_version(package)
         if version is not None and not is_supported(version, SUPPORTED[package][0]):

@@ -95,13 +95,7 @@ def compare_published_file(config: str, checkpoint: str) -> list[Place]:
 
 
 def compare_published(model: Any, weights: Mapping[str, Tensor], source: str) -> list[Place]:
-    """Compare the tensors of a published checkpoint with those of a model.
-
-    Args:
-        model: A model on a backbone of mmdat.
-        weights: The checkpoint's tensors by name.
-        source: What errors call the checkpoint.
-    """
+    """Compare the tensors of a published checkpoint with those of a model."""
     match = match_model(model, dict(weights), source)
     layout = model.backbone.published_layout()
     theirs = {f'backbone.{ours}': name for ours, name in layout.parameters.items()}

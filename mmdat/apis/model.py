@@ -23,7 +23,6 @@ def load_weights(model: BaseModel, checkpoint: str) -> dict[str, Any]:
     """Fill a model with the weights of a checkpoint.
 
     Args:
-        model: The model.
         checkpoint: A file or URL, as in :func:`mmdat.checkpoints.read_checkpoint`.
 
     Returns:

@@ -204,12 +204,7 @@ class PredictionFiles:
 
 
 def draw_prediction(prediction: Prediction, palette: Sequence[Color]) -> np.ndarray:
-    """Draw what was predicted on its image; (height, width, 3), RGB uint8.
-
-    Args:
-        prediction: The prediction.
-        palette: RGB, of each class.
-    """
+    """Draw what was predicted on its image, in RGB colors; (height, width, 3), RGB uint8."""
     if prediction.class_map is not None:
         return draw_classes_of_pixels(
             prediction.image, prediction.class_map, prediction.classes, palette

@@ -222,7 +222,6 @@ class Predictor:
         """Run images through the model, batch by batch, and yield what the toolbox makes of them.
 
         Args:
-            images: The images.
             in_tiles: Whether a segmentor's logits are to be in the size of the image. That takes
                 much memory; :meth:`_class_map` takes those of the network's input as well.
         """

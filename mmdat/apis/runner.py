@@ -55,7 +55,6 @@ def build_runner(cfg: Config, warnings: Iterable[str] = ()) -> Runner:
     """Build the runner of a config, with its model, and with the checks that the config lacks.
 
     Args:
-        cfg: The config.
         warnings: What was found before there was a log; goes into it.
     """
     added = add_checks(cfg)
@@ -120,7 +119,6 @@ def make_resumable(cfg: Config, warn: Callable[[str], None]) -> None:
     """Put the loop and the hook with which training resumes exactly in the place of mmengine's.
 
     Args:
-        cfg: The config of a training.
         warn: Is told of another loop.
     """
     train_cfg = cfg.train_cfg

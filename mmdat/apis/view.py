@@ -102,8 +102,6 @@ def serve(
     shows. Uploads and pictures are kept in a folder of their own that is deleted at the end.
 
     Args:
-        viewer: What answers.
-        examples: Images to choose from.
         port: The first free one from 7860 if None.
         host: Address to listen on; ``'0.0.0.0'`` is all of this machine.
 

@@ -105,8 +105,6 @@ class Viewer:
         """The image with what a model predicts, and how much that is.
 
         Args:
-            scene: The scene.
-            model: Name of the model.
             score_thr: Objects with a lower score are left out.
 
         Returns:
@@ -139,8 +137,6 @@ class Viewer:
         """What the scene's query attends to; (height, width, 3), RGB uint8.
 
         Args:
-            scene: The scene.
-            model: Name of the model.
             stage: Number of the stage, from 1.
             block: Number of the block among those of the stage, from 1.
             head: Number of the head, from 1; 0 for the mean of all.

@@ -22,10 +22,6 @@ FAMILIES = ('DAT', 'DATPlusPlus', 'ScalableViT')
 def converted(source: str, content: Any) -> dict[str, Any]:
     """A published checkpoint as an ordinary one of OpenMMLab.
 
-    Args:
-        source: What errors call it.
-        content: What is in it.
-
     Raises:
         UserError: If it fits none of the named architectures.
     """
@@ -35,10 +31,6 @@ def converted(source: str, content: Any) -> dict[str, Any]:
 
 def find_backbone(source: str, weights: Mapping[str, Tensor]) -> PublishedBackbone:
     """The named architecture whose names and shapes published weights have, without weights.
-
-    Args:
-        source: What errors call the checkpoint.
-        weights: Its tensors by name.
 
     Raises:
         UserError: If it is none of them; says what differs from those that it is like.

@@ -42,7 +42,6 @@ def download(url: str, path: Path) -> None:
     go on from.
 
     Args:
-        url: Address of the file.
         path: Where it is to be; it is there once it is complete and undamaged.
 
     Raises:

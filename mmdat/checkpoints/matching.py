@@ -132,7 +132,6 @@ def adapt_stem(stem: Tensor, in_channels: int, source: str) -> Tensor:
     Args:
         stem: Tensor[out_channels, channels, height, width]; it is returned if it does not have 3
             channels or if those are wanted.
-        in_channels: The channels that are wanted.
         source: What a log line calls the checkpoint.
 
     Returns:
@@ -173,13 +172,7 @@ class Match:
                 self.misshaped.append(f'{name} ({_size(self.filled[name])} for {_size(tensor)})')
 
     def check(self, source: str, model: Any, weights: Mapping[str, Tensor]) -> None:
-        """Refuse what does not fit.
-
-        Args:
-            source: What the sentence calls the checkpoint.
-            model: The model or backbone.
-            weights: The checkpoint's.
-        """
+        """Refuse what does not fit."""
         problems = [
             f'{what}: {list_first(names)}'
             for what, names in (
@@ -209,8 +202,6 @@ def match_model(model: nn.Module | PublishedBackbone, weights: Weights, source: 
 
     Args:
         model: As for :func:`load_published_checkpoint`.
-        weights: The checkpoint's tensors by name.
-        source: What errors call the checkpoint.
 
     Raises:
         UserError: If the model has no backbone of mmdat, or the checkpoint is no published one.

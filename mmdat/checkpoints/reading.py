@@ -59,7 +59,6 @@ def read_checkpoint(
         source: A file, a URL, a name in one of mmengine's model zoos (``torchvision://...``), or
             ``mmdat://...`` for what the authors published, in the names of OpenMMLab's models.
             ``.safetensors`` gives the tensors by name.
-        map_location: Device of the tensors.
         skip_objects: Put a stand-in in the place of objects of other packages, which are refused
             otherwise. Nothing of them is run or built; a log line names them.
         mmap: Leave tensors in the file until they are needed.

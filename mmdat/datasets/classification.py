@@ -71,12 +71,7 @@ class ClassificationDataset(CustomDataset):
 
 
 def _read_list(path: str, classes: Sequence[str]) -> list[tuple[str, int]]:
-    """Read a list of images and their classes.
-
-    Args:
-        path: The list.
-        classes: Names of the classes.
-    """
+    """Read a list of images and their classes."""
     numbers = {name: number for number, name in enumerate(classes)}
     images = []
     for line in read_lines(path):

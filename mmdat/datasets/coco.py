@@ -34,7 +34,6 @@ class CheckedCOCO(COCO):
     """pycocotools' ``COCO`` that mends or refuses what it reads, and finds categories by name.
 
     Args:
-        annotation_file: Path of a JSON file.
         needs_masks: As for :func:`read_coco`.
         size_of: The same; by default the sizes that a data set of the file has read.
 

@@ -147,7 +147,6 @@ def read_frames(
     """Read images and the frames of videos, one at a time.
 
     Args:
-        inputs: As from :func:`find_inputs`.
         on_unreadable: Is told the path of an input that cannot be read, and why.
         notify: Is told what was done to an image that one might not expect.
         is_turning: Whether to turn images upright, as their EXIF data says.

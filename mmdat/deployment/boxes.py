@@ -47,7 +47,6 @@ def suppress(
         scores: (batch, n), -1 for boxes to leave out.
         groups: (batch, n), integers: the classes, or the levels of a pyramid.
         iou_threshold: Boxes that overlap a better one by more are dropped.
-        most: How many boxes of an image are kept.
 
     Returns:
         Scores (batch, min(most, n)) in descending order, -1 where there are no more boxes, and

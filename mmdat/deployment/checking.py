@@ -48,9 +48,7 @@ def compare(
     Args:
         model: Takes Tensor[batch, channels, height, width] and returns a tuple of tensors; masks
             of detections are of the image's size.
-        path: The file, ``.onnx`` or ``.pt2``.
         smallest: Smallest height and width that the file is for.
-        channels: Channels of the images.
     """
     run = load(path)
     generator = torch.Generator().manual_seed(0)

@@ -22,7 +22,6 @@ def own_predictions(model: BaseModel, toolbox: str) -> Callable[[Tensor], Output
 
     Args:
         model: Of mmpretrain, mmsegmentation or mmdet; segmentors take the whole image.
-        toolbox: Which of them.
     """
     predict = dict(mmpretrain=_classify, mmseg=_segment, mmdet=_detect)[toolbox]
     return lambda images: predict(model, images)

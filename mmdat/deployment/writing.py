@@ -40,7 +40,6 @@ def trace(model: nn.Module, smallest: int, channels: int = 3) -> Traced:
     Args:
         model: Takes Tensor[batch, channels, height, width].
         smallest: Smallest height and width that the graph is for.
-        channels: Channels of the images.
     """
     side = max(64, smallest + 1)
     images = torch.rand(2, channels, side, side + 32) * 255
@@ -71,8 +70,6 @@ def write(traced: Traced, path: Path, metadata: Mapping[str, str]) -> None:
     """Write a traced model, whole or not at all, in the format that the name ends in.
 
     Args:
-        traced: The model.
-        path: Ends in ``.onnx`` or ``.pt2``.
         metadata: Texts to store in it, by name.
 
     Raises:

@@ -78,7 +78,6 @@ class NumberedBatches:
         """Say what the next passes yield.
 
         Args:
-            seed: The run's.
             iteration: Number of the iteration that the first batch is for.
             skip: How many batches are left out before it.
             endless: Whether a pass goes on with the sampler's next epoch where one ends.

@@ -17,7 +17,6 @@ def wrap_stages(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool
     Heads stay together, as detectors call methods of them that FSDP does not know of.
 
     Args:
-        module: A part of the model.
         recurse: Whether FSDP asks if it shall look into the part, or else if it shall wrap it.
         nonwrapped_numel: Parameters of the part that are not wrapped yet.
     """

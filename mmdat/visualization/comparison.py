@@ -54,9 +54,7 @@ def draw_comparisons(
 
     Args:
         comparisons: The pairs, at least one.
-        classes: Names of the classes.
         palette: An RGB color for each class, some colors if None.
-        score_thr: Least score of what is drawn.
 
     Returns:
         (height, width, 3), RGB uint8.
@@ -86,7 +84,6 @@ def draw_segments(
     Args:
         comparisons: Of each pair, at least one, a title, the image (height, width, 3), RGB uint8,
             and the true and the predicted class of each pixel (height, width).
-        classes: Names of the classes.
         palette: An RGB color for each class, some colors if None.
 
     Returns:
@@ -135,7 +132,6 @@ def split_grid(grid: np.ndarray, cells: int) -> list[np.ndarray]:
     """Split what one of the functions above drew into its parts.
 
     Args:
-        grid: (height, width, 3), RGB uint8.
         cells: Pictures of a part: 2 of a pair, 1 of those with a title.
     """
     height, width = SIDE + TITLE_HEIGHT + MARGIN, cells * (SIDE + MARGIN)

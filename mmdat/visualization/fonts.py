@@ -14,12 +14,7 @@ DEFAULT = 'DejaVu Sans'
 
 @functools.cache
 def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font that has the characters of a text, or as many as any font here.
-
-    Args:
-        text: The text.
-        size: Height in pixels.
-    """
+    """A font, of a size in pixels, that has the characters of a text, or as many as any here."""
     return ImageFont.truetype(_best_file(_drawn(text)), size)
 
 

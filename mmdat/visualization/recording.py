@@ -294,7 +294,6 @@ def record_batch(model: Any, batch: dict[str, Any]) -> list[Recording]:
     """Record a batch of a toolbox's pipeline, running the model's backbone alone.
 
     Args:
-        model: A detector, segmentor or classifier.
         batch: ``inputs`` and ``data_samples`` as a data loader, or a collated pipeline, gives them.
 
     Returns:

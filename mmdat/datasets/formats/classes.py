@@ -59,8 +59,6 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
 
     Args:
         data: The folder, or a list of images and classes.
-        share: Share of the images to validate on, if the folder does not say which.
-        seed: Seed that chooses them.
 
     Raises:
         UserError: If there are less than two classes.

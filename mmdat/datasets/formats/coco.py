@@ -84,8 +84,6 @@ def read_detection(data: Path, share: float, seed: int) -> Detection:
 
     Args:
         data: The folder, or its JSON or YAML file.
-        share: Share of the images to validate on, if the folder does not say which.
-        seed: Seed that chooses them.
 
     Raises:
         UserError: If there are none, or if they cannot be read.

@@ -108,11 +108,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 class Images:
-    """The images below a folder, found by whatever name an annotation has for them.
-
-    Args:
-        root: The folder.
-    """
+    """The images below a folder, found by whatever name an annotation has for them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -164,7 +160,6 @@ def image_sets(images: Images, kind: str) -> dict[str, str]:
     """Read which split an image is in, by the stem of its name, from the lists that VOC has.
 
     Args:
-        images: The images of the folder.
         kind: ``'Main'`` or ``'Segmentation'``.
     """
     splits: dict[str, str] = {}
@@ -202,7 +197,6 @@ def add_val(
     Args:
         splits: Split -> what it holds; train, and maybe val and test.
         divide: Divides the training data into those to train and to validate on, and notes it.
-        notes: Is told what was done.
     """
     if 'val' in splits:
         return
@@ -240,11 +234,6 @@ def hold_back(
 
     Each class keeps an item to train on, if possible; then as many classes as possible have one to
     validate on, and the parts have like shares of each class's items, where an item has one class.
-
-    Args:
-        classes_of: Item -> its classes.
-        share: Share of the items that are held back.
-        seed: Seed of the random numbers.
 
     Returns:
         Items to train on and items to validate on, each in the order given.

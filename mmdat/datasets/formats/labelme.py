@@ -27,9 +27,7 @@ def read_labelme(images: Images, paths: list[str], notes: list[str]) -> dict[str
     Polygons, rectangles, circles and masks are objects; those of the same group are one.
 
     Args:
-        images: The images of the folder.
         paths: JSON files relative to its root; those of other programs are passed over.
-        notes: Is told what was left out.
 
     Raises:
         UserError: If a file cannot be read, or if its image is not there.

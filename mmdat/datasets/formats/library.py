@@ -44,8 +44,6 @@ def convert(
         write: Writes numbered files into a folder, and returns labelformat's reader of them, whose
             categories are the numbers of the classes and whose images have numbers as names.
         paths: Of each image, as the COCO file is to have it.
-        sizes: Width and height of each image.
-        classes: Names of the classes.
     """
     objects: dict[int, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -96,9 +96,6 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
     """Find the images and masks below a folder, and what the masks' values mean.
 
     Args:
-        data: The folder.
-        share: Share of the images to validate on, if the folder does not say which.
-        seed: Seed that chooses them.
         zero: ``'background'`` if 0 is a class in the masks, ``'ignored'`` if it is nothing; found
             from names and values if None.
 
@@ -253,7 +250,6 @@ class _Look:
 
     Args:
         paths: The masks; of many, as many as suffice, evenly spaced.
-        notes: Is told if not all were read.
     """
 
     def __init__(self, paths: list[Path], notes: list[str]) -> None:
@@ -464,8 +460,6 @@ def write_values(
     """Write a mask anew, with the number of its class in each pixel.
 
     Args:
-        source: The mask.
-        target: Where to write.
         meaning: Color, or gray value, -> class; the pixels of others are ignored.
         classes: Names of the classes, in the order of their numbers.
     """

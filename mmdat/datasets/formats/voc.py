@@ -15,10 +15,6 @@ def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
 
     The splits are those of ``ImageSets/Main``, or else of the folders.
 
-    Args:
-        images: The images of the folder.
-        notes: Is told what was left out.
-
     Raises:
         UserError: If a file cannot be read, or if its image is not there.
     """

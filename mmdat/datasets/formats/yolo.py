@@ -23,8 +23,6 @@ def read_yolo(data: Path, images: Images, notes: list[str]) -> dict[str, dict[st
 
     Args:
         data: The folder, or its YAML file.
-        images: The images of the folder.
-        notes: Is told what one might not expect.
 
     Raises:
         UserError: If a line is not YOLO's, or an image of a list is not there.

@@ -60,9 +60,6 @@ def write_shapes(
     another task or has other parameters is replaced.
 
     Args:
-        root: Folder to draw into.
-        task: Name of the layout.
-        parameters: What the drawings depend on besides.
         draw: Writes all files but :data:`PARAMETERS_FILE` into an empty folder.
 
     Raises:
@@ -101,13 +98,7 @@ def write_shapes(
 def draw_scenes(
     split: str, parameters: ShapesParameters, **options: Any
 ) -> Iterator[tuple[str, Scene]]:
-    """Draw the scenes of a split, each with a name for its files, and show a progress bar.
-
-    Args:
-        split: ``'train'`` or ``'val'``.
-        parameters: How many, how large, and the seed.
-        options: For :func:`draw_scene`.
-    """
+    """Draw the scenes of a split, each with a name for its files, and show a progress bar."""
     count = getattr(parameters, split)
     for number in track(range(1, count + 1), f'Drawing {count} images of {split}'):
         rng = np.random.default_rng((parameters.seed, SPLITS.index(split), number))

@@ -22,16 +22,7 @@ def make_arguments(arch: dict[str, Any], options: Mapping[str, Any]) -> dict[str
 def check_names(
     options: Mapping[str, Any], known: Collection[str], required: Iterable[str]
 ) -> None:
-    """Refuse options that are unknown, missing or of no use here.
-
-    Args:
-        options: Options of an authors' config.
-        known: Names of the family's options.
-        required: Names of those that must be there.
-
-    Raises:
-        UserError: Names the option.
-    """
+    """Refuse options that are unknown, missing or of no use here."""
     valid = {*known, *COMMON_OPTIONS, *ARGUMENTS}
     for name in options:
         if name not in valid:
@@ -49,16 +40,7 @@ def check_names(
 
 
 def check_lengths(options: Mapping[str, Any], per_stage: Collection[str], dims: str) -> None:
-    """Refuse an option that does not have a value for each stage.
-
-    Args:
-        options: Options of an authors' config.
-        per_stage: Names of those that have a value for each stage.
-        dims: Name of the option with the stages' channels.
-
-    Raises:
-        UserError: Names the option.
-    """
+    """Refuse an option that does not have a value for each stage."""
     if not _is_sequence(options[dims]):
         raise UserError(
             f"option '{dims}' must be a list with the channels of each stage, got {options[dims]!r}"
