@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mmdat.analysis.data import check_data, print_data_report
@@ -20,11 +20,11 @@ CHECKPOINT = 'path of the checkpoint, or mmdat://NAME for one that the authors p
 
 
 class Command(NamedTuple):
-    """What a command says that it does, the arguments that it takes, and what runs them."""
+    """What a command does, in a sentence, the arguments that it takes, and what they call."""
 
     description: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
+    run: Callable[..., object]
 
 
 class Subparser(argparse.ArgumentParser):
@@ -67,8 +67,8 @@ def run_command(name: str) -> None:
 
 
 def _parse_and_run(parser: argparse.ArgumentParser) -> None:
-    args = parser.parse_args()
-    args.run(args)
+    arguments = vars(parser.parse_args())
+    arguments.pop('run')(**arguments)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +87,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--vis-backend',
+        dest='vis_backends',
         action='append',
         default=[],
         choices=VIS_BACKENDS,
@@ -95,18 +96,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
 
 
-def _train(args: argparse.Namespace) -> None:
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    train(
-        args.config,
-        args.work_dir,
-        args.resume,
-        args.amp,
-        args.auto_scale_lr,
-        args.cfg_options,
-        args.launcher,
-        args.vis_backend,
-    )
+def _train(local_rank: int, **arguments: Any) -> None:
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    train(**arguments)
 
 
 def _add_test(parser: argparse.ArgumentParser) -> None:
@@ -121,19 +113,9 @@ def _add_test(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
 
 
-def _test(args: argparse.Namespace) -> None:
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    test(
-        args.config,
-        args.checkpoint,
-        args.work_dir,
-        args.out,
-        args.show_dir,
-        args.tta,
-        args.cfg_options,
-        args.launcher,
-        args.amp,
-    )
+def _test(local_rank: int, **arguments: Any) -> None:
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    test(**arguments)
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
@@ -153,30 +135,20 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='cpu', help='cpu or cuda:0 and so on (cpu)')
     parser.add_argument(
         '--slice',
+        dest='slice_size',
         type=int,
         metavar='PIXELS',
         help='predict larger images in square tiles of that side, such as 640, and merge',
     )
     parser.add_argument('--overlap', type=float, help='share of a tile that the next has too (0.2)')
-    parser.add_argument('--no-pictures', action='store_true', help='draw no pictures')
+    parser.add_argument(
+        '--no-pictures', dest='pictures', action='store_false', help='draw no pictures'
+    )
     add_cfg_options(parser)
 
 
-def _predict(args: argparse.Namespace) -> None:
-    summary = write_predictions(
-        args.config,
-        args.checkpoint,
-        args.inputs,
-        args.out_dir,
-        pictures=not args.no_pictures,
-        score_thr=args.score_thr,
-        batch_size=args.batch_size,
-        device=args.device,
-        slice_size=args.slice,
-        overlap=args.overlap,
-        cfg_options=args.cfg_options,
-    )
-    print_summary(summary)
+def _predict(**arguments: Any) -> None:
+    print_summary(write_predictions(**arguments))
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
@@ -187,10 +159,6 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         '--check', action='store_true', help='compare the file with the model, at three sizes'
     )
     add_cfg_options(parser)
-
-
-def _export(args: argparse.Namespace) -> None:
-    export(args.config, args.checkpoint, args.out, args.check, args.cfg_options)
 
 
 def _add_visualize(parser: argparse.ArgumentParser) -> None:
@@ -212,16 +180,13 @@ def _add_visualize(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser)
 
 
-def _visualize(args: argparse.Namespace) -> None:
+def _visualize(
+    image: str, out: str, query: Sequence[str], stage: Sequence[int], **arguments: Any
+) -> None:
+    queries = list(map(_parse_query, query))
+    stages = [number - 1 for number in stage]
     summary = write_attention(
-        args.config,
-        args.checkpoint,
-        args.image,
-        args.out,
-        queries=[_parse_query(text) for text in args.query],
-        stages=[stage - 1 for stage in args.stage],
-        device=args.device,
-        cfg_options=args.cfg_options,
+        inputs=image, out_dir=out, queries=queries, stages=stages, **arguments
     )
     print_summary(summary, 'Drawn')
 
@@ -243,11 +208,11 @@ def _add_check_data(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser)
 
 
-def _check_data(args: argparse.Namespace) -> None:
-    report = check_data(args.config, args.out_dir, args.num_images, args.cfg_options)
+def _check_data(config: str, **arguments: Any) -> None:
+    report = check_data(config, **arguments)
     print_data_report(report)
     if report.errors:
-        raise UserError(f'errors in the data of {args.config}: {len(report.errors)}, see above')
+        raise UserError(f'errors in the data of {config}: {len(report.errors)}, see above')
 
 
 def _add_new_config(parser: argparse.ArgumentParser) -> None:
@@ -271,17 +236,8 @@ def _add_new_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _new_config(args: argparse.Namespace) -> None:
-    lines = new_config(
-        args.base,
-        args.data,
-        args.out,
-        load_from=args.load_from,
-        seed=args.seed,
-        val_share=args.val_share,
-        zero=args.zero,
-    )
-    print('\n'.join(lines))
+def _new_config(**arguments: Any) -> None:
+    print('\n'.join(new_config(**arguments)))
 
 
 COMMANDS = {
@@ -292,7 +248,7 @@ COMMANDS = {
         _add_predict,
         _predict,
     ),
-    'export': Command('Export a model to ONNX or torch.export', _add_export, _export),
+    'export': Command('Export a model to ONNX or torch.export', _add_export, export),
     'visualize': Command(
         'Draw where deformable attention samples, and what queries attend to',
         _add_visualize,
