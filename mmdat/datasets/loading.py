@@ -1,6 +1,5 @@
 """Reading images, some of which may be broken."""
 
-import logging
 import zlib
 from typing import Any
 
@@ -9,8 +8,8 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
-from mmengine.logging import print_log
 
+from mmdat.checks import log_warning
 from mmdat.checks.images import misfit
 from mmdat.errors import UserError
 from mmdat.registry import TRANSFORMS
@@ -87,11 +86,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
                     f'last is {path} ({reason}): check the image folder'
                 ) from None
             if failed == 1:
-                print_log(
-                    f'Skipped an image that cannot be read ({reason}): {path}',
-                    'current',
-                    logging.WARNING,
-                )
+                log_warning(f'Skipped an image that cannot be read ({reason}): {path}')
             return None
         read += 1
         height, width = loaded['ori_shape']

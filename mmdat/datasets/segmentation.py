@@ -1,13 +1,12 @@
 """Images and masks in folders, whatever their suffixes and values, for semantic segmentation."""
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 
+from mmdat.checks import log_warning
 from mmdat.checks.folders import find_files, read_lines
 from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.checks.masks import IGNORED
@@ -72,11 +71,7 @@ class SegmentationDataset(BaseSegDataset):
         )
 
     def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
-        """Return the class of each value of a mask, 255 for what is ignored; None to take it as is.
-
-        Args:
-            new_classes: Names of the classes.
-        """
+        """Return the class of each value of a mask, 255 for ignored ones; None to take it as is."""
         if not self.mask_values or new_classes is None:
             return super().get_label_map(new_classes)
         numbers = {name: number for number, name in enumerate(new_classes)}
@@ -147,7 +142,7 @@ class SegmentationDataset(BaseSegDataset):
                     f'{len(paths)} files, such as {paths[0]}, have no {lacking} of the same name '
                     'and are left out'
                 )
-                print_log(self.findings[-1], 'current', logging.WARNING)
+                log_warning(self.findings[-1])
         return {name: path for name, path in images.items() if name in masks}
 
 
@@ -155,10 +150,8 @@ def _by_name(folder: str, suffix: str, other: str | None, option: str) -> dict[s
     """Find the files in a folder that end in a suffix.
 
     Args:
-        folder: Where to search.
         suffix: What names end in; that of any image if empty.
         other: A folder that is left out if it lies below.
-        option: What gives the suffix, for the sentence.
 
     Returns:
         Path below the folder, without the suffix -> path.

@@ -72,7 +72,7 @@ def test_broken_images_are_counted_and_told_once(
     paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr('mmdat.datasets.loading.print_log', lambda text, *_: told.append(text))
+    monkeypatch.setattr('mmdat.datasets.loading.log_warning', told.append)
     transform = LoadImageFromFile(skip_broken=True)
     for path in [paths[0], paths[20], paths[0], paths[1]]:
         transform.transform(dict(img_path=path))
