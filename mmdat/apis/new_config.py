@@ -8,6 +8,7 @@ import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Draft:
     """
 
     values: dict[str, Any] = field(default_factory=dict)
-    files: dict[Path, Callable[[Path], None]] = field(default_factory=dict)
+    files: dict[Path, Callable[[Path], object]] = field(default_factory=dict)
 
     def comment(self, text: str) -> None:
         """Add a comment, wrapped to the width of a config."""
@@ -228,7 +229,7 @@ def _write_detection(draft: Draft, cfg: Config, path: Path, found: Detection, ba
         if split.file is None:
             target = path.with_name(f'{path.stem}_{name}.json')
             files[name] = datasets[name]['ann_file'] = str(target)
-            draft.files[target] = _json_writer(split.content)
+            draft.files[target] = partial(_write_json, split.content)
     least = max(
         (dataset.get('filter_cfg') or {}).get('min_size', 0)
         for _, dataset in config_tree.datasets(cfg, 'train')
@@ -246,11 +247,8 @@ def _write_detection(draft: Draft, cfg: Config, path: Path, found: Detection, ba
     _share_with_test(draft, 'evaluator')
 
 
-def _json_writer(content: Any) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        path.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
-
-    return write
+def _write_json(content: Any, path: Path) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
 
 
 def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, batch: int) -> None:
@@ -277,9 +275,15 @@ def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, ba
             stems = [os.path.splitext(image)[0] for image in split.pairs]
             datasets[name]['ann_file'] = _list_file(draft, path, name, stems)
         if found.rewritten:
-            _rewrite_masks(draft, path.with_name(f'{path.stem}_masks'), found, name)
             masks = path.with_name(f'{path.stem}_masks') / name
             datasets[name]['data_prefix']['seg_map_path'] = str(masks)
+            for image, mask in split.pairs.items():
+                draft.files[(masks / image).with_suffix('.png')] = partial(
+                    write_values,
+                    found.root / split.masks / mask,
+                    meaning=found.rewritten,
+                    classes=found.classes,
+                )
     _add_loaders(draft, cfg, datasets, batch)
 
 
@@ -294,26 +298,12 @@ def _question(found: Segmented) -> str:
     return f'{meaning}.' if found.zero_is_clear else f'{meaning}. {other}'
 
 
-def _rewrite_masks(draft: Draft, folder: Path, found: Segmented, name: str) -> None:
-    split = found.splits[name]
-    for image, mask in split.pairs.items():
-        source = found.root / split.masks / mask
-        draft.files[(folder / name / image).with_suffix('.png')] = _mask_writer(found, source)
-
-
-def _mask_writer(found: Segmented, source: Path) -> Callable[[Path], None]:
-    return lambda path: write_values(source, path, found.rewritten or {}, found.classes)
-
-
 def _list_file(draft: Draft, path: Path, split: str, lines: list[str]) -> str:
     """Add a list of images beside the config, and return its path."""
     target = path.with_name(f'{path.stem}_{split}.txt')
-    draft.files[target] = lambda path: _write_lines(path, lines)
+    text = ''.join(f'{line}\n' for line in lines)
+    draft.files[target] = lambda path: path.write_text(text, encoding='utf-8')
     return str(target)
-
-
-def _write_lines(path: Path, lines: list[str]) -> None:
-    path.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
 
 
 def _write_classified(draft: Draft, cfg: Config, path: Path, found: Classified, batch: int) -> None:
@@ -516,10 +506,7 @@ def _fit_schedulers(
     """Yield the schedulers of a base for another length of training.
 
     Args:
-        schedulers: Those of the base.
         ratio: New length over the base's.
-        all_steps: Steps of the new training.
-        by_epoch: Whether the length is in epochs.
         lr_ratio: New learning rate over the base's.
     """
     # Warm-ups are in steps whatever the length is in; what begins where one ends, begins there.
