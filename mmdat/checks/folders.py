@@ -288,9 +288,12 @@ def check_unlisted(datasets: Mapping[str, Any], warn: Warn) -> None:
     """Warn of images beside those of a COCO file that the file does not name.
 
     Args:
-        datasets: Split -> the data set, built.
-        warn: Is told how many images of a folder are in no file of any split.
+        datasets: Split -> the data set, built. Without train there is nothing to tell: a test
+            uses but its part of a folder.
+        warn: Is told how many images of a folder are in no file of these splits.
     """
+    if 'train' not in datasets:
+        return
     named: dict[str, set[str]] = defaultdict(set)
     filtered: dict[str, dict[str, int]] = defaultdict(dict)  # folder -> file -> images left out
     for dataset in datasets.values():
@@ -312,8 +315,8 @@ def check_unlisted(datasets: Mapping[str, Any], warn: Warn) -> None:
         unlisted = len(found - names) - sum(filtered[folder].values())
         if unlisted > 0:
             warn(
-                f'{unlisted} of {len(found)} images in {folder} are in no annotation file of this '
-                'config, and are not used'
+                f'{unlisted} of {len(found)} images in {folder} are in no annotation file of '
+                f'{", ".join(datasets)}, and are not used'
             )
 
 

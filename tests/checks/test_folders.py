@@ -249,9 +249,13 @@ def test_images_that_no_coco_file_names_are_told(coco_root: Path) -> None:
     for name in ('x.PNG', 'y.jpg', 'notes.txt'):
         (coco_root / 'val2017' / name).touch()
     warnings: list[str] = []
-    check_unlisted(dict(val=val, test=val), warnings.append)
+    check_unlisted(dict(val=val, test=val), pytest.fail)  # of a test: others may be trained on
+    check_unlisted(dict(train=val, val=val), warnings.append)
     [warning] = warnings
-    assert warning.startswith(f'2 of 4 images in {coco_root}/val2017 are in no annotation file')
+    assert warning == (
+        f'2 of 4 images in {coco_root}/val2017 are in no annotation file of train, val, and are '
+        'not used'
+    )
     filtered = build('train2017', filter_cfg=dict(filter_empty_gt=True))
     check_unlisted(dict(train=filtered, val=val), pytest.fail)
     filtered.tally = SimpleNamespace(images_left_out=Counter(small=1))
