@@ -71,6 +71,16 @@ class Reading:
 
     def problems(self, content: Any) -> Iterator[str]:
         """Yield what cannot be used, of which only the first is to be read."""
+        yield from self.item_problems(content)
+        yield from self._category_problems(content)
+        annotations = content.get('annotations', [])
+        yield from self._box_problems(annotations)
+        self._look_for_double_images(content['images'])
+        self.clear_crowds(annotations)
+        self.number(annotations)
+
+    def item_problems(self, content: Any) -> Iterator[str]:
+        """Yield what cannot be used of single items; all findings are then what was mended."""
         if not isinstance(content, dict):
             yield f'it holds {_kind(content)}, not an object'
         # Images to be tested only, such as COCO's test-dev, have no annotations.
@@ -94,11 +104,6 @@ class Reading:
                     f"in '{name}' the item with id {_show(item.get('id'))} {problem}: mend it, or "
                     f'take it out{more}'
                 )
-        yield from self._category_problems(content)
-        yield from self._box_problems(lists['annotations'])
-        self._look_for_double_images(lists['images'])
-        self._clear_crowds(lists['annotations'])
-        self._number(lists['annotations'])
 
     def _definition_problem(self, name: str, item: dict) -> str | None:
         """Mend an image or a category, or say what is wrong with it."""
@@ -305,7 +310,7 @@ class Reading:
                 'model learns to overlook the others; give a file one entry'
             ] = doubles
 
-    def _clear_crowds(self, annotations: list[dict]) -> None:
+    def clear_crowds(self, annotations: list[dict]) -> None:
         """Take crowds for objects if there is nothing else; CVAT marks all masks as crowds."""
         if all(item['iscrowd'] and not item.get('ignore') for item in annotations):
             for item in annotations:
@@ -315,7 +320,7 @@ class Reading:
                     'annotations, which are all, are marked as crowds (iscrowd 1): taken as objects'
                 ] = len(annotations)
 
-    def _number(self, annotations: list[dict]) -> None:
+    def number(self, annotations: list[dict]) -> None:
         """Number the annotations from 1 if ids are 0, missing or double.
 
         pycocotools takes an object that matches the id 0 for one that has no match.

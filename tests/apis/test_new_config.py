@@ -314,8 +314,8 @@ def write_voc_without_box(root: Path) -> None:
 @pytest.mark.parametrize(
     'write, sentence',
     [
-        (partial(write_annotations, image_id=7), r'1 annotations of .* the first has the id 3'),
-        (partial(write_annotations, category_id=7), r'1 annotations of .* the first has the id 3'),
+        (partial(write_annotations, image_id=7), r'the item with id 3 has the image_id 7, which'),
+        (partial(write_annotations, category_id=7), r'with id 3 has the category_id 7, which'),
         (write_annotations, r'such as a.json, have no annotations'),
         (write_voc_without_box, r"a.xml has an object 'nut' without a box"),
         (write_yolo, r'learns masks, but 6 objects in .* have a box alone: give a BASE'),

@@ -404,7 +404,7 @@ def test_classes_in_another_order_get_the_ids_of_training(tmp_path: Path) -> Non
     ]
 
 
-def write_coco(root: Path, objects: dict[str, str], **changes: int) -> None:
+def write_coco(root: Path, objects: dict[str, str], **changes: Any) -> None:
     """Images -> the classes of their objects, a letter each; changes are of all annotations."""
     write_pictures(root, list(objects))
     letters = sorted(set(''.join(objects.values())))
@@ -455,9 +455,77 @@ def test_crowds_are_no_objects(tmp_path: Path) -> None:
     found = read_detection(tmp_path, 0.5, 0)
     assert found.objects('train') == dict(b=1)
     assert any(note.startswith('2 objects are crowds') for note in found.notes)
-    write_coco(tmp_path, {'1.jpg': 'a', '2.jpg': 'a'}, iscrowd=1)
+    write_coco(tmp_path, {'1.jpg': 'a', '2.jpg': 'a'}, ignore=1)
     with pytest.raises(UserError, match='all objects to train on in .* are crowds'):
         read_detection(tmp_path, 0.5, 0)
+
+
+# Changes of annotations that a training mends; what is None is left out.
+BARE = {
+    'box of text, no area': dict(bbox=['1', '1', '4', '4'], area=None),
+    'no box, points': dict(bbox=None, segmentation=[[[1, 1], [5, 1], [5, 5], [1, 5]]]),
+    'no box, runs': dict(bbox=None, segmentation=dict(size=[8, 8], counts=[9, *[4, 4] * 3, 4, 27])),
+    'all crowds, as of CVAT': dict(iscrowd=1),
+}
+
+
+@pytest.mark.parametrize('case', BARE)
+def test_annotations_are_read_as_a_training_reads_them(case: str, tmp_path: Path) -> None:
+    write_coco(tmp_path, {'1.jpg': 'a', '2.jpg': 'a'}, **BARE[case])
+    content = json.loads((tmp_path / 'a.json').read_text())
+    for item in content['annotations']:
+        for key in [key for key, value in item.items() if value is None]:
+            del item[key]
+    (tmp_path / 'a.json').write_text(json.dumps(content), encoding='utf-16')
+    found = read_detection(tmp_path, 0.5, 0)
+    [item] = found.splits['train'].content['annotations']
+    assert (item['bbox'], item['area'], item['iscrowd']) == ([1, 1, 4, 4], 16, 0)
+    assert found.objects('train') == dict(a=1)
+
+
+@pytest.mark.parametrize(
+    'key, change, sentence',
+    [
+        ('images', dict(file_name=7), "'images' the item with id 0 has the file_name 7, which is"),
+        ('categories', dict(name=3), "in 'categories' the item with id 0 has the name 3, which is"),
+        ('annotations', dict(bbox=[1, 2]), r'item with id 1 has the bbox \[1, 2\], which is not'),
+        ('categories', None, "a.json is not in COCO format: it has no list 'categories'"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(
+    key: str, change: dict | None, sentence: str, tmp_path: Path
+) -> None:
+    write_coco(tmp_path, {'1.jpg': 'a', '2.jpg': 'a'})
+    content = json.loads((tmp_path / 'a.json').read_text())
+    if change:
+        content[key][0].update(change)
+    else:
+        del content[key]
+    write_json(tmp_path / 'a.json', content)
+    with pytest.raises(UserError, match=sentence):
+        read_detection(tmp_path, 0.5, 0)
+
+
+def test_files_that_are_left_out_are_told(tmp_path: Path) -> None:
+    write_coco(tmp_path, {'1.jpg': 'a', '2.jpg': 'a'})
+    whole = (tmp_path / 'a.json').read_text()
+    (tmp_path / 'instances_train.json').write_text(whole)
+    note = 'a.json is left out, as other files have instances in their names.'
+    assert note in read_detection(tmp_path, 0.5, 0).notes
+    (tmp_path / 'a.json').unlink()
+    write_json(tmp_path / 'instances_val.json', dict(json.loads(whole), annotations=[]))
+    note = 'instances_val.json has no annotations: it is left out.'
+    assert note in read_detection(tmp_path, 0.5, 0).notes
+
+
+def test_images_of_one_name_in_other_letters_are_told_apart(tmp_path: Path) -> None:
+    write_coco(tmp_path, {'a.jpg': 'a', 'A.jpg': 'b', 'B.JPG': 'a'})
+    found = read_detection(tmp_path, 0.4, 0)
+    assert {item['file_name'] for s in found.splits for item in found.images(s)} == {
+        'a.jpg', 'A.jpg', 'B.JPG'
+    }  # fmt: skip
+    assert Images(tmp_path).find('b.jpg', '') == 'B.JPG'
+    assert Images(tmp_path).find('/data/0a1b2c3d-%42.jpg', '') == 'B.JPG'
 
 
 def test_images_that_label_studio_renamed_are_found(tmp_path: Path) -> None:

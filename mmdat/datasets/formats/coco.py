@@ -1,12 +1,13 @@
 """Boxes and masks of a folder in any known format, as COCO's."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mmdat.checks.coco_repairs import area_of, box_of, polygons_of
+from mmdat.checks.coco_reading import Reading
 from mmdat.errors import UserError, enumerate_names
 
 from .files import (
@@ -14,6 +15,7 @@ from .files import (
     Images,
     NotRecognizedError,
     add_val,
+    check_distinct,
     held_back_note,
     hold_back,
     read_json,
@@ -26,6 +28,8 @@ from .yolo import read_yolo
 
 # Classes that programs write for what is no object.
 NO_OBJECT = ('_background_', 'background', '__ignore__')
+# What COCO's own folder has of the same images beside the instances.
+COCO_ALSO = re.compile('captions|keypoints|stuff|panoptic|image_info')
 KNOWN = 'COCO JSON, YOLO (data.yaml or classes.txt), Pascal VOC (XML) and labelme (JSON)'
 
 
@@ -122,7 +126,7 @@ def _recognize(data: Path, images: Images, notes: list[str]) -> tuple[str, dict[
     if data.is_file():
         name = str(data.relative_to(images.root))
         jsons = [name] if data.suffix.lower() == '.json' else []
-    if files := list(_coco_files(images, jsons)):
+    if files := list(_coco_files(images, jsons, notes)):
         return 'COCO JSON', _read_coco_files(images, files, notes)
     readers: tuple[tuple[str, Callable], ...] = (
         ('YOLO', lambda: read_yolo(data, images, notes)),
@@ -139,15 +143,26 @@ def _recognize(data: Path, images: Images, notes: list[str]) -> tuple[str, dict[
     )
 
 
-def _coco_files(images: Images, paths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _coco_files(
+    images: Images, paths: list[str], notes: list[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the files in COCO format with their content."""
     # COCO's own folder has captions and keypoints of the same images too.
     named = [path for path in paths if 'instances' in PurePosixPath(path).name]
-    for path in named or paths:
+    others = [
+        path
+        for path in paths
+        if path not in named and not COCO_ALSO.search(PurePosixPath(path).name.lower())
+    ]
+    for path in [*named, *others]:
         content = read_json(images.root / path)
-        if isinstance(content, dict) and all(
-            isinstance(content.get(name), list) for name in ('images', 'categories')
-        ):
+        if not isinstance(content, dict) or not isinstance(content.get('images'), list):
+            continue
+        if not any(isinstance(content.get(name), list) for name in ('annotations', 'categories')):
+            continue
+        if named and path in others:
+            notes.append(f'{path} is left out, as other files have instances in their names.')
+        else:
             yield path, content
 
 
@@ -171,6 +186,8 @@ def _read_coco_files(
         path, content = parts[0]
         if content.get('annotations'):  # those of a test may be secret
             splits[name] = _read_coco_file(images, path, content, notes)
+        else:
+            notes.append(f'{path} has no annotations: it is left out.')
     if not splits:
         raise UserError(
             f'the COCO files of {images.root}, such as {files[0][0]}, have no annotations: there '
@@ -184,85 +201,45 @@ def _read_coco_file(
 ) -> CocoSplit:
     """Find the images of a file, and mend in its content what programs write differently."""
     where = images.root / path
-    try:
-        mended = _mend(content)
-        found = [images.find(item['file_name'], path) for item in content['images']]
-        known = {name: {item['id'] for item in content[name]} for name in ('images', 'categories')}
-        lonely = [
-            item['id']
-            for item in content['annotations']
-            if item['image_id'] not in known['images']
-            or item['category_id'] not in known['categories']
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
+    names = [item.get('file_name') for item in content['images'] if isinstance(item, dict)]
+    found: dict[str, str] = {}
+    lost = []
+    for name in dict.fromkeys(name for name in names if isinstance(name, str)):
+        if at := images.find(name, path):
+            found[name] = at
+        else:
+            lost.append(name)
+    if lost:
         raise UserError(
-            f'{where} is not in COCO format: an image, category or annotation lacks, or has '
-            f'another kind of, {error}'
-        ) from None
-    if lonely:
-        raise UserError(
-            f'{len(lonely)} annotations of {where} are of images or categories that it does not '
-            f'have, the first has the id {lonely[0]}: mend them, or take them out'
-        )
-    if lost := [item['file_name'] for item, at in zip(content['images'], found, strict=True)
-                if at is None]:  # fmt: skip
-        raise UserError(
-            f'{len(lost)} of {len(found)} images of {where} are not below {images.root}, or more '
+            f'{len(lost)} of {len(names)} images of {where} are not below {images.root}, or more '
             f'than once, the first is {lost[0]}: put them there, or take them out of the file'
         )
-    paths = [at for at in found if at]
-    names = [item['file_name'] for item in content['images']]
+    check_distinct(found.items(), where)
+    reading = Reading(
+        needs_masks=False,
+        size_of=lambda name: upright_size(images.root / found[name]) if name in found else None,
+    )
+    for problem in reading.item_problems(content):
+        raise UserError(f'annotation file {where} is not in COCO format: {problem}')
+    reading.clear_crowds(content['annotations'])
+    mended = bool(reading.findings)
+    for number, item in enumerate(content['annotations'], 1):
+        item.setdefault('id', number)
     prefixes = {
-        at[: -len(name)] if name and at.endswith(name) else None
-        for at, name in zip(paths, names, strict=True)
+        at[: -len(name)] if name and at.endswith(name) else None for name, at in found.items()
     }
     prefix = prefixes.pop() if len(prefixes) == 1 else None
-    for item, at in zip(content['images'], paths, strict=True):
-        if not all(isinstance(item.get(key), int) and item[key] > 0 for key in ('width', 'height')):
-            item['width'], item['height'] = upright_size(images.root / at)
-            mended = True
-    if prefix is None or (prefix and not prefix.endswith('/')):
-        for item, at in zip(content['images'], paths, strict=True):
-            item['file_name'] = at
-        notes.append(f'{path} names images otherwise than they lie: they were found by name.')
-        return CocoSplit(content)
-    if mended:
-        for item, at in zip(content['images'], paths, strict=True):
-            item['file_name'] = at
-        notes.append(f'{path} is written in a dialect of COCO: a mended copy is used.')
-        return CocoSplit(content)
-    return CocoSplit(content, prefix, path)
-
-
-def _mend(content: dict[str, Any]) -> bool:
-    """Mend numbers written as strings, polygons that are not in a list, and what is left out.
-
-    Returns:
-        Whether there was something to mend.
-    """
-    mended = False
-    ids = {
-        key: {str(item['id']): item['id'] for item in content[name]}
-        for key, name in (('image_id', 'images'), ('category_id', 'categories'))
-    }
-    for number, item in enumerate(content['annotations'], 1):
-        changes: dict[str, Any] = {}
-        for key, known in ids.items():
-            changes[key] = known.get(str(item[key]), item[key])
-        polygons = item.get('segmentation')
-        if isinstance(polygons, list) and polygons and not isinstance(polygons[0], list):
-            changes['segmentation'] = polygons = [polygons]
-        if not item.get('bbox') and isinstance(polygons, list) and polygons:
-            changes['bbox'] = box_of(dict(segmentation=polygons))
-        box = changes.get('bbox') or item['bbox']
-        if not item.get('area'):
-            changes['area'] = area_of(dict(bbox=box, segmentation=polygons_of(polygons)))
-        changes['iscrowd'] = int(item.get('iscrowd') or 0)
-        changes['id'] = item.get('id', number)
-        if any(key not in item or item[key] != value for key, value in changes.items()):
-            item.update(changes)
-            mended = True
-    return mended
+    is_elsewhere = prefix is None or bool(prefix and not prefix.endswith('/'))
+    if prefix is not None and not (is_elsewhere or mended):
+        return CocoSplit(content, prefix, path)
+    for item in content['images']:
+        item['file_name'] = found[item['file_name']]
+    notes.append(
+        f'{path} names images otherwise than they lie: they were found by name.'
+        if is_elsewhere
+        else f'{path} is written in a dialect of COCO: a mended copy is used.'
+    )
+    return CocoSplit(content)
 
 
 def _unite_classes(splits: dict[str, CocoSplit], notes: list[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
+from urllib.parse import unquote
 
 from mmdat.checks.folders import find_files
 from mmdat.checks.images import IMAGE_SUFFIXES, read_header
@@ -84,13 +85,17 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file, in UTF-8 or UTF-16.
 
     Raises:
         UserError: If it is none.
     """
     try:
-        return json.loads(read_text(path))
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f'{path} cannot be read ({error.strerror})') from None
+    except UnicodeDecodeError:
+        raise UserError(f'{path} is not UTF-8: save it as such') from None
     except ValueError as error:
         raise UserError(f'{path} is not JSON ({error}): mend it, or take it out') from None
 
@@ -125,9 +130,10 @@ class Images:
     def find(self, name: str, near: str) -> str | None:
         r"""Find an image by the name that a file of annotations has for it.
 
-        Folders in the name may be missing or be those of another computer, and its suffix may
-        differ; Label Studio's prefix of an uploaded image may be there. Of several images of that
-        name the one is taken whose folders agree best.
+        Folders in the name may be missing or be those of another computer, and its suffix and case
+        may differ; Label Studio's prefix of an uploaded image may be there, and signs may be
+        written as in a URL. Of several images of that name the one is taken whose folders agree
+        best, then whose name is the same in all letters.
 
         Args:
             name: The name, such as ``'C:\data\a.JPG'``.
@@ -142,18 +148,41 @@ class Images:
         stem = PurePosixPath(wanted[-1]).stem
         candidates = self._by_name.get(wanted[-1]) or self._by_name.get(stem, [])
         if not candidates and (match := UPLOADED.fullmatch(wanted[-1])):
-            candidates = self._without_blanks.get(match[1], [])
+            candidates = self._without_blanks.get(match[1].replace(' ', '_'), [])
+        if not candidates and (plain := unquote(name)) != name:
+            return self.find(plain, near)
         if len(candidates) < 2:
             return next(iter(candidates), None)
 
-        def agreement(path: str) -> tuple[int, bool, int]:
+        last = PurePosixPath(name.replace('\\', '/')).name
+
+        def agreement(path: str) -> tuple[int, bool, int, bool]:
             parts = _folded(path)[:-1]
             tail = _common(reversed(parts), reversed(wanted[:-1]))
             same_split = split_of(str(PurePosixPath(path).parent)) == split_of(near)
-            return tail, same_split, _common(parts, _folded(near))
+            return tail, same_split, _common(parts, _folded(near)), path.endswith(last)
 
         best, second = sorted(candidates, key=agreement, reverse=True)[:2]
         return None if agreement(best) == agreement(second) else best
+
+
+def check_distinct(found: Iterable[tuple[str, str]], where: Path) -> None:
+    """Refuse annotations of several images that would all be those of one.
+
+    Args:
+        found: Name in the annotations, and the image that was found by it.
+        where: File or folder of the annotations, for the sentence.
+
+    Raises:
+        UserError: Names two of them and the image.
+    """
+    first: dict[str, str] = {}
+    for name, at in found:
+        if (other := first.setdefault(at, name)) != name:
+            raise UserError(
+                f'{other} and {name} of {where} would both be for the image {at}: give each the '
+                'name and folder of its own image, or take one out'
+            )
 
 
 def image_sets(images: Images, kind: str) -> dict[str, str]:
