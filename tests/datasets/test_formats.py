@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -572,6 +573,168 @@ def test_groups_and_masks_of_labelme_are_objects(tmp_path: Path) -> None:
     boxes = [np.round(item['bbox'], 3).tolist() for item in content['annotations']]
     assert boxes == [[0, 0, 8, 8], [3, 3, 4, 4], [2, 3, 4, 3]]
     assert len(content['annotations'][0]['segmentation']) == 2
+
+
+def write_boxes_of_yolo(root: Path, suffix: str = '', names: str = '[a, b]') -> None:
+    """Four images with a box of the second class, and a file that names the classes."""
+    write_pictures(root, [f'{i}.jpg' for i in range(4)])
+    for i in range(4):
+        (root / f'{i}.txt').write_text(f'1 0.5 0.5 0.5 0.5{suffix}\n')
+    (root / 'data.yaml').write_text(f'train: .\nnames: {names}\n')
+
+
+def boxes(found: Detection) -> list[list[float]]:
+    return [x['bbox'] for split in found.splits.values() for x in split.content['annotations']]
+
+
+@pytest.mark.parametrize('points', [' 0.1 0.1 1 0.2 0.2 0', ' 0.1 0.1 0.2 0.2', ' .1 .1 2 ' * 3])
+def test_of_poses_the_boxes_are_read(points: str, tmp_path: Path) -> None:
+    write_boxes_of_yolo(tmp_path, points)
+    with (tmp_path / 'data.yaml').open('a') as file:
+        file.write('kpt_shape: [2, 3]\n')
+    found = read_detection(tmp_path, 0.5, 0)
+    assert boxes(found) == [[2, 2, 4, 4]] * 4
+    assert found.notes[0].startswith('data.yaml has keypoints (kpt_shape)')
+
+
+@pytest.mark.parametrize('names', ['[yes, no]', '{0: yes, 1: no}', "{'1': no, '0': yes}"])
+def test_names_of_classes_are_text(names: str, tmp_path: Path) -> None:
+    write_boxes_of_yolo(tmp_path, names=names)
+    found = read_detection(tmp_path, 0.5, 0)
+    assert found.classes == ('yes', 'no') and found.objects('train') == dict(no=2)
+
+
+@pytest.mark.parametrize(
+    'names, sentence',
+    [
+        ('a, b', "has the names 'a, b', which are no list"),
+        ('[a, a]', 'gives the classes 0 and 1 .* the same name'),
+        ('[a, ""]', 'has no name for class 1'),
+        ('{1: a, 2: b}', "numbers its names '1' and '2': they must be 0 to 1"),
+        ('[a, , b]', 'no file names the classes .*data.yaml is not YAML'),
+    ],
+)
+def test_names_that_do_not_name_each_class_are_refused(
+    names: str, sentence: str, tmp_path: Path
+) -> None:
+    write_boxes_of_yolo(tmp_path, names=names)
+    with pytest.raises(UserError, match=sentence):
+        read_detection(tmp_path, 0.5, 0)
+
+
+@pytest.mark.parametrize(
+    'texts, sentence',
+    [
+        ({'classes.txt': '\na\nb\n'}, 'classes.txt has no name for class 0'),
+        ({'classes.txt': 'a\na\n'}, 'classes.txt gives the classes 0 and 1'),
+        ({'classes.txt': 'a\nb', 'x/classes.txt': 'b\na'}, 'name other classes, or in another'),
+    ],
+)
+def test_files_that_name_classes_in_two_ways_are_refused(
+    texts: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    write_boxes_of_yolo(tmp_path / 'boxes')
+    (tmp_path / 'boxes' / 'data.yaml').unlink()
+    write_pictures(tmp_path / 'pets', ['1.jpg', '2.jpg'])
+    (tmp_path / 'pets' / 'train.txt').write_text('1.jpg 0\n2.jpg 1\n')
+    for root, read in ((tmp_path / 'boxes', read_detection), (tmp_path / 'pets', read_classified)):
+        for name, text in texts.items():
+            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).write_text(text)
+        with pytest.raises(UserError, match=sentence):
+            read(root, 0.5, 0)
+
+
+def test_lists_of_darknet_are_splits(tmp_path: Path) -> None:
+    write_boxes_of_yolo(tmp_path)
+    (tmp_path / 'data.yaml').unlink()
+    (tmp_path / 'obj.names').write_text('a\nb\n\n')
+    (tmp_path / 'train.txt').write_text('data/0.jpg\r\ndata/1.jpg\r\n')
+    (tmp_path / 'valid.txt').write_text('data/3.jpg\n')
+    found = read_detection(tmp_path, 0.5, 0)
+    assert [len(found.images(split)) for split in ('train', 'val')] == [2, 1]
+    assert found.notes[0] == '1 images with labels are in no list such as train.txt: left out.'
+
+
+def write_boxes_of_voc(root: Path, of: str = '{}', name: str = ' a\n') -> None:
+    """Four images and files, in each a name of an image."""
+    write_pictures(root, [f'{i}.jpg' for i in range(4)])
+    for i in range(4):
+        box = f'<xmin>1</xmin><ymin>1</ymin><xmax>{i + 3}</xmax><ymax>4</ymax>'
+        (root / f'{i}.xml').write_text(
+            f'<annotation><filename> {of.format(i)}.jpg </filename>'
+            f'<object><name>{name}</name><bndbox>{box}</bndbox></object></annotation>'
+        )
+
+
+def write_outlines(root: Path, of: str = '{}', **changes: Any) -> None:
+    """The same as labelme's."""
+    write_pictures(root, [f'{i}.jpg' for i in range(4)])
+    for i in range(4):
+        points = [[1, 1], [i + 3, 1], [i + 3, 4], [1, 4]]
+        shape = dict(label='a', points=points, shape_type='polygon') | changes
+        content = dict(shapes=[shape], imagePath=f'{of.format(i)}.jpg', imageWidth='8')
+        write_json(root / f'{i}.json', dict(content, imageHeight=8.0))
+
+
+@pytest.mark.parametrize('write', [write_boxes_of_voc, write_outlines])
+def test_a_name_that_several_files_hold_is_not_gone_by(write: Any, tmp_path: Path) -> None:
+    """As of images that were renamed."""
+    write(tmp_path, '0')
+    found = read_detection(tmp_path, 0.25, 0)
+    widths = {
+        images[item['image_id']]['file_name']: item['bbox'][2]
+        for split in found.splits.values()
+        for images in [{image['id']: image for image in split.content['images']}]
+        for item in split.content['annotations']
+    }
+    assert widths == {f'{i}.jpg': i + 2 for i in range(4)} and found.classes == ('a',)
+    (tmp_path / '2.jpg').unlink()
+    with pytest.raises(UserError, match=r'^[02]\.\w+ and [02]\.\w+ of .* image 0.jpg'):
+        read_detection(tmp_path, 0.25, 0)
+
+
+def test_names_that_find_one_image_are_refused(tmp_path: Path) -> None:
+    write_coco(tmp_path, {'1.jpg': 'a', '2.jpg': 'a'})
+    content = json.loads((tmp_path / 'a.json').read_text())
+    content['images'][1]['file_name'] = 'other/1.jpg'
+    write_json(tmp_path / 'a.json', content)
+    with pytest.raises(UserError, match='1.jpg and other/1.jpg of .*a.json would both be for'):
+        read_detection(tmp_path, 0.5, 0)
+
+
+@pytest.mark.parametrize('kind', ['rotation', 'oriented_rectangle', 'quadrilateral'])
+def test_outlines_of_any_kind_are_objects(kind: str, tmp_path: Path) -> None:
+    write_outlines(tmp_path, shape_type=kind)
+    found = read_detection(tmp_path, 0.25, 0)
+    assert sorted(boxes(found)) == [[1, 1, i + 2, 3] for i in range(4)]
+    image = found.splits['train'].content['images'][0]
+    assert (image['width'], image['height']) == (8, 8)
+
+
+@pytest.mark.parametrize(
+    'write, sentence',
+    [
+        (partial(write_outlines, label=None), 'shape, number 1, that has no label or cannot be'),
+        (partial(write_outlines, label=3), 'shape, number 1, that has no label or cannot be'),
+        (partial(write_outlines, shape_type='line'), 'the labelme files of .* have no object'),
+        (partial(write_boxes_of_voc, name=''), '0.xml has an object without a name: give it one'),
+    ],
+)
+def test_objects_without_a_class_are_refused(write: Any, sentence: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(UserError, match=sentence):
+        read_detection(tmp_path, 0.25, 0)
+
+
+def test_lists_of_voc_may_hold_suffixes_and_other_words(tmp_path: Path) -> None:
+    write_boxes_of_voc(tmp_path)
+    lists = tmp_path / 'ImageSets' / 'Main'
+    lists.mkdir(parents=True)
+    (lists / 'train.txt').write_text('0.jpg\n1.jpg\n')
+    (lists / 'validation.txt').write_text('2.jpg\n3.jpg\n')
+    found = read_detection(tmp_path, 0.25, 0)
+    assert {s: len(found.images(s)) for s in found.splits} == dict(train=2, val=2)
 
 
 def test_without_labelformat_a_sentence_says_what_to_install(

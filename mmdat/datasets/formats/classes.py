@@ -16,6 +16,7 @@ from .files import (
     add_val,
     divide_images,
     is_image,
+    read_names,
     read_text,
     split_of,
 )
@@ -207,7 +208,7 @@ def _named_by_file(named: dict[str, dict[str, str]], images: Images) -> dict[str
         return named
     if not texts:
         return _named_by_folder(named)
-    names = [line.strip() for line in read_text(images.root / texts[0]).splitlines()]
+    names = read_names(images, texts)
     if max(map(int, labels), default=0) >= len(names):
         raise UserError(
             f'{images.root / texts[0]} has {len(names)} names, but a list has the class '

@@ -100,6 +100,10 @@ def read_detection(data: Path, share: float, seed: int) -> Detection:
     if not images.paths:
         raise UserError(f'{data} holds no image: give the folder that has them too')
     classes = _unite_classes(splits, notes)
+    if not classes:
+        raise UserError(
+            f'the {kind} files of {images.root} have no object: there is nothing to learn'
+        )
     _choose_splits(splits, share, seed, notes)
     found = Detection(kind=kind, root=images.root, classes=classes, splits=splits, notes=notes)
     parts = [split.content['annotations'] for split in splits.values()]

@@ -193,13 +193,85 @@ def image_sets(images: Images, kind: str) -> dict[str, str]:
     """
     splits: dict[str, str] = {}
     # What is in trainval alone is trained on.
-    for split, name in [('train', 'trainval'), *((split, split) for split in SPLITS)]:
+    for name, split in [('trainval', 'train'), *SPLIT_WORDS.items()]:
         for path in images.files:
             if path.endswith(f'ImageSets/{kind}/{name}.txt'):
                 lines = filter(None, map(str.strip, read_text(images.root / path).splitlines()))
                 for line in lines:
-                    splits[line] = splits[line.split()[0]] = split
+                    for key in (line, line.split()[0]):  # names may hold blanks, or have a suffix
+                        splits[PurePosixPath(key).stem if is_image(key) else key] = split
     return splits
+
+
+def find_each(images: Images, named: Mapping[str, str]) -> dict[str, str]:
+    """Find the image of each file of annotations, by the name in it or else by its own.
+
+    Its own counts, too, if others hold the same name, as those of images that were renamed do.
+
+    Args:
+        images: The images of the folder.
+        named: File of annotations -> name of its image in it.
+
+    Raises:
+        UserError: If an image is not there, or if two files are for the same.
+    """
+    by_name = {path: images.find(name, path) for path, name in named.items()}
+    counts = Counter(by_name.values())
+    found = {}
+    for path, at in by_name.items():
+        if at is None or counts[at] > 1:
+            at = images.find(PurePosixPath(path).stem, path) or at
+        if at is None:
+            raise UserError(
+                f'image {named[path]} of {images.root / path} is not below {images.root}: put it '
+                'there'
+            )
+        found[path] = at
+    check_distinct(found.items(), images.root)
+    return found
+
+
+def read_names(images: Images, paths: list[str]) -> list[str]:
+    """Read the names of classes, a line each, from the first of some files.
+
+    Args:
+        images: The files of the folder.
+        paths: The files; others that are called as the first must hold the same.
+
+    Raises:
+        UserError: If they do not, or if names are empty or double.
+    """
+    first = images.root / paths[0]
+    for path in paths:
+        lines = [line.strip() for line in read_text(images.root / path).rstrip().splitlines()]
+        if path == paths[0]:
+            names = lines
+        elif lines != names and PurePosixPath(path).name == first.name:
+            raise UserError(
+                f'{first} and {images.root / path} name other classes, or in another order: make '
+                'them equal, or take one out'
+            )
+    check_names(names, first)
+    return names
+
+
+def check_names(names: list[str], where: Path) -> None:
+    """Refuse names of classes, which go by their numbers, if one is empty or there twice.
+
+    Raises:
+        UserError: Names the file and the class.
+    """
+    for number, name in enumerate(names):
+        if not name:
+            raise UserError(
+                f'{where} has no name for class {number} (counted from 0): give it one, or take '
+                'the empty line out'
+            )
+        if names.index(name) < number:
+            raise UserError(
+                f'{where} gives the classes {names.index(name)} and {number} (counted from 0) the '
+                f'same name, {name!r}: give each its own'
+            )
 
 
 def _folded(path: str) -> list[str]:

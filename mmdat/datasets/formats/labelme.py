@@ -5,19 +5,22 @@ import binascii
 import io
 import math
 from collections import Counter
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as run_lengths
 
+from mmdat.checks.coco_repairs import as_number
 from mmdat.errors import UserError
 
 from .content import coco_content
-from .files import Images, read_json, split_of, upright_size
+from .files import Images, find_each, read_json, split_of, upright_size
 
 CORNERS_OF_A_CIRCLE = 32
+# Kinds of shapes that are outlines, in labelme and in programs that write its files.
+POLYGONS = ('polygon', 'rotation', 'oriented_rectangle', 'quadrilateral')
 NO_LABEL = ('__ignore__', '_background_')
 
 
@@ -33,14 +36,22 @@ def read_labelme(images: Images, paths: list[str], notes: list[str]) -> dict[str
         UserError: If a file cannot be read, or if its image is not there.
     """
     files: dict[str, list[tuple[str, dict]]] = {}
+    named: dict[str, str] = {}
     skipped: Counter[str] = Counter()
     for path in paths:
         content = read_json(images.root / path)
         if isinstance(content, dict) and isinstance(content.get('shapes'), list):
             split = split_of(str(PurePosixPath(path).parent)) or 'train'
             files.setdefault(split, []).append((path, content))
+            name = content.get('imagePath')
+            name = name.replace('\\', '/') if name and isinstance(name, str) else ''
+            folder, stem = PurePosixPath(path).parent, PurePosixPath(path).stem
+            named[path] = str(folder / (name or stem))
+    found = find_each(images, named)
     read = {
-        split: [_read_file(images, path, content, skipped) for path, content in parts]
+        split: [
+            _read_file(images.root, path, found[path], content, skipped) for path, content in parts
+        ]
         for split, parts in files.items()
     }
     classes = sorted(
@@ -48,51 +59,48 @@ def read_labelme(images: Images, paths: list[str], notes: list[str]) -> dict[str
     )
     if skipped:
         kinds = ', '.join(f'{count} of the kind {kind}' for kind, count in skipped.items())
-        notes.append(f'Shapes that have no area are left out: {kinds}.')
+        notes.append(f'Shapes without an area, or of unknown kinds, are left out: {kinds}.')
     return {split: coco_content(parts, classes) for split, parts in read.items()}
 
 
 def _read_file(
-    images: Images, path: str, content: dict[str, Any], skipped: Counter[str]
+    root: Path, path: str, image: str, content: dict[str, Any], skipped: Counter[str]
 ) -> tuple[str, tuple[int, int], list[dict[str, Any]]]:
-    name = content.get('imagePath') or PurePosixPath(path).stem
-    found = images.find(str(PurePosixPath(path).parent / name.replace('\\', '/')), path)
-    if found is None:
-        raise UserError(
-            f'image {name} of {images.root / path} is not below {images.root}: put it there'
-        )
-    width, height = content.get('imageWidth'), content.get('imageHeight')
-    if not width or not height:
-        width, height = upright_size(images.root / found)
+    width, height = (as_number(content.get(key)) for key in ('imageWidth', 'imageHeight'))
+    if not all(isinstance(side, int) and side > 0 for side in (width, height)):
+        width, height = upright_size(root / image)
     objects: dict[Any, dict[str, Any]] = {}
     for index, shape in enumerate(content['shapes']):
-        if shape['label'] in NO_LABEL:
-            continue
         try:
+            label = shape['label']
+            if label in NO_LABEL:
+                continue
+            if not (isinstance(label, str) and label.strip()):
+                raise ValueError
             outline = _outline(shape, (width, height))
         except (KeyError, TypeError, ValueError, OSError, binascii.Error):
             raise UserError(
-                f'{images.root / path} has a shape, number {index + 1}, that cannot be read: mend '
-                'it, or take it out'
+                f'{root / path} has a shape, number {index + 1}, that has no label or cannot be '
+                'read: mend it, or take it out'
             ) from None
         if outline is None:
             skipped[shape.get('shape_type', 'unknown')] += 1
             continue
         group = shape.get('group_id')
-        key = ('alone', index) if group is None else (shape['label'], group)
+        key = ('alone', index) if group is None else (label, group)
         if isinstance(outline, dict):
-            objects[('alone', index)] = dict(name=shape['label'], segmentation=outline)
+            objects[('alone', index)] = dict(name=label, segmentation=outline)
         else:
-            grouped = objects.setdefault(key, dict(name=shape['label'], segmentation=[]))
+            grouped = objects.setdefault(key, dict(name=label, segmentation=[]))
             grouped['segmentation'].append(outline)
-    return found, (width, height), list(objects.values())
+    return image, (width, height), list(objects.values())
 
 
 def _outline(shape: dict[str, Any], size: tuple[int, int]) -> list[float] | dict | None:
     """Polygon or run lengths of a shape; None of one without area."""
     points = [(float(x), float(y)) for x, y in shape['points']]
     kind = shape.get('shape_type') or 'polygon'
-    if kind == 'polygon' and len(points) > 2:
+    if kind in POLYGONS and len(points) > 2:
         return [value for point in points for value in point]
     if kind == 'circle':
         (x, y), edge = points

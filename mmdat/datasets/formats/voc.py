@@ -6,7 +6,7 @@ from typing import Any
 
 from mmdat.errors import UserError
 
-from .files import SPLITS, Images, image_sets, read_text, split_of, upright_size
+from .files import SPLITS, Images, find_each, image_sets, read_text, split_of, upright_size
 from .library import convert, labelformat
 
 
@@ -25,10 +25,10 @@ def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
                 root = ET.fromstring(read_text(images.root / path))
             except ET.ParseError as error:
                 raise UserError(f'{images.root / path} is not XML ({error})') from None
-            if root.tag == 'annotations' and root.find('image') is not None:
+            if root.tag == 'annotations' and {'image', 'track'} & {item.tag for item in root}:
                 raise UserError(
-                    f'{images.root / path} is in the format "CVAT for images": export the task as '
-                    '"COCO 1.0", which has all its shapes'
+                    f'{images.root / path} is in the format "CVAT for images" or "for '
+                    'video": export the task as "COCO 1.0", which has all its shapes'
                 )
             if root.tag == 'annotation':
                 trees[path] = root
@@ -43,40 +43,45 @@ def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
         splits.setdefault(split or split_of(path) or SPLITS[0], []).append(path)
     if left := len(trees) - sum(map(len, splits.values())):
         notes.append(f'{left} images are in no list of ImageSets/Main: they are left out.')
-    names = sorted({name.text or '' for tree in trees.values() for name in _names(tree)})
+    for path, tree in trees.items():
+        for item in tree.findall('object'):
+            _check_object(item, images.root / path)
+    names = sorted({_name(item) for tree in trees.values() for item in tree.findall('object')})
+    found = find_each(
+        images,
+        {
+            path: (trees[path].findtext('filename') or '').strip() or PurePosixPath(path).stem
+            for paths in splits.values()
+            for path in paths
+        },
+    )
     return {
-        split: _convert(images, {path: trees[path] for path in paths}, names)
+        split: _convert(images.root, {path: (found[path], trees[path]) for path in paths}, names)
         for split, paths in splits.items()
     }
 
 
-def _names(tree: ET.Element) -> list[ET.Element]:
-    return tree.findall('object/name')
+def _name(item: ET.Element) -> str:
+    return (item.findtext('name') or '').strip()
 
 
-def _convert(images: Images, trees: dict[str, ET.Element], names: list[str]) -> dict[str, Any]:
-    paths, sizes = [], []
-    for path, tree in trees.items():
-        name = tree.findtext('filename') or PurePosixPath(path).stem
-        found = images.find(name, path) or images.find(PurePosixPath(path).stem, path)
-        if found is None:
-            raise UserError(
-                f'image {name} of {images.root / path} is not below {images.root}: put it there'
-            )
-        paths.append(found)
-        sizes.append(_size(tree) or upright_size(images.root / found))
+def _convert(
+    root: Path, trees: dict[str, tuple[str, ET.Element]], names: list[str]
+) -> dict[str, Any]:
+    """Convert files, each with its image and what it holds."""
+    paths = [path for path, _ in trees.values()]
+    sizes = [_size(tree) or upright_size(root / path) for path, tree in trees.values()]
 
     def write(folder: Path) -> Any:
-        for number, ((path, tree), size) in enumerate(zip(trees.items(), sizes, strict=True)):
+        for number, ((_, tree), size) in enumerate(zip(trees.values(), sizes, strict=True)):
             copy = ET.Element('annotation')
             ET.SubElement(copy, 'filename').text = str(number)
             element = ET.SubElement(copy, 'size')
             for side, value in zip(('width', 'height'), size, strict=True):
                 ET.SubElement(element, side).text = str(value)
             for item in tree.findall('object'):
-                _check_box(item, images.root / path)
                 numbered = ET.SubElement(copy, 'object')
-                ET.SubElement(numbered, 'name').text = str(names.index(item.findtext('name') or ''))
+                ET.SubElement(numbered, 'name').text = str(names.index(_name(item)))
                 numbered.extend(item.findall('bndbox'))
             ET.ElementTree(copy).write(folder / f'{number}.xml', encoding='utf-8')
         return labelformat().PascalVOCObjectDetectionInput(
@@ -86,8 +91,10 @@ def _convert(images: Images, trees: dict[str, ET.Element], names: list[str]) -> 
     return convert(write, paths, sizes, names)
 
 
-def _check_box(item: ET.Element, path: Path) -> None:
-    """Refuse an object without a box of four numbers."""
+def _check_object(item: ET.Element, path: Path) -> None:
+    """Refuse an object without a name, or without a box of four numbers."""
+    if not _name(item):
+        raise UserError(f'{path} has an object without a name: give it one, or take it out')
     try:
         for side in ('xmin', 'ymin', 'xmax', 'ymax'):
             float(item.findtext(f'bndbox/{side}') or 'none')

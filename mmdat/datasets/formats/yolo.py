@@ -9,9 +9,19 @@ from typing import Any
 
 import yaml
 
-from mmdat.errors import UserError
+from mmdat.errors import UserError, enumerate_names
 
-from .files import SPLITS, Images, is_image, read_text, split_of, upright_size
+from .files import (
+    SPLIT_WORDS,
+    SPLITS,
+    Images,
+    check_names,
+    is_image,
+    read_names,
+    read_text,
+    split_of,
+    upright_size,
+)
 from .library import convert, labelformat
 
 NAMES_FILES = ('classes.txt', 'obj.names', 'labels.txt', 'predefined_classes.txt')
@@ -27,13 +37,13 @@ def read_yolo(data: Path, images: Images, notes: list[str]) -> dict[str, dict[st
     Raises:
         UserError: If a line is not YOLO's, or an image of a list is not there.
     """
-    found = _description(data, images)
+    found = _description(data, images, notes)
     if found is None:
         return {}
-    near, names, splits = found
+    near, names, splits, is_pose = found
     labels = {path for path in images.files if path.endswith('.txt')}
     rows = {
-        split: {path: _rows(images.root, _label_of(path, labels), names) for path in paths}
+        split: {path: _rows(images.root, _label_of(path, labels), names, is_pose) for path in paths}
         for split, paths in splits.items()
         if paths
     }
@@ -43,6 +53,8 @@ def read_yolo(data: Path, images: Images, notes: list[str]) -> dict[str, dict[st
             f'none of the images that {images.root / near} names has a label file (.txt) with an '
             'object: labels lie in the folder labels beside images, or beside the images'
         )
+    if is_pose:
+        notes.append(f'{near} has keypoints (kpt_shape): of the labels the boxes alone are read.')
     polygons = max(counts) > 5
     if polygons and 5 in counts:
         notes.append(
@@ -51,46 +63,78 @@ def read_yolo(data: Path, images: Images, notes: list[str]) -> dict[str, dict[st
     return {split: _convert(images.root, parts, names, polygons) for split, parts in rows.items()}
 
 
-def _description(data: Path, images: Images) -> tuple[str, list[str], dict[str, list[str]]] | None:
-    """Find the file that names the classes, and the images of each split."""
-    yamls = [path for path in images.files if path.endswith(('.yaml', '.yml'))]
+def _description(
+    data: Path, images: Images, notes: list[str]
+) -> tuple[str, list[str], dict[str, list[str]], bool] | None:
+    """Find what names the classes, the images of each split, and whether there are keypoints."""
+    yamls = [path for path in images.files if path.lower().endswith(('.yaml', '.yml'))]
+    broken = ''
     for path in [str(data.relative_to(images.root))] if data.is_file() else yamls:
+        where = images.root / path
         try:
-            content = yaml.safe_load(read_text(images.root / path))
-        except yaml.YAMLError:
+            content = yaml.safe_load(text := read_text(where))
+        except yaml.YAMLError as error:
+            broken = broken or f' ({where} is not YAML: {" ".join(str(error).split())})'
             continue
         if isinstance(content, dict) and content.get('names') and SPLITS[0] in content:
-            named = content['names']
-            names = [named[key] for key in sorted(named)] if isinstance(named, dict) else named
-            if isinstance(named, dict) and sorted(named) != list(range(len(named))):
-                raise UserError(
-                    f'{images.root / path} numbers its names {sorted(named)[:8]}: they must be 0 '
-                    f'to {len(named) - 1}'
-                )
-            return path, [str(name) for name in names], _splits(path, content, images)
+            # As text: YAML takes a class "no" for False.
+            names = _names(yaml.load(text, yaml.BaseLoader)['names'], where)
+            return path, names, _splits(path, content, images), 'kpt_shape' in content
     texts = [path for path in images.files if PurePosixPath(path).name in NAMES_FILES]
     labeled = {path for path in images.files if path.endswith('.txt')}
     paths = [path for path in images.paths if _label_of(path, labeled - set(texts))]
     if not texts and paths:
-        _refuse_without_names(images, [_label_of(path, labeled) for path in paths])
+        _refuse_without_names(images, [_label_of(path, labeled) for path in paths], broken)
     if not texts or not paths:
         return None
-    names = [line.strip() for line in read_text(images.root / texts[0]).splitlines()]
-    splits: dict[str, list[str]] = {}
-    for path in images.paths:
+    splits = _listed(images)
+    if left := splits and len(set(paths) - {path for part in splits.values() for path in part}):
+        notes.append(f'{left} images with labels are in no list such as train.txt: left out.')
+    for path in () if splits else images.paths:
         folder = str(PurePosixPath(path).parent)
         splits.setdefault(split_of(folder) or SPLITS[0], []).append(path)
-    return texts[0], [name for name in names if name], splits
+    return texts[0], read_names(images, texts), splits, False
 
 
-def _refuse_without_names(images: Images, labels: list[str | None]) -> None:
+def _names(named: Any, where: Path) -> list[str]:
+    """Take the names of the classes of a YAML file, a list or by number."""
+    if isinstance(named, str):
+        raise UserError(f'{where} has the names {named!r}, which are no list: write [a, b, ...]')
+    names = list(named)
+    if isinstance(named, dict):
+        if sorted(named) != sorted(map(str, range(len(named)))):
+            raise UserError(
+                f'{where} numbers its names {enumerate_names(named)}: they must be 0 to '
+                f'{len(named) - 1}'
+            )
+        names = [named[str(number)] for number in range(len(named))]
+    names = [str(name).strip() for name in names]
+    check_names(names, where)
+    return names
+
+
+def _listed(images: Images) -> dict[str, list[str]]:
+    """Take the images of each split from the lists that Darknet reads; none without train.txt."""
+    splits: dict[str, list[str]] = {}
+    for path in images.files:
+        stem, suffix = PurePosixPath(path).stem, PurePosixPath(path).suffix
+        if suffix != '.txt' or stem not in SPLIT_WORDS:
+            continue
+        lines = read_text(images.root / path).split('\n')
+        if is_image(lines[0].strip()):  # else it is the label of an image
+            listed = _images_at(path, [PurePosixPath()], images, path)
+            splits.setdefault(SPLIT_WORDS[stem], []).extend(listed)
+    return splits if 'train' in splits else {}
+
+
+def _refuse_without_names(images: Images, labels: list[str | None], why: str) -> None:
     """Refuse labels that look like YOLO's: a class and a box or a polygon on the first line."""
     for label in filter(None, labels):
         numbers = read_text(images.root / label).strip().split('\n')[0].split()
         if len(numbers) >= 5 and all(re.fullmatch(r'\d+(\.\d+)?(e-\d+)?', n) for n in numbers):
             raise UserError(
-                f'{images.root / label} looks like a label of YOLO, but no file names the classes: '
-                'add classes.txt with a name on each line, or data.yaml'
+                f'{images.root / label} looks like a label of YOLO, but no file names the classes'
+                f'{why}: add classes.txt with a name on each line, or data.yaml'
             )
 
 
@@ -153,8 +197,8 @@ def _label_of(path: str, labels: set[str]) -> str | None:
     return next((label for label in beside if label in labels), None)
 
 
-def _rows(root: Path, label: str | None, names: list[str]) -> list[list[float]]:
-    """Read the lines of a label file: a class, and a box or a polygon."""
+def _rows(root: Path, label: str | None, names: list[str], is_pose: bool) -> list[list[float]]:
+    """Read the lines of a label file: a class, and a box, maybe with keypoints, or a polygon."""
     rows = []
     for number, line in enumerate(read_text(root / label).splitlines() if label else (), 1):
         if not line.strip():
@@ -163,6 +207,8 @@ def _rows(root: Path, label: str | None, names: list[str]) -> list[list[float]]:
             row = [float(value) for value in line.split()]
         except ValueError:
             row = []
+        if is_pose:
+            del row[5:]
         if len(row) == 6:  # a box with a confidence or the number of a track
             del row[5]
         within = all(-SLACK <= value <= 1 + SLACK for value in row[1:])
