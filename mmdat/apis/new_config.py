@@ -269,7 +269,7 @@ def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, ba
     datasets: dict[str, dict[str, Any]] = {}
     for name, split in found.splits.items():
         datasets[name] = dict(data_prefix=dict(img_path=split.images, seg_map_path=split.masks))
-        if split.suffix:
+        if split.suffix and not found.rewritten:
             datasets[name]['seg_map_suffix'] = split.suffix
         if split.listed:
             stems = [os.path.splitext(image)[0] for image in split.pairs]

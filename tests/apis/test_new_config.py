@@ -29,6 +29,7 @@ from mmdat.datasets import ShapesParameters, write_shapes_coco
 from mmdat.datasets.shapes.classify import write_shapes_classify
 from mmdat.datasets.shapes.segment import write_shapes_segment
 from mmdat.errors import UserError
+from mmdat.registry import DATASETS
 
 NANO = dict(
     mmdet='mask_rcnn_dat_pp_nano_shapes',
@@ -138,6 +139,18 @@ def test_masks_in_color_are_written_anew_and_trained_on(tmp_path: Path) -> None:
     original = np.asarray(Image.open(root / 'SegmentationClass' / mask.name))
     assert (colors[np.asarray(Image.open(mask))] == original).all()
     train_a_step(tmp_path / 'mine.py')
+
+
+def test_masks_in_color_beside_their_images_are_found(tmp_path: Path) -> None:
+    for index in range(4):
+        write_images(tmp_path / 'data', [f'{index}.png', f'{index}_mask.png'])
+        pixels = np.array([[[0, 0, 0], [9, 8, 7]]], np.uint8).repeat(40, 0).repeat(48, 1)
+        Image.fromarray(pixels).save(tmp_path / 'data' / f'{index}_mask.png')
+    new_config(nano('mmseg'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+    data = Config.fromfile(tmp_path / 'mine.py').train_dataloader.dataset
+    data.update(pipeline=[])
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        assert len(DATASETS.build(data)) == 3
 
 
 def test_images_by_class_are_trained_on(tmp_path: Path) -> None:

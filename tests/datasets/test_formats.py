@@ -248,6 +248,107 @@ def test_masks_with_alpha_or_16_bits_are_written_anew(mode: str, tmp_path: Path)
     assert (np.asarray(Image.open(tmp_path / 'new.png')) == labels).all()
 
 
+# Of a mask: gray values, colors, or indices with a palette of their own.
+COLORS = [[0, 0, 0], [0, 128, 0], [128, 0, 0]]
+
+
+def write_colored(path: Path, labels: np.ndarray, kind: str) -> None:
+    """Write a mask in color, or with a palette in the order of the classes or another."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    order = [2, 0, 1] if kind == 'other palette' else [0, 1, 2]
+    mask = Image.fromarray(np.argsort(order)[labels].astype(np.uint8))
+    mask.putpalette([value for index in order for value in COLORS[index]])
+    (mask.convert('RGB') if kind == 'color' else mask).save(path)
+
+
+@pytest.mark.parametrize('kinds', ['palette/other palette', 'palette/color', 'other palette/color'])
+def test_colors_count_where_numbers_differ(kinds: str, tmp_path: Path) -> None:
+    labels = np.resize(np.arange(3), (7, 5))
+    for index, kind in enumerate(kinds.split('/')):
+        write_pictures(tmp_path, [f'images/{index}.jpg'])
+        write_colored(tmp_path / f'masks/{index}.png', labels, kind)
+    found = read_segmented(tmp_path, 0.5, 0, None)
+    assert found.classes == ('background', 'color_008000', 'color_800000') and found.rewritten
+    for index in range(2):
+        mask = tmp_path / f'masks/{index}.png'
+        write_values(mask, tmp_path / 'new.png', found.rewritten, found.classes)
+        assert (np.asarray(Image.open(tmp_path / 'new.png')) == labels).all()
+
+
+@pytest.mark.parametrize(
+    'name, text, classes',
+    [
+        ('classes.txt', 'sky\nroad\ncar\n', ('background', 'color_008000', 'color_800000')),
+        ('class_dict.csv', 'name,r,g,b\ncar,128,0,0\nsky, 0, 0, 0\nroad,0,128,0',
+         ('car', 'sky', 'road')),
+        ('meta.json', '{"classes": [{"title": "car", "color": "#800000"}, {"title": "road", '
+         '"color": "#008000"}]}', ('background', 'car', 'road')),
+        ('classes.json', '[{"name": "car", "color": [128, 0, 0]}, {"name": "road", "color": '
+         '[0, 128, 0]}]', ('background', 'car', 'road')),
+    ],
+)  # fmt: skip
+def test_colors_have_the_names_that_a_file_gives_them(
+    name: str, text: str, classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    for index in range(2):
+        write_pictures(tmp_path, [f'images/{index}.jpg'])
+        write_colored(tmp_path / f'masks/{index}.png', np.arange(3)[None], 'color')
+    (tmp_path / name).write_text(text)
+    found = read_segmented(tmp_path, 0.5, 0, None)
+    assert found.classes == classes
+    said = "which class, of 'sky', 'road' and 'car', a color is" in str(found.notes)
+    assert said == (name == 'classes.txt')
+    names = {'car': (128, 0, 0), 'road': (0, 128, 0), 'sky': (0, 0, 0)}
+    assert all(names.get(label, color) == color for color, label in found.rewritten.items())
+
+
+def test_a_color_of_a_labelmap_that_is_none_is_refused(tmp_path: Path) -> None:
+    write_masks(tmp_path, PLAIN, np.arange(2))
+    (tmp_path / 'labelmap.txt').write_text('car:red::\n')
+    with pytest.raises(UserError, match="labelmap.txt gives 'car' the color 'red': write red"):
+        read_segmented(tmp_path, 0.2, 0, None)
+
+
+def test_files_that_name_the_values_otherwise_are_refused(tmp_path: Path) -> None:
+    write_masks(tmp_path, PLAIN, np.arange(2))
+    for folder, text in (('train', '0, road\n1, sky'), ('val', '0, sky\n1, road')):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / '_classes.csv').write_text(text)
+    with pytest.raises(UserError, match='train/_classes.csv and .*val/_classes.csv name other'):
+        read_segmented(tmp_path, 0.2, 0, None)
+
+
+def test_gray_in_three_channels_is_a_value(tmp_path: Path) -> None:
+    """A class that is in no mask keeps its name."""
+    write_masks(tmp_path, PLAIN, np.array([0, 1, 3, 255]))
+    (tmp_path / 'classes.txt').write_text('sky\nroad\ntree\ncar\n')
+    for path in tmp_path.rglob('*.png'):
+        Image.open(path).convert('RGB').save(path)
+    found = read_segmented(tmp_path, 0.2, 0, None)
+    assert found.classes == ('sky', 'road', 'tree', 'car')
+    write_values(path, tmp_path / 'new.png', found.rewritten or {}, found.classes)
+    assert np.unique(np.asarray(Image.open(tmp_path / 'new.png'))).tolist() == [0, 1, 3, 255]
+
+
+@pytest.mark.parametrize('layout', ['scene{}/images scene{}/masks', 'images{} masks{}'])
+def test_masks_in_several_folders_stay_with_their_images(layout: str, tmp_path: Path) -> None:
+    for index in range(2):
+        photos, masks = (tmp_path / name.format(index) for name in layout.split())
+        write_pictures(photos, ['1.jpg', '2.jpg'])
+        write_pictures(masks, ['1.png', '2.png', '3.png'])
+        for path in masks.glob('*.png'):
+            Image.fromarray(np.arange(2 + index, dtype=np.uint8)[None]).save(path)
+    found = read_segmented(tmp_path, 0.5, 0, None)
+    pairs = {**found.splits['train'].pairs, **found.splits['val'].pairs}
+    assert len(pairs) == 4
+    assert all(image.replace('images', 'masks')[:-3] == mask[:-3] for image, mask in pairs.items())
+    assert found.rewritten == {0: 'background', 1: 'class_1', 2: 'class_2'}
+    lonely = layout.split()[1].format(0)
+    note = f'2 masks have no image, such as {lonely}/3.png: they are left out.'
+    assert note in found.notes
+    assert 'Masks do not lie as their images do: copies that do are written.' in found.notes
+
+
 def test_jpeg_masks_are_refused_as_such(tmp_path: Path) -> None:
     write_pictures(tmp_path, ['images/1.jpg', 'masks/1.jpg'])
     with pytest.raises(UserError, match='masks holds JPEG files, which blur the values'):

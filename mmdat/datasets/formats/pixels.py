@@ -38,7 +38,7 @@ MASK_WORDS = (
 MASK_END = re.compile(r'[_-](masks?|seg|labels?|gt)$', re.IGNORECASE)
 NAMES_FILES = (
     'labelmap.txt', 'class_names.txt', 'classes.txt', 'labels.txt', '_classes.csv', 'classes.json',
-    'labels.json', 'class_names.json', 'label_map.json', 'meta.json',
+    'labels.json', 'class_names.json', 'label_map.json', 'meta.json', 'class_dict.csv',
 )  # fmt: skip
 # Pattern of their images' names, data set of mmsegmentation, and value of its first class.
 PAPERS = (
@@ -47,6 +47,7 @@ PAPERS = (
 )
 MOST_READ = 2000  # masks that are looked at
 Color = tuple[int, int, int]
+BLACK = (0, 0, 0)
 
 
 @dataclass
@@ -59,6 +60,7 @@ class MaskSplit:
         pairs: Image -> mask, both relative to their folders.
         suffix: What the names of all masks end in beyond those of the images; empty if in nothing.
         listed: Whether there is more in the folders, so that a list must be written.
+        are_parallel: Whether masks lie below their folder as images do below theirs.
     """
 
     images: str
@@ -66,6 +68,7 @@ class MaskSplit:
     pairs: dict[str, str]
     suffix: str = ''
     listed: bool = False
+    are_parallel: bool = True
 
 
 @dataclass(kw_only=True)
@@ -126,17 +129,22 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
             **common,
         )
     values, nothing, clear, classes = _meaning(look.values, names, zero, kind)
+    is_copied = look.needs_rewriting or not all(split.are_parallel for split in splits.values())
     if not names:
-        keys = '`classes` and `mask_values`' if values and not look.needs_rewriting else '`classes`'
+        keys = '`classes` and `mask_values`' if values and not is_copied else '`classes`'
         notes.append(f'Names of the classes were not found: change {keys} in the config.')
     kept = values or dict(enumerate(classes, int(nothing)))
-    if look.needs_rewriting:
+    if is_copied:
         if len(kept) > IGNORED:
             raise UserError(
                 f'the masks hold {len(kept)} values: a value for each class, and at most {IGNORED} '
                 'of them, can be learned'
             )
-        notes.append('The masks have 16 bits or alpha: copies with 8 bits are written.')
+        notes.append(
+            'The masks have 16 bits, alpha or several channels: copies with 8 bits are written.'
+            if look.needs_rewriting
+            else 'Masks do not lie as their images do: copies that do are written.'
+        )
         return Segmented(
             classes=classes, rewritten=kept, zero_is_nothing=nothing, zero_is_clear=clear, **common
         )
@@ -184,14 +192,16 @@ def _split(images: Images, pairs: dict[str, str]) -> MaskSplit:
     )
     relative = {os.path.relpath(a, first): os.path.relpath(b, second) for a, b in pairs.items()}
     ends = {mask.removeprefix(os.path.splitext(image)[0]) for image, mask in relative.items()}
-    suffix = ends.pop() if len(ends) == 1 else ''
+    are_images = all(end.lower() in IMAGE_SUFFIXES for end in ends)
+    suffix = '' if are_images or len(ends) > 1 else ends.pop()
     inside = sum(path.startswith(f'{first}/') for path in images.paths)
     return MaskSplit(
         first,
         second,
         relative,
-        '' if suffix.lower() in IMAGE_SUFFIXES else suffix,
+        '' if suffix in relative.values() else suffix,
         listed=inside != len(pairs),
+        are_parallel=are_images or suffix not in ('', *relative.values()),
     )
 
 
@@ -200,35 +210,9 @@ def _pairs(images: Images, notes: list[str]) -> dict[str, str]:
 
     Stems of masks may end in a word for a mask.
     """
-    photos: dict[tuple, str] = {}
-    masks: dict[tuple, tuple[int, str]] = {}
-    blurred: set[str] = set()
-    for path in images.paths:
-        whole = str(PurePosixPath(path).with_suffix(''))
-        stem = MASK_END.sub('', whole)
-        parts = PurePosixPath(stem).parts
-        for index in reversed(range(len(parts) - 1)):
-            words = re.findall('[a-z]+', parts[index].lower())
-            mask_word = next((word for word in MASK_WORDS if word in words), None)
-            image_word = next((word for word in IMAGE_WORDS if word in words), None)
-            word = mask_word or image_word
-            if word is None:
-                continue
-            rest = tuple(item for item in words if item != word)
-            key = (parts[:index], rest, parts[index + 1 :])
-            if mask_word is None:
-                photos[key] = path
-            elif not path.lower().endswith(('.jpg', '.jpeg')):
-                rank = MASK_WORDS.index(mask_word)
-                masks[key] = min(masks.get(key, (rank, path)), (rank, path))
-            else:
-                blurred.add('/'.join(parts[: index + 1]))
-            break
-        else:
-            if stem == whole:
-                photos[parts] = path
-            else:
-                masks[parts] = (0, path)
+    photos, masks, blurred, is_clear = _by_key(images, '[a-z]+')
+    if not is_clear:  # as images1/a.jpg and images2/a.jpg
+        photos, masks, blurred, _ = _by_key(images, r'[^\W\d_]+|\d+')
     pairs = {path: masks[key][1] for key, path in photos.items() if key in masks}
     if not pairs and blurred:
         raise UserError(
@@ -242,7 +226,56 @@ def _pairs(images: Images, notes: list[str]) -> dict[str, str]:
         )
     if lonely := [path for key, path in photos.items() if key not in masks]:
         notes.append(f'{len(lonely)} images have no mask, such as {lonely[0]}: they are left out.')
+    if unused := [path for key, (_, path) in masks.items() if key not in photos]:
+        notes.append(f'{len(unused)} masks have no image, such as {unused[0]}: they are left out.')
     return pairs
+
+
+def _by_key(
+    images: Images, pattern: str
+) -> tuple[dict[tuple, str], dict[tuple, tuple[int, str]], set[str], bool]:
+    """Give images and masks that belong together one key.
+
+    Args:
+        images: The images of the folder.
+        pattern: What the words in a folder's name are; the other signs are not looked at.
+
+    Returns:
+        Key -> image, key -> rank and path of a mask, folders of masks that are JPEG, and whether no
+        two folders have an image of the same key.
+    """
+    photos: dict[tuple, str] = {}
+    masks: dict[tuple, tuple[int, str]] = {}
+    blurred: set[str] = set()
+    is_clear = True
+    for path in images.paths:
+        whole = str(PurePosixPath(path).with_suffix(''))
+        stem = MASK_END.sub('', whole)
+        parts = PurePosixPath(stem).parts
+        for index in reversed(range(len(parts) - 1)):
+            words = re.findall(pattern, parts[index].lower())
+            mask_word = next((word for word in MASK_WORDS if word in words), None)
+            image_word = next((word for word in IMAGE_WORDS if word in words), None)
+            word = mask_word or image_word
+            if word is None:
+                continue
+            rest = tuple(item for item in words if item != word)
+            key = (parts[:index], rest, parts[index + 1 :])
+            if mask_word is None:
+                other = photos.setdefault(key, path)
+                is_clear &= PurePosixPath(other).parent == PurePosixPath(path).parent
+            elif not path.lower().endswith(('.jpg', '.jpeg')):
+                rank = MASK_WORDS.index(mask_word)
+                masks[key] = min(masks.get(key, (rank, path)), (rank, path))
+            else:
+                blurred.add('/'.join(parts[: index + 1]))
+            break
+        else:
+            if stem == whole:
+                photos[parts] = path
+            else:
+                masks[parts] = (0, path)
+    return photos, masks, blurred, is_clear
 
 
 class _Look:
@@ -260,12 +293,26 @@ class _Look:
         step = -(-len(paths) // MOST_READ)
         if step > 1:
             notes.append(f'Of {len(paths)} masks every {step}th was read to find the classes.')
+        color_of: dict[int, Color] = {}
+        by_color = differ = False
         with ThreadPoolExecutor() as threads:
             for values, colors, palette, has_alpha in threads.map(self._read, paths[::step]):
                 self.values |= values
-                self.colors |= colors
+                self.colors |= colors or {palette[v] if palette else (v, v, v) for v in values}
                 self.palette = self.palette or palette
                 self.needs_rewriting |= has_alpha or max(values, default=0) > IGNORED
+                by_color |= bool(colors)
+                own = {value: palette[value] for value in values} if palette else {}
+                differ |= any(color_of.get(value, color) != color for value, color in own.items())
+                color_of.update(own)
+        by_color |= differ
+        if differ:
+            notes.append('Masks have palettes that differ: colors count, not their numbers.')
+        if by_color and all(len(set(color)) == 1 for color in self.colors):
+            self.values = {color[0] for color in self.colors}
+            by_color, self.needs_rewriting = False, True
+        if not by_color:
+            self.colors = set()
 
     @staticmethod
     def _read(path: Path) -> tuple[set[int], set[Color], list[Color] | None, bool]:
@@ -307,6 +354,13 @@ def _read_names(images: Images) -> tuple[dict[int, str] | list[str], dict[Color,
     if path is None:
         return [], {}
     text = read_text(images.root / path)
+    for other in images.files:
+        is_alike = PurePosixPath(other).name == PurePosixPath(path).name
+        if is_alike and read_text(images.root / other).split() != text.split():
+            raise UserError(
+                f'{images.root / path} and {images.root / other} name other classes: make them '
+                'equal, or take one out'
+            )
     if path.endswith('.json'):
         try:
             return _names_in_json(json.loads(text))
@@ -314,15 +368,22 @@ def _read_names(images: Images) -> tuple[dict[int, str] | list[str], dict[Color,
             raise UserError(f'{images.root / path} holds no list of names of classes') from None
     lines = [line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != '#']
     if path.endswith('.csv'):
-        rows = [row for row in csv.reader(lines) if row[0].strip().isdigit()]
-        return {int(row[0]): row[1].strip() for row in rows}, {}
+        cells = [[cell.strip() for cell in row] for row in csv.reader(lines)]
+        if colored := [row for row in cells if ''.join(row[1:4]).isdigit() and len(row) > 3]:
+            return [row[0] for row in colored], {_color(row[1:4]): row[0] for row in colored}
+        return {int(row[0]): row[1] for row in cells if row[0].isdigit()}, {}
     if path.endswith('labelmap.txt') and all(':' in line for line in lines):  # CVAT's
         fields = [line.split(':') for line in lines]
         colors: dict[Color, str] = {}
         for name, color, *_ in fields:
             if color:
-                red, green, blue = map(int, color.split(','))
-                colors[red, green, blue] = name
+                try:
+                    colors[_color(color)] = name
+                except ValueError:
+                    raise UserError(
+                        f'{images.root / path} gives {name!r} the color {color!r}: write red, '
+                        'green and blue, such as 128,0,0'
+                    ) from None
         return [name for name, *_ in fields], colors
     numbered = [re.fullmatch(r'(\d+)[\s:,;]+(.+)', line) for line in lines]
     if all(numbered):
@@ -340,7 +401,22 @@ def _names_in_json(content: Any) -> tuple[dict[int, str] | list[str], dict[Color
     names = [
         item if isinstance(item, str) else item.get('name') or item['title'] for item in content
     ]
-    return names, {}
+    colors = {}
+    if all(isinstance(item, dict) and item.get('color') for item in content):
+        colors = {_color(item['color']): name for item, name in zip(content, names, strict=True)}
+    return names, colors
+
+
+def _color(value: Any) -> Color:
+    """Read a color: ``#ff8000``, ``255,128,0`` or three numbers.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if isinstance(value, str) and value.startswith('#'):
+        value = bytes.fromhex(value[1:])
+    red, green, blue = map(int, value.split(',') if isinstance(value, str) else value)
+    return red, green, blue
 
 
 def _meaning(
@@ -429,10 +505,12 @@ def _name_colors(
 ) -> dict[Color, str]:
     """Name the colors of masks: by the file that has them, by gray values, or by themselves."""
     if colors_of:
+        if BLACK in found - colors_of.keys():
+            colors_of = {BLACK: 'background', **colors_of}
         if unknown := found - set(colors_of):
             raise UserError(
-                f'the masks hold {len(unknown)} colors that labelmap.txt does not have, such as '
-                f'{min(unknown)}: add them'
+                f'the masks hold {len(unknown)} colors that the file with the names of the classes '
+                f'does not have, such as {min(unknown)}: add them'
             )
         return colors_of
     if len(found) > 256:
@@ -441,12 +519,13 @@ def _name_colors(
             'a value for each class'
         )
     ordered = sorted(found)
-    if len(names) == len(ordered):
-        listed = names if isinstance(names, list) else [names[key] for key in sorted(names)]
+    listed = [names[key] for key in sorted(names)] if isinstance(names, Mapping) else names
+    if len(ordered) == len(listed) == 2 and ordered[0] == BLACK and is_background(listed[0]):
         return dict(zip(ordered, listed, strict=True))
-    notes.append('No file names the colors of the masks: change `classes` in the config.')
+    of = f', of {enumerate_names(listed)},' if listed else ''
+    notes.append(f'No file says which class{of} a color is: change `classes` in the config.')
     return {
-        color: 'background' if color == (0, 0, 0) else 'color_{:02x}{:02x}{:02x}'.format(*color)
+        color: 'background' if color == BLACK else 'color_{:02x}{:02x}{:02x}'.format(*color)
         for color in ordered
     }
 
