@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,14 +52,14 @@ class ClassificationDataset(CustomDataset):
             entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name)
         )
         classes = self._metainfo.setdefault('classes', tuple(folders))
-        if unknown := set(folders) - set(classes):
+        numbers = _numbers(classes)
+        if unknown := [name for name in folders if _composed(name) not in numbers]:
             raise UserError(
-                f'{root} has the folders {enumerate_names(sorted(unknown))}, but metainfo.classes '
+                f'{root} has the folders {enumerate_names(unknown)}, but metainfo.classes '
                 f'are {enumerate_names(classes)}: rename or remove them, or add their classes'
             )
-        numbers = {name: number for number, name in enumerate(classes)}
         samples = [
-            (os.path.relpath(path, root), numbers[name])
+            (os.path.relpath(path, root), numbers[_composed(name)])
             for name in folders
             for path in find_files(os.path.join(root, name), self.extensions)
         ]
@@ -70,14 +71,23 @@ class ClassificationDataset(CustomDataset):
         return samples
 
 
+def _numbers(classes: Sequence[str]) -> dict[str, int]:
+    return {_composed(name): number for number, name in enumerate(classes)}
+
+
+def _composed(name: str) -> str:
+    """A name in Unicode's composed form: Macs write letters and their signs apart."""
+    return unicodedata.normalize('NFC', name)
+
+
 def _read_list(path: str, classes: Sequence[str]) -> list[tuple[str, int]]:
     """Read a list of images and their classes."""
-    numbers = {name: number for number, name in enumerate(classes)}
+    numbers = _numbers(classes)
     images = []
     for line in read_lines(path):
         # Names of files and classes may hold any of these signs.
         for sign in re.finditer(r'[\t;, ]', line):
-            label = line[sign.end() :].strip().strip('"')
+            label = _composed(line[sign.end() :].strip().strip('"'))
             if label in numbers or re.fullmatch(r'-?\d+', label):
                 image = line[: sign.start()].rstrip('\t;, ').strip('"')
                 images.append((image, numbers[label] if label in numbers else int(label)))

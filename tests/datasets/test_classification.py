@@ -1,5 +1,6 @@
 """Names of folders and in lists decide which class an image has."""
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def test_folders_of_no_class_are_refused(tmp_path: Path) -> None:
         UserError, match=r"has the folders 'Dog', but metainfo.classes are 'cat' an"
     ):
         build(tmp_path, classes=('cat', 'dog'))
+
+
+def test_names_are_equal_in_whatever_form_of_unicode(tmp_path: Path) -> None:
+    """Macs write a letter and its dots apart."""
+    apart, whole = (unicodedata.normalize(form, 'Bär') for form in ('NFD', 'NFC'))
+    write(tmp_path, f'{apart}/1.jpg', 'cat/1.jpg')
+    (tmp_path / 'list.txt').write_text(f'{apart}/1.jpg {apart}\n', encoding='utf-8')
+    assert labels(build(tmp_path, classes=('cat', whole)))[f'{apart}/1.jpg'] == 1
+    for classes in (('cat', whole), ('cat', apart)):
+        listed = build(tmp_path, classes=classes, ann_file='list.txt')
+        assert labels(listed) == {f'{apart}/1.jpg': 1}
 
 
 @pytest.mark.parametrize(

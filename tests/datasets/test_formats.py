@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import sys
+import unicodedata
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -445,6 +446,51 @@ def test_the_only_table_of_a_folder_is_a_list_whatever_its_name(tmp_path: Path) 
         (tmp_path / text).parent.mkdir(parents=True)
         (tmp_path / text).write_text('0 0.5 0.5 0.1 0.1\n')
     assert read_classified(tmp_path, 0.5, 0).classes == ('cat', 'dog')
+
+
+@pytest.mark.parametrize(
+    'text, sentence',
+    [
+        ('file,label\na/1.jpg,x\n2.jpg,y\na/1.jpg,y\n', "a/1.jpg .* has the classes 'x' and 'y'"),
+        ('file,label\na/1.jpg,x\n2.jpg,\n', 'image 2.jpg of .*train.csv has no class: give'),
+        ('file,label\na/1.jpg,x\nb/1.jpg,x\n2.jpg,y\n', 'a/1.jpg and b/1.jpg of .* would both'),
+    ],
+)
+def test_a_list_that_contradicts_itself_is_refused(
+    text: str, sentence: str, tmp_path: Path
+) -> None:
+    write_pictures(tmp_path, ['a/1.jpg', '2.jpg'])
+    (tmp_path / 'train.csv').write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        read_classified(tmp_path, 0.5, 0)
+
+
+def test_folders_beside_those_of_splits_are_no_classes(tmp_path: Path) -> None:
+    names = ['cat/1.jpg', 'dog/1.jpg']
+    write_pictures(tmp_path, [f'{split}/{name}' for split in ('train', 'val') for name in names])
+    write_pictures(tmp_path, ['plots/cat/1.jpg', 'raw/1.jpg'])
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.classes == ('cat', 'dog')
+    assert [split.folder for split in found.splits.values()] == ['train', 'val']
+    assert found.notes[0] == "No split, and left out: the folders 'plots' and 'raw'."
+    for split in ('val', 'plots', 'raw'):
+        (tmp_path / split).rename(tmp_path / f'bus {split}')
+    assert 'train' in read_classified(tmp_path, 0.5, 0).classes  # a vehicle
+
+
+def test_folders_in_those_of_classes_are_told(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['pet/cat/1.jpg', 'pet/dog/1.jpg', 'car/1.jpg', 'car/old/2.jpg'])
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.classes == ('car', 'pet')
+    assert "'pet' is one class, whatever its folders 'cat' and 'dog' are: move" in found.notes[0]
+
+
+def test_names_of_folders_of_a_mac_are_equal_to_others(tmp_path: Path) -> None:
+    for split, form in (('train', 'NFC'), ('val', 'NFD')):
+        name = unicodedata.normalize(form, 'Bär')
+        write_pictures(tmp_path, [f'{split}/{name}/1.jpg', f'{split}/cat/1.jpg'])
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.classes == ('Bär', 'cat') and found.objects('val') == {'Bär': 1, 'cat': 1}
 
 
 def test_a_jpeg_that_is_turned_has_its_upright_size(tmp_path: Path) -> None:

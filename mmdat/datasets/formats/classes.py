@@ -1,7 +1,8 @@
 """Images by class: in a folder for each class, or in a list."""
 
 import csv
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -9,11 +10,12 @@ from pathlib import Path, PurePosixPath
 from mmdat.errors import UserError, enumerate_names
 
 from .files import (
-    SPLITS,
+    SPLIT_WORDS,
     Found,
     Images,
     NotRecognizedError,
     add_val,
+    check_distinct,
     divide_images,
     is_image,
     read_names,
@@ -120,17 +122,25 @@ def _listed(data: Path, images: Images) -> dict[str, dict[str, str]]:
     named: dict[str, dict[str, str]] = {}
     chosen = [data.relative_to(images.root).as_posix()]
     for path in chosen if data.is_file() else paths:
-        pairs = _pairs(images, path, _rows(images, path))
-        if not pairs or not all(label for _, label in pairs):
+        pairs, where = _pairs(images, path, _rows(images, path)), images.root / path
+        if not any(label for _, label in pairs):
             continue
-        found = {images.find(name, path): (name, label) for name, label in pairs}
-        if None in found:
-            raise UserError(
-                f'image {found[None][0]} of {images.root / path} is not below {images.root}, or '
-                'more than once'
-            )
         split = named.setdefault(split_of(path) or 'train', {})
-        split.update({at: label for at, (_, label) in found.items() if at})
+        found: dict[str, str] = {}
+        for name, label in pairs:
+            at = images.find(name, path)
+            if at is None:
+                raise UserError(
+                    f'image {name} of {where} is not below {images.root}, or more than once'
+                )
+            if not label or split.setdefault(at, label) != label:
+                raise UserError(
+                    f'image {name} of {where} has '
+                    + (f'the classes {split[at]!r} and {label!r}' if label else 'no class')
+                    + ': give it one, or take it out'
+                )
+            found[name] = at
+        check_distinct(found.items(), where)
     return _named_by_file(named, images)
 
 
@@ -244,13 +254,29 @@ def _in_folders(images: Images, notes: list[str]) -> dict[str, dict[str, str]]:
         depth += 1  # a single folder that holds everything
     deeper = [path for path in paths if len(path.parts) > depth + 1]
     splits = {path.parts[depth]: split_of(path.parts[depth]) for path in deeper}
-    by_split = set(splits.values()) <= set(SPLITS) and 'train' in splits.values()
+    # Words of splits may be classes, such as a train beside a bus, unless there are several.
+    words = {split for name, split in splits.items() if name.lower() in SPLIT_WORDS}
+    by_split = 'train' in splits.values() and (
+        None not in splits.values() or ('train' in words and len(words) > 1)
+    )
     at = depth + by_split
+    if others := sorted(name for name in splits if by_split and splits[name] is None):
+        notes.append(f'No split, and left out: the folders {enumerate_names(others)}.')
     named: dict[str, dict[str, str]] = {}
+    inside: dict[str, set[str]] = defaultdict(set)  # class -> folders in its own, '' for images
     for path in deeper:
-        if len(path.parts) > at + 1:
-            split = splits[path.parts[depth]] if by_split else 'train'
-            named.setdefault(split or 'train', {})[str(path)] = path.parts[at]
+        split = splits[path.parts[depth]] if by_split else 'train'
+        if split and len(path.parts) > at + 1:
+            # Macs write letters and their signs apart.
+            name = unicodedata.normalize('NFC', path.parts[at])
+            named.setdefault(split, {})[str(path)] = name
+            inside[name].add(path.parts[at + 1] if len(path.parts) > at + 2 else '')
+    for name, folders in inside.items():
+        if len(folders) > 1 and '' not in folders:
+            notes.append(
+                f'{name!r} is one class, whatever its folders {enumerate_names(sorted(folders))} '
+                'are: move them up if they are classes.'
+            )
     if lost := len(paths) - sum(map(len, named.values())):
         notes.append(f'{lost} images are in no folder of a class: they are left out.')
     return named
