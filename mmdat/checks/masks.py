@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 from torch import nn
 
 from mmdat.errors import UserError, enumerate_names
@@ -56,11 +57,13 @@ class Mask:
         path: The file.
         values: Those that occur in it; none if it has not one whole number a pixel of at most 255.
         problem: Why it has no values.
+        palette: Red, green and blue of each value; empty without a palette.
     """
 
     path: str
     values: tuple[int, ...]
     problem: str = ''
+    palette: bytes = b''
 
 
 def check_same_zero(datasets: Mapping[str, Any]) -> None:
@@ -145,6 +148,7 @@ def check_mask_values(
     if wrong := [mask for mask in masks if mask.problem]:
         others = f' ({len(wrong)} of {len(masks)} masks are so)' if len(wrong) > 1 else ''
         raise UserError(f'mask {wrong[0].path} {wrong[0].problem}{others}')
+    _compare_palettes(masks, warn)
     classes = dataset.metainfo.get('classes') or ()
     if classes:
         is_complete = len(items) == len(dataset)
@@ -165,9 +169,33 @@ def read_mask(path: str, backend: str = 'pillow') -> Mask:
     """
     try:
         with open(path, 'rb') as file:
-            return inspect_mask(path, *decode_mask(file.read(), backend))
+            content = file.read()
+        mask = inspect_mask(path, *decode_mask(content, backend))
+        return mask if mask.problem else replace(mask, palette=_palette(content))
     except OSError as error:
         return Mask(path, (), cannot_be_read(error.strerror))
+
+
+def _palette(content: bytes) -> bytes:
+    """Return the palette of a mask that Pillow has decoded; empty if it has none."""
+    with Image.open(BytesIO(content)) as image:
+        return bytes(image.getpalette() or ()) if image.mode == 'P' else b''
+
+
+def _compare_palettes(masks: Sequence[Mask], warn: Warn) -> None:
+    """Warn of a value that has one color in a mask and another in the next."""
+    first: dict[int, tuple[bytes, str]] = {}
+    for mask in masks:
+        for value in mask.values:
+            color = mask.palette[3 * value : 3 * value + 3]
+            other, path = first.setdefault(value, (color, mask.path)) if color else (color, '')
+            if color != other:
+                warn(
+                    f'masks {path} and {mask.path} show the value {value} in the colors '
+                    f'{tuple(other)} and {tuple(color)}, but values count alone: if the colors are '
+                    'the classes, let tools/new_config.py write the config, which goes by them'
+                )
+                return
 
 
 def decode_mask(content: bytes, backend: str = 'pillow') -> tuple[np.ndarray | None, str]:

@@ -213,6 +213,21 @@ def test_classes_without_a_mask_are_told(tmp_path: Path) -> None:
     assert warning == f"2 of the 4 classes are in none of the 2 masks in {folder}: 'b' and 'd'"
 
 
+def test_a_value_of_several_colors_is_told(tmp_path: Path) -> None:
+    """Programs that leave the palette to each file number the colors as they come."""
+    write(tmp_path, [0, 1], [0, 1], [0])
+    for index, palette in enumerate(([0, 0, 0, 9, 9, 9], [0, 0, 0, 5, 6, 7], [0, 0, 0, 8, 8, 8])):
+        path = tmp_path / 'masks' / f'{index}.png'
+        mask = Image.open(path)
+        mask.putpalette(palette)
+        mask.save(path)
+    [warning] = findings(build(tmp_path))
+    assert 'masks/1.png show the value 1 in the colors (9, 9, 9) and (5, 6, 7), but' in warning
+    (tmp_path / 'masks' / '1.png').unlink()
+    (tmp_path / 'images' / '1.jpg').unlink()
+    assert findings(build(tmp_path)) == []  # 1 is not in the third
+
+
 def test_masks_of_one_class_teach_nothing(tmp_path: Path) -> None:
     write(tmp_path, [1], [1])
     assert "so that 'road' alone is left: check data_prefix" in refusal(build(tmp_path))
