@@ -16,6 +16,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from mmdat.errors import UserError, enumerate_names, suggest
+from mmdat.models.arch import fits
 from mmdat.stack import require
 
 from .config_tree import paths, value_at
@@ -66,8 +67,6 @@ NESTED_KEYS = {
     },
     'env_cfg': {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'},
     'env_cfg.mp_cfg': parameters(set_multi_processing) - {'distributed'},
-    'optim_wrapper.clip_grad': {'type', *parameters(clip_grad_norm_), *parameters(clip_grad_value_)}
-    - {'parameters'},
     'optim_wrapper.paramwise_cfg': {
         'bias_decay_mult',
         'bias_lr_mult',
@@ -80,6 +79,15 @@ NESTED_KEYS = {
         'norm_decay_mult',
     },
     'randomness': parameters(Runner.set_randomness),
+}
+# How gradients are clipped (optim_wrapper.clip_grad.type) -> the function, and its limit.
+CLIPPING = dict(norm=(clip_grad_norm_, 'max_norm'), value=(clip_grad_value_, 'clip_value'))
+# Whole numbers of which mmengine takes others, and trains otherwise or trips over them: the least.
+LEAST = {
+    'auto_scale_lr.base_batch_size': 1,
+    'optim_wrapper.accumulative_counts': 1,
+    'train_cfg.val_begin': 0,
+    'train_cfg.val_interval': 1,
 }
 # Constructors of optimizers that read paramwise_cfg as NESTED_KEYS has it, but for
 # layer_decay_rate, which ours alone reads.
@@ -142,6 +150,8 @@ def check_keys(cfg: Config) -> None:
             raise UserError(
                 f"unknown key '{name}.metrics' for {evaluator['type']}: did you mean 'metric'?"
             )
+    _check_numbers(cfg)
+    _check_clipping(cfg)
     _check_segmentor(cfg)
     for path in FREE_DICTS:
         for key, neighbor in _near_twins(value_at(cfg, path), path):
@@ -163,6 +173,35 @@ def check_scope(cfg: Config) -> None:
     for path in paths(cfg, '_scope_'):
         if not isinstance(value_at(cfg, path), str | None):
             raise UserError(f'{path} is {value_at(cfg, path)!r}: give the name of a package')
+
+
+def _check_numbers(cfg: Config) -> None:
+    """Refuse numbers with which a training would end in an error, or go the wrong way."""
+    for path, least in LEAST.items():
+        value = value_at(cfg, path)
+        if value is not None and not (fits(value, int) and value >= least):
+            raise UserError(f'{path} must be a whole number of at least {least}, got {value!r}')
+
+
+def _check_clipping(cfg: Config) -> None:
+    """Refuse keys that the way of clipping does not take, and a limit that is none.
+
+    A negative one would turn gradients round.
+    """
+    path = 'optim_wrapper.clip_grad'
+    given = value_at(cfg, path)
+    if not isinstance(given, Mapping) or not given:
+        return
+    kind = given.get('type', 'norm')
+    if kind not in CLIPPING:
+        raise UserError(f'{path}.type is {kind!r}: {suggest(str(kind), CLIPPING)}')
+    function, limit = CLIPPING[kind]
+    valid = {'type', *parameters(function)} - {'parameters'}
+    for key in given.keys() - valid:
+        raise UserError(f"unknown key '{path}.{key}' for type={kind!r}: {suggest(key, valid)}")
+    value = given.get(limit)
+    if not fits(value, float) or not value > 0:
+        raise UserError(f'{path}.{limit} must be a number above 0, got {value!r}')
 
 
 def _check_segmentor(cfg: Config) -> None:

@@ -1,6 +1,7 @@
 """Keys that nothing reads are refused; what the toolboxes' own configs hold is not."""
 
 from pathlib import Path
+from typing import Any
 
 import mmdet
 import mmpretrain
@@ -85,7 +86,15 @@ def test_variables_of_a_base_pass(variables: str, tmp_path: Path) -> None:
         ),
         (
             'optim_wrapper = dict(clip_grad=dict(max_nrm=1))',
-            r"'optim_wrapper.clip_grad.max_nrm': did you mean 'max_norm'",
+            r"'optim_wrapper.clip_grad.max_nrm' for type='norm': did you mean 'max_norm'",
+        ),
+        (
+            "optim_wrapper = dict(clip_grad=dict(type='value', max_norm=1))",
+            r"'optim_wrapper.clip_grad.max_norm' for type='value': allowed are 'clip_value'",
+        ),
+        (
+            "optim_wrapper = dict(clip_grad=dict(type='valu', clip_value=1))",
+            r"optim_wrapper.clip_grad.type is 'valu': did you mean 'value'",
         ),
         ('env_cfg = dict(cudnn_benchmar=True)', r"'env_cfg.cudnn_benchmar': did you mean"),
         ('auto_scale_lr = dict(enabel=True)', r"'auto_scale_lr.enabel': did you mean 'enable'"),
@@ -112,6 +121,46 @@ def test_key_that_nothing_reads_is_refused(text: str, sentence: str, tmp_path: P
     path.write_text(f"_base_ = '{ROOT}/configs/mask_rcnn_dat_pp_t_coco.py'\n{text}\n")
     with pytest.raises(UserError, match=sentence):
         check_keys(Config.fromfile(path))
+
+
+@pytest.mark.parametrize(
+    'path, values, least',
+    [
+        ('train_cfg.val_interval', [0, -1, 1.5, 'a'], 1),
+        ('train_cfg.val_begin', [-1, 'a'], 0),
+        ('optim_wrapper.accumulative_counts', [0, 1.5], 1),
+        ('auto_scale_lr.base_batch_size', [0, -4, 'a'], 1),
+    ],
+)
+def test_number_that_mmengine_trips_over_is_refused(
+    path: str, values: list[Any], least: int
+) -> None:
+    for value in values:
+        cfg = Config.fromfile(ROOT / 'configs' / 'mask_rcnn_dat_pp_t_coco.py')
+        cfg.merge_from_dict({path: value})
+        with pytest.raises(UserError, match=f'{path} must be .* at least {least}, got {value!r}'):
+            check_keys(cfg)
+    cfg.merge_from_dict({path: least})
+    check_keys(cfg)
+
+
+@pytest.mark.parametrize(
+    'clip_grad, key',
+    [
+        (dict(max_norm=-1), 'max_norm'),
+        (dict(max_norm=0), 'max_norm'),
+        (dict(max_norm='a'), 'max_norm'),
+        (dict(norm_type=2), 'max_norm'),
+        (dict(type='value', clip_value=-1), 'clip_value'),
+    ],
+)
+def test_clipping_of_gradients_to_no_limit_is_refused(clip_grad: dict[str, Any], key: str) -> None:
+    cfg = Config.fromfile(ROOT / 'configs' / 'mask_rcnn_dat_pp_t_coco.py')
+    cfg.optim_wrapper.clip_grad = clip_grad
+    with pytest.raises(UserError, match=rf'clip_grad.{key} must be a number above 0, got'):
+        check_keys(cfg)
+    cfg.optim_wrapper.clip_grad[key] = float('inf')
+    check_keys(cfg)
 
 
 def test_variables_are_a_configs_own(tmp_path: Path) -> None:
