@@ -27,8 +27,9 @@ all is built, before a step     | :func:`before_first_step`,       | ``engine.Ch
 an image or a mask is loaded    | ``images.misfit``,               | ``datasets``
                                 | ``masks.decode_mask``            |
 weights go into the model       | ``model_fit.check_weights_fit``, | ``engine.CheckFitHook``,
-                                | ``checkpoint.check_precision``,  | ``apis.model``
-                                | ``checkpoint.check_class_order`` |
+                                | ``checkpoint.check_class_order`` | ``apis.model``
+training goes on                | ``checkpoint.check_precision``,  | ``engine.CheckFitHook``
+                                | ``checkpoint.check_optimizer``   |
 training begins                 | ``checkpoint.warn_if_finished``  | ``engine.CheckFitHook``
 the first training step         | ``schedule.watch_batch_norm``    | ``engine.CheckFitHook``
 a training step                 | ``masks.check_mask_classes``     | ``engine.CheckFitHook``

@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from mmdat.checkpoints.integrity import damage
 from mmdat.checkpoints.reading import read_checkpoint
-from mmdat.errors import UserError, enumerate_names, reason
+from mmdat.errors import UserError, enumerate_names, list_first, reason
 
 # What a checkpoint needs beside the weights for training to go on where it stopped.
 TRAINING_STATE = ('meta', 'message_hub', 'optimizer')
+# What of an optimizer's groups is no setting, and of a schedule's state.
+NO_SETTINGS = ('params', 'param_names', 'foreach', 'fused', 'capturable', 'differentiable')
+COUNTERS = (
+    *('base_values', 'last_step', 'verbose', 'anneal_func'),
+    *('best', 'cooldown_counter', 'num_bad_epochs'),
+)
 # Types of optim_wrapper, however the text of a config names them.
 MIXED_PRECISION = re.compile(r"(Amp|Apex|BFloat16)OptimWrapper'")
 
@@ -139,6 +146,74 @@ def warn_if_finished(runner: Runner, source: str) -> None:
                 f'{source} is at {unit} {done} of {most}: nothing is left to train; '
                 f'to go on, raise train_cfg.max_{unit}s'
             )
+
+
+def check_optimizer(runner: Runner, content: Mapping[str, Any], source: str) -> None:
+    """Compare the optimizer and its schedules with a checkpoint's, which training goes on with.
+
+    mmengine puts the checkpoint's settings in the place of the config's.
+
+    Args:
+        runner: The runner, which has built them; its log takes a warning of what has no effect.
+        content: The checkpoint.
+        source: Its path, for the sentence.
+
+    Raises:
+        UserError: If the checkpoint's optimizer is of another kind, or for other parameters.
+    """
+    wrapper = getattr(runner, 'optim_wrapper', None)
+    if not isinstance(wrapper, OptimWrapper):  # several, or those of a strategy
+        return
+    saved = content.get('optimizer', {}).get('param_groups')
+    own = wrapper.optimizer.param_groups
+    if not isinstance(saved, list):
+        return
+    remedy = 'set it as it was, or start from the weights with load_from'
+    if len(saved) != len(own):
+        raise UserError(
+            f'{source} cannot be resumed from, since its optimizer has another number of groups of '
+            f'parameters ({len(saved)}, not {len(own)}): paramwise_cfg or constructor of '
+            f'optim_wrapper has changed; {remedy}'
+        )
+    theirs, ours = (
+        {name for name in groups[0] if 'initial' not in name} for groups in (saved, own)
+    )
+    if theirs - ours and ours - theirs:  # another PyTorch may have more alone
+        raise UserError(
+            f'{source} cannot be resumed from, since its optimizer has '
+            f"{enumerate_names(sorted(theirs - ours))} and the config's "
+            f'{type(wrapper.optimizer).__name__} {enumerate_names(sorted(ours - theirs))}: '
+            f'optim_wrapper.optimizer has changed; {remedy}'
+        )
+    changes = {
+        f'{name} {_first(old, name)} (not {_first(new, name)})': None
+        for old, new in zip(saved, own, strict=True)
+        for name in sorted(theirs & ours - {*NO_SETTINGS})
+        if _first(old, name) != _first(new, name)
+    }
+    schedules, built = content.get('param_schedulers'), getattr(runner, 'param_schedulers', None)
+    if isinstance(schedules, list) and isinstance(built, list):
+        if len(schedules) != len(built):
+            changes[f'{len(schedules)} param_scheduler (not {len(built)})'] = None
+        for index, (old, scheduler) in enumerate(zip(schedules, built, strict=False)):
+            new = scheduler.state_dict()
+            changes |= {
+                f'param_scheduler.{index}.{name} {old[name]} (not {new[name]})': None
+                for name in new.keys() & old.keys() - {*COUNTERS}
+                if not name.startswith('_') and old[name] != new[name]
+            }
+    if changes:
+        runner.logger.warning(
+            f'{source} goes on as it was trained, whatever the config says now: with '
+            f'{list_first(sorted(changes), most=8)}; to train with what the config says, start '
+            'from the weights with load_from'
+        )
+
+
+def _first(group: Mapping[str, Any], name: str) -> Any:
+    """A setting of a group of parameters, before any schedule changed it."""
+    value = group.get(f'initial_{name}', group[name])
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check_precision(runner: Runner, content: Mapping[str, Any], source: str) -> None:

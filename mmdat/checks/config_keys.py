@@ -81,7 +81,9 @@ NESTED_KEYS = {
     'randomness': parameters(Runner.set_randomness),
 }
 # How gradients are clipped (optim_wrapper.clip_grad.type) -> the function, and its limit.
-CLIPPING = dict(norm=(clip_grad_norm_, 'max_norm'), value=(clip_grad_value_, 'clip_value'))
+CLIPPING: dict[str, tuple[Callable, str]] = dict(
+    norm=(clip_grad_norm_, 'max_norm'), value=(clip_grad_value_, 'clip_value')
+)
 # Whole numbers of which mmengine takes others, and trains otherwise or trips over them: the least.
 LEAST = {
     'auto_scale_lr.base_batch_size': 1,
@@ -199,7 +201,7 @@ def _check_clipping(cfg: Config) -> None:
     valid = {'type', *parameters(function)} - {'parameters'}
     for key in given.keys() - valid:
         raise UserError(f"unknown key '{path}.{key}' for type={kind!r}: {suggest(key, valid)}")
-    value = given.get(limit)
+    value: Any = given.get(limit)
     if not fits(value, float) or not value > 0:
         raise UserError(f'{path}.{limit} must be a number above 0, got {value!r}')
 

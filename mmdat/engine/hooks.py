@@ -61,6 +61,7 @@ class CheckFitHook(Hook):
         )
         if is_resuming:
             checks.checkpoint.check_precision(runner, checkpoint, source)
+            checks.checkpoint.check_optimizer(runner, checkpoint, source)
         if not is_fine_tuning:
             for loop in mmengine_private.built_loops(runner).values():
                 checks.checkpoint.check_class_order(

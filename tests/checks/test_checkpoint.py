@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import pickle
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,11 +14,17 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import AmpOptimWrapper
+from mmengine.optim import AmpOptimWrapper, CosineAnnealingLR, LinearLR, OptimWrapper
+from torch import nn
 
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
-from mmdat.checks.checkpoint import check_class_order, check_precision, latest_checkpoint
+from mmdat.checks.checkpoint import (
+    check_class_order,
+    check_optimizer,
+    check_precision,
+    latest_checkpoint,
+)
 from mmdat.errors import UserError
 
 
@@ -188,3 +195,59 @@ def test_another_precision_than_in_training_is_told(mixed: Any) -> None:
         'a.pth was trained without mixed precision and goes on with it: leave out --amp to go on '
         'as before',
     ]
+
+
+def trained_with(optimizer: str = 'AdamW', groups: int = 1, end: int = 8, **options: Any) -> Any:
+    """A runner with an optimizer and a schedule that took some steps, and its checkpoint."""
+    parts = [dict(params=[nn.Parameter(torch.zeros(1))]) for _ in range(groups)]
+    wrapper = OptimWrapper(getattr(torch.optim, optimizer)(parts, **{'lr': 0.1, **options}))
+    schedules = [
+        LinearLR(wrapper, end=2, by_epoch=False),
+        CosineAnnealingLR(wrapper, T_max=end, end=end, by_epoch=False),
+    ]
+    runner = SimpleNamespace(optim_wrapper=wrapper, param_schedulers=schedules)
+    for _ in range(3):
+        wrapper.step()
+        for schedule in schedules:
+            schedule.step()
+    states = [schedule.state_dict() for schedule in schedules]
+    return runner, dict(optimizer=wrapper.state_dict(), param_schedulers=states)
+
+
+def test_a_training_with_another_optimizer_is_not_gone_on_with() -> None:
+    _, content = trained_with()
+    for changed, sentence in (
+        (dict(optimizer='SGD'), "has 'amsgrad', 'betas', .* config's SGD 'dampening', 'momentum'"),
+        (dict(groups=3), r'another number of groups of parameters \(1, not 3\): paramwise_cfg'),
+    ):
+        runner, _ = trained_with(**changed)
+        with pytest.raises(UserError, match=f'^a.pth cannot be resumed from.* {sentence}.*load_fr'):
+            check_optimizer(runner, content, 'a.pth')
+
+
+@pytest.mark.parametrize(
+    'changed, sentence',
+    [
+        (dict(), None),
+        (dict(lr=5.0), r'with lr 0.1 \(not 5.0\); to train'),
+        (dict(weight_decay=0.3), r'with weight_decay 0.01 \(not 0.3\); to train'),
+        (dict(betas=(0.8, 0.9)), r'with betas \(0.9, 0.999\) \(not \(0.8, 0.9\)\); to train'),
+        (dict(end=9), r'with param_scheduler.1.T_max 8 \(not 9\), param_scheduler.1.end 8 \(not 9'),
+    ],
+)
+def test_settings_that_a_resumed_training_does_not_take_over_are_told(
+    changed: dict[str, Any], sentence: str | None
+) -> None:
+    told: list[str] = []
+    _, content = trained_with()
+    runner, _ = trained_with(**changed)
+    runner.logger = SimpleNamespace(warning=told.append)
+    check_optimizer(runner, content, 'a.pth')
+    assert [bool(re.search(sentence or '', text)) for text in told] == [True] * bool(sentence)
+    runner.param_schedulers.pop()
+    check_optimizer(runner, content, 'a.pth')
+    assert '2 param_scheduler (not 1)' in told[-1]
+    runner.param_schedulers = None
+    runner.optim_wrapper = dict()
+    check_optimizer(runner, content, 'a.pth')
+    assert len(told) == 1 + bool(sentence)
