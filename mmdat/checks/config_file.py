@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
 
 from mmdat.config_bases import PREFIX, config_path
-from mmdat.errors import UserError, reason, suggest
+from mmdat.errors import UserError, enumerate_names, reason, suggest
 
 from .config_keys import RUNNER_KEYS
 from .mmengine_private import file_read_by
@@ -51,12 +52,33 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
                 f"unknown key '{key}' in --cfg-options: {suggest(name, RUNNER_KEYS | set(cfg))}"
             )
     check_options(cfg, options or {})
+    # mmengine would put the values themselves into the config, and other options into them.
+    options = copy.deepcopy(dict(options or {}))
     try:
-        # mmengine would put the values themselves into the config, and other options into them.
-        cfg.merge_from_dict(copy.deepcopy(dict(options or {})))
+        cfg.merge_from_dict(options)
     except Exception as error:  # an index that is no number, a key below what is no dict
-        raise UserError(f'--cfg-options do not fit config {path}: {reason(error)}') from error
+        alone = [key for key in options if not _fits(cfg, {key: options[key]})]
+        named = enumerate_names(alone or options)
+        raise UserError(
+            f'--cfg-options do not fit config {path}: {named}: {reason(error)}'
+        ) from error
+    if any(key.split('.')[0] == 'custom_imports' for key in options):
+        try:
+            import_modules_from_strings(**(cfg.custom_imports or {'imports': ()}))
+        except Exception as error:  # a module is code, and can raise anything
+            raise UserError(
+                f"'custom_imports' in --cfg-options cannot be used: {reason(error)}"
+            ) from error
     return cfg
+
+
+def _fits(cfg: Config, options: dict[str, Any]) -> bool:
+    """Whether options can be put into a config."""
+    try:
+        copy.deepcopy(cfg).merge_from_dict(options)
+    except Exception:
+        return False
+    return True
 
 
 def _explain(error: BaseException, path: str) -> str:

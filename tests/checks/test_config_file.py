@@ -2,6 +2,7 @@
 
 import copy
 import locale
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,7 +71,19 @@ def test_a_config_that_cannot_be_read_is_refused(
 @pytest.mark.parametrize(
     'options, sentence',
     [
-        ({'custom_hooks.9.type': 'x'}, r'--cfg-options do not fit config .*config.py: .*Index 9'),
+        (
+            {'custom_hooks.9.type': 'x', 'model.type': 'y'},
+            r"--cfg-options do not fit config .*config.py: 'custom_hooks.9.type': .*Index 9",
+        ),
+        (
+            {'custom_hooks': None, 'custom_hooks.0.type': 'x'},
+            r"config.py: 'custom_hooks' and 'custom_hooks.0.type': ",
+        ),
+        (
+            {'custom_imports.imports': ['nowhere']},
+            r"'custom_imports' in --cfg-options cannot be used: Failed to import nowhere",
+        ),
+        ({'custom_imports.modules': 'os'}, r"'custom_imports' in .* keyword argument 'modules'"),
         (
             {'train_dataloder.batch_size': 1},
             r"unknown key 'train_dataloder.batch_size' in --cfg-options: "
@@ -85,6 +98,18 @@ def test_options_that_do_not_fit_are_refused(options: dict, sentence: str, tmp_p
     assert cfg.custom_hooks[0].type == 'x' and cfg.model.type == 'y'
     with pytest.raises(UserError, match=sentence):
         read_config(path, options)
+
+
+def test_modules_that_options_name_are_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'config.py'
+    path.touch()
+    path.with_name('named_by_an_option.py').touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    read_config(path, {'custom_imports.imports': ['named_by_an_option']})
+    assert sys.modules.pop('named_by_an_option')
+    read_config(path, {'custom_imports': None})
 
 
 def test_options_stay_as_they_are(tmp_path: Path) -> None:
