@@ -107,6 +107,7 @@ IOU_METRIC_KEYS = {
     'format_only',
     'prefix',
 }
+SUPPRESSIONS = ('nms', 'nms_match', 'nms_quadri', 'nms_rotated', 'soft_nms')  # of mmcv
 IOU_METRICS = ('mDice', 'mFscore', 'mIoU')
 # Dicts without a list of valid keys: a key spelled almost like its neighbor is taken for a slip.
 FREE_DICTS = ('model.train_cfg', 'model.test_cfg', 'tta_model.tta_cfg')
@@ -154,6 +155,7 @@ def check_keys(cfg: Config) -> None:
             )
     _check_numbers(cfg)
     _check_clipping(cfg)
+    _check_suppression(cfg)
     _check_segmentor(cfg)
     for path in FREE_DICTS:
         for key, neighbor in _near_twins(value_at(cfg, path), path):
@@ -243,7 +245,17 @@ def _check_segmentor(cfg: Config) -> None:
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2
+    is_two = isinstance(value, (list, tuple)) and len(value) == 2
+    return is_two and all(fits(item, int) and item > 0 for item in value)
+
+
+def _check_suppression(cfg: Config) -> None:
+    """Refuse non-maximum suppressions that mmcv does not have: it looks with the first image."""
+    for part in ('model', 'tta_model'):
+        for path in paths(cfg.get(part), 'nms', prefix=f'{part}.'):
+            kind = value_at(cfg, f'{path}.type')
+            if isinstance(kind, str) and kind not in SUPPRESSIONS:
+                raise UserError(f'{path}.type is {kind!r}: {suggest(kind, SUPPRESSIONS)}')
 
 
 def _unread_names(cfg: Config) -> list[str]:

@@ -113,6 +113,22 @@ def test_variables_of_a_base_pass(variables: str, tmp_path: Path) -> None:
         ),
         ('train_cfg = 3', r'train_cfg must be a dict, got 3'),
         ('model = None', r'config .*config.py has no model'),
+        *(
+            (f'{part} = dict({keys})', f"^{path}.type is 'softnms': did you mean 'soft_nms'")
+            for part, path, keys in (
+                (
+                    'model',
+                    'model.test_cfg.rpn.nms',
+                    "test_cfg=dict(rpn=dict(nms={'type': 'softnms'}))",
+                ),
+                (
+                    'model',
+                    'model.train_cfg.rpn_proposal.nms',
+                    "train_cfg=dict(rpn_proposal=dict(nms={'type': 'softnms'}))",
+                ),
+                ('tta_model', 'tta_model.tta_cfg.nms', "tta_cfg=dict(nms={'type': 'softnms'})"),
+            )
+        ),
         ("val_evaluator = dict(metrics=['bbox'])", r"'val_evaluator.metrics' for .* mean 'metric'"),
     ],
 )
@@ -184,6 +200,13 @@ def test_variables_are_a_configs_own(tmp_path: Path) -> None:
         (
             "model = dict(test_cfg=dict(mode='slide', crop_size=(64, 64), stride=32))",
             "'slide' needs model.test_cfg.stride: give it a height and a width",
+        ),
+        *(
+            (
+                f"model = dict(test_cfg=dict(mode='slide', crop_size=(64, 64), stride={stride}))",
+                "'slide' needs model.test_cfg.stride: give it a height and a width",
+            )
+            for stride in ((0, 32), (-1, 32), (0.5, 0.5))
         ),
         (
             "model = dict(test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(64, 96)))",
