@@ -10,7 +10,9 @@ from types import FrameType
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.hooks import Hook
+from mmengine.model import BaseDataPreprocessor
+from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader
 
 from mmdat.errors import UserError, reason, suggest
@@ -19,6 +21,9 @@ from mmdat.files import file_fault
 from .config_keys import parameters
 from .config_tree import paths, value_at
 from .mmengine_private import PREPARATIONS, built_by
+
+# Toolbox -> the transform that gives its models what they take.
+PACKING = dict(mmdet='PackDetInputs', mmseg='PackSegInputs', mmpretrain='PackInputs')
 
 
 @contextmanager
@@ -39,12 +44,13 @@ def _explain(error: Exception, cfg: Config) -> str | None:
     if isinstance(error, UserError):
         # A data loader's worker process sends its traceback as text.
         return text.rsplit('UserError: ', 1)[-1].strip()
-    if match := re.search(r'(\S+) is not in the (\S+) registry', text):
+    if match := re.search(r'(\S+) is not in the (.+?) registry', text):
         name, registry = match.groups()
+        where = _where(cfg, name)
         return (
-            f"unknown {_where(cfg, name)}.type='{name}': nothing of that name is registered in "
-            f"{registry}; check its spelling, its scope (as in 'mmdat.DATPlusPlus') and "
-            'custom_imports'
+            f"unknown {'type' if where == name else f'{where}.type'}='{name}': nothing of that "
+            f'name is registered in {registry}; check its spelling, its scope (as in '
+            "'mmdat.DATPlusPlus') and custom_imports"
         )
     if isinstance(error, FileNotFoundError):
         # From a data loader's worker process comes its traceback as text, and no file name.
@@ -103,6 +109,17 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             f'goes on from the last checkpoint with --resume ({reason(error)})'
         )
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    owners = [frame.f_locals.get('self') for frame in frames]
+    if isinstance(error, KeyError) and any(isinstance(x, BaseDataPreprocessor) for x in owners):
+        loop = next((type(x).__name__ for x in owners if isinstance(x, BaseLoop)), '')
+        split = next((split for split in ('val', 'test') if split in loop.lower()), 'train')
+        pack = PACKING.get(str(cfg.get('default_scope')), 'what packs the inputs')
+        return (
+            f'the pipeline of {split}_dataloader.dataset gives no {text!r}, which the model takes: '
+            f'end it with {pack}'
+        )
+    if isinstance(error, AssertionError) and owners and isinstance(owners[-1], Hook):
+        return f'{_where(cfg, type(owners[-1]).__name__)} cannot be used: {reason(error)}'
     built = _last_built(frames, cfg)
     if built is None:
         return None

@@ -9,12 +9,20 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import build_from_cfg
 from mmengine.runner import BaseLoop, FlexibleRunner, Runner
 
-# What a runner does with a config before the first step: code -> name of the method.
+# Methods of a runner -> the key of a config that they read, where their names do not say it.
+KEYS = dict(
+    build_logger='log_level',
+    register_custom_hooks='custom_hooks',
+    scale_lr='auto_scale_lr',
+    set_randomness='randomness',
+    setup_env='env_cfg',
+)
+# What a runner does with a config before the first step: code -> name of the method, or the key.
 PREPARATIONS = {
-    method.__code__: name
+    method.__code__: KEYS.get(name, name)
     for runner in (Runner, FlexibleRunner)
     for name, method in inspect.getmembers(runner, inspect.isfunction)
-    if name.startswith('build_') or name in ('__init__', 'scale_lr', 'load_or_resume')
+    if name.startswith('build_') or name in ('__init__', 'load_or_resume', *KEYS)
 }
 
 

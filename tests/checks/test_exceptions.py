@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -15,9 +16,11 @@ import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
+from mmengine.model import ImgDataPreprocessor
 from mmengine.optim.scheduler import CosineAnnealingLR
 from mmengine.registry import DefaultScope
-from mmengine.runner import FlexibleRunner, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, Runner, TestLoop, ValLoop
 from torch import distributed, nn
 from torch.utils.data import DataLoader
 
@@ -128,10 +131,47 @@ def build_evaluator(runner: Runner, cfg: Config) -> Any:
             {'train_cfg.max_epochs': 'abc'},
             r"train_cfg cannot be used: invalid literal .* 'abc'",
         ),
+        *(
+            (
+                lambda runner, cfg, key=key: Runner(
+                    runner.model, runner.work_dir, **{key: cfg[key]}, experiment_name=key
+                ),
+                {option: value},
+                rf'^{key} cannot be used: .*{told}',
+            )
+            for key, option, value, told in (
+                ('randomness', 'randomness.seed', 'a', 'U1'),
+                ('env_cfg', 'env_cfg.mp_cfg.mp_start_method', 'spwn', 'spwn'),
+                ('log_level', 'log_level', 'LOUD', 'LOUD'),
+                ('custom_hooks', 'custom_hooks', 'EMAHook', 'but got E'),
+            )
+        ),
         (
-            lambda runner, cfg: Runner(runner.model, runner.work_dir, randomness=cfg.randomness),
-            {'randomness.seed': 'a'},
-            r'config .*py cannot be used: .',
+            lambda runner, cfg: runner.scale_lr(
+                runner.build_optim_wrapper(cfg.optim_wrapper), cfg.auto_scale_lr
+            ),
+            {'auto_scale_lr.enable': True, 'auto_scale_lr.base_batch_size': 'a'},
+            r'^auto_scale_lr cannot be used: ',
+        ),
+        (
+            lambda runner, cfg: MODELS.build(cfg.model.backbone).init_weights(),
+            {'model.backbone.init_cfg': dict(type='Kaimin')},
+            r"unknown model.backbone.init_cfg.type='Kaimin': .* registered in .*weight initializer",
+        ),
+        (
+            lambda runner, cfg: (
+                runner.register_custom_hooks([dict(cfg.custom_hooks[0])])
+                or runner.call_hook('before_run')
+            ),
+            {'custom_hooks': [dict(type='EMAHook', ema_type='Averages')]},
+            r"^unknown type='Averages': nothing of that name is registered in ",
+        ),
+        (
+            lambda runner, cfg: EMAHook(begin_epoch=9).before_train(
+                SimpleNamespace(model=runner.model, max_epochs=1)
+            ),
+            {'custom_hooks': [dict(type='EMAHook', begin_epoch=9)]},
+            r'^custom_hooks.0 cannot be used: self.begin_epoch should be smaller .* 9',
         ),
         (
             lambda runner, cfg: FlexibleRunner(
@@ -157,6 +197,24 @@ def test_mistake_is_told_with_its_place(
     ):
         build(runner, cfg)
     assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('split', ['train', 'val', 'test'])
+@pytest.mark.parametrize(
+    'scope, pack', [('mmdet', 'PackDetInputs'), ('mmseg', 'PackSegInputs'), ('own', 'what packs')]
+)
+def test_a_pipeline_that_does_not_pack_is_told(split: str, scope: str, pack: str) -> None:
+    loops = dict(train=EpochBasedTrainLoop, val=ValLoop, test=TestLoop)
+    loop: Any = type(loops[split].__name__, (BaseLoop,), {})
+
+    def run(self: Any) -> None:
+        ImgDataPreprocessor()(dict(img=[torch.zeros(3, 2, 2)]))
+
+    loop.run = run
+    loop.__abstractmethods__ = frozenset()
+    sentence = f"pipeline of {split}_dataloader.dataset gives no 'inputs', .*: end it with {pack}"
+    with pytest.raises(UserError, match=sentence), explained(Config(dict(default_scope=scope))):
+        loop.__new__(loop).run()
 
 
 def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
