@@ -72,7 +72,7 @@ def load_pretrained(
             norms of outputs; it lists what.
     """
     print_log(f'load {type(backbone).__name__} from: {checkpoint}', logger='current')
-    weights = read_weights(checkpoint)
+    given = weights = read_weights(checkpoint)
     if prefix is not None:
         stripped = strip_prefix(weights, prefix.rstrip('.') + '.')
         weights = {f'backbone.{name}': tensor for name, tensor in stripped.items()}
@@ -82,9 +82,11 @@ def load_pretrained(
         _fill(backbone, weights, checkpoint)
         return
     if not ours & set(body):
+        found = next((name for name in given if name.endswith(f'.{STEM}')), None)
         raise UserError(
             f'{checkpoint} has no parameter of {type(backbone).__name__}'
-            f'{f" under {prefix!r}" if prefix else ""}: is it of another model?'
+            f'{f" under {prefix!r}" if prefix else ""}: '
+            + (f"give prefix='{found[: -len(STEM) - 1]}'" if found else 'is it of another model?')
         )
     body = _drop_unbuilt(body, backbone, checkpoint)
     match = Match(filled={name: body[name] for name in sorted(ours & set(body))})

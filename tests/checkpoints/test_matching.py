@@ -308,6 +308,19 @@ def test_init_cfg_refuses_a_checkpoint_of_another_model(tmp_path: Path) -> None:
         ).init_weights()
 
 
+@pytest.mark.parametrize('place', ['student.backbone', '_orig_mod.backbone', 'model'])
+def test_init_cfg_names_the_prefix_that_weights_have(place: str, tmp_path: Path) -> None:
+    weights = {f'{place}.{name}': value for name, value in DATPlusPlus('nano').state_dict().items()}
+    path = tmp_path / 'other.pth'
+    torch.save(dict(state_dict=weights), path)
+    for given in (None, 'bakbone'):
+        init_cfg = dict(type='Pretrained', checkpoint=str(path), prefix=given)
+        with pytest.raises(UserError, match=f"has no parameter .*: give prefix='{place}'$"):
+            DATPlusPlus('nano', init_cfg=init_cfg).init_weights()
+    init_cfg['prefix'] = place
+    DATPlusPlus('nano', init_cfg=init_cfg).init_weights()
+
+
 def ordinary(checkpoint: dict[str, Any], family: type) -> dict[str, Any]:
     """A published checkpoint as an OpenMMLab one of the backbone."""
     backbone = family('nano')

@@ -4,11 +4,13 @@ import copy
 import pickle
 import warnings
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.variants import NANO, TRACED, VARIANTS, build
+from mmengine.model import BaseModule
 from packaging.version import Version
 from torch import Tensor, nn
 
@@ -427,6 +429,8 @@ def test_images_may_have_other_channels_than_three(name: str) -> None:
     model = build(name, in_channels=5)
     grads = gradients(model, model(image(40, 56, channels=5)))
     assert grads['embeddings.0.0.weight'].abs().amax((0, 2, 3)).min() > 0
+    with pytest.raises(UserError, match=r'takes images in a batch, .* of shape \(5, 64, 64\)$'):
+        model(torch.zeros(5, 64, 64))
     with pytest.raises(UserError, match='images of 3 channels .* of in_channels 5: make them'):
         model(image(40, 56))
 
@@ -599,3 +603,36 @@ def test_a_mistake_in_the_arguments_is_told_in_a_sentence(
 def test_an_init_cfg_without_type_or_checkpoint_is_refused(init_cfg: Any) -> None:
     with pytest.raises(UserError, match='init_cfg must have a type'):
         DAT('nano', init_cfg=init_cfg).init_weights()
+
+
+@pytest.mark.parametrize(
+    'init_cfg, sentence',
+    [
+        (dict(checkpoint=None), 'init_cfg.checkpoint must be the path of a file .*, got None'),
+        (dict(checkpoint=3), 'init_cfg.checkpoint must be the path of a file .*, got 3'),
+        (dict(checkpoint='x.pth', prefix=3), 'init_cfg.prefix must be what names .*, got 3'),
+        (dict(checkpoint='x.pth', prefx='a'), "key 'init_cfg.prefx': did you mean 'prefix'"),
+        (dict(checkpoint='x.pth', map_locations='a'), "did you mean 'map_location'"),
+    ],
+)
+def test_a_wrong_init_cfg_is_refused(init_cfg: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        DAT('nano', init_cfg=dict(type='Pretrained', **init_cfg)).init_weights()
+
+
+def test_the_log_says_where_weights_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, str] = {}
+
+    def tell(module: Any) -> None:
+        info = module._params_init_info
+        told.update({name: info[value]['init_info'] for name, value in module.named_parameters()})
+
+    monkeypatch.setattr(BaseModule, '_dump_init_info', tell)
+    path = tmp_path / 'trained.pth'
+    torch.save(DAT('nano').state_dict(), path)
+    backbone = DAT('nano', init_cfg=dict(type='Pretrained', checkpoint=path, layer='Conv2d'))
+    backbone.init_weights()
+    assert told['embeddings.0.0.weight'] == f'load from {path}'
+    assert backbone.init_cfg['type'] == 'Pretrained'

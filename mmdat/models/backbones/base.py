@@ -3,11 +3,13 @@
 import itertools
 import math
 import operator
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 import torch
-from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model import BaseModule, PretrainedInit, update_init_info
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -24,6 +26,7 @@ from mmdat.ops.tracing import fresh_sizes, is_exporting
 
 # The types by which an init_cfg of mmengine asks for a checkpoint.
 PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
+PRETRAINED_KEYS = ('type', 'checkpoint', 'prefix', 'map_location')
 
 
 class Stage(nn.Module):
@@ -122,6 +125,11 @@ class HierarchicalBackbone(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Tensor[batch, in_channels, height, width] -> a Tensor[batch, channels, ...] an output."""
+        if x.ndim != 4:
+            raise UserError(
+                f'{type(self).__name__} takes images in a batch, (batch, channels, height, width), '
+                f'got a tensor of shape {tuple(x.shape)}'
+            )
         if x.shape[1] != self.in_channels:
             raise UserError(
                 f'images of {x.shape[1]} channels came to a {type(self).__name__} of in_channels '
@@ -271,11 +279,10 @@ class HierarchicalBackbone(BaseModule):
                     f"in dict(type='Pretrained', checkpoint='x.pth'), got {init_cfg!r}"
                 )
         pretrained = [config for config in configs if config['type'] in PRETRAINED]
-        self.init_cfg = [config for config in configs if config not in pretrained]
+        others = [config for config in configs if config not in pretrained]
+        self.init_cfg = [*others, *map(_loading, pretrained)]
         super().init_weights()
         self.init_cfg = init_cfg
-        for config in pretrained:
-            load_pretrained(self, config['checkpoint'], config.get('prefix'))
 
     def _build_embedding(self, stage: int, previous_dims: int, settings: Any) -> nn.Module:
         """Build the module between the image or the previous stage's map and this stage's."""
@@ -356,6 +363,36 @@ class HierarchicalBackbone(BaseModule):
             raise UserError(
                 f'drop_path_rate must be at least 0 and below 1, got {drop_path_rate!r}'
             )
+
+
+class LoadWeights:
+    """An initializer as mmengine's ``PretrainedInit``, that takes the authors' files too."""
+
+    def __init__(self, checkpoint: str | os.PathLike, prefix: str | None) -> None:
+        self.checkpoint = os.fspath(checkpoint)
+        self.prefix = prefix
+
+    def __call__(self, backbone: Any) -> None:
+        load_pretrained(backbone, self.checkpoint, self.prefix)
+        update_init_info(backbone, init_info=f'load from {self.checkpoint}')
+
+
+def _loading(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Check an ``init_cfg`` of type ``Pretrained``, and name our initializer in it."""
+    checkpoint, prefix = config['checkpoint'], config.get('prefix')
+    if not isinstance(checkpoint, (str, os.PathLike)):
+        raise UserError(
+            f'init_cfg.checkpoint must be the path of a file or an address, got {checkpoint!r}'
+        )
+    if not isinstance(prefix, str | None):
+        raise UserError(
+            f'init_cfg.prefix must be what names in the file begin with, got {prefix!r}'
+        )
+    # Others may have been left by an initializer whose type --cfg-options replaced.
+    for key in config.keys() - {*PRETRAINED_KEYS}:
+        if get_close_matches(key, PRETRAINED_KEYS, n=1):
+            raise UserError(f"unknown key 'init_cfg.{key}': {suggest(key, PRETRAINED_KEYS)}")
+    return dict(type=LoadWeights, checkpoint=checkpoint, prefix=prefix)
 
 
 def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
