@@ -249,12 +249,15 @@ def check_weights_fit(
         found = weights_in(content)
         tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         held, built = recognize(tensors), recognize(weights)
+        init_cfg = "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
         way = ''
         if AUTHORS in held:
             way = (
                 '; convert it with tools/model_converters/convert_published.py, or give it to '
-                "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
+                f'{init_cfg}'
             )
+        elif backbone_only and built.startswith(held.split(' in ')[0]) and tensors:
+            way = f'; to start from its backbone alone, give it to {init_cfg} in place of load_from'
         elif not lacking and not additional and 'backbone.' not in ''.join(reshaped):
             way = '; if it is for other classes, train from it with load_from'
         both = f'{held}, as the model is' if held == built else f'{held}, the model {built}'

@@ -327,6 +327,20 @@ def test_what_differs_beside_an_equal_backbone_is_told(
     check_weights_fit(dict(state_dict=held), model_, 'x.pth', backbone_only=True)
 
 
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_a_backbone_to_start_from_is_sent_to_its_init_cfg(prefix: str) -> None:
+    body = DATPlusPlus('nano').state_dict()
+    model_ = {f'backbone.{name}': value for name, value in body.items()}
+    # As a classifier's, which has no norms for a detector.
+    held = {f'{prefix}{name}': value for name, value in body.items() if 'norms.' not in name}
+    sentence = r'to start from its backbone alone, give it to model.backbone.init_cfg=dict\(type='
+    with pytest.raises(UserError, match=sentence):
+        check_weights_fit(held, model_, 'x.pth', backbone_only=True)
+    with pytest.raises(UserError) as caught:
+        check_weights_fit(held, model_, 'x.pth', backbone_only=False)
+    assert 'init_cfg' not in str(caught.value)
+
+
 def test_an_architecture_of_other_widths_is_told() -> None:
     weights = {
         f'backbone.{name}': value for name, value in DATPlusPlus('nano').state_dict().items()
