@@ -250,11 +250,16 @@ def _is_pair(value: Any) -> bool:
 
 
 def _check_suppression(cfg: Config) -> None:
-    """Refuse non-maximum suppressions that mmcv does not have: it looks with the first image."""
+    """Refuse misspelled suppressions of mmcv, which looks with the first image.
+
+    A head of the user's may have others, such as ``'fast_nms'``.
+    """
     for part in ('model', 'tta_model'):
         for path in paths(cfg.get(part), 'nms', prefix=f'{part}.'):
             kind = value_at(cfg, f'{path}.type')
-            if isinstance(kind, str) and kind not in SUPPRESSIONS:
+            if not isinstance(kind, str) or kind in SUPPRESSIONS:
+                continue
+            if get_close_matches(kind, SUPPRESSIONS, n=1, cutoff=0.85):
                 raise UserError(f'{path}.type is {kind!r}: {suggest(kind, SUPPRESSIONS)}')
 
 

@@ -139,6 +139,16 @@ def test_key_that_nothing_reads_is_refused(text: str, sentence: str, tmp_path: P
         check_keys(Config.fromfile(path))
 
 
+@pytest.mark.parametrize('kind', ['fast_nms', 'diou_nms', 'my_soft_nms'])
+def test_suppression_of_a_head_of_the_users_passes(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / 'config.py'
+    path.write_text(
+        f"_base_ = '{ROOT}/configs/mask_rcnn_dat_pp_t_coco.py'\n"
+        f"model = dict(test_cfg=dict(rcnn=dict(nms=dict(type='{kind}'))))\n"
+    )
+    check_keys(Config.fromfile(path))
+
+
 @pytest.mark.parametrize(
     'path, values, least',
     [
