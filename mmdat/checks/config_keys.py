@@ -148,7 +148,7 @@ def check_keys(cfg: Config) -> None:
         if (
             isinstance(evaluator, Mapping)
             and 'metrics' in evaluator
-            and (evaluator.get('type', 'Evaluator') != 'Evaluator')
+            and not str(evaluator.get('type', 'Evaluator')).endswith('Evaluator')
         ):
             raise UserError(
                 f"unknown key '{name}.metrics' for {evaluator['type']}: did you mean 'metric'?"
@@ -183,7 +183,8 @@ def _check_numbers(cfg: Config) -> None:
     """Refuse numbers with which a training would end in an error, or go the wrong way."""
     for path, least in LEAST.items():
         value = value_at(cfg, path)
-        if value is not None and not (fits(value, int) and value >= least):
+        # Also 8000.0, as mmdet's configs have it.
+        if value is not None and not (fits(value, float) and value % 1 == 0 and value >= least):
             raise UserError(f'{path} must be a whole number of at least {least}, got {value!r}')
 
 

@@ -139,13 +139,18 @@ def test_key_that_nothing_reads_is_refused(text: str, sentence: str, tmp_path: P
         check_keys(Config.fromfile(path))
 
 
-@pytest.mark.parametrize('kind', ['fast_nms', 'diou_nms', 'my_soft_nms'])
-def test_suppression_of_a_head_of_the_users_passes(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    'text',
+    [
+        "model = dict(test_cfg=dict(rcnn=dict(nms=dict(type='fast_nms'))))",
+        "model = dict(test_cfg=dict(rcnn=dict(nms=dict(type='my_soft_nms'))))",
+        'train_cfg = dict(val_interval=2.0)',
+        "val_evaluator = dict(_delete_=True, type='MultiDatasetsEvaluator', metrics=[])",
+    ],
+)
+def test_what_projects_and_zoos_have_passes(text: str, tmp_path: Path) -> None:
     path = tmp_path / 'config.py'
-    path.write_text(
-        f"_base_ = '{ROOT}/configs/mask_rcnn_dat_pp_t_coco.py'\n"
-        f"model = dict(test_cfg=dict(rcnn=dict(nms=dict(type='{kind}'))))\n"
-    )
+    path.write_text(f"_base_ = '{ROOT}/configs/mask_rcnn_dat_pp_t_coco.py'\n{text}\n")
     check_keys(Config.fromfile(path))
 
 
