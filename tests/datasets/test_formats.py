@@ -264,16 +264,16 @@ def write_colored(path: Path, labels: np.ndarray, kind: str) -> None:
 
 @pytest.mark.parametrize('kinds', ['palette/other palette', 'palette/color', 'other palette/color'])
 def test_colors_count_where_numbers_differ(kinds: str, tmp_path: Path) -> None:
-    labels = np.resize(np.arange(3), (7, 5))
+    labels = [np.resize(np.arange(3 - index), (7, 5)) for index in range(2)]
     for index, kind in enumerate(kinds.split('/')):
         write_pictures(tmp_path, [f'images/{index}.jpg'])
-        write_colored(tmp_path / f'masks/{index}.png', labels, kind)
+        write_colored(tmp_path / f'masks/{index}.png', labels[index], kind)
     found = read_segmented(tmp_path, 0.5, 0, None)
     assert found.classes == ('background', 'color_008000', 'color_800000') and found.rewritten
     for index in range(2):
         mask = tmp_path / f'masks/{index}.png'
         write_values(mask, tmp_path / 'new.png', found.rewritten, found.classes)
-        assert (np.asarray(Image.open(tmp_path / 'new.png')) == labels).all()
+        assert (np.asarray(Image.open(tmp_path / 'new.png')) == labels[index]).all()
 
 
 @pytest.mark.parametrize(
