@@ -348,6 +348,8 @@ def _add_loaders(draft: Draft, cfg: Config, datasets: dict[str, dict], batch: in
             value = {key: value}
         if split == 'train':
             value = dict(batch_size=batch, **value)
+        elif cfg.default_scope == 'mmseg' and cfg[f'{split}_dataloader'].get('batch_size', 1) > 1:
+            value = dict(batch_size=1, **value)  # images of any size, which are not padded there
         draft.values[f'{split}_dataloader'] = value
     _share_with_test(draft, 'dataloader')
 

@@ -147,7 +147,10 @@ def test_masks_in_color_beside_their_images_are_found(tmp_path: Path) -> None:
         pixels = np.array([[[0, 0, 0], [9, 8, 7]]], np.uint8).repeat(40, 0).repeat(48, 1)
         Image.fromarray(pixels).save(tmp_path / 'data' / f'{index}_mask.png')
     new_config(nano('mmseg'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
-    data = Config.fromfile(tmp_path / 'mine.py').train_dataloader.dataset
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    # mmsegmentation pads no images of a test, so that those of a batch would need one size.
+    assert cfg.val_dataloader.batch_size == cfg.test_dataloader.batch_size == 1
+    data = cfg.train_dataloader.dataset
     data.update(pipeline=[])
     with DefaultScope.overwrite_default_scope('mmseg'):
         assert len(DATASETS.build(data)) == 3
