@@ -93,6 +93,10 @@ def before_training(
     """
     _before_run(cfg, warn)
     run.check_parts(cfg, ('train_dataloader', 'train_cfg', 'optim_wrapper'))
+    for name, hook in (cfg.get('default_hooks') or {}).items():
+        out_dir = hook.get('out_dir') if isinstance(hook, Mapping) else None
+        if isinstance(out_dir, str) and '://' not in out_dir:
+            run.check_writable(f'default_hooks.{name}.out_dir', out_dir)
     folders.check_data_roots(cfg, ('train', 'val'))
     folders.check_lists(cfg, ('train', 'val'))
     run.check_strategy(cfg)

@@ -69,6 +69,20 @@ def test_places_that_cannot_be_written_to_are_refused(
         run.check_writable('work dir', tmp_path / 'new')
 
 
+@pytest.mark.parametrize('hook', ['checkpoint', 'logger'])
+def test_a_place_for_no_checkpoints_is_refused(hook: str, cfg: Config, tmp_path: Path) -> None:
+    (tmp_path / 'file').touch()
+    hooks = {hook: dict(type='CheckpointHook', out_dir=str(tmp_path / 'new')), 'timer': None}
+    cfg.default_hooks = hooks
+    checks.before_training(cfg)
+    cfg.default_hooks[hook].out_dir = 's3://bucket/folder'
+    checks.before_training(cfg)
+    cfg.default_hooks[hook].out_dir = str(tmp_path / 'file')
+    sentence = f'default_hooks.{hook}.out_dir .* cannot be written to: .*file is not a folder'
+    with pytest.raises(UserError, match=sentence):
+        checks.before_training(cfg)
+
+
 @pytest.mark.parametrize(
     'out, sentence',
     [
