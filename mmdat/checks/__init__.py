@@ -200,6 +200,7 @@ def of_first_step(
     """Yield the checks of :func:`before_first_step`, none of which presupposes another."""
     yield partial(classes.check_names, datasets, warn)
     yield partial(model_fit.check_channels, model)
+    yield partial(model_fit.check_strides, model)
     yield partial(model_fit.check_image_channels, model)
     yield partial(model_fit.check_class_weights, model)
     yield partial(model_fit.check_topk, model)

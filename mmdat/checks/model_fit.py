@@ -14,6 +14,8 @@ from mmdat.models.backbones.base import HierarchicalBackbone
 
 from .config_tree import transforms
 
+SEGMENTING = ('decode_head', 'auxiliary_head')  # the heads of a segmentor
+
 
 def check_channels(model: nn.Module) -> None:
     """Refuse a neck or a head for other channels than a backbone of mmdat returns."""
@@ -26,6 +28,42 @@ def check_channels(model: nn.Module) -> None:
                 f'model.{name}.in_channels is {expected}, but model.backbone returns maps '
                 f'of {given} channels: give the {name} those'
             )
+    for name in SEGMENTING if getattr(model, 'neck', None) is None else ():
+        index: Any = getattr(getattr(model, name, None), 'in_index', 0)
+        count = len(backbone.out_channels)
+        if not all(each in range(-count, count) for each in _listed(index)):
+            raise UserError(
+                f'model.{name}.in_index is {index}, but model.backbone returns {count} maps: '
+                f'choose from 0 to {count - 1}'
+            )
+
+
+def check_strides(model: nn.Module) -> None:
+    """Refuse heads for other strides than those of the maps of an FPN on a backbone of mmdat.
+
+    Anchors would lie on a part of the image, and regions be cut out elsewhere, in silence.
+
+    Raises:
+        UserError: Names the part, its strides and the maps'.
+    """
+    backbone, neck = getattr(model, 'backbone', None), getattr(model, 'neck', None)
+    if not isinstance(backbone, HierarchicalBackbone) or type(neck).__name__ != 'FPN':
+        return
+    fpn: Any = neck
+    strides = list(backbone.out_strides[fpn.start_level : fpn.backbone_end_level])
+    while strides and len(strides) < fpn.num_outs:
+        strides.append(2 * strides[-1])
+    for name, module in model.named_modules():
+        priors = getattr(getattr(module, 'prior_generator', None), 'strides', None)
+        # Of regions and of segmentation a head may read the first maps alone.
+        first = getattr(module, 'featmap_strides', getattr(module, 'feature_strides', None))
+        given = first if priors is None else [max(_listed(stride)) for stride in priors]
+        if given is None or list(given) == (strides if first is None else strides[: len(given)]):
+            continue
+        raise UserError(
+            f'model.{name} is for maps of strides {list(given)}, but backbone and neck return maps '
+            f'of strides {strides}: set its strides to those'
+        )
 
 
 def check_image_channels(model: nn.Module) -> None:
@@ -279,7 +317,7 @@ def _readers(model: nn.Module, channels: list[int]) -> Iterator[tuple[str, Any, 
     width = getattr(getattr(model, 'head', None), 'in_channels', None)
     if isinstance(width, int):
         yield 'head', width, channels[-1]
-    for name in ('decode_head', 'auxiliary_head'):
+    for name in SEGMENTING:
         head = getattr(model, name, None)
         head_channels: Any = getattr(head, 'in_channels', None)
         index: Any = getattr(head, 'in_index', None)
@@ -287,6 +325,10 @@ def _readers(model: nn.Module, channels: list[int]) -> Iterator[tuple[str, Any, 
             yield name, list(head_channels), channels
         elif isinstance(head_channels, int) and index in range(-len(channels), len(channels)):
             yield name, head_channels, channels[index]
+
+
+def _listed(value: Any) -> Sequence[int]:
+    return value if isinstance(value, Sequence) else [value]
 
 
 def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:

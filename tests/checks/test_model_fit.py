@@ -20,6 +20,7 @@ from mmdat.checks.model_fit import (
     check_num_classes,
     check_padding,
     check_single_output,
+    check_strides,
     check_topk,
     check_weights_fit,
 )
@@ -101,6 +102,60 @@ def test_parts_for_other_channels_are_refused(
     check_channels(model(**right))
     with pytest.raises(UserError, match=sentence):
         check_channels(model(**wrong))
+
+
+@pytest.mark.parametrize('in_index', [4, -5])
+def test_a_head_that_reads_a_map_that_is_not_there_is_refused(in_index: int) -> None:
+    head = dict(fcn_head(128), in_index=in_index)
+    sentence = f'model.auxiliary_head.in_index is {in_index}, but .* returns 4 maps: choose from 0'
+    with pytest.raises(UserError, match=sentence):
+        check_channels(model(auxiliary_head=head))
+    check_channels(model(neck=fpn(CHANNELS), auxiliary_head=dict(head, in_index=3)))
+
+
+def rpn_head(strides: list[int]) -> dict[str, Any]:
+    anchors = dict(type='AnchorGenerator', scales=[8], ratios=[1.0], strides=strides)
+    return dict(type='mmdet.RPNHead', in_channels=8, anchor_generator=anchors)
+
+
+def fpn_head(strides: list[int]) -> dict[str, Any]:
+    return dict(
+        type='mmseg.FPNHead',
+        in_channels=[8] * 4,
+        in_index=[0, 1, 2, 3],
+        feature_strides=strides,
+        channels=8,
+        num_classes=2,
+    )
+
+
+def roi_extractor(strides: list[int]) -> dict[str, Any]:
+    layer = dict(type='RoIAlign', output_size=7)
+    return dict(
+        type='mmdet.SingleRoIExtractor', roi_layer=layer, out_channels=8, featmap_strides=strides
+    )
+
+
+@pytest.mark.parametrize(
+    'name, build, right, wrong',
+    [
+        ('rpn_head', rpn_head, [4, 8, 16, 32, 64], [8, 16, 32, 64, 128]),
+        ('rpn_head', rpn_head, [4, 8, 16, 32, 64], [4, 8, 16, 32]),
+        ('decode_head', fpn_head, [4, 8, 16, 32], [8, 16, 32, 64]),
+        ('extractor', roi_extractor, [4, 8], [8, 16]),
+    ],
+)
+def test_heads_for_other_strides_are_refused(
+    name: str, build: Any, right: list[int], wrong: list[int]
+) -> None:
+    neck = dict(fpn(CHANNELS), num_outs=5)
+    check_strides(model(neck=neck, **{name: build(right)}))
+    sentence = rf'model.{name} is for maps of strides \{wrong}, but .* \[4, 8, 16, 32, 64\]: set'
+    with pytest.raises(UserError, match=sentence):
+        check_strides(model(neck=neck, **{name: build(wrong)}))
+    later = dict(neck, start_level=1)
+    with pytest.raises(UserError, match=r'but .* \[8, 16, 32, 64, 128\]: set'):
+        check_strides(model(neck=later, **{name: build(right)}))
 
 
 @pytest.mark.parametrize(
