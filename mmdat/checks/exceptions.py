@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseDataPreprocessor
 from mmengine.runner import BaseLoop, Runner
+from torch import nn
 from torch.utils.data import DataLoader
 
 from mmdat.errors import UserError, reason, suggest
@@ -120,6 +121,8 @@ def _explain(error: Exception, cfg: Config) -> str | None:
         )
     if isinstance(error, AssertionError) and owners and isinstance(owners[-1], Hook):
         return f'{_where(cfg, type(owners[-1]).__name__)} cannot be used: {reason(error)}'
+    if sentence := _misfit(text, [owner for owner in owners if isinstance(owner, nn.Module)]):
+        return sentence
     built = _last_built(frames, cfg)
     if built is None:
         return None
@@ -146,6 +149,29 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             f'{suggest(key, _parameters(factory))}'
         )
     return f'{where} cannot be used: {reason(error)}'
+
+
+def _misfit(text: str, modules: list[nn.Module]) -> str | None:
+    """Say which layer gets other channels than it takes; None where that is not what happened.
+
+    Args:
+        text: What PyTorch said.
+        modules: Those whose methods ran, from the outermost to the innermost.
+    """
+    convolved = re.search(r'to have (?P<takes>\d+) channels, but got (?P<gets>\d+) channels', text)
+    product = r'cannot be multiplied \(\d+x(?P<gets>\d+) and (?P<takes>\d+)x\d+\)'
+    match = convolved or re.search(product, text)
+    if match is None or not modules:
+        return None
+    names = {module: name for name, module in modules[0].named_modules()}
+    name = names.get(modules[-1])
+    if not name:
+        return None
+    part = '.'.join(name.split('.')[:2]) if name.startswith('roi_head.') else name.split('.')[0]
+    return (
+        f'model.{name} takes {match["takes"]} channels, but gets {match["gets"]}: make in_channels '
+        f'of model.{part}, or what it is computed from, fit what comes before it'
+    )
 
 
 def _last_built(frames: list[FrameType], cfg: Config) -> tuple[str, Any] | None:

@@ -282,6 +282,30 @@ def test_images_of_several_sizes_in_a_batch_are_told() -> None:
         next(iter(DataLoader(images, batch_size=2)))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    'layer, size, sentence',
+    [
+        (nn.Conv2d(3, 4, 1), (1, 5, 2, 2), 'model.neck.0 takes 3 channels, but gets 5: make in_ch'),
+        (nn.Linear(3, 4), (2, 5), 'model.neck.0 takes 3 channels, but gets 5: make in_channels of'),
+    ],
+)
+def test_a_layer_that_gets_other_channels_is_named(
+    layer: nn.Module, size: tuple[int, ...], sentence: str
+) -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.neck = nn.Sequential(layer)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.neck(x)
+
+    with pytest.raises(UserError, match=sentence), explained(Config()):
+        Whole()(torch.zeros(size))
+    with pytest.raises(RuntimeError), explained(Config()):
+        layer(torch.zeros(size))
+
+
 def test_what_is_no_mistake_of_the_user_passes() -> None:
     with pytest.raises(ZeroDivisionError), explained(Config()):
         raise ZeroDivisionError
