@@ -143,7 +143,14 @@ class Predictor:
 
         Returns:
             For each image the attribute of a prediction that is of the model's task, by its name.
+
+        Raises:
+            UserError: For what is no such image, or not in a list.
         """
+        if isinstance(images, np.ndarray) and images.ndim < 4:
+            raise UserError('images come in a list, also a single one: give [image]')
+        for image in images:
+            _check_image(image)
         outputs: list[dict[str, Any]] = [{}] * len(images)
         whole = []
         for index, image in enumerate(images):
@@ -166,8 +173,9 @@ class Predictor:
             The recording, with a mapping from the image to the network's input.
 
         Raises:
-            UserError: If the backbone has no attention that can be recorded.
+            UserError: If the backbone has no attention that can be recorded; for no such image.
         """
+        _check_image(image)
         with DefaultScope.overwrite_default_scope(self.toolbox):
             (recording,) = record_batch(self._model, pseudo_collate(self._prepared([image])))
         return recording
@@ -182,8 +190,9 @@ class Predictor:
             As a call of the predictor gives for an image, and as :meth:`record_attention`.
 
         Raises:
-            UserError: If the backbone has no attention that can be recorded.
+            UserError: If the backbone has no attention that can be recorded; for no such image.
         """
+        _check_image(image)
         test_cfg = getattr(self._model, 'test_cfg', None) or {}
         if self._slice_size or test_cfg.get('mode') == 'slide':  # a pass sees a part of the image
             return self([image])[0], self.record_attention(image)
@@ -302,6 +311,23 @@ def _bound_masks(sample: BaseDataElement) -> None:
         x_scale, y_scale = sample.metainfo['scale_factor']
         scale_factor = (x_scale * width / shape[1], y_scale * height / shape[0])
         sample.set_metainfo(dict(ori_shape=shape, scale_factor=scale_factor))
+
+
+def _check_image(image: Any) -> None:
+    """Refuse what is no image in memory; a tensor's axes and values would be taken for others."""
+    is_array = isinstance(image, np.ndarray)
+    if (
+        not is_array
+        or image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or not image.size
+    ):
+        got = f'{image.dtype} of shape {image.shape}' if is_array else type(image).__name__
+        raise UserError(
+            'an image is a NumPy array of uint8, (height, width, 3) in BGR as cv2.imread gives, '
+            f'got {got}'
+        )
 
 
 def _instances(sample: Any, score_thr: float, shape: tuple[int, int]) -> Instances:

@@ -439,6 +439,32 @@ def test_an_option_without_effect_is_told(
     assert told == sentences
 
 
+@pytest.mark.parametrize(
+    'image, got',
+    [
+        (torch.zeros(3, 64, 64), 'got Tensor'),
+        ('photo.jpg', 'got str'),
+        (None, 'got NoneType'),  # as cv2.imread gives for what it cannot read
+        (np.zeros((64, 64, 3)), r'got float64 of shape \(64, 64, 3\)'),
+        (np.zeros((64, 64), np.uint8), r'got uint8 of shape \(64, 64\)'),
+        (np.zeros((64, 64, 4), np.uint8), r'got uint8 of shape \(64, 64, 4\)'),
+        (np.zeros((0, 64, 3), np.uint8), r'got uint8 of shape \(0, 64, 3\)'),
+    ],
+)
+def test_what_is_no_image_in_memory_is_refused(
+    image: Any, got: str, model: Callable[[str], Model]
+) -> None:
+    predictor = Predictor(*model(DETECTOR))
+    for use in (lambda x: predictor([x]), predictor.record_attention, predictor.predict_and_record):
+        with pytest.raises(UserError, match=f'^an image is a NumPy array of uint8, .* {got}$'):
+            use(image)
+
+
+def test_an_image_without_its_list_is_refused(model: Callable[[str], Model]) -> None:
+    with pytest.raises(UserError, match=r'in a list, also a single one: give \[image\]'):
+        Predictor(*model(DETECTOR))(np.zeros((64, 64, 3), np.uint8))
+
+
 @pytest.mark.parametrize('inputs', [np.zeros((4, 4, 3), np.uint8), [np.zeros((4, 4, 3))], 0])
 def test_what_is_no_path_is_a_sentence(inputs: Any) -> None:
     with pytest.raises(UserError, match='got (ndarray|int): mmdat.apis.predictor.Predictor'):
