@@ -88,6 +88,8 @@ CLIPPING: dict[str, tuple[Callable, str]] = dict(
 LEAST = {
     'auto_scale_lr.base_batch_size': 1,
     'optim_wrapper.accumulative_counts': 1,
+    'train_cfg.max_epochs': 0,
+    'train_cfg.max_iters': 0,
     'train_cfg.val_begin': 0,
     'train_cfg.val_interval': 1,
 }

@@ -159,6 +159,8 @@ def test_what_projects_and_zoos_have_passes(text: str, tmp_path: Path) -> None:
     [
         ('train_cfg.val_interval', [0, -1, 1.5, 'a'], 1),
         ('train_cfg.val_begin', [-1, 'a'], 0),
+        ('train_cfg.max_epochs', [-1, 1.5, 'a'], 0),
+        ('train_cfg.max_iters', [-1, 'a'], 0),
         ('optim_wrapper.accumulative_counts', [0, 1.5], 1),
         ('auto_scale_lr.base_batch_size', [0, -4, 'a'], 1),
     ],
