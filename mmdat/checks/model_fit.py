@@ -15,6 +15,9 @@ from mmdat.models.backbones.base import HierarchicalBackbone
 from .config_tree import transforms
 
 SEGMENTING = ('decode_head', 'auxiliary_head')  # the heads of a segmentor
+# Parts that read an FPN's maps from the first one on; masks or semantics may be of another map.
+ANCHORED = ('bbox_head', 'rpn_head')
+READING_FIRST = (*SEGMENTING, 'bbox_roi_extractor', 'mask_roi_extractor')
 
 
 def check_channels(model: nn.Module) -> None:
@@ -54,14 +57,24 @@ def check_strides(model: nn.Module) -> None:
     while strides and len(strides) < fpn.num_outs:
         strides.append(2 * strides[-1])
     for name, module in model.named_modules():
-        priors = getattr(getattr(module, 'prior_generator', None), 'strides', None)
-        # Of regions and of segmentation a head may read the first maps alone.
-        first = getattr(module, 'featmap_strides', getattr(module, 'feature_strides', None))
-        given = first if priors is None else [max(_listed(stride)) for stride in priors]
-        if given is None or list(given) == (strides if first is None else strides[: len(given)]):
+        parts = name.split('.')
+        if parts[0] in ANCHORED:
+            priors = getattr(getattr(module, 'prior_generator', None), 'strides', None)
+            given, expected = [max(_listed(stride)) for stride in priors or ()], strides
+        elif {*parts} & {*READING_FIRST}:
+            first = getattr(module, 'featmap_strides', getattr(module, 'feature_strides', None))
+            given = list(first or ())
+            expected = strides[: len(given)]
+        else:
+            continue
+        # YOLACT's are of the maps of one size of images: 30.6 for 32, 110 for 128.
+        if not given or (
+            len(given) == len(expected)
+            and all(0.7 < a / b < 1.4 for a, b in zip(given, expected, strict=True))
+        ):
             continue
         raise UserError(
-            f'model.{name} is for maps of strides {list(given)}, but backbone and neck return maps '
+            f'model.{name} is for maps of strides {given}, but backbone and neck return maps '
             f'of strides {strides}: set its strides to those'
         )
 

@@ -142,7 +142,7 @@ def roi_extractor(strides: list[int]) -> dict[str, Any]:
         ('rpn_head', rpn_head, [4, 8, 16, 32, 64], [8, 16, 32, 64, 128]),
         ('rpn_head', rpn_head, [4, 8, 16, 32, 64], [4, 8, 16, 32]),
         ('decode_head', fpn_head, [4, 8, 16, 32], [8, 16, 32, 64]),
-        ('extractor', roi_extractor, [4, 8], [8, 16]),
+        ('bbox_roi_extractor', roi_extractor, [4, 8], [8, 16]),
     ],
 )
 def test_heads_for_other_strides_are_refused(
@@ -156,6 +156,16 @@ def test_heads_for_other_strides_are_refused(
     later = dict(neck, start_level=1)
     with pytest.raises(UserError, match=r'but .* \[8, 16, 32, 64, 128\]: set'):
         check_strides(model(neck=later, **{name: build(right)}))
+
+
+def test_strides_of_heads_that_read_one_map_or_nearly_those_pass() -> None:
+    neck = dict(fpn(CHANNELS), num_outs=5)
+    # As HTC, which cuts regions out of a map of semantics, CondInst and YOLACT have them.
+    semantic = model(neck=neck, semantic_roi_extractor=roi_extractor([8]))
+    masks = model(neck=neck, mask_head=rpn_head([8]))
+    nearly = [550 / side for side in (138, 69, 35, 18, 9)]
+    for whole in (semantic, masks, model(neck=neck, bbox_head=rpn_head(nearly))):
+        check_strides(whole)
 
 
 @pytest.mark.parametrize(
