@@ -212,7 +212,9 @@ def check_optimizer(runner: Runner, content: Mapping[str, Any], source: str) -> 
 
 def _first(group: Mapping[str, Any], name: str) -> Any:
     """A setting of a group of parameters, before any schedule changed it."""
-    value = group.get(f'initial_{name}', group[name])
+    value = group.get(f'initial_{name}', group.get(name))
+    if name == 'betas' and 'initial_momentum' in group:  # a schedule of the momentum changes one
+        return (group['initial_momentum'], *value[1:])
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import AmpOptimWrapper, CosineAnnealingLR, LinearLR, OptimWrapper
+from mmengine.optim import (
+    AmpOptimWrapper,
+    CosineAnnealingLR,
+    CosineAnnealingMomentum,
+    LinearLR,
+    OptimWrapper,
+)
 from torch import nn
 
 from mmdat import checks
@@ -204,6 +210,7 @@ def trained_with(optimizer: str = 'AdamW', groups: int = 1, end: int = 8, **opti
     schedules = [
         LinearLR(wrapper, end=2, by_epoch=False),
         CosineAnnealingLR(wrapper, T_max=end, end=end, by_epoch=False),
+        CosineAnnealingMomentum(wrapper, T_max=8, by_epoch=False),  # changes betas
     ]
     runner = SimpleNamespace(optim_wrapper=wrapper, param_schedulers=schedules)
     for _ in range(3):
@@ -217,7 +224,7 @@ def trained_with(optimizer: str = 'AdamW', groups: int = 1, end: int = 8, **opti
 def test_a_training_with_another_optimizer_is_not_gone_on_with() -> None:
     _, content = trained_with()
     for changed, sentence in (
-        (dict(optimizer='SGD'), "has 'amsgrad', 'betas', .* config's SGD 'dampening', 'momentum'"),
+        (dict(optimizer='SGD'), "has 'amsgrad', 'betas', .* config's SGD 'dampening' and 'nest"),
         (dict(groups=3), r'another number of groups of parameters \(1, not 3\): paramwise_cfg'),
     ):
         runner, _ = trained_with(**changed)
@@ -231,7 +238,10 @@ def test_a_training_with_another_optimizer_is_not_gone_on_with() -> None:
         (dict(), None),
         (dict(lr=5.0), r'with lr 0.1 \(not 5.0\); to train'),
         (dict(weight_decay=0.3), r'with weight_decay 0.01 \(not 0.3\); to train'),
-        (dict(betas=(0.8, 0.9)), r'with betas \(0.9, 0.999\) \(not \(0.8, 0.9\)\); to train'),
+        (
+            dict(betas=(0.8, 0.9)),
+            r'with betas \(0.9, 0.999\) \(not \(0.8, 0.9\)\), momentum 0.9 \(not 0.8',
+        ),
         (dict(end=9), r'with param_scheduler.1.T_max 8 \(not 9\), param_scheduler.1.end 8 \(not 9'),
     ],
 )
@@ -246,7 +256,7 @@ def test_settings_that_a_resumed_training_does_not_take_over_are_told(
     assert [bool(re.search(sentence or '', text)) for text in told] == [True] * bool(sentence)
     runner.param_schedulers.pop()
     check_optimizer(runner, content, 'a.pth')
-    assert '2 param_scheduler (not 1)' in told[-1]
+    assert '3 param_scheduler (not 2)' in told[-1]
     runner.param_schedulers = None
     runner.optim_wrapper = dict()
     check_optimizer(runner, content, 'a.pth')
