@@ -658,6 +658,7 @@ def test_files_that_are_left_out_are_told(tmp_path: Path) -> None:
     write_coco(tmp_path, {'1.jpg': 'a', '2.jpg': 'a'})
     whole = (tmp_path / 'a.json').read_text()
     (tmp_path / 'instances_train.json').write_text(whole)
+    (tmp_path / 'notes.json').write_text('{"a": 1,}')  # of something else
     note = 'a.json is left out, as other files have instances in their names.'
     assert note in read_detection(tmp_path, 0.5, 0).notes
     (tmp_path / 'a.json').unlink()

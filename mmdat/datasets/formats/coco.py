@@ -159,7 +159,12 @@ def _coco_files(
         if path not in named and not COCO_ALSO.search(PurePosixPath(path).name.lower())
     ]
     for path in [*named, *others]:
-        content = read_json(images.root / path)
+        try:
+            content = read_json(images.root / path)
+        except UserError:
+            if path in named or not named:
+                raise
+            continue  # which need not be of the data
         if not isinstance(content, dict) or not isinstance(content.get('images'), list):
             continue
         if not any(isinstance(content.get(name), list) for name in ('annotations', 'categories')):
