@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from math import inf
 from operator import gt
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,14 @@ NESTED_KEYS = {
     },
     'randomness': parameters(Runner.set_randomness),
 }
+# Types of optim_wrapper that clip gradients so.
+WRAPPERS = ('OptimWrapper', 'AmpOptimWrapper', 'ApexOptimWrapper', 'BFloat16OptimWrapper')
 # How gradients are clipped (optim_wrapper.clip_grad.type) -> the function, and its limit.
 CLIPPING: dict[str, tuple[Callable, str]] = dict(
     norm=(clip_grad_norm_, 'max_norm'), value=(clip_grad_value_, 'clip_value')
 )
 # Whole numbers of which mmengine takes others, and trains otherwise or trips over them: the least.
+# An infinite interval is none.
 LEAST = {
     'auto_scale_lr.base_batch_size': 1,
     'optim_wrapper.accumulative_counts': 1,
@@ -185,8 +189,10 @@ def _check_numbers(cfg: Config) -> None:
     """Refuse numbers with which a training would end in an error, or go the wrong way."""
     for path, least in LEAST.items():
         value = value_at(cfg, path)
+        if value is None or (fits(value, float) and value == inf and 'val_' in path):
+            continue
         # Also 8000.0, as mmdet's configs have it.
-        if value is not None and not (fits(value, float) and value % 1 == 0 and value >= least):
+        if not (fits(value, float) and value % 1 == 0 and value >= least):
             raise UserError(f'{path} must be a whole number of at least {least}, got {value!r}')
 
 
@@ -197,7 +203,10 @@ def _check_clipping(cfg: Config) -> None:
     """
     path = 'optim_wrapper.clip_grad'
     given = value_at(cfg, path)
-    if not isinstance(given, Mapping) or not given:
+    # A wrapper of the user's may clip otherwise.
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper') if given else ''
+    name = str(getattr(wrapper, '__name__', wrapper)).rpartition('.')[2]
+    if not isinstance(given, Mapping) or name not in WRAPPERS:
         return
     kind = given.get('type', 'norm')
     if kind not in CLIPPING:

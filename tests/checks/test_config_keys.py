@@ -7,6 +7,7 @@ import mmdet
 import mmpretrain
 import pytest
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 
 from mmdat.checks.config_keys import check_keys, check_scope
 from mmdat.errors import UserError
@@ -145,6 +146,8 @@ def test_key_that_nothing_reads_is_refused(text: str, sentence: str, tmp_path: P
         "model = dict(test_cfg=dict(rcnn=dict(nms=dict(type='fast_nms'))))",
         "model = dict(test_cfg=dict(rcnn=dict(nms=dict(type='my_soft_nms'))))",
         'train_cfg = dict(val_interval=2.0)',
+        "train_cfg = dict(val_interval=float('inf'))",
+        "optim_wrapper = dict(type='MyWrapper', clip_grad=dict(type='agc', ratio=0.1))",
         "val_evaluator = dict(_delete_=True, type='MultiDatasetsEvaluator', metrics=[])",
     ],
 )
@@ -190,6 +193,7 @@ def test_number_that_mmengine_trips_over_is_refused(
 def test_clipping_of_gradients_to_no_limit_is_refused(clip_grad: dict[str, Any], key: str) -> None:
     cfg = Config.fromfile(ROOT / 'configs' / 'mask_rcnn_dat_pp_t_coco.py')
     cfg.optim_wrapper.clip_grad = clip_grad
+    cfg.optim_wrapper.type = OptimWrapper
     with pytest.raises(UserError, match=rf'clip_grad.{key} must be a number above 0, got'):
         check_keys(cfg)
     cfg.optim_wrapper.clip_grad[key] = float('inf')

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.variants import NANO, TRACED, VARIANTS, build
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from packaging.version import Version
 from torch import Tensor, nn
 
@@ -618,6 +618,18 @@ def test_an_init_cfg_without_type_or_checkpoint_is_refused(init_cfg: Any) -> Non
 def test_a_wrong_init_cfg_is_refused(init_cfg: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         DAT('nano', init_cfg=dict(type='Pretrained', **init_cfg)).init_weights()
+
+
+@pytest.mark.parametrize('kind', ['PretrainedInit', 'mmengine.Pretrained', PretrainedInit])
+def test_a_checkpoint_loads_by_each_name_of_its_type(kind: Any, tmp_path: Path) -> None:
+    weights = {f'backbone.{name}': value + 1 for name, value in DAT('nano').state_dict().items()}
+    torch.save(weights, tmp_path / 'detector.pth')
+    given = dict(type=kind, checkpoint=str(tmp_path / 'detector.pth'))
+    backbone = DAT('nano', init_cfg=[given, dict(type='Constant', val=7, layer='Conv2d')])
+    backbone.init_weights()
+    assert backbone.state_dict().keys() == DAT('nano').state_dict().keys()
+    for name, value in backbone.named_parameters():
+        torch.testing.assert_close(value, weights[f'backbone.{name}'])
 
 
 def test_the_log_says_where_weights_come_from(

@@ -24,8 +24,6 @@ from mmdat.ops.cpu import channels_last
 from mmdat.ops.reference import is_autocast_enabled
 from mmdat.ops.tracing import fresh_sizes, is_exporting
 
-# The types by which an init_cfg of mmengine asks for a checkpoint.
-PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
 PRETRAINED_KEYS = ('type', 'checkpoint', 'prefix', 'map_location')
 
 
@@ -272,15 +270,14 @@ class HierarchicalBackbone(BaseModule):
             if (
                 not isinstance(config, Mapping)
                 or 'type' not in config
-                or (config['type'] in PRETRAINED and 'checkpoint' not in config)
+                or (_is_pretrained(config) and 'checkpoint' not in config)
             ):
                 raise UserError(
                     "init_cfg must have a type, and a checkpoint for 'Pretrained', as "
                     f"in dict(type='Pretrained', checkpoint='x.pth'), got {init_cfg!r}"
                 )
-        pretrained = [config for config in configs if config['type'] in PRETRAINED]
-        others = [config for config in configs if config not in pretrained]
-        self.init_cfg = [*others, *map(_loading, pretrained)]
+        ordered = sorted(configs, key=_is_pretrained)  # checkpoints last, as in mmengine
+        self.init_cfg = [_loading(item) if _is_pretrained(item) else item for item in ordered]
         super().init_weights()
         self.init_cfg = init_cfg
 
@@ -375,6 +372,13 @@ class LoadWeights:
     def __call__(self, backbone: Any) -> None:
         load_pretrained(backbone, self.checkpoint, self.prefix)
         update_init_info(backbone, init_info=f'load from {self.checkpoint}')
+
+
+def _is_pretrained(config: Mapping[str, Any]) -> bool:
+    """Whether an ``init_cfg`` asks for a checkpoint, also as ``'mmengine.Pretrained'``."""
+    kind = config['type']
+    name = kind.rpartition('.')[2] if isinstance(kind, str) else ''
+    return kind is PretrainedInit or name in ('Pretrained', 'PretrainedInit')
 
 
 def _loading(config: Mapping[str, Any]) -> dict[str, Any]:
