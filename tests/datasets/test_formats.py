@@ -793,6 +793,47 @@ def test_files_that_name_classes_in_two_ways_are_refused(
             read(root, 0.5, 0)
 
 
+@pytest.mark.parametrize(
+    'image, label',
+    [
+        ('Images/{}.jpg', 'Labels/{}.TXT'),
+        ('images/a/{}.jpg', 'labels/a/{}.Txt'),
+        ('{}.JPG', '{}.TXT'),
+        ('data/{}.jpg', 'data/Labels/{}.txt'),
+    ],
+)
+def test_labels_of_yolo_may_be_in_capitals(image: str, label: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path, [image.format(name) for name in 'abcA'])
+    for name in 'abc':
+        path = tmp_path / label.format(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('1 0.5 0.5 0.5 0.5\n')
+    (tmp_path / 'classes.txt').write_text('x\ny\n')
+    assert boxes(read_detection(tmp_path, 0.5, 0)) == [[2, 2, 4, 4]] * 3
+
+
+def test_a_test_split_that_is_not_there_is_left_out(tmp_path: Path) -> None:
+    write_boxes_of_yolo(tmp_path)
+    with (tmp_path / 'data.yaml').open('a') as file:
+        file.write('nc: 2\ntest: ../test/images\n')
+    found = read_detection(tmp_path, 0.5, 0)
+    note = "data.yaml names '../test/images' for test, where no image is: left out."
+    assert found.notes[0] == note and set(found.splits) == {'train', 'val'}
+    with (tmp_path / 'data.yaml').open('a') as file:
+        file.write('val: ../valid/images\n')
+    with pytest.raises(UserError, match=r"names '../valid/images' for val, where no image is"):
+        read_detection(tmp_path, 0.5, 0)
+
+
+def test_a_number_of_classes_that_names_contradict_is_refused(tmp_path: Path) -> None:
+    write_boxes_of_yolo(tmp_path)
+    with (tmp_path / 'data.yaml').open('a') as file:
+        file.write('nc: 3\n')
+    sentence = r'data.yaml has 3 classes \(nc\), but 2 names: make them agree'
+    with pytest.raises(UserError, match=sentence):
+        read_detection(tmp_path, 0.5, 0)
+
+
 def test_lists_of_darknet_are_splits(tmp_path: Path) -> None:
     write_boxes_of_yolo(tmp_path)
     (tmp_path / 'data.yaml').unlink()

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,7 +41,7 @@ def read_yolo(data: Path, images: Images, notes: list[str]) -> dict[str, dict[st
     if found is None:
         return {}
     near, names, splits, is_pose = found
-    labels = {path for path in images.files if path.endswith('.txt')}
+    labels = _labels(images.files)
     rows = {
         split: {path: _rows(images.root, _label_of(path, labels), names, is_pose) for path in paths}
         for split, paths in splits.items()
@@ -79,12 +79,17 @@ def _description(
         if isinstance(content, dict) and content.get('names') and SPLITS[0] in content:
             # As text: YAML takes a class "no" for False.
             names = _names(yaml.load(text, yaml.BaseLoader)['names'], where)
-            return path, names, _splits(path, content, images), 'kpt_shape' in content
+            count = content.get('nc', len(names))
+            if isinstance(count, int) and count != len(names):
+                raise UserError(
+                    f'{where} has {count} classes (nc), but {len(names)} names: make them agree'
+                )
+            return path, names, _splits(path, content, images, notes), 'kpt_shape' in content
     texts = [path for path in images.files if PurePosixPath(path).name in NAMES_FILES]
-    labeled = {path for path in images.files if path.endswith('.txt')}
-    paths = [path for path in images.paths if _label_of(path, labeled - set(texts))]
+    labels = _labels(path for path in images.files if path not in texts)
+    paths = [path for path in images.paths if _label_of(path, labels)]
     if not texts and paths:
-        _refuse_without_names(images, [_label_of(path, labeled) for path in paths], broken)
+        _refuse_without_names(images, [_label_of(path, labels) for path in paths], broken)
     if not texts or not paths:
         return None
     splits = _listed(images)
@@ -118,7 +123,7 @@ def _listed(images: Images) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {}
     for path in images.files:
         stem, suffix = PurePosixPath(path).stem, PurePosixPath(path).suffix
-        if suffix != '.txt' or stem not in SPLIT_WORDS:
+        if suffix.lower() != '.txt' or stem not in SPLIT_WORDS:
             continue
         lines = read_text(images.root / path).split('\n')
         if is_image(lines[0].strip()):  # else it is the label of an image
@@ -138,7 +143,9 @@ def _refuse_without_names(images: Images, labels: list[str | None], why: str) ->
             )
 
 
-def _splits(path: str, content: dict[str, Any], images: Images) -> dict[str, list[str]]:
+def _splits(
+    path: str, content: dict[str, Any], images: Images, notes: list[str]
+) -> dict[str, list[str]]:
     """List the images of the folders and lists that a YAML file names, by split."""
     start = PurePosixPath(path).parent
     bases = [start / _inside(str(content.get('path') or ''), images.root), start, PurePosixPath()]
@@ -147,6 +154,9 @@ def _splits(path: str, content: dict[str, Any], images: Images) -> dict[str, lis
         places = content.get(split) or []
         for place in [places] if isinstance(places, str) else places:
             listed = list(_images_at(_inside(place, images.root), bases, images, path))
+            if not listed and split == 'test':  # Roboflow names one that is not there
+                notes.append(f'{path} names {place!r} for test, where no image is: left out.')
+                continue
             if not listed:
                 raise UserError(
                     f'{images.root / path} names {place!r} for {split}, where no image is: give '
@@ -184,17 +194,26 @@ def _images_at(place: str, bases: list[PurePosixPath], images: Images, near: str
             return
 
 
-def _label_of(path: str, labels: set[str]) -> str | None:
+def _labels(files: Iterable[str]) -> dict[str, str]:
+    """List the text files, each by its path as :func:`_folded` writes it."""
+    return {_folded(PurePosixPath(path)): path for path in files if path.lower().endswith('.txt')}
+
+
+def _folded(path: PurePosixPath) -> str:
+    """Write a path with .txt as its suffix, and with folders labels in small letters."""
+    parts = [part.lower() if part.lower() == 'labels' else part for part in path.parent.parts]
+    return str(PurePosixPath(*parts, f'{path.stem}.txt'))
+
+
+def _label_of(path: str, labels: dict[str, str]) -> str | None:
     """Find the label file of an image: in the folder labels for images, or beside it."""
-    text = PurePosixPath(path).with_suffix('.txt')
-    parts = text.parts
-    for index in reversed(range(len(parts) - 1)):
-        if parts[index] in ('images', 'JPEGImages'):
-            swapped = str(PurePosixPath(*parts[:index], 'labels', *parts[index + 1 :]))
-            if swapped in labels:
-                return swapped
-    beside = (str(text), str(text.parent / 'labels' / text.name), str('labels' / text))
-    return next((label for label in beside if label in labels), None)
+    image = PurePosixPath(path)
+    parts, text = image.parts, f'{image.stem}.txt'
+    places = [image, image.parent / 'labels' / text, 'labels' / image]
+    for index in range(len(parts) - 1):
+        if parts[index].lower() in ('images', 'jpegimages'):
+            places.insert(0, PurePosixPath(*parts[:index], 'labels', *parts[index + 1 :]))
+    return next((labels[at] for at in map(_folded, places) if at in labels), None)
 
 
 def _rows(root: Path, label: str | None, names: list[str], is_pose: bool) -> list[list[float]]:
