@@ -271,6 +271,8 @@ def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, ba
         datasets[name] = dict(data_prefix=dict(img_path=split.images, seg_map_path=split.masks))
         if split.suffix and not found.rewritten:
             datasets[name]['seg_map_suffix'] = split.suffix
+            if split.image_suffix:
+                datasets[name]['img_suffix'] = split.image_suffix
         if split.listed:
             stems = [os.path.splitext(image)[0] for image in split.pairs]
             datasets[name]['ann_file'] = _list_file(draft, path, name, stems)

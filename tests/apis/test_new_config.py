@@ -141,6 +141,24 @@ def test_masks_in_color_are_written_anew_and_trained_on(tmp_path: Path) -> None:
     train_a_step(tmp_path / 'mine.py')
 
 
+def test_cityscapes_is_trained_on_as_it_lies(tmp_path: Path) -> None:
+    """Without those of its values that are no class (labelIds)."""
+    for split, city in (('train', 'aachen'), ('val', 'ulm')):
+        for index in range(2):
+            name = f'{split}/{city}/{city}_000000_00001{index}'
+            image = tmp_path / 'data' / 'leftImg8bit' / f'{name}_leftImg8bit.png'
+            image.parent.mkdir(parents=True, exist_ok=True)
+            write_images(image.parent, [image.name])
+            mask = tmp_path / 'data' / 'gtFine' / f'{name}_gtFine_labelIds.png'
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.resize(np.arange(34, dtype=np.uint8), (80, 96))).save(mask)
+    new_config(nano('mmseg'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    assert len(cfg.classes) == 19 and cfg.data.mask_values[26] == 'car'
+    assert not (tmp_path / 'mine_masks').exists()
+    train_a_step(tmp_path / 'mine.py')
+
+
 def test_masks_in_color_beside_their_images_are_found(tmp_path: Path) -> None:
     for index in range(4):
         write_images(tmp_path / 'data', [f'{index}.png', f'{index}_mask.png'])

@@ -207,6 +207,64 @@ def test_masks_beside_their_images_end_in_a_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    'layout, image, mask, suffix',
+    [
+        ('images/{} masks/{}', '{}.JPG', '{}.JPG.png', '.JPG.png'),
+        ('images/{} masks/{}', '{}.JPG', 'mask_{}.png', ''),
+        ('{0} {0}', '{}.JPG', 'mask_{}.png', ''),
+        ('{0} {0}annot', '{}.png', '{}.png', ''),
+        ('{0} {0}_labels', '{}.png', '{}_L.png', '_L.png'),
+        ('images/{0} masks/{0}', '{}_L.png', '{}_L.png', ''),
+        ('{0} {0}/masks', 'mask_{}.png', 'mask_{}.png', ''),
+    ],
+)
+def test_names_of_masks_may_have_more_than_those_of_images(
+    layout: str, image: str, mask: str, suffix: str, tmp_path: Path
+) -> None:
+    write_masks(tmp_path, layout, np.arange(3))
+    for path in [*tmp_path.rglob('bild*.JPG'), *tmp_path.rglob('bild*.png')]:
+        name = image if path.suffix == '.JPG' else mask
+        path.rename(path.with_name(name.format(path.stem[-1])))
+    found = read_segmented(tmp_path, 0.25, 0, None)
+    assert found.splits['val'].pairs == {image.format(3): mask.format(3)}
+    assert found.splits['train'].suffix == suffix
+    assert len(found.splits['train'].pairs) == 3
+    assert found.classes == ('background', 'class_1', 'class_2')
+    is_alike = bool(suffix) or 'mask' not in mask or 'mask' in image
+    assert bool(found.rewritten) != is_alike
+
+
+def write_cityscapes(root: Path, ends: tuple[str, ...]) -> None:
+    """Write images and masks of two cities; values are those of road, car and nothing."""
+    for split, city in (('train', 'aachen'), ('val', 'ulm')):
+        for index in range(2):
+            name = f'{split}/{city}/{city}_000000_00001{index}'
+            write_pictures(root, [f'leftImg8bit/{name}_leftImg8bit.png'])
+            for end in ends:
+                path = root / f'gtFine/{name}_gtFine_{end}.png'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                values = [0, 13, 255] if end == 'labelTrainIds' else [7, 26, 3]
+                Image.fromarray(np.array([values], np.uint8)).save(path)
+
+
+@pytest.mark.parametrize('ids', ['labelTrainIds', 'labelIds'])
+def test_the_folders_of_cityscapes_are_read(ids: str, tmp_path: Path) -> None:
+    ends = dict.fromkeys([ids, 'labelIds', 'instanceIds', 'color'])
+    write_cityscapes(tmp_path, tuple(ends))
+    found = read_segmented(tmp_path, 0.25, 0, None)
+    split = found.splits['train']
+    assert split.pairs == {
+        f'aachen_000000_00001{i}_leftImg8bit.png': f'aachen_000000_00001{i}_gtFine_{ids}.png'
+        for i in range(2)
+    }
+    assert (split.suffix, split.image_suffix) == (f'_gtFine_{ids}.png', '_leftImg8bit.png')
+    assert not (found.rewritten or split.listed or found.zero_is_nothing or found.notes)
+    assert len(found.classes) == 19 and found.classes[13] == 'car'
+    if ids == 'labelIds':
+        assert found.values and (found.values[26], found.values[3]) == ('car', None)
+
+
+@pytest.mark.parametrize(
     'values, names, sentence',
     [
         ([0, 1, 2, 3], 'road\nsky', 'hold the value 3, but there are 2 names'),

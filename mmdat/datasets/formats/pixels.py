@@ -33,9 +33,26 @@ IMAGE_WORDS = ('images', 'image', 'imgs', 'img', 'jpegimages', 'photos', 'inputs
 # The first that is there counts: programs write pictures of the masks beside them.
 MASK_WORDS = (
     'segmentationclasspng', 'segmentationclass', 'masks', 'mask', 'labels', 'label', 'annotations',
-    'annotation', 'ann', 'gt', 'groundtruth', 'targets', 'segmentation',
+    'annotation', 'annot', 'ann', 'gt', 'groundtruth', 'targets', 'segmentation',
 )  # fmt: skip
 MASK_END = re.compile(r'[_-](masks?|seg|labels?|gt)$', re.IGNORECASE)
+# What the name of a mask may have more than its image's: Cityscapes' first, CamVid's last.
+MORE_IN_MASKS = (
+    re.compile('_gtFine_labelTrainIds$'),
+    re.compile('_gtFine_labelIds$'),
+    MASK_END,
+    re.compile(r'^(masks?|seg|labels?|gt)[_-]', re.IGNORECASE),
+    re.compile(rf'({"|".join(map(re.escape, IMAGE_SUFFIXES))})$', re.IGNORECASE),
+    re.compile('_L$'),
+)
+CITYSCAPES_END = '_leftImg8bit'
+CITYSCAPES_NO_MASK = re.compile('_gtCoarse_|_gtFine_(color|instance)')
+# Names of the classes of Cityscapes are those of its values for training; its labelIds of them.
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)
+FOLDERS = dict(
+    leftimg8bit='images', gtfine='gt', trainannot='train annot', valannot='val annot',
+    testannot='test annot',
+)  # fmt: skip
 NAMES_FILES = (
     'labelmap.txt', 'class_names.txt', 'classes.txt', 'labels.txt', '_classes.csv', 'classes.json',
     'labels.json', 'class_names.json', 'label_map.json', 'meta.json', 'class_dict.csv',
@@ -44,9 +61,14 @@ NAMES_FILES = (
 PAPERS = (
     (r'ADE_(train|val)_\d{8}', 'ADE20KDataset', 1),
     (r'(19|20)\d\d_\d{6}', 'PascalVOCDataset', 0),
+    (rf'[a-z-]+_\d{{6}}_\d{{6}}{CITYSCAPES_END}', 'CityscapesDataset', 0),
 )
 MOST_READ = 2000  # masks that are looked at
 Color = tuple[int, int, int]
+# By value, None for what is ignored; or in the order of the values.
+Names = Mapping[int, str | None] | list[str]
+# Value -> class, whether 0 is nothing, whether that is clear, and the classes.
+Meaning = tuple[dict[int, str | None] | None, bool, bool, tuple[str, ...]]
 BLACK = (0, 0, 0)
 
 
@@ -59,6 +81,7 @@ class MaskSplit:
         masks: Folder of their masks.
         pairs: Image -> mask, both relative to their folders.
         suffix: What the names of all masks end in beyond those of the images; empty if in nothing.
+        image_suffix: What the names of all images end in that those of masks lack; mostly empty.
         listed: Whether there is more in the folders, so that a list must be written.
         are_parallel: Whether masks lie below their folder as images do below theirs.
     """
@@ -67,6 +90,7 @@ class MaskSplit:
     masks: str
     pairs: dict[str, str]
     suffix: str = ''
+    image_suffix: str = ''
     listed: bool = False
     are_parallel: bool = True
 
@@ -77,7 +101,8 @@ class Segmented(Found[MaskSplit]):
 
     Attributes:
         palette: Colors of the classes, if the masks have them.
-        values: Value in the masks -> class, if labels are not 0, 1, 2 and so on.
+        values: Value in the masks -> class, or None for what is ignored, if labels are not 0, 1, 2
+            and so on.
         rewritten: Color, or gray value, in the masks -> class, if they must be written anew with
             values that a training reads.
         zero_is_nothing: Whether 0 is no class and 1 the first (``reduce_zero_label``).
@@ -85,7 +110,7 @@ class Segmented(Found[MaskSplit]):
     """
 
     palette: list[Color] | None = None
-    values: dict[int, str] | None = None
+    values: dict[int, str | None] | None = None
     rewritten: Mapping[Color, str] | Mapping[int, str] | None = None
     zero_is_nothing: bool = False
     zero_is_clear: bool = True
@@ -133,7 +158,8 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
     if not names:
         keys = '`classes` and `mask_values`' if values and not is_copied else '`classes`'
         notes.append(f'Names of the classes were not found: change {keys} in the config.')
-    kept = values or dict(enumerate(classes, int(nothing)))
+    kept = {value: name for value, name in (values or {}).items() if name is not None}
+    kept = kept or dict(enumerate(classes, int(nothing)))
     if is_copied:
         if len(kept) > IGNORED:
             raise UserError(
@@ -191,7 +217,11 @@ def _split(images: Images, pairs: dict[str, str]) -> MaskSplit:
         for paths in (pairs, pairs.values())
     )
     relative = {os.path.relpath(a, first): os.path.relpath(b, second) for a, b in pairs.items()}
-    ends = {mask.removeprefix(os.path.splitext(image)[0]) for image, mask in relative.items()}
+    stems = {image: os.path.splitext(image)[0] for image in relative}
+    image_end = CITYSCAPES_END if all(x.endswith(CITYSCAPES_END) for x in stems.values()) else ''
+    ends = {
+        mask.removeprefix(stems[image].removesuffix(image_end)) for image, mask in relative.items()
+    }
     are_images = all(end.lower() in IMAGE_SUFFIXES for end in ends)
     suffix = '' if are_images or len(ends) > 1 else ends.pop()
     inside = sum(path.startswith(f'{first}/') for path in images.paths)
@@ -200,6 +230,7 @@ def _split(images: Images, pairs: dict[str, str]) -> MaskSplit:
         second,
         relative,
         '' if suffix in relative.values() else suffix,
+        f'{image_end}.png' if image_end and suffix else '',
         listed=inside != len(pairs),
         are_parallel=are_images or suffix not in ('', *relative.values()),
     )
@@ -213,7 +244,7 @@ def _pairs(images: Images, notes: list[str]) -> dict[str, str]:
     photos, masks, blurred, is_clear = _by_key(images, '[a-z]+')
     if not is_clear:  # as images1/a.jpg and images2/a.jpg
         photos, masks, blurred, _ = _by_key(images, r'[^\W\d_]+|\d+')
-    pairs = {path: masks[key][1] for key, path in photos.items() if key in masks}
+    pairs = {path: masks[key][-1] for key, path in photos.items() if key in masks}
     if not pairs and blurred:
         raise UserError(
             f'{images.root / min(blurred)} holds JPEG files, which blur the values of masks: save '
@@ -226,14 +257,14 @@ def _pairs(images: Images, notes: list[str]) -> dict[str, str]:
         )
     if lonely := [path for key, path in photos.items() if key not in masks]:
         notes.append(f'{len(lonely)} images have no mask, such as {lonely[0]}: they are left out.')
-    if unused := [path for key, (_, path) in masks.items() if key not in photos]:
+    if unused := [path for key, (*_, path) in masks.items() if key not in photos]:
         notes.append(f'{len(unused)} masks have no image, such as {unused[0]}: they are left out.')
     return pairs
 
 
 def _by_key(
     images: Images, pattern: str
-) -> tuple[dict[tuple, str], dict[tuple, tuple[int, str]], set[str], bool]:
+) -> tuple[dict[tuple, str], dict[tuple, tuple[int, int, str]], set[str], bool]:
     """Give images and masks that belong together one key.
 
     Args:
@@ -241,41 +272,58 @@ def _by_key(
         pattern: What the words in a folder's name are; the other signs are not looked at.
 
     Returns:
-        Key -> image, key -> rank and path of a mask, folders of masks that are JPEG, and whether no
-        two folders have an image of the same key.
+        Key -> image, key -> ranks and path of a mask, folders of masks that are JPEG, and whether
+        no two folders have an image of the same key.
     """
     photos: dict[tuple, str] = {}
-    masks: dict[tuple, tuple[int, str]] = {}
+    found: list[tuple[list[tuple], int, str]] = []  # keys that a mask may have, rank, path
     blurred: set[str] = set()
     is_clear = True
+    plain = {PurePosixPath(path).with_suffix('').parts for path in images.paths}
     for path in images.paths:
-        whole = str(PurePosixPath(path).with_suffix(''))
-        stem = MASK_END.sub('', whole)
-        parts = PurePosixPath(stem).parts
+        parts = PurePosixPath(path).with_suffix('').parts
+        if CITYSCAPES_NO_MASK.search(parts[-1]):
+            continue
+        ends = [(*parts[:-1], name) for name in _names_of_images(parts[-1])]
         for index in reversed(range(len(parts) - 1)):
-            words = re.findall(pattern, parts[index].lower())
+            name = parts[index].lower()
+            words = re.findall(pattern, FOLDERS.get(name, name))
             mask_word = next((word for word in MASK_WORDS if word in words), None)
             image_word = next((word for word in IMAGE_WORDS if word in words), None)
             word = mask_word or image_word
             if word is None:
                 continue
             rest = tuple(item for item in words if item != word)
-            key = (parts[:index], rest, parts[index + 1 :])
             if mask_word is None:
+                last = parts[-1].removesuffix(CITYSCAPES_END)
+                key = (parts[:index], rest, (*parts[index + 1 : -1], last))
                 other = photos.setdefault(key, path)
                 is_clear &= PurePosixPath(other).parent == PurePosixPath(path).parent
             elif not path.lower().endswith(('.jpg', '.jpeg')):
-                rank = MASK_WORDS.index(mask_word)
-                masks[key] = min(masks.get(key, (rank, path)), (rank, path))
+                keys: list[tuple] = [(parts[:index], rest, end[index + 1 :]) for end in ends]
+                split = ('_'.join(rest),) if rest else ()
+                # Images may lie beside the folder of masks, or in a folder without a word.
+                keys += [(*parts[:index], *split, *end[index + 1 :]) for end in ends]
+                found.append((keys, MASK_WORDS.index(mask_word), path))
             else:
                 blurred.add('/'.join(parts[: index + 1]))
             break
         else:
-            if stem == whole:
-                photos[parts] = path
+            shorter: list[tuple] = [end for end in ends if end != parts]
+            if MASK_END.search(parts[-1]) or not plain.isdisjoint(shorter):
+                found.append((shorter, 0, path))
             else:
-                masks[parts] = (0, path)
+                photos[parts] = path
+    masks: dict[tuple, tuple[int, int, str]] = {}
+    for keys, rank, path in found:
+        at = next((number for number, key in enumerate(keys) if key in photos), 0)
+        masks[keys[at]] = min(masks.get(keys[at], (rank, at, path)), (rank, at, path))
     return photos, masks, blurred, is_clear
+
+
+def _names_of_images(mask: str) -> list[str]:
+    """List the names that the image of a mask may have, without suffix, the likeliest first."""
+    return [mask, *(pattern.sub('', mask) or mask for pattern in MORE_IN_MASKS)]
 
 
 class _Look:
@@ -337,17 +385,19 @@ class _Look:
         return set(np.unique(pixels).astype(int).tolist()), set(), colors, has_alpha
 
 
-def _names_of_papers(split: MaskSplit) -> dict[int, str]:
-    """Value -> class of ADE20K and Pascal VOC, if the images are named as theirs; else empty."""
+def _names_of_papers(split: MaskSplit) -> dict[int, str | None]:
+    """Value -> class of the data sets of papers, if the images are named as theirs; else empty."""
     first = PurePosixPath(next(iter(split.pairs))).stem
     for pattern, name, lowest in PAPERS:
         if re.fullmatch(pattern, first):
             classes = import_module('mmseg.datasets').__dict__[name].METAINFO['classes']
+            if next(iter(split.pairs.values())).endswith('_labelIds.png'):
+                return dict.fromkeys(range(34)) | dict(zip(CITYSCAPES_IDS, classes, strict=True))
             return dict(enumerate(map(str.strip, classes), lowest))
     return {}
 
 
-def _read_names(images: Images) -> tuple[dict[int, str] | list[str], dict[Color, str]]:
+def _read_names(images: Images) -> tuple[Names, dict[Color, str]]:
     """Read the names of classes: a list, or by value; and by color where a file has colors."""
     by_name = {PurePosixPath(path).name: path for path in reversed(images.files)}
     path = next((by_name[name] for name in NAMES_FILES if name in by_name), None)
@@ -391,7 +441,7 @@ def _read_names(images: Images) -> tuple[dict[int, str] | list[str], dict[Color,
     return [line for line in lines if line != '__ignore__'], {}
 
 
-def _names_in_json(content: Any) -> tuple[dict[int, str] | list[str], dict[Color, str]]:
+def _names_in_json(content: Any) -> tuple[Names, dict[Color, str]]:
     if isinstance(content, dict):
         content = content.get('classes') or content.get('names') or content.get('labels') or content
     if isinstance(content, dict):
@@ -419,9 +469,7 @@ def _color(value: Any) -> Color:
     return red, green, blue
 
 
-def _meaning(
-    values: set[int], names: Mapping[int, str] | list[str], zero: str | None, kind: str
-) -> tuple[dict[int, str] | None, bool, bool, tuple[str, ...]]:
+def _meaning(values: set[int], names: Names, zero: str | None, kind: str) -> Meaning:
     """Say what the values of masks mean.
 
     Returns:
@@ -444,7 +492,9 @@ def _meaning(
                 f'the masks hold the values {enumerate_names(map(str, sorted(unknown)))}, which '
                 'the file with the names of the classes does not have: add them'
             )
-        classes = tuple(names[value] for value in sorted(names))
+        classes = tuple(name for _, name in sorted(names.items()) if name is not None)
+        if None in names.values():
+            return _at_least_two(dict(names), False, clear, classes)
         if sorted(names) == list(range(1, len(names) + 1)):
             return _at_least_two(None, zero != 'background', clear, classes)
         if sorted(names) == list(range(len(names))):
@@ -467,7 +517,7 @@ def _meaning(
         meaning = dict(zip(numbers, named, strict=True))
         if zero == 'ignored':
             meaning.pop(0, None)
-        return _at_least_two(meaning, False, True, tuple(meaning.values()))
+        return _at_least_two({**meaning}, False, True, tuple(meaning.values()))
     if count:
         if top > count or (top == count and first_is_background):
             raise UserError(
@@ -487,8 +537,8 @@ def _meaning(
 
 
 def _at_least_two(
-    values: dict[int, str] | None, nothing: bool, clear: bool, classes: tuple[str, ...]
-) -> tuple[dict[int, str] | None, bool, bool, tuple[str, ...]]:
+    values: dict[int, str | None] | None, nothing: bool, clear: bool, classes: tuple[str, ...]
+) -> Meaning:
     if len(classes) < 2:
         raise UserError(
             f'the masks have the class {enumerate_names(classes)} alone: there is nothing to tell '
@@ -498,10 +548,7 @@ def _at_least_two(
 
 
 def _name_colors(
-    found: set[Color],
-    names: Mapping[int, str] | list[str],
-    colors_of: dict[Color, str],
-    notes: list[str],
+    found: set[Color], names: Names, colors_of: dict[Color, str], notes: list[str]
 ) -> dict[Color, str]:
     """Name the colors of masks: by the file that has them, by gray values, or by themselves."""
     if colors_of:
@@ -519,7 +566,8 @@ def _name_colors(
             'a value for each class'
         )
     ordered = sorted(found)
-    listed = [names[key] for key in sorted(names)] if isinstance(names, Mapping) else names
+    by_value = names if isinstance(names, Mapping) else dict(enumerate(names))
+    listed = [name for _, name in sorted(by_value.items()) if name is not None]
     if len(ordered) == len(listed) == 2 and ordered[0] == BLACK and is_background(listed[0]):
         return dict(zip(ordered, listed, strict=True))
     of = f', of {enumerate_names(listed)},' if listed else ''
