@@ -68,7 +68,9 @@ def test_boxes_of_a_program_are_read(program: str, tmp_path: Path) -> None:
     assert bool(found.without_mask()) != with_masks
 
 
-def write_masks(root: Path, layout: str, labels: np.ndarray, palette: bool = False) -> None:
+def write_masks(
+    root: Path, layout: str, labels: np.ndarray, palette: bool = False, side: int = 8
+) -> None:
     """Write four images and masks; ``layout`` has the folders of images and of masks."""
     for index in range(4):
         photos, masks = (
@@ -78,7 +80,7 @@ def write_masks(root: Path, layout: str, labels: np.ndarray, palette: bool = Fal
         photos.mkdir(parents=True, exist_ok=True)
         masks.mkdir(parents=True, exist_ok=True)
         Image.new('RGB', (8, 8)).save(photos / f'bild {index}.JPG', 'jpeg')
-        mask = Image.fromarray(np.resize(labels, (8, 8)).astype(np.uint8))
+        mask = Image.fromarray(np.resize(labels, (side, side)).astype(np.uint8))
         if palette:
             mask.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
         mask.save(masks / f'bild {index}.png')
@@ -275,12 +277,14 @@ def test_the_folders_of_cityscapes_are_read(ids: str, tmp_path: Path) -> None:
         ),
         ([255], 'road\nsky', 'hold nothing but 255'),
         ([0], '', 'there is nothing to tell it from'),
+        ([*range(0, 256, 4), 255], '', 'hold 65 gray values from 0 to 255, whose classes no file'),
+        ([*range(64), *range(0, 254, 2)], '', 'hold 159 gray values .* resized or saved as JPEG'),
     ],
 )
 def test_masks_without_a_meaning_are_refused(
     values: list[int], names: str, sentence: str, tmp_path: Path
 ) -> None:
-    write_masks(tmp_path, PLAIN, np.array(values))
+    write_masks(tmp_path, PLAIN, np.array(values), side=16)
     (tmp_path / 'classes.txt').write_text(names)
     with pytest.raises(UserError, match=sentence):
         read_segmented(tmp_path, 0.2, 0, None)
@@ -409,9 +413,10 @@ def test_masks_in_several_folders_stay_with_their_images(layout: str, tmp_path: 
 
 
 def test_jpeg_masks_are_refused_as_such(tmp_path: Path) -> None:
-    write_pictures(tmp_path, ['images/1.jpg', 'masks/1.jpg'])
-    with pytest.raises(UserError, match='masks holds JPEG files, which blur the values'):
-        read_segmented(tmp_path, 0.2, 0, None)
+    write_pictures(tmp_path, ['a/images/1.jpg', 'a/masks/1.jpg', 'b/1.jpg', 'b/1_mask.jpg'])
+    for folder, name in (('a', 'a/masks'), ('b', 'b')):
+        with pytest.raises(UserError, match=f'{name} holds JPEG files, which blur the values'):
+            read_segmented(tmp_path / folder, 0.2, 0, None)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,8 @@ PAPERS = (
     (r'(19|20)\d\d_\d{6}', 'PascalVOCDataset', 0),
     (rf'[a-z-]+_\d{{6}}_\d{{6}}{CITYSCAPES_END}', 'CityscapesDataset', 0),
 )
+# More gray values without names are no classes, nor are numbers that go beyond this value.
+MOST_GRAYS, MOST_NUMBERED = 32, 200
 MOST_READ = 2000  # masks that are looked at
 Color = tuple[int, int, int]
 # By value, None for what is ignored; or in the order of the values.
@@ -310,10 +312,12 @@ def _by_key(
             break
         else:
             shorter: list[tuple] = [end for end in ends if end != parts]
-            if MASK_END.search(parts[-1]) or not plain.isdisjoint(shorter):
-                found.append((shorter, 0, path))
-            else:
+            if not (MASK_END.search(parts[-1]) or not plain.isdisjoint(shorter)):
                 photos[parts] = path
+            elif path.lower().endswith(('.jpg', '.jpeg')):
+                blurred.add('/'.join(parts[:-1]))
+            else:
+                found.append((shorter, 0, path))
     masks: dict[tuple, tuple[int, int, str]] = {}
     for keys, rank, path in found:
         at = next((number for number, key in enumerate(keys) if key in photos), 0)
@@ -505,6 +509,7 @@ def _meaning(values: set[int], names: Names, zero: str | None, kind: str) -> Mea
     count = len(names)
     first_is_background = count > 0 and is_background(names[0])
     if (sparse and (count or not kind.startswith('ADE20K'))) or spaced:
+        _check_unblurred(numbers, not count)
         named = list(names)
         if count == len(numbers) - 1 and numbers[0] == 0:
             named = ['background', *names]
@@ -531,9 +536,21 @@ def _meaning(values: set[int], names: Names, zero: str | None, kind: str) -> Mea
         if nothing and first_is_background:
             classes = classes[1:]
         return _at_least_two(None, nothing, first_is_background, classes)
+    _check_unblurred(numbers, top > MOST_NUMBERED)
     nothing = zero == 'ignored' or (zero is None and kind.startswith('ADE20K') and top > 1)
     classes = tuple('background' if v == 0 else f'class_{v}' for v in range(nothing, top + 1))
     return _at_least_two(None, nothing, False, classes)
+
+
+def _check_unblurred(values: list[int], are_grays: bool) -> None:
+    """Refuse masks whose values no file names, and that are too many to be classes."""
+    if are_grays and len(values) > MOST_GRAYS:
+        raise UserError(
+            f'the masks hold {len(values)} gray values from {values[0]} to {values[-1]}, whose '
+            'classes no file names, as masks do that were resized or saved as JPEG: save them '
+            'as PNG, resized without interpolation (nearest neighbor); if each value is a class, '
+            'write the names into classes.txt, a line each'
+        )
 
 
 def _at_least_two(
