@@ -111,9 +111,14 @@ def _explain(error: Exception, cfg: Config) -> str | None:
         )
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     owners = [frame.f_locals.get('self') for frame in frames]
+    loop = next((type(x).__name__ for x in owners if isinstance(x, BaseLoop)), '')
+    split = next((split for split in ('val', 'test') if split in loop.lower()), 'train')
+    if text == 'The image size in a batch should be the same.':  # mmseg's, of a test
+        return (
+            'the images of a batch have different sizes, which segmentors do not pad in validation '
+            f'and test: set {split}_dataloader.batch_size to 1'
+        )
     if isinstance(error, KeyError) and any(isinstance(x, BaseDataPreprocessor) for x in owners):
-        loop = next((type(x).__name__ for x in owners if isinstance(x, BaseLoop)), '')
-        split = next((split for split in ('val', 'test') if split in loop.lower()), 'train')
         pack = PACKING.get(str(cfg.get('default_scope')), 'what packs the inputs')
         return (
             f'the pipeline of {split}_dataloader.dataset gives no {text!r}, which the model takes: '

@@ -21,6 +21,7 @@ from mmengine.model import ImgDataPreprocessor
 from mmengine.optim.scheduler import CosineAnnealingLR
 from mmengine.registry import DefaultScope
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, Runner, TestLoop, ValLoop
+from mmseg.models import SegDataPreProcessor
 from torch import distributed, nn
 from torch.utils.data import DataLoader
 
@@ -280,6 +281,21 @@ def test_images_of_several_sizes_in_a_batch_are_told() -> None:
     sentence = r'of a batch have different sizes \(\[3, 4, 4\] .* Resize'
     with pytest.raises(UserError, match=sentence), explained(Config()):
         next(iter(DataLoader(images, batch_size=2)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_images_of_several_sizes_that_mmseg_does_not_pad_are_told(split: str) -> None:
+    loop: Any = type(dict(val=ValLoop, test=TestLoop)[split].__name__, (BaseLoop,), {})
+
+    def run(self: Any) -> None:
+        images = [torch.zeros(3, 4, 4), torch.zeros(3, 4, 5)]
+        SegDataPreProcessor()(dict(inputs=images, data_samples=None))
+
+    loop.run = run
+    loop.__abstractmethods__ = frozenset()
+    sentence = rf'which segmentors do not pad .*: set {split}_dataloader.batch_size to 1$'
+    with pytest.raises(UserError, match=sentence), explained(Config()):
+        loop.__new__(loop).run()
 
 
 @pytest.mark.parametrize(
