@@ -915,8 +915,47 @@ def write_boxes_of_voc(root: Path, of: str = '{}', name: str = ' a\n') -> None:
         box = f'<xmin>1</xmin><ymin>1</ymin><xmax>{i + 3}</xmax><ymax>4</ymax>'
         (root / f'{i}.xml').write_text(
             f'<annotation><filename> {of.format(i)}.jpg </filename>'
-            f'<object><name>{name}</name><bndbox>{box}</bndbox></object></annotation>'
+            f'<object><name>{name}</name><bndbox>{box}</bndbox></object></annotation>',
+            encoding='utf-8',
         )
+
+
+@pytest.mark.parametrize(
+    'encoding, declared',
+    [('latin-1', 'ISO-8859-1'), ('utf-16', 'UTF-16'), ('gbk', 'GB2312'), ('utf-8', 'ascii')],
+)
+def test_a_file_of_voc_may_have_any_encoding(encoding: str, declared: str, tmp_path: Path) -> None:
+    name = '猫' if encoding == 'gbk' else 'Bär'
+    write_boxes_of_voc(tmp_path, name=name)
+    for path in tmp_path.glob('*.xml'):
+        text = path.read_text(encoding='utf-8')
+        declaration = f'<?xml version="1.0" encoding="{declared}"?>'
+        path.write_bytes(f'{declaration}{text}'.encode(encoding))
+    assert read_detection(tmp_path, 0.5, 0).classes == (name,)
+
+
+@pytest.mark.parametrize(
+    'start, sentence',
+    [
+        ('', '0.xml is not XML, or declares no encoding'),
+        (
+            '<?xml version="1.0" encoding="klingon"?>',
+            '0.xml is neither in the encoding .* nor in UTF-8',
+        ),
+        (
+            '<?xml version="1.0" encoding="ascii"?>',
+            '0.xml is neither in the encoding .* nor in UTF-8',
+        ),
+    ],
+)
+def test_a_file_of_voc_in_no_known_encoding_is_refused(
+    start: str, sentence: str, tmp_path: Path
+) -> None:
+    write_boxes_of_voc(tmp_path)
+    text = (tmp_path / '0.xml').read_text().replace('a', 'ä')
+    (tmp_path / '0.xml').write_bytes(f'{start}{text}'.encode('latin-1'))
+    with pytest.raises(UserError, match=sentence):
+        read_detection(tmp_path, 0.5, 0)
 
 
 def write_outlines(root: Path, of: str = '{}', **changes: Any) -> None:

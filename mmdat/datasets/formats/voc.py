@@ -1,12 +1,13 @@
 """Pascal VOC's boxes: an XML file for each image."""
 
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmdat.errors import UserError
 
-from .files import SPLITS, Images, find_each, image_sets, read_text, split_of, upright_size
+from .files import SPLITS, Images, find_each, image_sets, split_of, upright_size
 from .library import convert, labelformat
 
 
@@ -21,10 +22,7 @@ def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
     trees: dict[str, ET.Element] = {}
     for path in images.files:
         if path.lower().endswith('.xml'):
-            try:
-                root = ET.fromstring(read_text(images.root / path))
-            except ET.ParseError as error:
-                raise UserError(f'{images.root / path} is not XML ({error})') from None
+            root = _parse(images.root / path)
             if root.tag == 'annotations' and {'image', 'track'} & {item.tag for item in root}:
                 raise UserError(
                     f'{images.root / path} is in the format "CVAT for images" or "for '
@@ -59,6 +57,26 @@ def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
         split: _convert(images.root, {path: (found[path], trees[path]) for path in paths}, names)
         for split, paths in splits.items()
     }
+
+
+def _parse(path: Path) -> ET.Element:
+    """Parse a file in the encoding that it declares, or else in UTF-8."""
+    try:
+        content = path.read_bytes()
+        declared = re.match(rb'\s*<\?xml[^>]*encoding=["\']([\w.-]+)', content)
+        try:
+            # A declaration that is not ASCII is UTF-16, which the parser sees by itself.
+            return ET.fromstring(content.decode(declared[1].decode()) if declared else content)
+        except (LookupError, UnicodeDecodeError):
+            return ET.fromstring(content.decode('utf-8'))
+    except OSError as error:
+        raise UserError(f'{path} cannot be read ({error.strerror})') from None
+    except UnicodeDecodeError:
+        raise UserError(
+            f'{path} is neither in the encoding that it declares nor in UTF-8: save it in UTF-8'
+        ) from None
+    except ET.ParseError as error:
+        raise UserError(f'{path} is not XML, or declares no encoding ({error})') from None
 
 
 def _name(item: ET.Element) -> str:
