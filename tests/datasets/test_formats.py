@@ -920,6 +920,17 @@ def write_boxes_of_voc(root: Path, of: str = '{}', name: str = ' a\n') -> None:
         )
 
 
+def test_boxes_of_voc_with_sides_in_the_other_order_are_told(tmp_path: Path) -> None:
+    write_boxes_of_voc(tmp_path)
+    text = (tmp_path / '2.xml').read_text()
+    (tmp_path / '2.xml').write_text(text.replace('<xmin>1<', '<xmin>7<'))
+    found = read_detection(tmp_path, 0.5, 0)
+    assert all(width > 0 and height > 0 for _, _, width, height in boxes(found))
+    assert [5, 1, 2, 3] in boxes(found)
+    note = '1 boxes have an xmin above their xmax, or ymin above ymax, such as in 2.xml'
+    assert found.notes[0].startswith(note)
+
+
 @pytest.mark.parametrize(
     'encoding, declared',
     [('latin-1', 'ISO-8859-1'), ('utf-16', 'UTF-16'), ('gbk', 'GB2312'), ('utf-8', 'ascii')],

@@ -41,9 +41,17 @@ def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
         splits.setdefault(split or split_of(path) or SPLITS[0], []).append(path)
     if left := len(trees) - sum(map(len, splits.values())):
         notes.append(f'{left} images are in no list of ImageSets/Main: they are left out.')
+    turned: list[str] = []
     for path, tree in trees.items():
         for item in tree.findall('object'):
             _check_object(item, images.root / path)
+            if _turn(item):
+                turned.append(path)
+    if turned:
+        notes.append(
+            f'{len(turned)} boxes have an xmin above their xmax, or ymin above ymax, such as in '
+            f'{turned[0]}: the two are exchanged.'
+        )
     names = sorted({_name(item) for tree in trees.values() for item in tree.findall('object')})
     found = find_each(
         images,
@@ -121,6 +129,18 @@ def _check_object(item: ET.Element, path: Path) -> None:
             f'{path} has an object {item.findtext("name")!r} without a box of four numbers '
             '(bndbox): mend it, or take it out'
         ) from None
+
+
+def _turn(item: ET.Element) -> bool:
+    """Bring the sides of a box into order; say whether they were not."""
+    turned = False
+    for axis in 'xy':
+        low, high = (item.find(f'bndbox/{axis}{end}') for end in ('min', 'max'))
+        assert low is not None and high is not None  # as checked
+        if float(low.text or 0) > float(high.text or 0):
+            low.text, high.text = high.text, low.text
+            turned = True
+    return turned
 
 
 def _size(tree: ET.Element) -> tuple[int, int] | None:
