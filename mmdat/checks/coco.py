@@ -214,6 +214,8 @@ class Tally:
                 continue
             if annotation.get('ignore'):
                 reason = MARKED
+            elif width < 0 or height < 0:
+                reason = 'of negative width or height (bbox is x, y, width, height)'
             elif width < 1 or height < 1:
                 reason = 'less than a pixel wide or high (bbox is in pixels)'
             elif not (-width < x < image['width'] and -height < y < image['height']):

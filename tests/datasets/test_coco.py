@@ -213,7 +213,7 @@ def set_all(**values: object) -> Callable[[dict], None]:
     [
         (set_all(ignore=1), r'no object to use: .* \(12 marked by "ignore"\)'),
         (set_all(bbox=[0.1, 0.1, 0.5, 0.5]), r'\(12 less than a pixel wide or high'),
-        (set_all(bbox=[5, 5, -3, 4]), r'\(12 less than a pixel wide or high'),
+        (set_all(bbox=[5, 5, -3, 4]), r'\(12 of negative width or height'),
         (
             set_all(bbox=[70, 5, 10, 10]),
             r'\(12 outside of their image \(bbox is x, .*\)\): mend the file, or set metainfo',
