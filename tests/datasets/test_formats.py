@@ -461,6 +461,26 @@ def test_a_share_of_each_class_is_held_back(tmp_path: Path) -> None:
     assert found.splits['val'].labels != read_classified(tmp_path, 0.2, 1).splits['val'].labels
 
 
+def test_lists_without_classes_divide_folders_of_classes(tmp_path: Path) -> None:
+    names = [f'images/{name}/{i}.jpg' for name in ('pie', 'tea') for i in range(4)]
+    write_pictures(tmp_path, names)
+    (tmp_path / 'meta').mkdir()
+    (tmp_path / 'meta' / 'classes.txt').write_text('pie\ntea\n')
+    train = tmp_path / 'meta' / 'train.txt'
+    train.write_text('pie/0\npie/1\ntea/0\n\n')
+    (tmp_path / 'meta' / 'valid.txt').write_text('images/tea/2.jpg\npie/3.jpg\n')
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.splits['train'].labels == {names[0]: 0, names[1]: 0, names[4]: 1}
+    assert found.splits['val'].labels == {names[6]: 1, names[3]: 0}
+    assert found.notes == ['3 images of classes are in no list such as train.txt: left out.']
+    train.write_text('pie/0\npie/9\n')
+    with pytest.raises(UserError, match='image pie/9 of .*train.txt is in no folder of a class'):
+        read_classified(tmp_path, 0.5, 0)
+    train.write_text('pie\ntea\n')
+    (tmp_path / 'meta' / 'valid.txt').unlink()
+    assert len(read_classified(tmp_path, 0.5, 0).splits['train'].labels) == 4
+
+
 @pytest.mark.parametrize(
     'lines, names, classes',
     [

@@ -76,7 +76,7 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
             named = _listed(data / tables[0], images)
     kind = 'lists of images and classes' if named else 'a folder for each class'
     if not named:
-        named = _in_folders(images, notes)
+        named = _divided_by_lists(_in_folders(images, notes), images, notes)
     classes = sorted({name for split in named.values() for name in split.values()})
     if len(classes) < 2:
         raise NotRecognizedError(
@@ -114,14 +114,9 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
 
 def _listed(data: Path, images: Images) -> dict[str, dict[str, str]]:
     """Read lists with a line for each image: its path and its class, or the class's number."""
-    paths = [
-        path
-        for path in images.files
-        if path.lower().endswith(LISTS) and split_of(path) and '/ImageSets/' not in f'/{path}'
-    ]
     named: dict[str, dict[str, str]] = {}
     chosen = [data.relative_to(images.root).as_posix()]
-    for path in chosen if data.is_file() else paths:
+    for path in chosen if data.is_file() else _lists(images):
         pairs, where = _pairs(images, path, _rows(images, path)), images.root / path
         if not any(label for _, label in pairs):
             continue
@@ -142,6 +137,47 @@ def _listed(data: Path, images: Images) -> dict[str, dict[str, str]]:
             found[name] = at
         check_distinct(found.items(), where)
     return _named_by_file(named, images)
+
+
+def _lists(images: Images) -> list[str]:
+    """List the files that may name the images of a split."""
+    return [
+        path
+        for path in images.files
+        if path.lower().endswith(LISTS) and split_of(path) and '/ImageSets/' not in f'/{path}'
+    ]
+
+
+def _divided_by_lists(
+    named: dict[str, dict[str, str]], images: Images, notes: list[str]
+) -> dict[str, dict[str, str]]:
+    """Divide the images of folders without splits by lists of them, as Food-101 has them.
+
+    Raises:
+        UserError: If an image of a list is in no folder of a class.
+    """
+    if set(named) != {'train'}:
+        return named
+    splits: dict[str, dict[str, str]] = {}
+    for path in _lists(images):
+        lines = filter(None, map(str.strip, read_text(images.root / path).splitlines()))
+        found = {line: images.find(line, path) for line in lines}
+        if not any(found.values()):
+            continue
+        split = splits.setdefault(split_of(path) or '', {})
+        for line, at in found.items():
+            if at not in named['train']:
+                raise UserError(
+                    f'image {line} of {images.root / path} is in no folder of a class, or more '
+                    'than once: put it there, or take it out'
+                )
+            split[at] = named['train'][at]
+    if not splits.get('train'):
+        return named
+    listed = {path for split in splits.values() for path in split}
+    if left := len(named['train'].keys() - listed):
+        notes.append(f'{left} images of classes are in no list such as train.txt: left out.')
+    return splits
 
 
 def _rows(images: Images, path: str) -> list[list[str]]:
