@@ -236,6 +236,30 @@ def test_names_of_masks_may_have_more_than_those_of_images(
     assert bool(found.rewritten) != is_alike
 
 
+# Images and masks of which one could be taken for another's -> images that have masks.
+ALIKE = {
+    'a.png a_L.png a_mask.png': dict(a='a_mask'),
+    'a.png a_L.png a_mask.png a_L_mask.png': dict(a='a_mask', a_L='a_L_mask'),
+    'a.jpg gt_a.jpg a_mask.png gt_a_mask.png': dict(a='a_mask', gt_a='gt_a_mask'),
+    'a.png a_L.png masks/a.png masks/a_L.png': dict(a='a', a_L='a_L'),
+    'a.jpg gt_a.jpg masks/gt_a.png': dict(gt_a='gt_a'),
+    'a.jpg a_label.png a_mask.png': dict(a='a_mask'),
+}
+
+
+@pytest.mark.parametrize('names', ALIKE)
+def test_images_whose_names_look_like_those_of_masks_are_images(names: str, tmp_path: Path) -> None:
+    for copy in 'ab':  # one to train on, one to validate on
+        for name in names.split():
+            path = tmp_path / copy / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.array([[0, 1]], np.uint8)).save(path)
+    found = read_segmented(tmp_path, 0.5, 0, None)
+    pairs = [pair for split in found.splits.values() for pair in split.pairs.items()]
+    named = {(Path(image).stem, Path(mask).stem) for image, mask in pairs}
+    assert named == set(ALIKE[names].items()) and len(pairs) == 2 * len(named)
+
+
 def write_cityscapes(root: Path, ends: tuple[str, ...]) -> None:
     """Write images and masks of two cities; values are those of road, car and nothing."""
     for split, city in (('train', 'aachen'), ('val', 'ulm')):

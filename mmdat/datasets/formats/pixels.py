@@ -66,6 +66,7 @@ PAPERS = (
 # More gray values without names are no classes, nor are numbers that go beyond this value.
 MOST_GRAYS, MOST_NUMBERED = 32, 200
 MOST_READ = 2000  # masks that are looked at
+Candidate = tuple[list[tuple], int, str]  # keys that a mask may have, its rank and its path
 Color = tuple[int, int, int]
 # By value, None for what is ignored; or in the order of the values.
 Names = Mapping[int, str | None] | list[str]
@@ -278,7 +279,9 @@ def _by_key(
         no two folders have an image of the same key.
     """
     photos: dict[tuple, str] = {}
-    found: list[tuple[list[tuple], int, str]] = []  # keys that a mask may have, rank, path
+    found: list[Candidate] = []
+    beside: list[Candidate] = []
+    doubtful: list[Candidate] = []
     blurred: set[str] = set()
     is_clear = True
     plain = {PurePosixPath(path).with_suffix('').parts for path in images.paths}
@@ -312,12 +315,28 @@ def _by_key(
             break
         else:
             shorter: list[tuple] = [end for end in ends if end != parts]
-            if not (MASK_END.search(parts[-1]) or not plain.isdisjoint(shorter)):
-                photos[parts] = path
-            elif path.lower().endswith(('.jpg', '.jpeg')):
-                blurred.add('/'.join(parts[:-1]))
+            if match := MASK_END.search(parts[-1]):
+                word = match[1].lower()
+                rank = MASK_WORDS.index(word) if word in MASK_WORDS else len(MASK_WORDS)
+                beside.append((shorter, rank, path))
+            elif not plain.isdisjoint(shorter):
+                doubtful.append((shorter, len(MASK_WORDS), path))
             else:
-                found.append((shorter, 0, path))
+                photos[parts] = path
+    # In a folder of images that have masks, a_L.png beside a.png is another image.
+    sure = {key[:-1] for keys, *_ in (*found, *beside) for key in keys if key in photos}
+    for item in doubtful:
+        parts = PurePosixPath(item[-1]).with_suffix('').parts
+        if parts[:-1] in sure:
+            photos[parts] = item[-1]
+        else:
+            beside.append(item)
+    for item in beside:
+        path = item[-1]
+        if path.lower().endswith(('.jpg', '.jpeg')):
+            blurred.add(str(PurePosixPath(path).parent))
+        else:
+            found.append(item)
     masks: dict[tuple, tuple[int, int, str]] = {}
     for keys, rank, path in found:
         at = next((number for number, key in enumerate(keys) if key in photos), 0)
