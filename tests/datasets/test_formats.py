@@ -314,6 +314,11 @@ def test_masks_without_a_meaning_are_refused(
         read_segmented(tmp_path, 0.2, 0, None)
 
 
+def test_many_classes_may_lack_names_and_some_of_their_values(tmp_path: Path) -> None:
+    write_masks(tmp_path, PLAIN, np.array([0, *range(1, 150, 4), 255]))
+    assert len(read_segmented(tmp_path, 0.2, 0, None).classes) == 39
+
+
 # Pixel of a mask -> value, by the mode that it is saved in.
 DEPTHS: dict[str, dict[Any, int]] = {
     'RGBA': {(0, 0, 0, 0): 0, (9, 8, 7, 255): 1, (200, 8, 7, 255): 2},
@@ -932,10 +937,11 @@ def test_a_test_split_that_is_not_there_is_left_out(tmp_path: Path) -> None:
         read_detection(tmp_path, 0.5, 0)
 
 
-def test_a_number_of_classes_that_names_contradict_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize('count', ['3', '"3"'])
+def test_a_number_of_classes_that_names_contradict_is_refused(count: str, tmp_path: Path) -> None:
     write_boxes_of_yolo(tmp_path)
     with (tmp_path / 'data.yaml').open('a') as file:
-        file.write('nc: 3\n')
+        file.write(f'nc: {count}\n')
     sentence = r'data.yaml has 3 classes \(nc\), but 2 names: make them agree'
     with pytest.raises(UserError, match=sentence):
         read_detection(tmp_path, 0.5, 0)

@@ -63,7 +63,7 @@ PAPERS = (
     (r'(19|20)\d\d_\d{6}', 'PascalVOCDataset', 0),
     (rf'[a-z-]+_\d{{6}}_\d{{6}}{CITYSCAPES_END}', 'CityscapesDataset', 0),
 )
-# More gray values without names are no classes, nor are numbers that go beyond this value.
+# More values without names are no classes if they go beyond this number.
 MOST_GRAYS, MOST_NUMBERED = 32, 200
 MOST_READ = 2000  # masks that are looked at
 Candidate = tuple[list[tuple], int, str]  # keys that a mask may have, its rank and its path
@@ -528,7 +528,7 @@ def _meaning(values: set[int], names: Names, zero: str | None, kind: str) -> Mea
     count = len(names)
     first_is_background = count > 0 and is_background(names[0])
     if (sparse and (count or not kind.startswith('ADE20K'))) or spaced:
-        _check_unblurred(numbers, not count)
+        _check_unblurred(numbers, not count and top > MOST_NUMBERED)
         named = list(names)
         if count == len(numbers) - 1 and numbers[0] == 0:
             named = ['background', *names]

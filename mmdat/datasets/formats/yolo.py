@@ -80,7 +80,7 @@ def _description(
             # As text: YAML takes a class "no" for False.
             names = _names(yaml.load(text, yaml.BaseLoader)['names'], where)
             count = content.get('nc', len(names))
-            if isinstance(count, int) and count != len(names):
+            if str(count).isdecimal() and int(count) != len(names):
                 raise UserError(
                     f'{where} has {count} classes (nc), but {len(names)} names: make them agree'
                 )
