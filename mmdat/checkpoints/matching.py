@@ -174,7 +174,7 @@ class Match:
                 self.misshaped.append(f'{name} ({_size(self.filled[name])} for {_size(tensor)})')
 
     def check(self, source: str, model: Any, weights: Mapping[str, Tensor]) -> None:
-        """Refuse what does not fit."""
+        """Refuse a checkpoint that does not fill the model, or that holds more than it."""
         problems = [
             f'{what}: {list_first(names)}'
             for what, names in (

@@ -20,7 +20,7 @@ from mmdat.errors import UserError, enumerate_names, suggest
 from mmdat.models.arch import fits
 from mmdat.stack import require
 
-from .config_tree import paths, value_at
+from .config_tree import class_name, paths, value_at
 from .folders import DATA_OF_SCOPE
 
 
@@ -81,8 +81,8 @@ NESTED_KEYS = {
     },
     'randomness': parameters(Runner.set_randomness),
 }
-# Types of optim_wrapper that clip gradients so.
-WRAPPERS = ('OptimWrapper', 'AmpOptimWrapper', 'ApexOptimWrapper', 'BFloat16OptimWrapper')
+# Types of optim_wrapper that clip gradients so; without one it is mmengine's OptimWrapper.
+WRAPPERS = ('', 'OptimWrapper', 'AmpOptimWrapper', 'ApexOptimWrapper', 'BFloat16OptimWrapper')
 # How gradients are clipped (optim_wrapper.clip_grad.type) -> the function, and its limit.
 CLIPPING: dict[str, tuple[Callable, str]] = dict(
     norm=(clip_grad_norm_, 'max_norm'), value=(clip_grad_value_, 'clip_value')
@@ -204,9 +204,8 @@ def _check_clipping(cfg: Config) -> None:
     path = 'optim_wrapper.clip_grad'
     given = value_at(cfg, path)
     # A wrapper of the user's may clip otherwise.
-    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper') if given else ''
-    name = str(getattr(wrapper, '__name__', wrapper)).rpartition('.')[2]
-    if not isinstance(given, Mapping) or name not in WRAPPERS:
+    is_known = class_name(cfg.get('optim_wrapper')) in WRAPPERS
+    if not (isinstance(given, Mapping) and given and is_known):
         return
     kind = given.get('type', 'norm')
     if kind not in CLIPPING:

@@ -101,3 +101,9 @@ def _items(value: Any) -> Iterable[tuple[Any, Any]]:
 def _part(owner: Any, name: str) -> Any:
     """Look up a key of a config, or the attribute of what was built from it; None if absent."""
     return owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)
+
+
+def class_name(part: Mapping[str, Any] | None) -> str:
+    """Name of the class of a part of a config, without its scope; empty if it names none."""
+    kind = (part or {}).get('type', '')
+    return getattr(kind, '__name__', str(kind)).split('.')[-1]

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mmengine.registry import RUNNERS
 
 from mmdat.errors import UserError, enumerate_names, suggest
 
-from .config_tree import datasets, paths, value_at
+from .config_tree import class_name, datasets, paths, value_at
 
 # Launcher -> an environment variable that its program sets, and that program.
 LAUNCHERS = {
@@ -150,13 +150,7 @@ def check_display(show: bool, output_dir: str | Path | None) -> None:
 
 def is_sharded(cfg: Config) -> bool:
     """Whether a config shards the model's weights over processes (FSDP)."""
-    return _class_name(cfg.get('strategy')) == 'FSDPStrategy'
-
-
-def _class_name(part: Mapping[str, Any] | None) -> str:
-    """Name of the class of a part of a config, without its scope; empty if it names none."""
-    kind = (part or {}).get('type', '')
-    return getattr(kind, '__name__', str(kind)).split('.')[-1]
+    return class_name(cfg.get('strategy')) == 'FSDPStrategy'
 
 
 def check_strategy(cfg: Config) -> None:
@@ -185,7 +179,7 @@ def check_strategy(cfg: Config) -> None:
         )
     # mmengine's strategy sets it where it knows the wrapper by this name or class.
     is_set = wrapper.get('type') in ('AmpOptimWrapper', AmpOptimWrapper)
-    if _class_name(wrapper) == 'AmpOptimWrapper' and not wrapper.get('use_fsdp', is_set):
+    if class_name(wrapper) == 'AmpOptimWrapper' and not wrapper.get('use_fsdp', is_set):
         raise UserError(
             'optim_wrapper (AmpOptimWrapper) scales the loss by each shard by itself under '
             'FSDPStrategy: set optim_wrapper.use_fsdp=True'
@@ -200,7 +194,7 @@ def check_amp(cfg: Config) -> None:
             f'--amp with optim_wrapper.dtype {dtype} needs a GPU, and none is available: leave the '
             'dtype out for bfloat16'
         )
-    name = _class_name(cfg.optim_wrapper)
+    name = class_name(cfg.optim_wrapper)
     if name not in ('', 'OptimWrapper', 'AmpOptimWrapper'):
         raise UserError(
             f'--amp would replace optim_wrapper.type {name!r} by AmpOptimWrapper: train without '
@@ -210,7 +204,7 @@ def check_amp(cfg: Config) -> None:
 
 def is_mixed(cfg: Config) -> bool:
     """Whether the config itself trains in bfloat16, also on a CPU."""
-    return _class_name(cfg.optim_wrapper) == 'BFloat16OptimWrapper'
+    return class_name(cfg.optim_wrapper) == 'BFloat16OptimWrapper'
 
 
 def warn_of_slow_bfloat16(warn: Callable[[str], None]) -> None:
