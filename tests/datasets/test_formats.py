@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import sys
 import unicodedata
 from functools import partial
 from pathlib import Path
@@ -1087,12 +1086,3 @@ def test_lists_of_voc_may_hold_suffixes_and_other_words(tmp_path: Path) -> None:
     (lists / 'validation.txt').write_text('2.jpg\n3.jpg\n')
     found = read_detection(tmp_path, 0.25, 0)
     assert {s: len(found.images(s)) for s in found.splits} == dict(train=2, val=2)
-
-
-def test_without_labelformat_a_sentence_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_yolo(tmp_path)
-    monkeypatch.setitem(sys.modules, 'labelformat', None)
-    with pytest.raises(UserError, match=r"pip install 'mmdat\[data\]'"):
-        read_detection(tmp_path, 0.2, 0)

@@ -1,5 +1,6 @@
 """Pascal VOC's boxes: an XML file for each image."""
 
+import math
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path, PurePosixPath
@@ -7,8 +8,8 @@ from typing import Any
 
 from mmdat.errors import UserError
 
+from .content import coco_content
 from .files import SPLITS, Images, find_each, image_sets, split_of, upright_size
-from .library import convert, labelformat
 
 
 def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
@@ -41,18 +42,17 @@ def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
         splits.setdefault(split or split_of(path) or SPLITS[0], []).append(path)
     if left := len(trees) - sum(map(len, splits.values())):
         notes.append(f'{left} images are in no list of ImageSets/Main: they are left out.')
-    turned: list[str] = []
-    for path, tree in trees.items():
-        for item in tree.findall('object'):
-            _check_object(item, images.root / path)
-            if _turn(item):
-                turned.append(path)
+    turned: list[Path] = []
+    objects = {
+        path: [_object(item, images.root / path, turned) for item in tree.findall('object')]
+        for path, tree in trees.items()
+    }
     if turned:
         notes.append(
             f'{len(turned)} boxes have an xmin above their xmax, or ymin above ymax, such as in '
-            f'{turned[0]}: the two are exchanged.'
+            f'{turned[0].relative_to(images.root)}: the two are exchanged.'
         )
-    names = sorted({_name(item) for tree in trees.values() for item in tree.findall('object')})
+    names = sorted({item['name'] for items in objects.values() for item in items})
     found = find_each(
         images,
         {
@@ -62,7 +62,17 @@ def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
         },
     )
     return {
-        split: _convert(images.root, {path: (found[path], trees[path]) for path in paths}, names)
+        split: coco_content(
+            [
+                (
+                    found[path],
+                    _size(trees[path]) or upright_size(images.root / found[path]),
+                    objects[path],
+                )
+                for path in paths
+            ],
+            names,
+        )
         for split, paths in splits.items()
     }
 
@@ -87,60 +97,30 @@ def _parse(path: Path) -> ET.Element:
         raise UserError(f'{path} is not XML, or declares no encoding ({error})') from None
 
 
-def _name(item: ET.Element) -> str:
-    return (item.findtext('name') or '').strip()
+def _object(item: ET.Element, path: Path, turned: list[Path]) -> dict[str, Any]:
+    """Read the name and box of an object; add the file to ``turned`` if its sides are exchanged.
 
-
-def _convert(
-    root: Path, trees: dict[str, tuple[str, ET.Element]], names: list[str]
-) -> dict[str, Any]:
-    """Convert files, each with its image and what it holds."""
-    paths = [path for path, _ in trees.values()]
-    sizes = [_size(tree) or upright_size(root / path) for path, tree in trees.values()]
-
-    def write(folder: Path) -> Any:
-        for number, ((_, tree), size) in enumerate(zip(trees.values(), sizes, strict=True)):
-            copy = ET.Element('annotation')
-            ET.SubElement(copy, 'filename').text = str(number)
-            element = ET.SubElement(copy, 'size')
-            for side, value in zip(('width', 'height'), size, strict=True):
-                ET.SubElement(element, side).text = str(value)
-            for item in tree.findall('object'):
-                numbered = ET.SubElement(copy, 'object')
-                ET.SubElement(numbered, 'name').text = str(names.index(_name(item)))
-                numbered.extend(item.findall('bndbox'))
-            ET.ElementTree(copy).write(folder / f'{number}.xml', encoding='utf-8')
-        return labelformat().PascalVOCObjectDetectionInput(
-            folder, ','.join(str(number) for number in range(len(names)))
-        )
-
-    return convert(write, paths, sizes, names)
-
-
-def _check_object(item: ET.Element, path: Path) -> None:
-    """Refuse an object without a name, or without a box of four numbers."""
-    if not _name(item):
+    Raises:
+        UserError: If it has no name, or no box of four numbers.
+    """
+    name = (item.findtext('name') or '').strip()
+    if not name:
         raise UserError(f'{path} has an object without a name: give it one, or take it out')
     try:
-        for side in ('xmin', 'ymin', 'xmax', 'ymax'):
-            float(item.findtext(f'bndbox/{side}') or 'none')
+        xs, ys = (
+            [float(item.findtext(f'bndbox/{axis}{end}') or 'none') for end in ('min', 'max')]
+            for axis in 'xy'
+        )
+        if not all(map(math.isfinite, xs + ys)):
+            raise ValueError
     except ValueError:
         raise UserError(
-            f'{path} has an object {item.findtext("name")!r} without a box of four numbers '
-            '(bndbox): mend it, or take it out'
+            f'{path} has an object {name!r} without a box of four numbers (bndbox): mend it, or '
+            'take it out'
         ) from None
-
-
-def _turn(item: ET.Element) -> bool:
-    """Bring the sides of a box into order; say whether they were not."""
-    turned = False
-    for axis in 'xy':
-        low, high = (item.find(f'bndbox/{axis}{end}') for end in ('min', 'max'))
-        assert low is not None and high is not None  # as checked
-        if float(low.text or 0) > float(high.text or 0):
-            low.text, high.text = high.text, low.text
-            turned = True
-    return turned
+    if xs[0] > xs[1] or ys[0] > ys[1]:
+        turned.append(path)
+    return dict(name=name, bbox=[min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)])
 
 
 def _size(tree: ET.Element) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """YOLO's text files: a line for each object, with its class and shares of the image's sides."""
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ import yaml
 
 from mmdat.errors import UserError, enumerate_names
 
+from .content import coco_content
 from .files import (
     SPLIT_WORDS,
     SPLITS,
@@ -22,7 +24,6 @@ from .files import (
     split_of,
     upright_size,
 )
-from .library import convert, labelformat
 
 NAMES_FILES = ('classes.txt', 'obj.names', 'labels.txt', 'predefined_classes.txt')
 SLACK = 0.01  # by how much shares may leave the image, of rounding
@@ -247,37 +248,26 @@ def _convert(
 ) -> dict[str, Any]:
     with ThreadPoolExecutor() as threads:
         sizes = list(threads.map(lambda path: upright_size(root / path), rows))
-    formats = labelformat()
-    from labelformat.model.image import Image
-
-    kind: Any = (
-        formats.YOLOv8InstanceSegmentationInput if polygons else formats.YOLOv8ObjectDetectionInput
+    return coco_content(
+        [
+            (path, size, [_object(row, size, names, polygons) for row in lines])
+            for (path, lines), size in zip(rows.items(), sizes, strict=True)
+        ],
+        names,
     )
 
-    class Numbered(kind):
-        """Labels of images whose sizes are known and whose names are numbers."""
 
-        def get_images(self) -> Iterator[Image]:
-            for number, (width, height) in enumerate(sizes):
-                yield Image(number, f'{number}.txt', width, height)
-
-    def write(folder: Path) -> Numbered:
-        (folder / 'labels').mkdir()
-        for number, lines in enumerate(rows.values()):
-            whole = [_as_polygon(row) if polygons else row for row in lines]
-            text = ''.join(f'{int(row[0])} {" ".join(map(repr, row[1:]))}\n' for row in whole)
-            (folder / 'labels' / f'{number}.txt').write_text(text)
-        numbers = list(range(len(names)))
-        (folder / 'data.yaml').write_text(yaml.safe_dump(dict(train='images', names=numbers)))
-        return Numbered(folder / 'data.yaml', 'train')
-
-    return convert(write, list(rows), sizes, names)
-
-
-def _as_polygon(row: list[float]) -> list[float]:
-    """Give a box its four corners; leave a polygon as it is."""
-    if len(row) > 5:
-        return row
-    label, x, y, width, height = row
+def _object(
+    row: list[float], size: tuple[int, int], names: list[str], as_polygon: bool
+) -> dict[str, Any]:
+    """Give an object its box in pixels, or its polygon: of a box, the four corners."""
+    label, *shares = row
+    numbers = [share * side for share, side in zip(shares, itertools.cycle(size), strict=False)]
+    name = names[int(label)]
+    if len(numbers) > 4:
+        return dict(name=name, segmentation=[numbers])
+    x, y, width, height = numbers
     left, top, right, bottom = x - width / 2, y - height / 2, x + width / 2, y + height / 2
-    return [label, left, top, right, top, right, bottom, left, bottom]
+    if as_polygon:
+        return dict(name=name, segmentation=[[left, top, right, top, right, bottom, left, bottom]])
+    return dict(name=name, bbox=[left, top, width, height])
