@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from traceback import extract_tb
 
 MOST_ALLOWED = 24  # names that a sentence lists
 MOST_LETTERS = 400  # of another package's sentence, which may hold all of a data set's classes
@@ -63,6 +64,8 @@ def list_first(names: Iterable[str], most: int = 3) -> str:
 def reason(error: BaseException) -> str:
     r"""What an exception of another package says, in one line that is not long.
 
+    Of one that says nothing, the line of code that raised it.
+
     Example:
         >>> reason(ValueError('too high\nsee the manual')), reason(KeyError('model'))
         ('too high', "KeyError: 'model'")
@@ -70,6 +73,8 @@ def reason(error: BaseException) -> str:
         403
     """
     line = next(iter(str(error).strip().splitlines()), '')
-    if line and not isinstance(error, KeyError):  # which holds a name alone
+    if not line and (raised := extract_tb(error.__traceback__)):
+        line = raised[-1].line or ''  # as of an assertion, whose condition then says it
+    elif line and not isinstance(error, KeyError):  # which holds a name alone
         return line if len(line) <= MOST_LETTERS else f'{line[:MOST_LETTERS]}...'
     return ': '.join(filter(None, [type(error).__name__, line]))

@@ -93,6 +93,11 @@ def build_evaluator(runner: Runner, cfg: Config) -> Any:
             r"drop_path_rate must be .* below 1, got 'a'",
         ),
         (
+            lambda runner, cfg: MODELS.build(cfg.model.neck),
+            {'model.neck.num_outs': 1},
+            r'^model.neck cannot be used: AssertionError: assert num_outs >= ',
+        ),
+        (
             build_dataloader,
             {'train_dataloader.batchsize': 2},
             r"unknown key 'train_dataloader.batchsize' for DataLoader: did you mean 'batch_size'",
