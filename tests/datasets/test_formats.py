@@ -957,6 +957,19 @@ def test_lists_of_darknet_are_splits(tmp_path: Path) -> None:
     assert found.notes[0] == '1 images with labels are in no list such as train.txt: left out.'
 
 
+def test_images_that_share_a_label_are_told(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['images/a.jpg', 'images/a.png', 'Images/b.jpg', 'images/b.jpg'])
+    write_pictures(tmp_path, ['images/c.jpg'])
+    (tmp_path / 'classes.txt').write_text('bolt\n')
+    (tmp_path / 'labels').mkdir()
+    for name in 'abc':
+        (tmp_path / 'labels' / f'{name}.txt').write_text('0 0.5 0.5 0.2 0.2\n')
+    found = read_detection(tmp_path, 0.2, 0)
+    note = '2 label files are for several images each, such as Images/b.jpg and images/b.jpg: all'
+    assert found.notes[0].startswith(note)
+    assert len(boxes(found)) == 5
+
+
 def write_boxes_of_voc(root: Path, of: str = '{}', name: str = ' a\n') -> None:
     """Four images and files, in each a name of an image."""
     write_pictures(root, [f'{i}.jpg' for i in range(4)])

@@ -3,7 +3,8 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,10 +44,13 @@ def read_yolo(data: Path, images: Images, notes: list[str]) -> dict[str, dict[st
         return {}
     near, names, splits, is_pose = found
     labels = _labels(images.files)
+    paths = dict.fromkeys(path for listed in splits.values() for path in listed)
+    label_of = {path: _label_of(path, labels) for path in paths}
+    _note_shared(label_of, notes)
     rows = {
-        split: {path: _rows(images.root, _label_of(path, labels), names, is_pose) for path in paths}
-        for split, paths in splits.items()
-        if paths
+        split: {path: _rows(images.root, label_of[path], names, is_pose) for path in listed}
+        for split, listed in splits.items()
+        if listed
     }
     counts = [len(row) for split in rows.values() for parts in split.values() for row in parts]
     if not counts:
@@ -215,6 +219,19 @@ def _label_of(path: str, labels: dict[str, str]) -> str | None:
         if parts[index].lower() in ('images', 'jpegimages'):
             places.insert(0, PurePosixPath(*parts[:index], 'labels', *parts[index + 1 :]))
     return next((labels[at] for at in map(_folded, places) if at in labels), None)
+
+
+def _note_shared(label_of: Mapping[str, str | None], notes: list[str]) -> None:
+    """Note images that have a label file in common, as a.jpg and a.png beside each other."""
+    sharing = defaultdict(list)
+    for path, label in label_of.items():
+        if label:
+            sharing[label].append(path)
+    if shared := [paths for paths in sharing.values() if len(paths) > 1]:
+        notes.append(
+            f'{len(shared)} label files are for several images each, such as {shared[0][0]} and '
+            f'{shared[0][1]}: all of them get its objects.'
+        )
 
 
 def _rows(root: Path, label: str | None, names: list[str], is_pose: bool) -> list[list[float]]:
