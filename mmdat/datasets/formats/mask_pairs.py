@@ -1,0 +1,150 @@
+"""Which mask belongs to which image, by the names of files and folders."""
+
+import re
+from pathlib import PurePosixPath
+
+from mmdat.checks.images import IMAGE_SUFFIXES
+from mmdat.errors import UserError
+
+from .files import Images, NotRecognizedError
+
+IMAGE_WORDS = ('images', 'image', 'imgs', 'img', 'jpegimages', 'photos', 'inputs')
+# The first that is there counts: programs write pictures of the masks beside them.
+MASK_WORDS = (
+    'segmentationclasspng', 'segmentationclass', 'masks', 'mask', 'labels', 'label', 'annotations',
+    'annotation', 'annot', 'ann', 'gt', 'groundtruth', 'targets', 'segmentation',
+)  # fmt: skip
+MASK_END = re.compile(r'[_-](masks?|seg|labels?|gt)$', re.IGNORECASE)
+# What the name of a mask may have more than its image's: Cityscapes' first, CamVid's last.
+MORE_IN_MASKS = (
+    re.compile('_gtFine_labelTrainIds$'),
+    re.compile('_gtFine_labelIds$'),
+    MASK_END,
+    re.compile(r'^(masks?|seg|labels?|gt)[_-]', re.IGNORECASE),
+    re.compile(rf'({"|".join(map(re.escape, IMAGE_SUFFIXES))})$', re.IGNORECASE),
+    re.compile('_L$'),
+)
+CITYSCAPES_END = '_leftImg8bit'
+CITYSCAPES_NO_MASK = re.compile('_gtCoarse_|_gtFine_(color|instance)')
+FOLDERS = dict(
+    leftimg8bit='images', gtfine='gt', trainannot='train annot', valannot='val annot',
+    testannot='test annot',
+)  # fmt: skip
+Candidate = tuple[list[tuple], int, str]  # keys that a mask may have, its rank and its path
+
+
+def pair_masks(images: Images, notes: list[str]) -> dict[str, str]:
+    """Pair images with masks of the same stem: in folders that are named so, or beside them.
+
+    Stems of masks may end in a word for a mask.
+
+    Returns:
+        Image -> mask, both relative to the root.
+
+    Raises:
+        NotRecognizedError: If there are none.
+        UserError: If there are JPEG files alone where masks would be.
+    """
+    photos, masks, blurred, is_clear = _by_key(images, '[a-z]+')
+    if not is_clear:  # as images1/a.jpg and images2/a.jpg
+        photos, masks, blurred, _ = _by_key(images, r'[^\W\d_]+|\d+')
+    pairs = {path: masks[key][-1] for key, path in photos.items() if key in masks}
+    if not pairs and blurred:
+        raise UserError(
+            f'{images.root / min(blurred)} holds JPEG files, which blur the values of masks: save '
+            'the masks as PNG'
+        )
+    if not pairs:
+        raise NotRecognizedError(
+            f'{images.root} has no pairs of an image and a mask: give a folder with images/ and '
+            'masks/ (or labels/, annotations/), whose files have the same names up to the suffix'
+        )
+    if lonely := [path for key, path in photos.items() if key not in masks]:
+        notes.append(f'{len(lonely)} images have no mask, such as {lonely[0]}: they are left out.')
+    if unused := [path for key, (*_, path) in masks.items() if key not in photos]:
+        notes.append(f'{len(unused)} masks have no image, such as {unused[0]}: they are left out.')
+    return pairs
+
+
+def _by_key(
+    images: Images, pattern: str
+) -> tuple[dict[tuple, str], dict[tuple, tuple[int, int, str]], set[str], bool]:
+    """Give images and masks that belong together one key.
+
+    Args:
+        images: The images of the folder.
+        pattern: What the words in a folder's name are; the other signs are not looked at.
+
+    Returns:
+        Key -> image, key -> ranks and path of a mask, folders of masks that are JPEG, and whether
+        no two folders have an image of the same key.
+    """
+    photos: dict[tuple, str] = {}
+    found: list[Candidate] = []
+    beside: list[Candidate] = []
+    doubtful: list[Candidate] = []
+    blurred: set[str] = set()
+    is_clear = True
+    plain = {PurePosixPath(path).with_suffix('').parts for path in images.paths}
+    for path in images.paths:
+        parts = PurePosixPath(path).with_suffix('').parts
+        if CITYSCAPES_NO_MASK.search(parts[-1]):
+            continue
+        ends = [(*parts[:-1], name) for name in _names_of_images(parts[-1])]
+        for index in reversed(range(len(parts) - 1)):
+            name = parts[index].lower()
+            words = re.findall(pattern, FOLDERS.get(name, name))
+            mask_word = next((word for word in MASK_WORDS if word in words), None)
+            image_word = next((word for word in IMAGE_WORDS if word in words), None)
+            word = mask_word or image_word
+            if word is None:
+                continue
+            rest = tuple(item for item in words if item != word)
+            if mask_word is None:
+                last = parts[-1].removesuffix(CITYSCAPES_END)
+                key = (parts[:index], rest, (*parts[index + 1 : -1], last))
+                other = photos.setdefault(key, path)
+                is_clear &= PurePosixPath(other).parent == PurePosixPath(path).parent
+            elif not path.lower().endswith(('.jpg', '.jpeg')):
+                keys: list[tuple] = [(parts[:index], rest, end[index + 1 :]) for end in ends]
+                split = ('_'.join(rest),) if rest else ()
+                # Images may lie beside the folder of masks, or in a folder without a word.
+                keys += [(*parts[:index], *split, *end[index + 1 :]) for end in ends]
+                found.append((keys, MASK_WORDS.index(mask_word), path))
+            else:
+                blurred.add('/'.join(parts[: index + 1]))
+            break
+        else:
+            shorter: list[tuple] = [end for end in ends if end != parts]
+            if match := MASK_END.search(parts[-1]):
+                word = match[1].lower()
+                rank = MASK_WORDS.index(word) if word in MASK_WORDS else len(MASK_WORDS)
+                beside.append((shorter, rank, path))
+            elif not plain.isdisjoint(shorter):
+                doubtful.append((shorter, len(MASK_WORDS), path))
+            else:
+                photos[parts] = path
+    # In a folder of images that have masks, a_L.png beside a.png is another image.
+    sure = {key[:-1] for keys, *_ in (*found, *beside) for key in keys if key in photos}
+    for item in doubtful:
+        parts = PurePosixPath(item[-1]).with_suffix('').parts
+        if parts[:-1] in sure:
+            photos[parts] = item[-1]
+        else:
+            beside.append(item)
+    for item in beside:
+        path = item[-1]
+        if path.lower().endswith(('.jpg', '.jpeg')):
+            blurred.add(str(PurePosixPath(path).parent))
+        else:
+            found.append(item)
+    masks: dict[tuple, tuple[int, int, str]] = {}
+    for keys, rank, path in found:
+        at = next((number for number, key in enumerate(keys) if key in photos), 0)
+        masks[keys[at]] = min(masks.get(keys[at], (rank, at, path)), (rank, at, path))
+    return photos, masks, blurred, is_clear
+
+
+def _names_of_images(mask: str) -> list[str]:
+    """List the names that the image of a mask may have, without suffix, the likeliest first."""
+    return [mask, *(pattern.sub('', mask) or mask for pattern in MORE_IN_MASKS)]

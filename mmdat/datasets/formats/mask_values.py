@@ -1,0 +1,328 @@
+"""What the values of masks mean: which classes, by names in files or by the values themselves."""
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmdat.checks.masks import IGNORED, is_background
+from mmdat.errors import UserError, enumerate_names
+
+from .files import Images, read_text
+from .mask_pairs import CITYSCAPES_END
+
+# Names of the classes of Cityscapes are those of its values for training; its labelIds of them.
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)
+NAMES_FILES = (
+    'labelmap.txt', 'class_names.txt', 'classes.txt', 'labels.txt', '_classes.csv', 'classes.json',
+    'labels.json', 'class_names.json', 'label_map.json', 'meta.json', 'class_dict.csv',
+)  # fmt: skip
+# Pattern of their images' names, data set of mmsegmentation, and value of its first class.
+PAPERS = (
+    (r'ADE_(train|val)_\d{8}', 'ADE20KDataset', 1),
+    (r'(19|20)\d\d_\d{6}', 'PascalVOCDataset', 0),
+    (rf'[a-z-]+_\d{{6}}_\d{{6}}{CITYSCAPES_END}', 'CityscapesDataset', 0),
+)
+# More values without names are no classes if they go beyond this number.
+MOST_GRAYS, MOST_NUMBERED = 32, 200
+MOST_READ = 2000  # masks that are looked at
+Color = tuple[int, int, int]
+# By value, None for what is ignored; or in the order of the values.
+Names = Mapping[int, str | None] | list[str]
+# Value -> class, whether 0 is nothing, whether that is clear, and the classes.
+Meaning = tuple[dict[int, str | None] | None, bool, bool, tuple[str, ...]]
+BLACK = (0, 0, 0)
+
+
+class MaskContents:
+    """What the masks hold: values, a palette, colors.
+
+    Args:
+        paths: The masks; of many, as many as suffice are read, evenly spaced.
+
+    Attributes:
+        values: Values in the masks that hold no colors.
+        colors: Colors, red, green and blue; empty if values count.
+        palette: Value -> color, of the first mask that has one.
+        needs_rewriting: Whether a training would read other values, as of 16 bits or several
+            channels.
+
+    Raises:
+        UserError: If a mask cannot be read.
+    """
+
+    def __init__(self, paths: list[Path], notes: list[str]) -> None:
+        self.values: set[int] = set()
+        self.colors: set[Color] = set()
+        self.palette: list[Color] | None = None
+        self.needs_rewriting = False
+        step = -(-len(paths) // MOST_READ)
+        if step > 1:
+            notes.append(f'Of {len(paths)} masks every {step}th was read to find the classes.')
+        color_of: dict[int, Color] = {}
+        by_color = differ = False
+        with ThreadPoolExecutor() as threads:
+            for values, colors, palette, has_alpha in threads.map(self._read, paths[::step]):
+                self.values |= values
+                self.colors |= colors or {palette[v] if palette else (v, v, v) for v in values}
+                self.palette = self.palette or palette
+                self.needs_rewriting |= has_alpha or max(values, default=0) > IGNORED
+                by_color |= bool(colors)
+                own = {value: palette[value] for value in values} if palette else {}
+                differ |= any(color_of.get(value, color) != color for value, color in own.items())
+                color_of.update(own)
+        by_color |= differ
+        if differ:
+            notes.append('Masks have palettes that differ: colors count, not their numbers.')
+        if by_color and all(len(set(color)) == 1 for color in self.colors):
+            self.values = {color[0] for color in self.colors}
+            by_color, self.needs_rewriting = False, True
+        if not by_color:
+            self.colors = set()
+
+    @staticmethod
+    def _read(path: Path) -> tuple[set[int], set[Color], list[Color] | None, bool]:
+        try:
+            with Image.open(path) as image:
+                mode, palette = image.mode, image.getpalette()
+                pixels = np.asarray(image)
+        except (OSError, ValueError, SyntaxError):
+            raise UserError(f'mask {path} cannot be read: mend it, or take it out') from None
+        if has_alpha := pixels.ndim == 3 and pixels.shape[2] == 2:
+            pixels = pixels[..., 0]
+        if pixels.ndim == 3:
+            flat = pixels[..., :3].reshape(-1, 3)
+            packed = np.unique(flat.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32))
+            return set(), {(v >> 16, v >> 8 & 255, v & 255) for v in packed.tolist()}, None, False
+        colors = None
+        if mode == 'P' and palette:
+            colors = list(zip(palette[::3], palette[1::3], palette[2::3], strict=True))
+            colors += [(0, 0, 0)] * (256 - len(colors))
+            if all(len(set(color)) == 1 for color in colors):
+                colors = None
+        return set(np.unique(pixels).astype(int).tolist()), set(), colors, has_alpha
+
+
+def names_of_known_data(pairs: Mapping[str, str]) -> dict[int, str | None]:
+    """Value -> class of the data sets of papers, if the images are named as theirs; else empty."""
+    first = PurePosixPath(next(iter(pairs))).stem
+    for pattern, name, lowest in PAPERS:
+        if re.fullmatch(pattern, first):
+            classes = import_module('mmseg.datasets').__dict__[name].METAINFO['classes']
+            if next(iter(pairs.values())).endswith('_labelIds.png'):
+                return dict.fromkeys(range(34)) | dict(zip(CITYSCAPES_IDS, classes, strict=True))
+            return dict(enumerate(map(str.strip, classes), lowest))
+    return {}
+
+
+def read_class_names(images: Images) -> tuple[Names, dict[Color, str]]:
+    """Read the names of classes: a list, or by value; and by color where a file has colors.
+
+    Raises:
+        UserError: If files of the same name differ, or if one cannot be read.
+    """
+    by_name = {PurePosixPath(path).name: path for path in reversed(images.files)}
+    path = next((by_name[name] for name in NAMES_FILES if name in by_name), None)
+    if path is None:
+        return [], {}
+    text = read_text(images.root / path)
+    for other in images.files:
+        is_alike = PurePosixPath(other).name == PurePosixPath(path).name
+        if is_alike and read_text(images.root / other).split() != text.split():
+            raise UserError(
+                f'{images.root / path} and {images.root / other} name other classes: make them '
+                'equal, or take one out'
+            )
+    if path.endswith('.json'):
+        try:
+            return _names_in_json(json.loads(text))
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f'{images.root / path} holds no list of names of classes') from None
+    lines = [line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != '#']
+    if path.endswith('.csv'):
+        cells = [[cell.strip() for cell in row] for row in csv.reader(lines)]
+        if colored := [row for row in cells if ''.join(row[1:4]).isdigit() and len(row) > 3]:
+            return [row[0] for row in colored], {_color(row[1:4]): row[0] for row in colored}
+        return {int(row[0]): row[1] for row in cells if row[0].isdigit()}, {}
+    if path.endswith('labelmap.txt') and all(':' in line for line in lines):  # CVAT's
+        fields = [line.split(':') for line in lines]
+        colors: dict[Color, str] = {}
+        for name, color, *_ in fields:
+            if color:
+                try:
+                    colors[_color(color)] = name
+                except ValueError:
+                    raise UserError(
+                        f'{images.root / path} gives {name!r} the color {color!r}: write red, '
+                        'green and blue, such as 128,0,0'
+                    ) from None
+        return [name for name, *_ in fields], colors
+    numbered = [re.fullmatch(r'(\d+)[\s:,;]+(.+)', line) for line in lines]
+    if all(numbered):
+        return {int(match[1]): match[2].strip() for match in numbered if match}, {}
+    return [line for line in lines if line != '__ignore__'], {}
+
+
+def _names_in_json(content: Any) -> tuple[Names, dict[Color, str]]:
+    if isinstance(content, dict):
+        content = content.get('classes') or content.get('names') or content.get('labels') or content
+    if isinstance(content, dict):
+        if all(isinstance(value, int) for value in content.values()):
+            return {value: name for name, value in content.items()}, {}
+        return {int(value): str(name) for value, name in content.items()}, {}
+    names = [
+        item if isinstance(item, str) else item.get('name') or item['title'] for item in content
+    ]
+    colors = {}
+    if all(isinstance(item, dict) and item.get('color') for item in content):
+        colors = {_color(item['color']): name for item, name in zip(content, names, strict=True)}
+    return names, colors
+
+
+def _color(value: Any) -> Color:
+    """Read a color: ``#ff8000``, ``255,128,0`` or three numbers.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if isinstance(value, str) and value.startswith('#'):
+        value = bytes.fromhex(value[1:])
+    red, green, blue = map(int, value.split(',') if isinstance(value, str) else value)
+    return red, green, blue
+
+
+def meaning_of(values: set[int], names: Names, zero: str | None, kind: str) -> Meaning:
+    """Say what the values of masks mean.
+
+    Args:
+        zero: As in :func:`mmdat.datasets.formats.read_segmented`.
+        kind: Name of the layout; zero is nothing in ADE20K's.
+
+    Returns:
+        Value -> class if they are not just numbered, whether 0 is nothing, whether the names leave
+        no doubt of that, and the classes.
+
+    Raises:
+        UserError: If there are more values than names, or less than two classes.
+    """
+    ordered = sorted(values)
+    spaced = len(ordered) > 1 and np.ptp(np.diff(ordered)) <= 1 and ordered[-1] == IGNORED
+    numbers = ordered if spaced else [value for value in ordered if value != IGNORED]
+    if not numbers:
+        raise UserError(f'the masks hold nothing but {IGNORED}, which is no class')
+    top, sparse = numbers[-1], numbers[-1] + 1 > 2 * len(numbers)
+    if isinstance(names, Mapping):
+        clear = True
+        if unknown := set(numbers) - set(names) - {0}:
+            raise UserError(
+                f'the masks hold the values {enumerate_names(map(str, sorted(unknown)))}, which '
+                'the file with the names of the classes does not have: add them'
+            )
+        classes = tuple(name for _, name in sorted(names.items()) if name is not None)
+        if None in names.values():
+            return _at_least_two(dict(names), False, clear, classes)
+        if sorted(names) == list(range(1, len(names) + 1)):
+            return _at_least_two(None, zero != 'background', clear, classes)
+        if sorted(names) == list(range(len(names))):
+            return _at_least_two(None, zero == 'ignored', clear, classes)
+        return _at_least_two(
+            {value: names[value] for value in sorted(names)}, False, clear, classes
+        )
+    count = len(names)
+    first_is_background = count > 0 and is_background(names[0])
+    if (sparse and (count or not kind.startswith('ADE20K'))) or spaced:
+        _check_unblurred(numbers, not count and top > MOST_NUMBERED)
+        named = list(names)
+        if count == len(numbers) - 1 and numbers[0] == 0:
+            named = ['background', *names]
+        if count and len(named) != len(numbers):
+            raise UserError(
+                f'the masks hold the values {enumerate_names(map(str, numbers), 20)}, but there '
+                f'are {count} names of classes: name one class for each'
+            )
+        named = named or ['background' if v == 0 else f'value_{v}' for v in numbers]
+        meaning = dict(zip(numbers, named, strict=True))
+        if zero == 'ignored':
+            meaning.pop(0, None)
+        return _at_least_two({**meaning}, False, True, tuple(meaning.values()))
+    if count:
+        if top > count or (top == count and first_is_background):
+            raise UserError(
+                f'the masks hold the value {top}, but there are {count} names of classes, the '
+                f'first {names[0]!r}: name all classes'
+            )
+        nothing = zero == 'ignored' or (zero is None and top == count and count > 1)
+        classes = tuple(names)
+        if not nothing and top == count:
+            classes = ('background', *names)
+        if nothing and first_is_background:
+            classes = classes[1:]
+        return _at_least_two(None, nothing, first_is_background, classes)
+    _check_unblurred(numbers, top > MOST_NUMBERED)
+    nothing = zero == 'ignored' or (zero is None and kind.startswith('ADE20K') and top > 1)
+    classes = tuple('background' if v == 0 else f'class_{v}' for v in range(nothing, top + 1))
+    return _at_least_two(None, nothing, False, classes)
+
+
+def _check_unblurred(values: list[int], are_grays: bool) -> None:
+    """Refuse masks whose values no file names, and that are too many to be classes."""
+    if are_grays and len(values) > MOST_GRAYS:
+        raise UserError(
+            f'the masks hold {len(values)} gray values from {values[0]} to {values[-1]}, whose '
+            'classes no file names, as masks do that were resized or saved as JPEG: save them '
+            'as PNG, resized without interpolation (nearest neighbor); if each value is a class, '
+            'write the names into classes.txt, a line each'
+        )
+
+
+def _at_least_two(
+    values: dict[int, str | None] | None, nothing: bool, clear: bool, classes: tuple[str, ...]
+) -> Meaning:
+    if len(classes) < 2:
+        raise UserError(
+            f'the masks have the class {enumerate_names(classes)} alone: there is nothing to tell '
+            'it from; is 0 a class (--zero background)?'
+        )
+    return values, nothing, clear, classes
+
+
+def name_colors(
+    found: set[Color], names: Names, colors_of: dict[Color, str], notes: list[str]
+) -> dict[Color, str]:
+    """Name the colors of masks: by the file that has them, by gray values, or by themselves.
+
+    Raises:
+        UserError: If the file lacks some, or if there are more than values.
+    """
+    if colors_of:
+        if BLACK in found - colors_of.keys():
+            colors_of = {BLACK: 'background', **colors_of}
+        if unknown := found - set(colors_of):
+            raise UserError(
+                f'the masks hold {len(unknown)} colors that the file with the names of the classes '
+                f'does not have, such as {min(unknown)}: add them'
+            )
+        return colors_of
+    if len(found) > 256:
+        raise UserError(
+            f'the masks hold {len(found)} colors: save them without loss, as PNG with a color or '
+            'a value for each class'
+        )
+    ordered = sorted(found)
+    by_value = names if isinstance(names, Mapping) else dict(enumerate(names))
+    listed = [name for _, name in sorted(by_value.items()) if name is not None]
+    if len(ordered) == len(listed) == 2 and ordered[0] == BLACK and is_background(listed[0]):
+        return dict(zip(ordered, listed, strict=True))
+    of = f', of {enumerate_names(listed)},' if listed else ''
+    notes.append(f'No file says which class{of} a color is: change `classes` in the config.')
+    return {
+        color: 'background' if color == BLACK else 'color_{:02x}{:02x}{:02x}'.format(*color)
+        for color in ordered
+    }
