@@ -125,6 +125,16 @@ MEANINGS = {
         ('classes.txt', 'a\nb\nc\nd'),
         (('a', 'b', 'c', 'd'), False, {0: 'a', 85: 'b', 170: 'c', 255: 'd'}),
     ),
+    'few of many names': (
+        [0, 6, 9, 255],
+        ('classes.txt', '\n'.join('abcdefghij')),
+        (tuple('abcdefghij'), False, None),
+    ),
+    'few of many names behind nothing': (
+        [0, 6, 10],
+        ('classes.txt', '\n'.join('abcdefghij')),
+        (tuple('abcdefghij'), True, None),
+    ),
     'numbered names': (
         [0, 7, 11],
         ('_classes.csv', 'Pixel Value, Class\n0, unlabeled\n7, road\n11, wall'),

@@ -237,7 +237,9 @@ def meaning_of(values: set[int], names: Names, zero: str | None, kind: str) -> M
         )
     count = len(names)
     first_is_background = count > 0 and is_background(names[0])
-    if (sparse and (count or not kind.startswith('ADE20K'))) or spaced:
+    # Names of all values up to the highest, of which the masks hold a few.
+    is_numbered = count > len(numbers) and top <= count
+    if (sparse and not is_numbered and (count or not kind.startswith('ADE20K'))) or spaced:
         _check_unblurred(numbers, not count and top > MOST_NUMBERED)
         named = list(names)
         if count == len(numbers) - 1 and numbers[0] == 0:
