@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import unicodedata
 from functools import partial
 from pathlib import Path
@@ -243,6 +244,49 @@ def test_names_of_masks_may_have_more_than_those_of_images(
     assert found.classes == ('background', 'class_1', 'class_2')
     is_alike = bool(suffix) or 'mask' not in mask or 'mask' in image
     assert bool(found.rewritten) != is_alike
+
+
+@pytest.mark.parametrize(
+    'layout, image, mask',
+    [
+        # As of Oxford's pets, BDD100K, Mapillary Vistas, ISIC and CVC-ClinicDB.
+        ('images annotations/trimaps', '{}', '{}'),
+        ('images/10k/{} labels/sem_seg/masks/{}', '{}', '{}'),
+        ('{0}/images {0}/v1.2/labels', '{}', '{}'),
+        ('ISIC_{0}_Input ISIC_{0}_GroundTruth', 'ISIC_{}', 'ISIC_{}_segmentation'),
+        ('input/deep/{0} {0}/masks', '{}', '{}_labelTrainIds'),
+        ('CVC/Original CVC/Ground@Truth', '{}', '{}'),
+    ],
+)
+def test_masks_far_from_their_images_are_found_by_name(
+    layout: str, image: str, mask: str, tmp_path: Path
+) -> None:
+    write_masks(tmp_path, layout, np.arange(3))
+    for path in [*tmp_path.rglob('bild*.JPG'), *tmp_path.rglob('bild*.png')]:
+        name = image if path.suffix == '.JPG' else mask
+        path.rename(path.with_stem(name.format(path.stem[-1])))
+    for path in tmp_path.rglob('Ground@Truth'):
+        path.rename(path.with_name('Ground Truth'))
+    for path in tmp_path.rglob('labels'):
+        (path.parent / 'instances').mkdir(exist_ok=True)
+        for file in path.glob('*.png'):
+            (path.parent / 'instances' / file.name).write_bytes(file.read_bytes())
+    found = read_segmented(tmp_path, 0.25, 0, None)
+    pairs = [pair for split in found.splits.values() for pair in split.pairs.items()]
+    assert len(pairs) == 4 and len(found.splits['val'].pairs) == 1
+    for at, of in pairs:
+        assert re.findall(r'\d', Path(at).stem) == re.findall(r'\d', Path(of).stem)
+
+
+def test_names_that_do_not_tell_images_apart_pair_none(tmp_path: Path) -> None:
+    write_masks(tmp_path, 'images/{} x/{}/masks', np.arange(3))
+    (tmp_path / 'images' / 'more').mkdir()
+    copied = tmp_path / 'images' / 'more' / 'bild 0.JPG'
+    copied.write_bytes((tmp_path / 'images' / 'train' / 'bild 0.JPG').read_bytes())
+    found = read_segmented(tmp_path, 0.25, 0, None)
+    assert sorted(found.splits['train'].pairs) == ['bild 1.JPG', 'bild 2.JPG']
+    assert found.notes[0].startswith('2 images have no mask, such as images/')
+    assert found.notes[1].startswith('1 masks have no image, such as x/train/masks/bild 0.png')
 
 
 # Images and masks of which one could be taken for another's -> images that have masks.

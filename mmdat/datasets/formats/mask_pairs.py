@@ -1,12 +1,14 @@
 """Which mask belongs to which image, by the names of files and folders."""
 
 import re
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.errors import UserError
 
-from .files import Images, NotRecognizedError
+from .files import Images, NotRecognizedError, split_of
 
 IMAGE_WORDS = ('images', 'image', 'imgs', 'img', 'jpegimages', 'photos', 'inputs')
 # The first that is there counts: programs write pictures of the masks beside them.
@@ -14,10 +16,10 @@ MASK_WORDS = (
     'segmentationclasspng', 'segmentationclass', 'masks', 'mask', 'labels', 'label', 'annotations',
     'annotation', 'annot', 'ann', 'gt', 'groundtruth', 'targets', 'segmentation',
 )  # fmt: skip
-MASK_END = re.compile(r'[_-](masks?|seg|labels?|gt)$', re.IGNORECASE)
+MASK_END = re.compile(r'[_-](masks?|seg|segmentation|labels?|gt)$', re.IGNORECASE)
 # What the name of a mask may have more than its image's: Cityscapes' first, CamVid's last.
 MORE_IN_MASKS = (
-    re.compile('_gtFine_labelTrainIds$'),
+    re.compile('(_gtFine)?_labelTrainIds$'),
     re.compile('_gtFine_labelIds$'),
     MASK_END,
     re.compile(r'^(masks?|seg|labels?|gt)[_-]', re.IGNORECASE),
@@ -28,8 +30,9 @@ CITYSCAPES_END = '_leftImg8bit'
 CITYSCAPES_NO_MASK = re.compile('_gtCoarse_|_gtFine_(color|instance)')
 FOLDERS = dict(
     leftimg8bit='images', gtfine='gt', trainannot='train annot', valannot='val annot',
-    testannot='test annot',
+    testannot='test annot', ground_truth='gt', **{'ground truth': 'gt', 'ground-truth': 'gt'},
 )  # fmt: skip
+Ranked = tuple[int, int, str]  # rank of a mask, rank of the key that fits it, and its path
 Candidate = tuple[list[tuple], int, str]  # keys that a mask may have, its rank and its path
 
 
@@ -49,6 +52,7 @@ def pair_masks(images: Images, notes: list[str]) -> dict[str, str]:
     if not is_clear:  # as images1/a.jpg and images2/a.jpg
         photos, masks, blurred, _ = _by_key(images, r'[^\W\d_]+|\d+')
     pairs = {path: masks[key][-1] for key, path in photos.items() if key in masks}
+    pairs = pairs or _by_name(photos, masks)
     if not pairs and blurred:
         raise UserError(
             f'{images.root / min(blurred)} holds JPEG files, which blur the values of masks: save '
@@ -59,16 +63,17 @@ def pair_masks(images: Images, notes: list[str]) -> dict[str, str]:
             f'{images.root} has no pairs of an image and a mask: give a folder with images/ and '
             'masks/ (or labels/, annotations/), whose files have the same names up to the suffix'
         )
-    if lonely := [path for key, path in photos.items() if key not in masks]:
+    if lonely := [path for path in photos.values() if path not in pairs]:
         notes.append(f'{len(lonely)} images have no mask, such as {lonely[0]}: they are left out.')
-    if unused := [path for key, (*_, path) in masks.items() if key not in photos]:
+    used = set(pairs.values())
+    if unused := [path for *_, path in masks.values() if path not in used]:
         notes.append(f'{len(unused)} masks have no image, such as {unused[0]}: they are left out.')
     return pairs
 
 
 def _by_key(
     images: Images, pattern: str
-) -> tuple[dict[tuple, str], dict[tuple, tuple[int, int, str]], set[str], bool]:
+) -> tuple[dict[tuple, str], dict[tuple, Ranked], set[str], bool]:
     """Give images and masks that belong together one key.
 
     Args:
@@ -138,11 +143,44 @@ def _by_key(
             blurred.add(str(PurePosixPath(path).parent))
         else:
             found.append(item)
-    masks: dict[tuple, tuple[int, int, str]] = {}
+    masks: dict[tuple, Ranked] = {}
     for keys, rank, path in found:
         at = next((number for number, key in enumerate(keys) if key in photos), 0)
         masks[keys[at]] = min(masks.get(keys[at], (rank, at, path)), (rank, at, path))
     return photos, masks, blurred, is_clear
+
+
+def _by_name(photos: Mapping[tuple, str], masks: Mapping[tuple, Ranked]) -> dict[str, str]:
+    """Pair images with masks of the same name wherever they lie, but not of another split.
+
+    Where names do not tell apart several images, or several masks of one rank, there is no pair.
+    """
+    by_name: dict[str, list[str]] = defaultdict(list)
+    # Images lie in folders that are named so, if there are such.
+    named = [path for key, path in photos.items() if isinstance(key[0], tuple)]
+    for path in named or photos.values():
+        by_name[PurePosixPath(path).stem].append(path)
+    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for rank, _, path in masks.values():
+        for name in _names_of_images(PurePosixPath(path).stem):
+            alike = [
+                image
+                for image in by_name[name]
+                if len({_split_around(path), _split_around(image)} - {None}) < 2
+            ]
+            if len(alike) == 1:
+                found[alike[0]].append((rank, path))
+                break
+    pairs = {}
+    for image, ranked in found.items():
+        ranks = [rank for rank, _ in ranked]
+        if ranks.count(min(ranks)) == 1:
+            pairs[image] = min(ranked)[1]
+    return pairs
+
+
+def _split_around(path: str) -> str | None:
+    return split_of(str(PurePosixPath(path).parent))
 
 
 def _names_of_images(mask: str) -> list[str]:
