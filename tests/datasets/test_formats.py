@@ -587,14 +587,33 @@ def test_a_list_of_images_and_classes_is_read(
 
 
 @pytest.mark.parametrize(
+    'text',
+    [
+        'Split,file,label\ntrain,a.jpg,cat\nTRAIN,b.jpg,dog\nvalid,c.jpg,cat\ntest,d.jpg,dog\n',
+        'file,cat,dog,subset\na,1,0,training\nb,0,1,train\nc,1,0,validation\nd,0,1,test\n',
+    ],
+)
+def test_a_column_of_a_list_names_the_splits(text: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path, [f'images/{name}.jpg' for name in 'abcd'])
+    (tmp_path / 'data.csv').write_text(text)
+    found = read_classified(tmp_path, 0.5, 0)
+    assert {name: split.labels for name, split in found.splits.items()} == dict(
+        train={'images/a.jpg': 0, 'images/b.jpg': 1},
+        val={'images/c.jpg': 0},
+        test={'images/d.jpg': 1},
+    )
+
+
+@pytest.mark.parametrize(
     'text, sentence',
     [
         ('file,cat,dog\na.jpg,1,1\nb.jpg,0,1\n', 'image a.jpg of .* has 2 classes, but'),
         ('file,x,y\na.jpg,3,4\nb.jpg,5,6\n', 'has 3 columns, .*: name it label'),
-        ('file,label,Split\na.jpg,a,train\nb.jpg,b,val\n', 'has the column split: give each'),
+        ('file,label,Split\na.jpg,a,train\nb.jpg,b,old\n', "has the split 'old': write train"),
         ('a.jpg,cat\nb.jpg,dog,1\n', 'has 2 columns in its first line, but 3 in another: b.jpg'),
         ('a.jpg,cat\nc.jpg,dog\n', 'image c.jpg of .*train.csv is not below'),
         ('x,cat\ny,dog\n', 'has images of no classes'),
+        ('file,split\na.jpg,train\nb.jpg,val\n', 'has images of no classes'),
     ],
 )
 def test_a_list_that_tells_no_class_is_refused(text: str, sentence: str, tmp_path: Path) -> None:

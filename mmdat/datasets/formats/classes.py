@@ -28,6 +28,7 @@ NAMES_FILES = ('classes.txt', 'labels.txt')
 NO_CLASSES = {'images', 'labels', 'masks', 'annotations', 'JPEGImages', 'SegmentationClass'}
 LISTS = ('.txt', '.csv')
 CLASS_COLUMNS = ('label', 'class', 'category', 'class_name', 'label_name')
+SPLIT_COLUMNS = ('split', 'set', 'subset')
 
 
 @dataclass
@@ -117,12 +118,12 @@ def _listed(data: Path, images: Images) -> dict[str, dict[str, str]]:
     named: dict[str, dict[str, str]] = {}
     chosen = [data.relative_to(images.root).as_posix()]
     for path in chosen if data.is_file() else _lists(images):
-        pairs, where = _pairs(images, path, _rows(images, path)), images.root / path
-        if not any(label for _, label in pairs):
+        items, where = _items(images, path, _rows(images, path)), images.root / path
+        if not any(label for _, label, _ in items):
             continue
-        split = named.setdefault(split_of(path) or 'train', {})
         found: dict[str, str] = {}
-        for name, label in pairs:
+        for name, label, word in items:
+            split = named.setdefault(_split_named(word, where) or split_of(path) or 'train', {})
             at = images.find(name, path)
             if at is None:
                 raise UserError(
@@ -188,11 +189,19 @@ def _rows(images: Images, path: str) -> list[list[str]]:
     return [[cell.strip().strip('"') for cell in row] for row in split]
 
 
-def _pairs(images: Images, path: str, rows: list[list[str]]) -> list[tuple[str, str]]:
-    """Take the image and its class from the rows of a list; nothing if no row names an image.
+def _split_named(word: str, where: Path) -> str | None:
+    """Name the split that a cell of a list means; None if it is empty."""
+    split = SPLIT_WORDS.get(word.lower())
+    if word and split is None:
+        raise UserError(f'{where} has the split {word!r}: write train, val or test')
+    return split
 
-    Of several columns the names in the first row tell the class, or each is a class with a 1 where
-    the image has it.
+
+def _items(images: Images, path: str, rows: list[list[str]]) -> list[tuple[str, str, str]]:
+    """Take image, class and split from the rows of a list; nothing if no row names an image.
+
+    Of several columns the names in the first row tell the class and the split, which is empty
+    without a column, or each is a class with a 1 where the image has it.
 
     Raises:
         UserError: If the columns do not tell one class of each image.
@@ -219,22 +228,21 @@ def _pairs(images: Images, path: str, rows: list[list[str]]) -> list[tuple[str, 
         )
     has_header = images.find(rows[0][at], path) is None
     header, body = rows[0], rows[has_header:]
-    if has_header and (splits := {'split', 'set', 'subset'} & {name.lower() for name in header}):
-        raise UserError(
-            f'{where} has the column {splits.pop()}: give each split a list of its own, such as '
-            'train.csv and val.csv'
-        )
-    rest = [index for index in range(len(header)) if index != at]
+    parts = [index for index, name in enumerate(header) if name.lower() in SPLIT_COLUMNS]
+    split = parts[0] if has_header and parts else None
+    rest = [index for index in range(len(header)) if index not in (at, split)]
+    if not rest:
+        return []
     named = [index for index in rest if has_header and header[index].lower() in CLASS_COLUMNS]
     if len(rest) == 1 or named:
         column = [*named, *rest][0]
-        return [(row[at], row[column]) for row in body]
+        return [(row[at], row[column], row[split] if split is not None else '') for row in body]
     if not has_header or any(row[index] not in ('0', '1') for row in body for index in rest):
         raise UserError(
             f'{where} has {len(header)} columns, and their names do not say which has the class: '
             'name it label in the first line'
         )
-    pairs = []
+    items = []
     for row in body:
         classes = [header[index] for index in rest if row[index] == '1']
         if len(classes) != 1:
@@ -242,8 +250,8 @@ def _pairs(images: Images, path: str, rows: list[list[str]]) -> list[tuple[str, 
                 f'image {row[at]} of {where} has {len(classes)} classes, but a classifier learns '
                 'one of each image: mend it, or take it out'
             )
-        pairs.append((row[at], classes[0]))
-    return pairs
+        items.append((row[at], classes[0], row[split] if split is not None else ''))
+    return items
 
 
 def _named_by_file(named: dict[str, dict[str, str]], images: Images) -> dict[str, dict[str, str]]:
