@@ -46,18 +46,21 @@ def read_log(work_dir: str | Path) -> TrainingLog:
     Raises:
         UserError: If there is no log, or nothing in it yet.
     """
-    runs: list[str] = []
-    points: list[Point] = []
+    runs: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(Path(work_dir).glob(LOGS), reverse=True):
-        of_run = list(_points(file))
-        if not of_run:
+        rows = list(_rows(file))
+        if not rows:
             continue
-        start = points[0][0] if points else math.inf
-        points = [point for point in of_run if point[0] < start] + points
-        runs.insert(0, file.parts[-3])
+        runs[file.parts[-3]] = rows
         if not _resumes(file.with_name('config.py')):
             break
-    if not runs:
+    names = list(reversed(runs))
+    points: list[Point] = []
+    for name in names:
+        start = next((row['step'] for row in runs[name] if 'iter' in row), math.inf)
+        points = [point for point in points if point[0] < start]
+        points += _points(runs[name], points[-1][0] if points else 0)
+    if not points:
         raise UserError(
             f'{work_dir} has no log of a training ({LOGS}), or nothing in it yet: give a folder '
             'that tools/train.py wrote to'
@@ -65,7 +68,7 @@ def read_log(work_dir: str | Path) -> TrainingLog:
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for step, panel, name, value in points:
         curves.setdefault(panel, {}).setdefault(name, []).append((step, value))
-    return TrainingLog(runs, curves)
+    return TrainingLog(names, curves)
 
 
 def write_curves(work_dirs: Sequence[str | Path], out: str | Path | None = None) -> Path:
@@ -95,15 +98,12 @@ def write_curves(work_dirs: Sequence[str | Path], out: str | Path | None = None)
     return Path(path)
 
 
-def _points(file: Path) -> Iterator[Point]:
-    trained = 0
-    for row in _rows(file):
-        # Of a validation it is the epoch, where the config counts epochs.
-        step = row.get('step')
-        if not isinstance(step, int):
-            continue
+def _points(rows: Sequence[dict[str, Any]], trained: int) -> Iterator[Point]:
+    """What a run logged, that began, or went on, after ``trained`` iterations."""
+    for row in rows:
         in_training = 'iter' in row
-        trained = max(trained, step)
+        # The step of a validation is the epoch, where the config counts epochs.
+        trained = max(trained, row['step'])
         for name, value in row.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
@@ -116,12 +116,13 @@ def _points(file: Path) -> Iterator[Point]:
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a log that are of a step."""
     for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict):
+        if isinstance(row, dict) and isinstance(row.get('step'), int):
             yield row
 
 

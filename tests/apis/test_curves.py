@@ -86,6 +86,19 @@ def test_a_resumed_run_goes_on_from_the_one_before_and_a_new_one_starts_anew(
     assert read_log(tmp_path).runs == ['20260105_000000']
 
 
+def test_a_run_that_begins_with_a_validation_goes_on_where_the_one_before_was(
+    tmp_path: Path,
+) -> None:
+    # Killed while it validated after epoch 3, and after its first steps of epoch 4.
+    write_log(tmp_path, '20260101_000000', [step(20), validated(2, mIoU=2.0), step(30), step(35)])
+    write_log(tmp_path, '20260102_000000', [validated(3, mIoU=3.0)], resume=True)
+    rows = [validated(3, mIoU=3.0), step(31), step(40), validated(4, mIoU=4.0)]
+    write_log(tmp_path, '20260103_000000', rows, resume=True)
+    curves = read_log(tmp_path).curves
+    assert [iteration for iteration, _ in curves['loss']['loss']] == [20, 30, 31, 40]
+    assert curves['validation']['mIoU'] == [(20, 2.0), (30, 3.0), (40, 4.0)]
+
+
 def test_the_tool_draws_several_runs_and_says_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
