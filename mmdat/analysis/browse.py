@@ -9,11 +9,11 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.visualization import Visualizer
-from torch import Tensor
 
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks import config_tree
 from mmdat.checks.exceptions import explained
+from mmdat.checks.images import to_rgb
 from mmdat.checks.run import check_display, check_least, check_parts, check_writable
 
 # Opacity of segmentation maps, so that the image is seen below.
@@ -62,7 +62,8 @@ def browse_dataset(
             sample = item['data_samples']
             name = f'{index}_{Path(sample.get("img_path", "image")).stem}.jpg'
             out_file = None if output_dir is None else Path(output_dir, name)
-            _draw(visualizer, _to_array(item['inputs']), sample, name, out_file, show, interval)
+            image = to_rgb(item['inputs'].numpy().transpose(1, 2, 0))
+            _draw(visualizer, image, sample, name, out_file, show, interval)
             if out_file is not None:
                 files.append(out_file)
     return files
@@ -99,11 +100,6 @@ def _build_visualizer(cfg: Config) -> Visualizer:
     if toolbox_of(cfg).name == 'mmseg':
         options.setdefault('alpha', ALPHA)
     return VISUALIZERS.build(dict(options, vis_backends=None, name=f'browse {cfg.filename}'))
-
-
-def _to_array(image: Tensor) -> np.ndarray:
-    """Tensor[3, height, width], BGR -> array[height, width, 3], RGB uint8."""
-    return np.ascontiguousarray(image.numpy().transpose(1, 2, 0)[..., ::-1]).astype(np.uint8)
 
 
 def _draw(

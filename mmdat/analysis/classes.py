@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import mmcv
 import numpy as np
 from mmengine.dataset import BaseDataset
 
+from mmdat.checks.images import load_image
 from mmdat.visualization.comparison import draw_titled
 
 from .tables import ALL_CLASSES, Tables
@@ -90,5 +90,5 @@ def draw_classified(
         title = f'{names[found]} {score:.2f}' if score >= score_thr else f'? {score:.2f}'
         if found != truth:
             title += f' (is {names[truth]})'
-        cells.append((title, mmcv.imread(path, channel_order='rgb'), found == truth))
+        cells.append((title, load_image(dataset, path), found == truth))
     return draw_titled(cells)

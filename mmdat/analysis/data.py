@@ -23,6 +23,7 @@ from mmdat.apis.model import build_model
 from mmdat.apis.runner import add_checks, read_run_config
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks.exceptions import explained
+from mmdat.checks.images import to_rgb
 from mmdat.checks.masks import IGNORED
 from mmdat.checks.run import check_least, check_writable
 from mmdat.errors import UserError
@@ -219,7 +220,7 @@ def _draw_annotated(dataset: Any, info: dict[str, Any]) -> np.ndarray:
     loaded = load(dataset, info)
     if loaded is None:
         return draw_text(np.zeros((SIDE, SIDE, 3), np.uint8), 'cannot be loaded')
-    image = np.ascontiguousarray(loaded['img'][..., 2::-1], np.uint8)
+    image = to_rgb(loaded['img'])
     scale = SIDE / max(image.shape[:2])
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     size = image.shape[1::-1]

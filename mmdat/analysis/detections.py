@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
@@ -15,6 +14,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmdat.checks.images import load_image
 from mmdat.visualization import Comparison, draw_comparisons
 
 from .tables import ALL_CLASSES, Tables
@@ -181,7 +181,7 @@ def draw_detections(
         comparisons.append(
             Comparison(
                 title=Path(info['img_path']).name,
-                image=mmcv.imread(info['img_path'], channel_order='rgb'),
+                image=load_image(dataset, info['img_path']),
                 ground_truth=ground_truth_in(info),
                 prediction=_prediction(by_image[info['img_id']]),
             )

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import mmcv
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, pseudo_collate
 
 from mmdat.apis.model import build_model, load_weights
+from mmdat.checks.images import load_image
 from mmdat.errors import UserError
 from mmdat.visualization import draw_deformed_points, record_batch
 
@@ -35,7 +35,7 @@ def draw_points(
     pictures = []
     for index in indices:
         item = dataset[index]
-        image = mmcv.imread(item['data_samples'].img_path, channel_order='rgb')
+        image = load_image(dataset, item['data_samples'].img_path)
         try:
             recording = record_batch(model, pseudo_collate([item]))[0]
             pictures.append(draw_deformed_points(image, recording))

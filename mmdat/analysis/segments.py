@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 from mmengine.dataset import BaseDataset
 
+from mmdat.checks.images import load_image
 from mmdat.visualization.comparison import draw_segments
 
 from .tables import ALL_CLASSES, Tables
@@ -91,6 +91,6 @@ def draw_predicted_segments(
     comparisons = []
     for path in (dataset.get_data_info(index)['img_path'] for index in indices):
         maps = (by_path[path][key]['data'].squeeze() for key in ('gt_sem_seg', 'pred_sem_seg'))
-        image = mmcv.imread(path, channel_order='rgb')
+        image = load_image(dataset, path)
         comparisons.append((Path(path).name, image, *(part.numpy() for part in maps)))
     return draw_segments(comparisons, dataset.metainfo['classes'], dataset.metainfo.get('palette'))

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
+from mmcv.transforms import LoadImageFromFile
 from mmengine.dist import is_main_process
 from PIL import Image
 from rich.progress import track
@@ -171,6 +172,18 @@ def is_turning(dataset: Any) -> bool:
     """Whether a data set's loader turns images upright, as their EXIF data says."""
     color_type, backend = decoding(dataset)
     return color_type in ('color', 'grayscale') and backend in ('cv2', 'pillow')
+
+
+def load_image(dataset: Any, path: str) -> np.ndarray:
+    """Read an image as a data set's loader does, for a picture; (height, width, 3), RGB uint8."""
+    loader = loader_of(dataset, {'LoadImageFromFile'}) or LoadImageFromFile()
+    return to_rgb(loader(dict(img_path=path))['img'])
+
+
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """What a model is fed, (height, width) or (height, width, channels), BGR, as RGB uint8."""
+    channels = image.reshape(*image.shape[:2], -1)[..., 2::-1]
+    return np.ascontiguousarray(np.broadcast_to(channels, (*image.shape[:2], 3)), np.uint8)
 
 
 def image_paths(dataset: Any) -> list[str]:

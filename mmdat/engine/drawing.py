@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-from mmengine import fileio
 from mmengine.hooks import Hook
 from mmengine.registry import VISUALIZERS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from mmdat.checks import config_tree
+from mmdat.checks.images import load_image
 from mmdat.registry import HOOKS
 
 # In pixels: the least side of a picture that a class is written on.
@@ -43,9 +42,11 @@ class DrawPredictionsHook(Hook):
     def before_test(self, runner: Runner) -> None:
         dataset = runner.test_dataloader.dataset
         self.visualizer.dataset_meta = dataset.metainfo
+        parts = [single for _, single in config_tree.unwrap(dataset)]
+        self.dataset = parts[0]  # its loader reads the images
         folders = {
             os.path.dirname(os.path.abspath(single.get_data_info(index)['img_path']))
-            for _, single in config_tree.unwrap(dataset)
+            for single in parts
             for index in range(len(single))
         }
         self.shared_folder = os.path.commonpath(folders)
@@ -60,8 +61,7 @@ class DrawPredictionsHook(Hook):
         write_class = getattr(self.visualizer, 'visualize_cls', None)
         draw = write_class or self.visualizer.add_datasample
         for sample in outputs or ():
-            content = np.frombuffer(fileio.get(sample.img_path), np.uint8)
-            image = cv2.cvtColor(cv2.imdecode(content, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            image = load_image(self.dataset, sample.img_path)
             scale = LEGIBLE / min(image.shape[:2])
             if write_class and scale > 1:
                 image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)

@@ -16,6 +16,7 @@ from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.evaluation import IoUMetric
+from PIL import Image
 from pycocotools import mask as mask_api
 
 from mmdat.analysis.detections import average_precision, confused_objects
@@ -30,6 +31,7 @@ Results = list[dict[str, Any]]
 
 SIZE = 96
 NUM_IMAGES = 6
+ANNOTATIONS = 'annotations/instances_val.json'
 
 
 @pytest.fixture(scope='module')
@@ -40,7 +42,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
         type='mmdat.ShapesDataset',
         data_root=str(root),
         data_prefix=dict(img='val/'),
-        ann_file='annotations/instances_val.json',
+        ann_file=ANNOTATIONS,
         test_mode=True,
     )
     return Config(dict(default_scope='mmdet', test_dataloader=dict(dataset=dataset)))
@@ -217,6 +219,28 @@ def test_pictures_and_tables_are_written_and_their_paths_printed_last(
     assert pictures.endswith(str(report.pictures))
     assert table.endswith(str(report.table))
     assert page == f'Report: {report.page}'
+
+
+def test_images_are_drawn_as_the_data_set_loads_them(
+    config: Config, perfect: Results, tmp_path: Path
+) -> None:
+    content = json.loads(Path(config.test_dataloader.dataset.data_root, ANNOTATIONS).read_text())
+    content['images'] = [dict(content['images'][0], file_name='0.png', width=2 * SIZE)]
+    content['annotations'] = content['annotations'][:1]
+    del content['annotations'][0]['segmentation']
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned, which the annotations know nothing of
+    Image.new('RGB', (2 * SIZE, SIZE)).save(tmp_path / '0.png', exif=exif)
+    (tmp_path / 'one.json').write_text(json.dumps(content))
+    loader = dict(type='LoadImageFromFile', color_type='color_ignore_orientation')
+    one = copy.deepcopy(config)
+    one.test_dataloader.dataset.update(
+        data_prefix=dict(img=str(tmp_path)), ann_file=str(tmp_path / 'one.json'), pipeline=[loader]
+    )
+    perfect[0].update(ori_shape=(SIZE, 2 * SIZE))
+    del perfect[0]['pred_instances']['masks']
+    truth = cv2.imread(str(report_on(perfect[:1], one, tmp_path, num_images=1).pictures))
+    assert truth[60, 400].max() == 0 and truth[400, 60].min() == 255  # wide, white below
 
 
 def test_missing_results_are_told_in_a_sentence(config: Config, tmp_path: Path) -> None:

@@ -192,6 +192,21 @@ def test_images_that_loading_turns_are_refused(
         warnings_of(wide, in_training)
 
 
+def test_pictures_have_images_as_they_are_loaded(wide: Any, coco_root: Path) -> None:
+    path = coco_root / 'val2017' / '0.png'
+    image = np.zeros((64, 96, 3), np.uint8)
+    image[:20] = 250, 60, 60
+    save(path, Image.fromarray(image), orientation=6)
+    assert np.array_equal(images.load_image(wide, str(path)), np.rot90(image, -1))
+    loader = wide.pipeline.transforms[0]
+    loader.color_type = 'color_ignore_orientation'
+    assert np.array_equal(images.load_image(wide, str(path)), image)
+    loader.color_type = 'grayscale'
+    gray = images.load_image(wide, str(path))
+    assert gray.shape == (96, 64, 3) and len({*gray[0, -1].tolist()}) == 1
+    assert np.array_equal(images.to_rgb(gray[..., :1]), gray)
+
+
 @pytest.mark.parametrize('orientation', [2, 3, 4])
 def test_images_upside_down_or_mirrored_are_told(
     wide: Any, coco_root: Path, orientation: int
