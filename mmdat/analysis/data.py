@@ -15,7 +15,6 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
-from rich.console import Console
 from rich.table import Table
 
 from mmdat import checks
@@ -48,6 +47,7 @@ from .data_summary import (
     summarize,
 )
 from .detections import ground_truth_in
+from .tables import class_table, print_table
 
 SPLITS = ('train', 'val', 'test')
 GRAY = (128, 128, 128)  # of the pixels of a mask that count for nothing
@@ -137,15 +137,14 @@ def print_data_report(report: DataReport) -> None:
                 for least, median, most in split.sides
             )
             table.add_row(name, str(split.images), str(split.left_out), empty, *sides)
-        counts = Table('class', *report.splits)
+        counts = class_table(*report.splits)
         for name in dict.fromkeys(
             name for split in report.splits.values() for name in split.counts
         ):
             values = (split.counts.get(name, 0) for split in report.splits.values())
             counts.add_row(name, *(f'{x:.1%}' if isinstance(x, float) else str(x) for x in values))
-        console = Console()
-        console.print(table)
-        console.print(counts)
+        print_table(table)
+        print_table(counts)
     for kind, sentences in (('error', report.errors), ('warning', report.warnings)):
         for sentence in sentences:
             print(f'{kind}: {sentence}')

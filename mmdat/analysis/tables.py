@@ -1,7 +1,7 @@
 """Tables with a row a class, as Markdown and on the terminal."""
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 ALL_CLASSES = 'all classes'
 # Key of a table -> its title.
@@ -19,7 +19,9 @@ def to_markdown(tables: Tables) -> str:
     for key, rows in tables.items():
         columns = list(rows[ALL_CLASSES])
         lines = [['class', *columns], ['---'] + ['---:'] * len(columns)]
-        lines += [[name, *map(percent, row.values())] for name, row in rows.items()]
+        lines += [
+            [name.replace('|', '\\|'), *map(percent, row.values())] for name, row in rows.items()
+        ]
         table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
         parts.append(f'## {TITLES[key]}\n\n{table}\n')
     return '\n'.join(parts)
@@ -27,12 +29,21 @@ def to_markdown(tables: Tables) -> str:
 
 def print_tables(tables: Tables) -> None:
     """Print tables on the terminal, in percent."""
-    console = Console()
     for key, rows in tables.items():
-        table = Table('class', *rows[ALL_CLASSES], title=TITLES[key])
+        table = class_table(*rows[ALL_CLASSES], title=TITLES[key])
         for name, row in rows.items():
             table.add_row(name, *map(percent, row.values()), end_section=name == ALL_CLASSES)
-        console.print(table)
+        print_table(table)
+
+
+def class_table(*columns: str, title: str | None = None) -> Table:
+    """An empty table for the terminal with a row a class; long names may differ in their ends."""
+    return Table(Column('class', overflow='fold'), *columns, title=title)
+
+
+def print_table(table: Table) -> None:
+    """Print a table on the terminal, with names as they are: brackets are no markup in them."""
+    Console(markup=False, emoji=False).print(table)
 
 
 def percent(value: float | None) -> str:
