@@ -41,6 +41,8 @@ def average_precision(predictions: Sequence[dict[str, Any]], dataset: BaseDatase
     """
     from mmdat.datasets.coco import CheckedCOCO  # so that reports of other tasks need no mmdet
 
+    # Each image counts once, as in a test, though it may have been tested twice.
+    predictions = list({sample['img_id']: sample for sample in predictions}.values())
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress there
         with_masks = 'masks' in predictions[0]['pred_instances']
         ground_truth = CheckedCOCO(dataset.ann_file, with_masks)

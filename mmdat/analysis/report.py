@@ -185,10 +185,13 @@ def write_report(
     report.table.write_text(to_markdown(tables), encoding='utf-8')
     report.figures.write_text(json.dumps(tables, indent=2) + '\n', encoding='utf-8')
     checkpoint = checkpoint or _last_checkpoint(results.parent)
+    shown = evenly_spaced(MOST_PICTURES, len(indices))
     points = []
     if checkpoint is not None:
         with DefaultScope.overwrite_default_scope(scope), explained(cfg):
-            points = draw_points(cfg, checkpoint, dataset, indices[:MOST_POINTS])
+            points = draw_points(
+                cfg, checkpoint, dataset, [indices[i] for i in shown[:MOST_POINTS]]
+            )
     write_page(
         report.page,
         title=Path(cfg.filename or scope).stem,
@@ -196,7 +199,7 @@ def write_report(
         curves=_curves(results.parent),
         tables=tables,
         confusion=confusion,
-        pictures=split_grid(picture, task.cells)[:MOST_PICTURES],
+        pictures=[split_grid(picture, task.cells)[index] for index in shown],
         paired=task.cells == 2,
         pictures_text=task.drawn.format(score_thr),
         points=points,
