@@ -15,7 +15,7 @@ from mmdat.checks.masks import ANNOTATION_LOADERS
 from mmdat.engine import parts_in_bfloat16
 
 from .runner import build_runner, leave_out_early_stopping, read_run_config
-from .toolboxes import toolbox_of
+from .toolboxes import toolbox_of, with_classes
 
 
 def test(
@@ -74,8 +74,9 @@ def test(
         if any(metric.get('output_dir') for metric in _metrics_of(cfg)):
             checks.masks.check_written_names(runner.test_loop.dataloader.dataset)
         if out is not None:
-            dump = dict(type=toolbox_of(cfg).metric, out_file_path=out)
-            runner.test_evaluator.metrics.append(METRICS.build(dump))
+            dump = METRICS.build(dict(type=toolbox_of(cfg).metric, out_file_path=out))
+            classes = runner.test_loop.dataloader.dataset.metainfo.get('classes') or ()
+            runner.test_evaluator.metrics.append(with_classes(dump, classes))
         with parts_in_bfloat16(runner.model) if amp else contextlib.nullcontext():
             return runner.test()
 

@@ -1,10 +1,12 @@
 """Read the results of a test, and check that they belong to a data set."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import mmengine
+import numpy as np
 from mmengine.dataset import BaseDataset
 
 from mmdat.errors import UserError
@@ -13,7 +15,7 @@ from mmdat.errors import UserError
 CONTENT: dict[str, tuple[str, dict[str, set[str]]]] = {
     'mmdet': ('a detector', {'pred_instances': {'bboxes', 'scores', 'labels'}}),
     'mmseg': ('a segmentor with masks', {'pred_sem_seg': {'data'}, 'gt_sem_seg': {'data'}}),
-    'mmpretrain': ('a classifier', {}),
+    'mmpretrain': ('a classifier of one class an image', {}),
 }
 KEYS = {
     'mmdet': {'img_id', 'ori_shape'},
@@ -53,6 +55,7 @@ def read_results(path: Path, scope: str) -> list[dict[str, Any]]:
             isinstance(sample, dict)
             and KEYS[scope] | parts.keys() <= sample.keys()
             and all(keys <= set(sample[part].keys()) for part, keys in parts.items())
+            and len(np.ravel(sample.get('gt_label', 0))) == 1
             for sample in predictions
         )
     )
@@ -93,7 +96,16 @@ def check_same_data(
             f'{len(given)} images are among the {len(expected)} there; run `tools/test.py --out` '
             'with this config'
         )
-    num_classes = len(dataset.metainfo['classes'])
+    classes = tuple(dataset.metainfo['classes'])
+    # Of the data set that was tested on, which mmdat's tests write with the first prediction.
+    tested = predictions[0].get('classes') or classes
+    for number, (old, new) in enumerate(zip_longest(tested, classes)):
+        if old != new:
+            raise UserError(
+                f'{source} has other classes than {_name(dataset)}: number {number} is {old!r} in '
+                f'the one and {new!r} in the other; run `tools/test.py --out` with this config'
+            )
+    num_classes = len(classes)
     highest = max(map(_highest_class, predictions))
     if highest >= num_classes:
         raise UserError(

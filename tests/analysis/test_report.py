@@ -21,7 +21,7 @@ from pycocotools import mask as mask_api
 
 from mmdat.analysis.detections import average_precision, confused_objects
 from mmdat.analysis.report import Report, print_report, write_report
-from mmdat.analysis.tables import ALL_CLASSES
+from mmdat.analysis.tables import ALL_CLASSES, print_tables, to_markdown
 from mmdat.apis.model import build_model
 from mmdat.datasets import ShapesDataset, ShapesParameters, write_shapes_coco
 from mmdat.datasets.shapes.drawing import METAINFO
@@ -152,6 +152,13 @@ def test_figures_are_those_of_mmdet(dataset: CocoDataset, perfect: Results) -> N
             assert (-1 if value is None else value) == pytest.approx(theirs, abs=6e-4)
 
 
+def test_an_image_that_was_tested_twice_counts_once(dataset: CocoDataset, perfect: Results) -> None:
+    results = shifted(perfect, 2)
+    assert average_precision([*results, *results[:3]], dataset) == average_precision(
+        results, dataset
+    )
+
+
 def test_a_detector_without_masks_or_findings_is_reported_on_too(
     config: Config, perfect: Results, tmp_path: Path
 ) -> None:
@@ -243,6 +250,31 @@ def test_images_are_drawn_as_the_data_set_loads_them(
     assert truth[60, 400].max() == 0 and truth[400, 60].min() == 255  # wide, white below
 
 
+def test_the_page_has_pictures_of_all_the_test_set(
+    config: Config, perfect: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('mmdat.analysis.report.MOST_PICTURES', 2)
+    pages = []
+    monkeypatch.setattr(
+        'mmdat.analysis.report.write_page', lambda path, **content: pages.append(content)
+    )
+    report = report_on(perfect, config, tmp_path, num_images=NUM_IMAGES)
+    first, last = pages[0]['pictures']
+    grid = cv2.imread(str(report.pictures))[..., ::-1]
+    height, width = first.shape[:2]
+    assert np.array_equal(first, grid[:height, :width])
+    assert np.array_equal(last, grid[-height:, -width:])
+
+
+def test_names_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    names = (ALL_CLASSES, 'screw[m]', 'a[/b]', 'a|b', ':car:', 'x' * 100 + 'y')
+    tables = dict(accuracy={name: dict(accuracy=0.5) for name in names})
+    print_tables(tables)
+    printed = capsys.readouterr().out
+    assert all(f' {name} ' in printed for name in names[:-1]) and 'xy ' in printed
+    assert '| a\\|b | 50.0 |' in to_markdown(tables)
+
+
 def test_missing_results_are_told_in_a_sentence(config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'there are no results at .*none\.pkl: write them with'):
         write_report(config, tmp_path / 'none.pkl')
@@ -278,6 +310,13 @@ def test_results_of_another_data_set_are_refused(
     other_size[0]['ori_shape'] = (480, 640)
     with pytest.raises(UserError, match=match):
         report_on(other_size, config, tmp_path)
+    perfect[0]['classes'] = METAINFO['classes']
+    assert report_on(perfect, config, tmp_path).tables
+    perfect[0]['classes'] = METAINFO['classes'][::-1]
+    match = f'number 0 is {METAINFO["classes"][-1]!r} in the one and {METAINFO["classes"][0]!r} in'
+    with pytest.raises(UserError, match=match):
+        report_on(perfect, config, tmp_path)
+    del perfect[0]['classes']
     perfect[0]['pred_instances']['labels'][0] = 79
     with pytest.raises(UserError, match='class number 79'):
         report_on(perfect, config, tmp_path)
@@ -431,6 +470,9 @@ def test_a_classifier_is_reported_on(images: list[str], tmp_path: Path) -> None:
         columns = 'accuracy', 'precision', 'share of images'
         assert rows[name] == dict(zip(columns, row, strict=True))
     assert '| disk | 50.0 | 100.0 | 66.7 |' in (tmp_path / 'accuracy.md').read_text()
+    results[0]['gt_label'] = torch.tensor([1, 2])
+    with pytest.raises(UserError, match='holds no results of a classifier of one class an image'):
+        report_on(results, config, tmp_path)
     red = cv2.imread(str(report.pictures)).astype(int)
     red = (red[..., 2] - red[..., 1] > 100).any(axis=0)
     assert np.split(red[: 3 * (len(red) // 3)], 3)[1].any(), 'the wrong one is red'

@@ -138,6 +138,8 @@ def test_train_resume_and_test_run_through(
     assert metric in metrics
     results = pickle.loads(out.read_bytes())
     assert len(results) == zoo.NUM_IMAGES and 'seg_logits' not in results[0]
+    # From which reports know that they name classes as the test did.
+    assert results[0]['classes'] == tuple(runner.train_dataloader.dataset.metainfo['classes'])
     assert len(list(work_dir.glob('pictures/*.jpg'))) == zoo.NUM_IMAGES
     assert f'Pictures: {work_dir}/pictures\n' in capsys.readouterr().out
 
