@@ -25,7 +25,7 @@ from mmdat.checks.exceptions import explained
 from mmdat.checks.images import to_rgb
 from mmdat.checks.masks import IGNORED
 from mmdat.checks.run import check_least, check_writable
-from mmdat.errors import UserError
+from mmdat.errors import UserError, enumerate_names
 from mmdat.files import whole_file
 from mmdat.visualization.comparison import SIDE, draw_titled
 from mmdat.visualization.predictions import (
@@ -37,6 +37,7 @@ from mmdat.visualization.predictions import (
 
 from .browse import evenly_spaced
 from .data_summary import (
+    READ,
     Summary,
     broken_images,
     items_of,
@@ -141,10 +142,13 @@ def print_data_report(report: DataReport) -> None:
         for name in dict.fromkeys(
             name for split in report.splits.values() for name in split.counts
         ):
-            values = (split.counts.get(name, 0) for split in report.splits.values())
+            values = (split.counts.get(name, '-') for split in report.splits.values())
             counts.add_row(name, *(f'{x:.1%}' if isinstance(x, float) else str(x) for x in values))
         print_table(table)
         print_table(counts)
+        if estimated := [name for name, split in report.splits.items() if split.estimated]:
+            shares = ' and parts of the pixels' * (report.splits[estimated[0]].empty is None)
+            print(f'Sides{shares} are those of {READ} images of {enumerate_names(estimated)}')
     for kind, sentences in (('error', report.errors), ('warning', report.warnings)):
         for sentence in sentences:
             print(f'{kind}: {sentence}')

@@ -33,10 +33,11 @@ class Summary:
     Attributes:
         images: Number of images.
         counts: By class, of a detector objects, of a classifier images, of a segmentor the part of
-            the pixels.
+            the pixels; empty without annotations.
         left_out: Number of images that the data set knows and does not use.
         empty: Number of the images without objects; None if they have other annotations.
-        sides: Shorter and longer sides in pixels (least, median, most), of some images.
+        sides: Shorter and longer sides in pixels (least, median, most).
+        estimated: Whether sides and parts of the pixels are of :data:`READ` images alone.
     """
 
     images: int
@@ -44,6 +45,7 @@ class Summary:
     left_out: int
     empty: int | None
     sides: tuple[tuple[int, int, int], ...]
+    estimated: bool = False
 
 
 def items_of(dataset: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -77,22 +79,23 @@ def summarize(dataset: Any) -> Summary:
     items = list(items_of(dataset))
     single, first = items[0]
     names = [str(name) for name in single.metainfo.get('classes') or ()]
-    counts: Sequence[float]
+    counts: Sequence[float] = ()
     empty = None
     if 'instances' in first:
         objects = [objects_in(info) for _, info in items]
         empty = sum(not image for image in objects)
         counts = _count([item['bbox_label'] for image in objects for item in image], len(names))
-    elif 'gt_label' in first:
+    elif first.get('gt_label') is not None:
         counts = _count([x for _, info in items for x in np.ravel(info['gt_label'])], len(names))
-    else:
+    elif first.get('seg_map_path'):
         counts = _pixel_shares(items, len(names))
-    some = [items[index][1] for index in evenly_spaced(READ, len(items))]
+    most = len(items) if 'height' in first else READ
+    some = [items[index][1] for index in evenly_spaced(most, len(items))]
     sizes = np.sort([_size(info) for info in some], axis=1)
     quantiles = np.quantile(sizes, (0, 0.5, 1), axis=0).astype(int)
     return Summary(
         images=len(items),
-        counts=dict(zip(names, counts, strict=True)),
+        counts=dict(zip(names, counts, strict=bool(counts))),
         left_out=sum(
             single.tally.images_left_out.total()
             for _, single in config_tree.unwrap(dataset)
@@ -100,6 +103,7 @@ def summarize(dataset: Any) -> Summary:
         ),
         empty=empty,
         sides=tuple(tuple(column) for column in quantiles.T.tolist()),
+        estimated=len(some) < len(items),
     )
 
 
@@ -111,7 +115,8 @@ def _count(labels: Sequence[Any], num_classes: int) -> list[int]:
 def _pixel_shares(items: Sequence[tuple[Any, dict[str, Any]]], num_classes: int) -> list[float]:
     pixels = np.zeros(256, np.int64)
     for index in evenly_spaced(READ, len(items)):
-        if loaded := load(*items[index]):
+        loaded = load(*items[index])
+        if loaded and 'gt_seg_map' in loaded:
             pixels += np.bincount(loaded['gt_seg_map'].ravel(), minlength=256)[:256]
     return (pixels[:num_classes] / max(1, pixels[:num_classes].sum())).tolist()
 

@@ -1,5 +1,6 @@
 """What is said of data before anything is trained on them."""
 
+import json
 import runpy
 import shutil
 import sys
@@ -15,7 +16,7 @@ from mmcv.transforms import Compose, Resize
 from mmdet.models.task_modules import AnchorGenerator
 from torch import nn
 
-from mmdat.analysis.data import check_data
+from mmdat.analysis.data import check_data, print_data_report
 from mmdat.analysis.data_summary import small_boxes
 from mmdat.datasets import ShapesParameters
 from mmdat.datasets.shapes.classify import write_shapes_classify
@@ -110,6 +111,47 @@ def test_segments_and_classes_are_counted(
     assert sum(train.counts.values()) == (pytest.approx(1) if is_segmentor else 4)
     assert train.counts.keys() >= {'square', 'triangle', 'ring', 'cross'}
     assert report.pictures is not None and report.pictures.is_file()
+
+
+def test_sides_are_of_all_images_or_it_is_told(
+    config: Path,
+    coco_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr('mmdat.analysis.data_summary.READ', 2)
+    file = coco_root / 'annotations' / 'instances_train2017.json'
+    content = json.loads(file.read_text())
+    content['images'][2].update(height=70, width=90)
+    file.write_text(json.dumps(content))
+    cv2.imwrite(str(coco_root / 'train2017' / '2.png'), np.zeros((70, 90, 3), np.uint8))
+    report = check_data(str(config), str(tmp_path / 'detector'), 1)
+    assert report.splits['train'].sides == ((64, 64, 70), (64, 64, 90))
+    print_data_report(report)
+    assert 'are those of' not in capsys.readouterr().out
+    write_shapes_segment(tmp_path / 'shapes', ShapesParameters(train=3, val=2, size=64))
+    monkeypatch.setenv('SHAPES_SEGMENT_ROOT', str(tmp_path / 'shapes'))
+    name = 'upernet_dat_pp_nano_shapes.py'
+    print_data_report(check_data(str(CONFIGS / name), str(tmp_path / 'segmentor'), 1))
+    assert "Sides and parts of the pixels are those of 200 images of 'train'\n" in (
+        capsys.readouterr().out
+    )
+
+
+def test_images_without_labels_are_not_counted_by_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shapes_classify(tmp_path / 'shapes', ShapesParameters(train=4, val=2, size=64))
+    monkeypatch.setenv('SHAPES_CLASSIFY_ROOT', str(tmp_path / 'shapes'))
+    options = {'val_dataloader.dataset.with_label': False}
+    name = str(CONFIGS / 'dat_pp_nano_shapes.py')
+    report = check_data(name, str(tmp_path / 'out'), 1, options)
+    assert report.splits['val'].counts == {} and report.splits['val'].images == 2
+    print_data_report(report)
+    row = next(line for line in capsys.readouterr().out.splitlines() if ' square ' in line)
+    train, val = row.split('│')[2:4]
+    assert train.strip().isdigit() and val.strip() == '-'
 
 
 class Detector(nn.Module):
