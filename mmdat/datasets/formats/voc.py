@@ -52,6 +52,17 @@ def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
             f'{len(turned)} boxes have an xmin above their xmax, or ymin above ymax, such as in '
             f'{turned[0].relative_to(images.root)}: the two are exchanged.'
         )
+    difficult = sum(
+        (item.findtext('difficult') or '').strip() == '1'
+        for paths in splits.values()
+        for path in paths
+        for item in trees[path].findall('object')
+    )
+    if difficult:
+        notes.append(
+            f'{difficult} objects are marked as difficult (difficult is 1): they are learned and '
+            "looked for as all others, though Pascal VOC's own figures ignore them."
+        )
     names = sorted({item['name'] for items in objects.values() for item in items})
     found = find_each(
         images,
