@@ -128,7 +128,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 
 def _resumes(config: Path) -> bool:
     """Whether the run with a config went on from a checkpoint."""
-    return config.is_file() and bool(re.search('^resume = True', config.read_text('utf-8'), re.M))
+    return config.is_file() and bool(re.search('^resume *= *True', config.read_text('utf-8'), re.M))
 
 
 def _training_panel(name: str) -> str | None:
