@@ -1,5 +1,6 @@
 """Checkpoints that the authors published: whether one fits a config, and as an ordinary one."""
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,12 +52,14 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
     backbone = find_backbone(source, weights) if config is None else _build(config)
     converted = convert_published_checkpoint(backbone, weights)
     meta = dict(mmdat_version=__version__, converted_from=os.path.basename(source))
+    data = io.BytesIO()  # where a disk is full, PyTorch's own writer can end the process
+    if Path(target).suffix == '.safetensors':
+        contiguous = {name: tensor.contiguous() for name, tensor in converted.items()}
+        data.write(safetensors.torch.save(contiguous))
+    else:
+        torch.save(dict(meta=meta, state_dict=converted), data)
     with whole_file(Path(target)) as file:
-        if Path(target).suffix == '.safetensors':
-            contiguous = {name: tensor.contiguous() for name, tensor in converted.items()}
-            safetensors.torch.save_file(contiguous, file)
-        else:
-            torch.save(dict(meta=meta, state_dict=converted), file)
+        file.write_bytes(data.getbuffer())
     return type(backbone).__name__
 
 

@@ -80,7 +80,9 @@ def write(traced: Traced, path: Path, metadata: Mapping[str, str]) -> None:
             _write_onnx(traced, file, metadata)
         else:
             extra = {'metadata.json': json.dumps(dict(metadata))}
-            torch.export.save(traced.program, file, extra_files=extra)
+            data = io.BytesIO()  # where a disk is full, PyTorch's own writer can end the process
+            torch.export.save(traced.program, data, extra_files=extra)
+            file.write_bytes(data.getbuffer())
 
 
 def _write_onnx(traced: Traced, path: Path, metadata: Mapping[str, str]) -> None:

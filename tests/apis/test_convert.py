@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import golden
+from helpers.disk import full_disk
 from helpers.published import classifier_checkpoint, dense_checkpoint, mask_rcnn
 from mmengine.runner import load_checkpoint
 from torch import nn
@@ -43,6 +44,16 @@ def test_a_converted_classifier_is_an_ordinary_checkpoint(
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, expected[key]), key
     assert list(tmp_path.glob('*.partial')) == []
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_a_full_disk_leaves_the_old_file(suffix: str, tmp_path: Path) -> None:
+    source, target = tmp_path / 'in.pth', tmp_path / f'out{suffix}'
+    torch.save({'model': classifier_checkpoint('dat_nano')['model']}, source)
+    target.write_text('before')
+    with full_disk(), pytest.raises(UserError, match='cannot be written: File too large'):
+        convert_published_file(str(source), str(target))
+    assert target.read_text() == 'before' and set(tmp_path.iterdir()) == {source, target}
 
 
 def test_a_converted_variant_needs_its_config(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.disk import full_disk
 from helpers.scripts import TOOLS
 from helpers.variants import VARIANTS, build
 from mmengine.model import BaseModule
@@ -183,16 +184,12 @@ def test_a_missing_package_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mon
         export('missing.py', 'missing.pth', str(tmp_path / 'model.onnx'))
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(program: Any, path: Path, **_: Any) -> None:
-        path.write_text('half')
-        raise OSError('disk is full')
-
-    path = tmp_path / 'model.pt2'
+@pytest.mark.parametrize('suffix', ['.onnx', '.pt2'])
+def test_a_full_disk_leaves_the_old_file(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f'model{suffix}'
     path.write_text('before')
-    monkeypatch.setattr(torch.export, 'save', fail)
     traced = trace(Pixels(), 1)
-    with pytest.raises(UserError, match='cannot be written: disk is full'):
+    with full_disk(), pytest.raises(UserError, match='cannot be written: File too large'):
         write(traced, path, {})
     assert [file.read_text() for file in tmp_path.iterdir()] == ['before']
 
