@@ -1,5 +1,6 @@
 """A trained model that predicts images in memory, whatever its toolbox."""
 
+import copy
 import itertools
 import math
 import os
@@ -20,7 +21,7 @@ from pycocotools import mask as mask_api
 from torch import Tensor, nn
 
 from mmdat import checks
-from mmdat.checks.config_file import read_config
+from mmdat.checks.config_file import put_options, read_config
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_device, check_least, check_share
 from mmdat.errors import UserError
@@ -101,7 +102,11 @@ class Predictor:
         check_share('--overlap', overlap, MOST_OVERLAP)
         if slice_size is not None:
             check_least('--slice', slice_size, LEAST_SLICE)
-        cfg = config if isinstance(config, Config) else read_config(os.fspath(config), cfg_options)
+        if isinstance(config, Config):
+            cfg = copy.deepcopy(config)
+            put_options(cfg, cfg_options or {})
+        else:
+            cfg = read_config(os.fspath(config), cfg_options)
         checks.after_reading(cfg)
         self.toolbox = toolbox_of(cfg).name
         if slice_size is not None and self.toolbox == 'mmpretrain':

@@ -45,22 +45,32 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         raise
     except Exception as error:  # a config is code, and can raise anything
         raise UserError(_explain(error, str(path))) from error
-    for key in options or {}:
+    put_options(cfg, options or {})
+    return cfg
+
+
+def put_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Put values into a config, by dotted key (``--cfg-options``); they stay as they are.
+
+    Raises:
+        UserError: If they do not fit it.
+    """
+    for key in options:
         name = key.split('.')[0]
         if name not in RUNNER_KEYS and name not in cfg:
             raise UserError(
                 f"unknown key '{key}' in --cfg-options: {suggest(name, RUNNER_KEYS | set(cfg))}"
             )
-    check_options(cfg, options or {})
+    check_options(cfg, options)
     # mmengine would put the values themselves into the config, and other options into them.
-    options = copy.deepcopy(dict(options or {}))
+    options = copy.deepcopy(dict(options))
     try:
         cfg.merge_from_dict(options)
     except Exception as error:  # an index that is no number, a key below what is no dict
         alone = [key for key in options if not _fits(cfg, {key: options[key]})]
         named = enumerate_names(alone or options)
         raise UserError(
-            f'--cfg-options do not fit config {path}: {named}: {reason(error)}'
+            f'--cfg-options do not fit config {cfg.filename}: {named}: {reason(error)}'
         ) from error
     if any(key.split('.')[0] == 'custom_imports' for key in options):
         try:
@@ -69,7 +79,6 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
             raise UserError(
                 f"'custom_imports' in --cfg-options cannot be used: {reason(error)}"
             ) from error
-    return cfg
 
 
 def _fits(cfg: Config, options: dict[str, Any]) -> bool:

@@ -281,8 +281,9 @@ def _unread_names(cfg: Config) -> list[str]:
         for name in cfg
         if name not in RUNNER_KEYS and not name.isupper() and not name.startswith('_')
     ]
-    source = Path(cfg.filename).read_text(encoding='utf-8')
-    nodes = _nodes(source) if cfg.filename.endswith('.py') else []
+    path = Path(cfg.filename or '')  # a config in memory has none, or a file that is gone
+    source = path.read_text(encoding='utf-8') if path.is_file() else ''
+    nodes = _nodes(source) if path.suffix == '.py' else []
     used = {
         node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }

@@ -416,6 +416,18 @@ def test_a_bad_option_is_a_sentence(
     assert sentence in str(error.value)
 
 
+def test_options_change_a_copy_of_a_config_in_memory(model: Callable[[str], Model]) -> None:
+    path, checkpoint = model(DETECTOR)
+    cfg = Config.fromfile(path)
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    without_file = Config(cfg.to_dict()), Config.fromstring(cfg.pretty_text, '.py')
+    for config in (path, cfg, *without_file):
+        options = dict(score_thr=0.0, cfg_options={'model.test_cfg.rcnn.max_per_img': 1})
+        (found,) = Predictor(config, checkpoint, **options)([image])
+        assert len(found['instances'].boxes) == 1
+    assert cfg.model.test_cfg.rcnn.max_per_img > 1
+
+
 @pytest.mark.parametrize(
     'name, options, sentences',
     [
