@@ -2,19 +2,21 @@
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmdat.checks import log_warning
 from mmdat.checks.run import check_writable
-from mmdat.datasets.inputs import FOLDERS, Input, count_frames, find_inputs, read_frames
+from mmdat.datasets.inputs import FOLDERS, Frame, Input, count_frames, find_inputs, read_frames
 from mmdat.errors import UserError, list_first
 from mmdat.visualization.fonts import lack_of_fonts
 
@@ -28,6 +30,8 @@ COLUMNS = (
     TextColumn('{task.fields[rate]} images/s'),
     TimeRemainingColumn(),
 )
+# What PyTorch, on CPUs and GPUs, and OpenCV say where they get no memory.
+NO_MEMORY = re.compile("can't allocate memory|out of memory|bad_alloc|Insufficient memory")
 MOST_NAMED = 8  # inputs that could not be read, and videos that could not be written
 
 
@@ -195,8 +199,7 @@ def _run(
 
     frames = read_frames(inputs, on_unreadable, notify_once, predictor.is_turning)
     while batch := list(itertools.islice(frames, predictor.batch_size)):
-        outputs = predictor([frame.image for frame in batch])
-        for frame, output in zip(batch, outputs, strict=True):
+        for frame, output in _outputs(predictor, batch, on_unreadable):
             yield Prediction(
                 frame.name,
                 frame.path,
@@ -206,3 +209,23 @@ def _run(
                 predictor.classes,
                 **output,
             )
+
+
+def _outputs(
+    predictor: Predictor, frames: Sequence[Frame], on_unreadable: Callable[[str, str], None]
+) -> Iterable[tuple[Frame, dict[str, Any]]]:
+    """Images with what is predicted for them, without those that the memory is too small for."""
+    try:
+        return zip(frames, predictor([frame.image for frame in frames]), strict=True)
+    except (MemoryError, RuntimeError, cv2.error) as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+    if len(frames) > 1:  # one by one they may fit
+        return [pair for frame in frames for pair in _outputs(predictor, [frame], on_unreadable)]
+    height, width = frames[0].image.shape[:2]
+    on_unreadable(
+        frames[0].path,
+        f'{width} x {height} pixels do not fit into the memory with this model'
+        + (': predict tiles of it with --slice' if predictor.can_slice else ''),
+    )
+    return []

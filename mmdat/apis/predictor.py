@@ -69,6 +69,7 @@ class Predictor:
 
     Attributes:
         batch_size: As given.
+        can_slice: Whether a ``slice_size`` could be given, and was not.
         toolbox: Name of the model's toolbox: ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``.
         classes: Names of the classes.
         palette: An RGB color for each class.
@@ -120,6 +121,7 @@ class Predictor:
         self.is_turning = color_type != 'color_ignore_orientation'
         self._score_thr = score_thr
         self.batch_size = batch_size
+        self.can_slice = self.toolbox != 'mmpretrain' and slice_size is None
         self._slice_size = slice_size
         self._overlap = overlap
         with DefaultScope.overwrite_default_scope(self.toolbox), explained(cfg):

@@ -396,6 +396,35 @@ def test_files_are_whole_or_not_there(
 
 
 @pytest.mark.parametrize(
+    'error',
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB'),
+    ],
+)
+def test_an_image_that_the_memory_is_too_small_for_is_skipped(
+    error: Exception, model: Callable[[str], Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Predictor.__call__
+
+    def run(self: Predictor, images: list[np.ndarray]) -> Any:
+        if max(map(len, images)) > 64:
+            raise error
+        return original(self, images)
+
+    monkeypatch.setattr(Predictor, '__call__', run)
+    for name, side in dict(a=32, b=96, c=48).items():
+        draw(tmp_path / f'in/{name}.png', shape=(side, 40))
+    summary = write_predictions(*model(SEGMENTOR), tmp_path / 'in', tmp_path / 'out', batch_size=3)
+    assert [entry['file_name'] for entry in entries(tmp_path / 'out')] == ['a.png', 'c.png']
+    assert summary.unreadable == {
+        str(tmp_path / 'in/b.png'): '40 x 96 pixels do not fit into the memory with this model: '
+        'predict tiles of it with --slice'
+    }
+
+
+@pytest.mark.parametrize(
     'options, sentence',
     [
         (dict(score_thr=1.5), '--score-thr must be at least 0 and at most 1, got 1.5'),
