@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -148,6 +149,9 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(**arguments: Any) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C, which keeps what there is
+        if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
+            signal.signal(number, signal.default_int_handler)
     print_summary(write_predictions(**arguments))
 
 

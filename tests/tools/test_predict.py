@@ -4,7 +4,9 @@ import json
 import re
 import shlex
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +14,8 @@ import pytest
 from helpers.imports import ROOT
 from helpers.nano import write_nano
 from helpers.scripts import run_tool
+
+from mmdat.apis.predictor import Predictor
 
 
 def test_the_tool_predicts_and_tells_what_it_could_not_read(
@@ -35,6 +39,31 @@ def test_the_tool_predicts_and_tells_what_it_could_not_read(
 def test_nothing_to_predict_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = run(monkeypatch, 'x.py', 'x.pth', str(tmp_path))
     assert ended.startswith(f'error: there is no image or video in {tmp_path}: give images')
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_keeps_what_was_predicted(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_nano('dat_t_in1k', tmp_path)
+    for name in ('a', 'b'):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.zeros((48, 64, 3), np.uint8))
+    original = Predictor.__call__
+
+    def predict_once(self: Predictor, images: list[np.ndarray]) -> Any:
+        monkeypatch.setattr(Predictor, '__call__', lambda *_: signal.raise_signal(number))
+        assert signal.getsignal(number) != signal.SIG_DFL  # which would end the tests
+        return original(self, images)
+
+    monkeypatch.setattr(Predictor, '__call__', predict_once)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        assert run(monkeypatch, *model, str(tmp_path), '--out-dir', str(tmp_path / 'out')) == '130'
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    (entry,) = json.loads((tmp_path / 'out/predictions.json').read_text())
+    assert entry['file_name'] == 'a.png'
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
