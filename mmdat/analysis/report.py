@@ -185,6 +185,7 @@ def write_report(
     report.table.write_text(to_markdown(tables), encoding='utf-8')
     report.figures.write_text(json.dumps(tables, indent=2) + '\n', encoding='utf-8')
     checkpoint = checkpoint or _last_checkpoint(results.parent)
+    pictures = split_grid(picture, task.cells)
     shown = evenly_spaced(MOST_PICTURES, len(indices))
     points = []
     if checkpoint is not None:
@@ -199,7 +200,7 @@ def write_report(
         curves=_curves(results.parent),
         tables=tables,
         confusion=confusion,
-        pictures=[split_grid(picture, task.cells)[index] for index in shown],
+        pictures=[pictures[index] for index in shown],
         paired=task.cells == 2,
         pictures_text=task.drawn.format(score_thr),
         points=points,
