@@ -81,6 +81,10 @@ def export(
             channels='RGB' if channels == 3 else 'as the config loads them',
             classes=json.dumps(classes, ensure_ascii=False),
         )
+        head_cfg = getattr(getattr(model, 'roi_head', None), 'test_cfg', None) or {}
+        threshold = head_cfg.get('mask_thr_binary', 0.5)
+        if 'mask_thr_binary' in head_cfg:
+            meta['mask_threshold'] = json.dumps(threshold)
         steps = _image_steps(cfg)
         if steps is not None:
             meta['test_pipeline'] = json.dumps(steps, default=str)
@@ -95,7 +99,7 @@ def export(
         print(_describe_steps(steps))
         if toolbox == 'mmseg' and model.test_cfg.get('mode') == 'slide':
             print('test_cfg has sliding windows: the file takes each window, or the whole image')
-        comparisons = compare(own, path, smallest, channels) if check else []
+        comparisons = compare(own, path, smallest, channels, threshold) if check else []
     if check:
         _print(comparisons)
         if not all(comparison.difference <= TOLERANCE for comparison in comparisons):

@@ -41,7 +41,11 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    model: Callable[[torch.Tensor], Any], path: Path, smallest: int, channels: int = 3
+    model: Callable[[torch.Tensor], Any],
+    path: Path,
+    smallest: int,
+    channels: int = 3,
+    mask_threshold: float = 0.5,
 ) -> list[Comparison]:
     """Run a model and its exported file on images of several sizes.
 
@@ -49,6 +53,7 @@ def compare(
         model: Takes Tensor[batch, channels, height, width] and returns a tuple of tensors; masks
             of detections are of the image's size.
         smallest: Smallest height and width that the file is for.
+        mask_threshold: The least probability of a pixel in the model's masks.
     """
     run = load(path)
     generator = torch.Generator().manual_seed(0)
@@ -63,7 +68,8 @@ def compare(
         num_objects = None
         if isinstance(expected, Boxes | Detections):
             num_objects = int((expected[1] >= 0).sum())
-            difference = difference_of_objects(expected, _with_masks_of_images(found, images))
+            found = _with_masks_of_images(found, images, mask_threshold)
+            difference = difference_of_objects(expected, found)
         else:
             difference = largest_difference(expected, found)
         size = (batch, height, width)
@@ -120,12 +126,12 @@ def difference_of_objects(expected: Outputs, found: Outputs) -> float:
     return max(boxes, agreement.score_difference, agreement.mask_difference)
 
 
-def _with_masks_of_images(found: Outputs, images: torch.Tensor) -> Outputs:
+def _with_masks_of_images(found: Outputs, images: torch.Tensor, threshold: float) -> Outputs:
     """Detections with the masks put into the images, if there are any."""
     boxes, scores, labels, *masks = found
     for grids in masks:
         size = (images.shape[2], images.shape[3])
-        pasted = [paste_masks(*pair, size) for pair in zip(grids, boxes, strict=True)]
+        pasted = [paste_masks(*pair, size, threshold) for pair in zip(grids, boxes, strict=True)]
         return [boxes, scores, labels, np.stack(pasted)]
     return found
 

@@ -15,6 +15,7 @@ from torch.export import Dim
 
 import mmdat  # noqa: F401  registers the backbone of transformers
 from mmdat.deployment.boxes import suppress
+from mmdat.deployment.checking import TOLERANCE, compare
 from mmdat.deployment.checking import load as load_file
 from mmdat.deployment.compare import compare_detections
 from mmdat.deployment.detectors import RoIFeatures, exportable_detector
@@ -114,6 +115,24 @@ def test_finds_what_mmdet_finds(name: str) -> None:
         assert agreement.same, agreement
         assert agreement.box_difference < 1e-3 and agreement.score_difference < 1e-5
         assert agreement.mask_difference == 0
+
+
+def test_masks_are_compared_at_the_threshold_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build('mask_rcnn')
+    model.roi_head.test_cfg.mask_thr_binary = 0.3
+    exportable = exportable_detector(model)
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [output.numpy() for output in exportable(torch.from_numpy(images))]
+
+    monkeypatch.setattr('mmdat.deployment.checking.load', lambda path: run)
+    for threshold, same in ((0.3, True), (0.5, False)):
+        compared = compare(own_predictions(model, 'mmdet'), tmp_path, 32, mask_threshold=threshold)
+        assert all(each.difference <= TOLERANCE for each in compared) == same
+        assert any(each.num_objects for each in compared)
 
 
 def test_missing_boxes_are_zeros_with_label_minus_one() -> None:
