@@ -84,15 +84,21 @@ class PredictionFiles:
         # What was predicted before Ctrl-C, or a file that cannot be written, is complete in itself.
         complete = kind is None or issubclass(kind, (KeyboardInterrupt, UserError))
         self._end_video(complete)
+        partial = partial_path(self._json)
         with writing_to(self._json):
-            with self._file:
-                self._file.write('[]\n' if self._separator == '[\n' else '\n]\n')
-            if not complete:
-                partial_path(self._json).unlink()
-                return
-            partial_path(self._json).replace(self._json)
-        folders = {self.folder / path.relative_to(self.folder).parts[0] for path in self._targets}
-        self.paths += [self._json, *sorted(folders)]
+            try:
+                with self._file:
+                    self._file.write('[]\n' if self._separator == '[\n' else '\n]\n')
+            except OSError:
+                complete = complete and _keep_whole_entries(partial)
+                raise
+            finally:
+                if complete:
+                    partial.replace(self._json)
+                    tops = {path.relative_to(self.folder).parts[0] for path in self._targets}
+                    self.paths += [self._json, *(self.folder / top for top in sorted(tops))]
+                else:
+                    partial.unlink(missing_ok=True)
 
     def write(self, prediction: Prediction) -> None:
         """Write the entries, the mask and the picture of a prediction."""
@@ -255,6 +261,17 @@ class _VideoFile:
             partial_path(self.path).replace(self.path)
         else:
             partial_path(self.path).unlink(missing_ok=True)
+
+
+def _keep_whole_entries(path: Path) -> bool:
+    """End a list of entries behind the last whole one, in no more bytes; False if there is none."""
+    with path.open('rb+') as file:
+        end = file.read().rfind(b',\n')
+        if end > 0:
+            file.seek(end)
+            file.write(b'\n]')
+            file.truncate()
+    return end > 0
 
 
 def _write_whole(path: Path, data: bytes) -> None:

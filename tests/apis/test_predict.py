@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import nano
+from helpers.disk import full_disk
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -393,6 +394,27 @@ def test_files_are_whole_or_not_there(
     assert [entry['frame'] for entry in entries(out)] == [0, 1]
     assert cv2.VideoCapture(str(out / 'pictures/in.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == 2
     assert f'Predictions: {out}/predictions.json' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('count, most', [(3, 1000), (40, 4000), (3, 100)])
+def test_a_full_disk_keeps_the_entries_that_are_whole(
+    count: int, most: int, model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    config, checkpoint = model(CLASSIFIER)
+    (prediction,) = predict(config, checkpoint, draw(tmp_path / 'x.png'))
+    written = PredictionFiles(tmp_path / 'out', Predictor(config, checkpoint), pictures=False)
+    with (
+        full_disk(most),
+        pytest.raises(UserError, match=r'predictions\.json cannot be written: File too large'),
+        written,
+    ):
+        for _ in range(count):  # 40 are more than the file's buffer holds
+            written.write(prediction)
+    assert written.paths == ([] if most == 100 else [tmp_path / 'out/predictions.json'])
+    assert files(tmp_path / 'out') == [path.name for path in written.paths]
+    if written.paths:
+        ids = [entry['image_id'] for entry in entries(tmp_path / 'out')]
+        assert 0 < len(ids) < count and ids == [*range(1, len(ids) + 1)]
 
 
 @pytest.mark.parametrize(
