@@ -91,7 +91,7 @@ def summarize(dataset: Any) -> Summary:
         counts = _pixel_shares(items, len(names))
     most = len(items) if 'height' in first else READ
     some = [items[index][1] for index in evenly_spaced(most, len(items))]
-    sizes = np.sort([_size(info) for info in some], axis=1)
+    sizes = np.sort(list(filter(None, map(_size, some))) or [(0, 0)], axis=1)
     quantiles = np.quantile(sizes, (0, 0.5, 1), axis=0).astype(int)
     return Summary(
         images=len(items),
@@ -121,12 +121,12 @@ def _pixel_shares(items: Sequence[tuple[Any, dict[str, Any]]], num_classes: int)
     return (pixels[:num_classes] / max(1, pixels[:num_classes].sum())).tolist()
 
 
-def _size(info: dict[str, Any]) -> tuple[int, int]:
-    """Return both sides of an image in pixels."""
+def _size(info: dict[str, Any]) -> tuple[int, int] | None:
+    """Return both sides of an image in pixels; None of a broken one, which another check tells."""
     if 'height' in info:
         return info['height'], info['width']
     header = read_header(info['img_path'])
-    return header.stored if header else (0, 0)  # it is broken, which another check says
+    return header.stored if header else None
 
 
 def rare_classes(summary: Summary) -> Iterator[str]:

@@ -146,7 +146,10 @@ def test_images_without_labels_are_not_counted_by_class(
     monkeypatch.setenv('SHAPES_CLASSIFY_ROOT', str(tmp_path / 'shapes'))
     options = {'val_dataloader.dataset.with_label': False}
     name = str(CONFIGS / 'dat_pp_nano_shapes.py')
+    broken = sorted((tmp_path / 'shapes' / 'train').rglob('*.jpg'))[0]
+    broken.write_bytes(b'')
     report = check_data(name, str(tmp_path / 'out'), 1, options)
+    assert report.splits['train'].sides == ((64, 64, 64), (64, 64, 64))
     assert report.splits['val'].counts == {} and report.splits['val'].images == 2
     print_data_report(report)
     row = next(line for line in capsys.readouterr().out.splitlines() if ' square ' in line)
