@@ -12,7 +12,6 @@ from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
-from mmcv.transforms import LoadImageFromFile
 from mmengine.dist import is_main_process
 from PIL import Image
 from rich.progress import track
@@ -176,6 +175,8 @@ def is_turning(dataset: Any) -> bool:
 
 def load_image(dataset: Any, path: str) -> np.ndarray:
     """Read an image as a data set's loader does, for a picture; (height, width, 3), RGB uint8."""
+    from mmcv.transforms import LoadImageFromFile  # so that checks need no mmcv
+
     loader = loader_of(dataset, {'LoadImageFromFile'}) or LoadImageFromFile()
     return to_rgb(loader(dict(img_path=path))['img'])
 
