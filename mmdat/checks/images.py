@@ -183,7 +183,11 @@ def load_image(dataset: Any, path: str) -> np.ndarray:
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
     """What a model is fed, (height, width) or (height, width, channels), BGR, as RGB uint8."""
-    channels = image.reshape(*image.shape[:2], -1)[..., 2::-1]
+    channels = image.reshape(*image.shape[:2], -1)
+    channels = channels[..., 2::-1] if channels.shape[2] > 2 else channels[..., :1]
+    if channels.dtype == np.uint16:
+        channels = channels >> 8  # as OpenCV does
+    channels = np.clip(channels, 0, 255)
     return np.ascontiguousarray(np.broadcast_to(channels, (*image.shape[:2], 3)), np.uint8)
 
 

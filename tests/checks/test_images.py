@@ -205,6 +205,12 @@ def test_pictures_have_images_as_they_are_loaded(wide: Any, coco_root: Path) -> 
     gray = images.load_image(wide, str(path))
     assert gray.shape == (96, 64, 3) and len({*gray[0, -1].tolist()}) == 1
     assert np.array_equal(images.to_rgb(gray[..., :1]), gray)
+    loader.color_type = 'unchanged'
+    save(path, Image.fromarray(np.full((4, 6), 200 << 8, np.uint16)))
+    assert np.unique(images.load_image(wide, str(path))).tolist() == [200]
+    augmented = np.tile(np.float32([-9, 260.5, 7]), (4, 6, 1))
+    assert images.to_rgb(augmented)[0, 0].tolist() == [7, 255, 0]
+    assert images.to_rgb(augmented[..., 1:]).min() == 255, 'the second of two is alpha'
 
 
 @pytest.mark.parametrize('orientation', [2, 3, 4])
