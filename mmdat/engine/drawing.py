@@ -42,13 +42,12 @@ class DrawPredictionsHook(Hook):
     def before_test(self, runner: Runner) -> None:
         dataset = runner.test_dataloader.dataset
         self.visualizer.dataset_meta = dataset.metainfo
-        parts = [single for _, single in config_tree.unwrap(dataset)]
-        self.dataset = parts[0]  # its loader reads the images
-        folders = {
-            os.path.dirname(os.path.abspath(single.get_data_info(index)['img_path']))
-            for single in parts
+        self.dataset_of = {  # path of an image -> data set, whose loader reads it
+            single.get_data_info(index)['img_path']: single
+            for _, single in config_tree.unwrap(dataset)
             for index in range(len(single))
         }
+        folders = {os.path.dirname(os.path.abspath(path)) for path in self.dataset_of}
         self.shared_folder = os.path.commonpath(folders)
 
     def after_test_iter(
@@ -61,7 +60,7 @@ class DrawPredictionsHook(Hook):
         write_class = getattr(self.visualizer, 'visualize_cls', None)
         draw = write_class or self.visualizer.add_datasample
         for sample in outputs or ():
-            image = load_image(self.dataset, sample.img_path)
+            image = load_image(self.dataset_of[sample.img_path], sample.img_path)
             scale = LEGIBLE / min(image.shape[:2])
             if write_class and scale > 1:
                 image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)

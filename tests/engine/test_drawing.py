@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import Compose
 from mmengine.logging import MMLogger
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.structures import DataSample
@@ -20,10 +21,12 @@ NAMES = ('a/1.jpg', 'a/2.jpg', 'b/1.jpg', 'b/1.tif')
 def test_images_of_one_name_give_pictures_of_their_own(split: bool, tmp_path: Path) -> None:
     for name in NAMES:
         (tmp_path / 'images' / name).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(tmp_path / 'images' / name), np.zeros((40, 60, 3), np.uint8))
+        cv2.imwrite(str(tmp_path / 'images' / name), np.full((40, 60, 3), (0, 0, 255), np.uint8))
     extensions = ('.jpg', '.tif')
     dataset = CustomDataset(str(tmp_path / 'images'), extensions=extensions)
     parts = [dataset.get_subset([0]), dataset.get_subset([1, 2, 3])]
+    gray = dict(type='mmpretrain.LoadImageFromFile', color_type='grayscale')
+    parts[0].pipeline = Compose([gray])  # a part loads its own images alone
     wrapped = SimpleNamespace(datasets=parts, metainfo=dataset.metainfo)
     runner = SimpleNamespace(
         test_dataloader=SimpleNamespace(dataset=wrapped if split else dataset),
@@ -47,4 +50,6 @@ def test_images_of_one_name_give_pictures_of_their_own(split: bool, tmp_path: Pa
     ]
     for path in found:
         picture = cv2.imread(str(path))
-        assert picture.shape == (256, 384, 3) and picture.any(), 'a class is written on each'
+        assert picture.shape == (256, 384, 3) and picture.std() > 0, 'a class is written on each'
+        is_red = picture[-1, -1, 2] > picture[-1, -1, 0] + 100
+        assert is_red != (split and path.match('a/1.jpg'))
