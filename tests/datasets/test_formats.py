@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import time
 import unicodedata
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from mmdat.datasets.formats import (
     write_values,
 )
 from mmdat.datasets.formats.files import Images
+from mmdat.datasets.formats.mask_pairs import pair_masks
 from mmdat.errors import UserError
 
 
@@ -285,8 +287,22 @@ def test_names_that_do_not_tell_images_apart_pair_none(tmp_path: Path) -> None:
     copied.write_bytes((tmp_path / 'images' / 'train' / 'bild 0.JPG').read_bytes())
     found = read_segmented(tmp_path, 0.25, 0, None)
     assert sorted(found.splits['train'].pairs) == ['bild 1.JPG', 'bild 2.JPG']
-    assert found.notes[0].startswith('2 images have no mask, such as images/')
-    assert found.notes[1].startswith('1 masks have no image, such as x/train/masks/bild 0.png')
+    assert found.notes[0] == (
+        'Folders do not say which mask is whose: names alone do, as those of images/train/bild '
+        '1.JPG and x/train/masks/bild 1.png. Check that they belong together.'
+    )
+    assert found.notes[1].startswith('2 images have no mask, such as images/')
+    assert found.notes[2].startswith('1 masks have no image, such as x/train/masks/bild 0.png')
+
+
+def test_many_images_of_one_name_take_no_time(tmp_path: Path) -> None:
+    images = Images(tmp_path)
+    images.paths = [f'{n}/rgb/0.png' for n in range(3000)]
+    images.paths += [f'out/{n}/{n}/masks/0.png' for n in range(3000)]
+    start = time.process_time()
+    with pytest.raises(UserError, match='has no pairs of an image and a mask'):
+        pair_masks(images, [])
+    assert time.process_time() - start < 30  # each mask beside each image took minutes
 
 
 # Images and masks of which one could be taken for another's -> images that have masks.

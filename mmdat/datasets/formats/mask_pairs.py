@@ -52,7 +52,12 @@ def pair_masks(images: Images, notes: list[str]) -> dict[str, str]:
     if not is_clear:  # as images1/a.jpg and images2/a.jpg
         photos, masks, blurred, _ = _by_key(images, r'[^\W\d_]+|\d+')
     pairs = {path: masks[key][-1] for key, path in photos.items() if key in masks}
-    pairs = pairs or _by_name(photos, masks)
+    if not pairs and (pairs := _by_name(photos, masks)):
+        image, mask = next(iter(pairs.items()))
+        notes.append(
+            f'Folders do not say which mask is whose: names alone do, as those of {image} and '
+            f'{mask}. Check that they belong together.'
+        )
     if not pairs and blurred:
         raise UserError(
             f'{images.root / min(blurred)} holds JPEG files, which blur the values of masks: save '
@@ -155,18 +160,20 @@ def _by_name(photos: Mapping[tuple, str], masks: Mapping[tuple, Ranked]) -> dict
 
     Where names do not tell apart several images, or several masks of one rank, there is no pair.
     """
-    by_name: dict[str, list[str]] = defaultdict(list)
+    by_name: dict[str, dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
     # Images lie in folders that are named so, if there are such.
     named = [path for key, path in photos.items() if isinstance(key[0], tuple)]
     for path in named or photos.values():
-        by_name[PurePosixPath(path).stem].append(path)
+        by_name[PurePosixPath(path).stem][_split_around(path)].append(path)
     found: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for rank, _, path in masks.values():
+        split = _split_around(path)
         for name in _names_of_images(PurePosixPath(path).stem):
             alike = [
                 image
-                for image in by_name[name]
-                if len({_split_around(path), _split_around(image)} - {None}) < 2
+                for other, listed in by_name[name].items()
+                if None in (split, other) or split == other
+                for image in listed[:2]  # two are too many, as of thousands called frame.png
             ]
             if len(alike) == 1:
                 found[alike[0]].append((rank, path))
