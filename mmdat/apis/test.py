@@ -75,7 +75,8 @@ def test(
             checks.masks.check_written_names(runner.test_loop.dataloader.dataset)
         if out is not None:
             dump = METRICS.build(dict(type=toolbox_of(cfg).metric, out_file_path=out))
-            classes = runner.test_loop.dataloader.dataset.metainfo.get('classes') or ()
+            meta = runner.test_evaluator.dataset_meta or {}  # a data set may have none
+            classes = meta.get('classes') or ()
             runner.test_evaluator.metrics.append(with_classes(dump, classes))
         with parts_in_bfloat16(runner.model) if amp else contextlib.nullcontext():
             return runner.test()

@@ -14,6 +14,7 @@ from helpers import zoo
 from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.data import Dataset
 
 from mmdat.apis import test as evaluate
 from mmdat.apis import train
@@ -142,6 +143,33 @@ def test_train_resume_and_test_run_through(
     assert results[0]['classes'] == tuple(runner.train_dataloader.dataset.metainfo['classes'])
     assert len(list(work_dir.glob('pictures/*.jpg'))) == zoo.NUM_IMAGES
     assert f'Pictures: {work_dir}/pictures\n' in capsys.readouterr().out
+
+
+class WithoutMeta(Dataset):
+    """A data set that knows no classes, as PyTorch's own wrappers."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = DATASETS.build(dataset)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+
+def test_predictions_are_written_of_a_data_set_that_knows_no_classes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DATASETS.module_dict, 'WithoutMeta', WithoutMeta)
+    checkpoint = checkpoint_in(trained('classify', data))
+    given = arguments('classify', tmp_path)
+    inner = read_config(given['config']).test_dataloader.dataset
+    wrapped = dict(_delete_=True, type='WithoutMeta', dataset=inner.to_dict())
+    given['cfg_options']['test_dataloader.dataset'] = wrapped
+    evaluate(**given, checkpoint=checkpoint, out=str(tmp_path / 'out.pkl'))
+    results = pickle.loads((tmp_path / 'out.pkl').read_bytes())
+    assert len(results) == zoo.NUM_IMAGES and results[0]['classes'] == ()
 
 
 @pytest.mark.parametrize('task', TASKS)
