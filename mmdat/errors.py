@@ -71,10 +71,14 @@ def reason(error: BaseException) -> str:
         ('too high', "KeyError: 'model'")
         >>> len(reason(ValueError(list(range(1000)))))
         403
+        >>> len(reason(KeyError('k' * 1000)))
+        413
     """
-    line = next(iter(str(error).strip().splitlines()), '')
-    if not line and (raised := extract_tb(error.__traceback__)):
-        line = raised[-1].line or ''  # as of an assertion, whose condition then says it
-    elif line and not isinstance(error, KeyError):  # which holds a name alone
-        return line if len(line) <= MOST_LETTERS else f'{line[:MOST_LETTERS]}...'
+    said = next(iter(str(error).strip().splitlines()), '')
+    line = said
+    if not said and (raised := extract_tb(error.__traceback__, limit=-1)):
+        line = raised[0].line or ''  # as of an assertion, whose condition then says it
+    line = line if len(line) <= MOST_LETTERS else f'{line[:MOST_LETTERS]}...'
+    if said and not isinstance(error, KeyError):  # which holds a name alone
+        return line
     return ': '.join(filter(None, [type(error).__name__, line]))
