@@ -71,6 +71,7 @@ class PredictionFiles:
         self._next_id = max(predictor.image_ids.values(), default=0) + 1
         self._json = self.folder / RESULTS
         self._separator = '[\n'
+        self._is_torn = False  # whether the last entry may be in the file in part
         self._video: _VideoFile | None = None
         self._targets: dict[Path, str] = {}  # file -> name of the input that it is of
 
@@ -90,10 +91,10 @@ class PredictionFiles:
                 with self._file:
                     self._file.write('[]\n' if self._separator == '[\n' else '\n]\n')
             except OSError:
-                complete = complete and _keep_whole_entries(partial)
+                self._is_torn = True
                 raise
             finally:
-                if complete:
+                if complete and (not self._is_torn or _keep_whole_entries(partial)):
                     partial.replace(self._json)
                     tops = {path.relative_to(self.folder).parts[0] for path in self._targets}
                     self.paths += [self._json, *(self.folder / top for top in sorted(tops))]
@@ -106,8 +107,10 @@ class PredictionFiles:
         for entry in self._entries(prediction):
             line = self._separator + json.dumps(entry, ensure_ascii=False)
             self._separator = ',\n'
+            self._is_torn = True
             with writing_to(self._json):
                 self._file.write(line)
+            self._is_torn = False
         if self._pictures:
             self._write_picture(prediction)
 
