@@ -31,7 +31,9 @@ COLUMNS = (
     TimeRemainingColumn(),
 )
 # What PyTorch, on CPUs and GPUs, and OpenCV say where they get no memory.
-NO_MEMORY = re.compile("can't allocate memory|out of memory|bad_alloc|Insufficient memory")
+NO_MEMORY = re.compile(
+    "can't allocate memory|out of memory|ALLOC_FAILED|bad_alloc|Insufficient memory"
+)
 MOST_NAMED = 8  # inputs that could not be read, and videos that could not be written
 
 
@@ -129,9 +131,10 @@ def write_predictions(
         return Summary(files.num_images, seconds, unreadable, files.paths, files.unwritten)
 
     def on_unreadable(path: str, why: str) -> None:
+        if unreadable.get(path) != why:  # as of each frame of a video
+            console.print(f'{path} cannot be read: {why}', style='red')
         unreadable[path] = why
         progress.advance(task)
-        console.print(f'{path} cannot be read: {why}', style='red')
 
     if pictures and (lack := lack_of_fonts(predictor.classes)):
         console.print(lack)

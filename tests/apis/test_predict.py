@@ -417,6 +417,36 @@ def test_a_full_disk_keeps_the_entries_that_are_whole(
         assert 0 < len(ids) < count and ids == [*range(1, len(ids) + 1)]
 
 
+def test_an_entry_that_was_written_in_part_is_left_out(
+    model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    config, checkpoint = model(CLASSIFIER)
+    (prediction,) = predict(config, checkpoint, draw(tmp_path / 'x.png'))
+    written = PredictionFiles(tmp_path / 'out', Predictor(config, checkpoint), pictures=False)
+    full = pytest.raises(UserError, match='cannot be written: File too large')
+    with full, written, full_disk(4000):  # when the file is ended, there is space again
+        for _ in range(100):
+            written.write(prediction)
+    ids = [entry['image_id'] for entry in entries(tmp_path / 'out')]
+    assert ids == [*range(1, len(ids) + 1)] and 0 < len(ids) < written.num_images
+
+
+def test_a_video_that_the_memory_is_too_small_for_is_told_of_once(
+    model: Callable[[str], Model],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED')
+
+    write_video(tmp_path / 'in.mp4')
+    monkeypatch.setattr(Predictor, '__call__', fail)
+    summary = write_predictions(*model(CLASSIFIER), tmp_path / 'in.mp4', tmp_path / 'out')
+    assert list(summary.unreadable) == [str(tmp_path / 'in.mp4')] and summary.images == 0
+    assert capsys.readouterr().err.count('do not fit into the memory') == 1
+
+
 @pytest.mark.parametrize(
     'error',
     [
