@@ -160,6 +160,8 @@ def test_values_of_masks_have_a_meaning(case: str, tmp_path: Path) -> None:
         (tmp_path / names[0]).write_text(names[1])
     found = read_segmented(tmp_path, 0.2, 0, None)
     assert (found.classes, found.zero_is_nothing, found.values) == (classes, nothing, meaning)
+    note = "7 of 10 classes are in no mask: 'b' (1), 'c' (2), 'd' (3) and 4 more."
+    assert (note in found.notes) == (case == 'few of many names')
 
 
 @pytest.mark.parametrize(
@@ -353,7 +355,9 @@ def test_the_folders_of_cityscapes_are_read(ids: str, tmp_path: Path) -> None:
         for i in range(2)
     }
     assert (split.suffix, split.image_suffix) == (f'_gtFine_{ids}.png', '_leftImg8bit.png')
-    assert not (found.rewritten or split.listed or found.zero_is_nothing or found.notes)
+    assert not (found.rewritten or split.listed or found.zero_is_nothing)
+    (note,) = found.notes
+    assert note.startswith('17 of 19 classes are in no mask: ')
     assert len(found.classes) == 19 and found.classes[13] == 'car'
     if ids == 'labelIds':
         assert found.values and (found.values[26], found.values[3]) == ('car', None)
@@ -630,6 +634,7 @@ def test_a_column_of_a_list_names_the_splits(text: str, tmp_path: Path) -> None:
         ('a.jpg,cat\nc.jpg,dog\n', 'image c.jpg of .*train.csv is not below'),
         ('x,cat\ny,dog\n', 'has images of no classes'),
         ('file,split\na.jpg,train\nb.jpg,val\n', 'has images of no classes'),
+        ('file,label,split\na.jpg,a,val\nb.jpg,b,val\n', 'alone: name a folder, list or split tr'),
     ],
 )
 def test_a_list_that_tells_no_class_is_refused(text: str, sentence: str, tmp_path: Path) -> None:

@@ -90,7 +90,10 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
             'give a BASE of detection or semantic segmentation'
         )
     if 'train' not in named:
-        raise UserError(f'{data} has images of {enumerate_names(named)} alone: name a folder train')
+        raise UserError(
+            f'{data} has images of {enumerate_names(named)} alone: name a folder, list or split '
+            'train'
+        )
     add_val(
         named,
         lambda whole: divide_images(

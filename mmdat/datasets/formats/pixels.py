@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.checks.masks import IGNORED
-from mmdat.errors import UserError
+from mmdat.errors import UserError, list_first
 
 from .files import Found, Images, NotRecognizedError, add_val, divide_images, image_sets, split_of
 from .mask_pairs import CITYSCAPES_END, pair_masks
@@ -113,6 +113,9 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
         notes.append(f'Names of the classes were not found: change {keys} in the config.')
     kept = {value: name for value, name in (values or {}).items() if name is not None}
     kept = kept or dict(enumerate(classes, int(nothing)))
+    absent = [f'{name!r} ({value})' for value, name in kept.items() if value not in look.values]
+    if absent:
+        notes.append(f'{len(absent)} of {len(kept)} classes are in no mask: {list_first(absent)}.')
     if is_copied:
         if len(kept) > IGNORED:
             raise UserError(
