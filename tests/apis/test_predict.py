@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -417,16 +418,20 @@ def test_a_full_disk_keeps_the_entries_that_are_whole(
         assert 0 < len(ids) < count and ids == [*range(1, len(ids) + 1)]
 
 
+@pytest.mark.parametrize('most, length', [(3000, 700), (8192, 700), (3000, 9000)])
 def test_an_entry_that_was_written_in_part_is_left_out(
-    model: Callable[[str], Model], tmp_path: Path
+    most: int, length: int, model: Callable[[str], Model], tmp_path: Path
 ) -> None:
     config, checkpoint = model(CLASSIFIER)
     (prediction,) = predict(config, checkpoint, draw(tmp_path / 'x.png'))
     written = PredictionFiles(tmp_path / 'out', Predictor(config, checkpoint), pictures=False)
     full = pytest.raises(UserError, match='cannot be written: File too large')
-    with full, written, full_disk(4000):  # when the file is ended, there is space again
+    with full, written, full_disk(most):  # when the file is ended, there is space again
         for _ in range(100):
-            written.write(prediction)
+            written.write(replace(prediction, name=length * 'x'))
+    if length > most:
+        assert files(tmp_path / 'out') == []
+        return
     ids = [entry['image_id'] for entry in entries(tmp_path / 'out')]
     assert ids == [*range(1, len(ids) + 1)] and 0 < len(ids) < written.num_images
 
