@@ -70,6 +70,11 @@ def split_of(path: str) -> str | None:
     return None
 
 
+def split_of_folder(path: str) -> str | None:
+    """Name the split that the folders of a file speak of, whatever the file is called."""
+    return split_of(str(PurePosixPath(path).parent))
+
+
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, with or without a byte order mark.
 
@@ -159,7 +164,7 @@ class Images:
         def agreement(path: str) -> tuple[int, bool, int, bool]:
             parts = _folded(path)[:-1]
             tail = _common(reversed(parts), reversed(wanted[:-1]))
-            same_split = split_of(str(PurePosixPath(path).parent)) == split_of(near)
+            same_split = split_of_folder(path) == split_of(near)
             return tail, same_split, _common(parts, _folded(near)), path.endswith(last)
 
         best, second = sorted(candidates, key=agreement, reverse=True)[:2]

@@ -16,7 +16,7 @@ from mmdat.checks.coco_repairs import as_number
 from mmdat.errors import UserError
 
 from .content import coco_content
-from .files import Images, find_each, read_json, split_of, upright_size
+from .files import Images, find_each, read_json, split_of_folder, upright_size
 
 CORNERS_OF_A_CIRCLE = 32
 # Kinds of shapes that are outlines, in labelme and in programs that write its files.
@@ -41,7 +41,7 @@ def read_labelme(images: Images, paths: list[str], notes: list[str]) -> dict[str
     for path in paths:
         content = read_json(images.root / path)
         if isinstance(content, dict) and isinstance(content.get('shapes'), list):
-            split = split_of(str(PurePosixPath(path).parent)) or 'train'
+            split = split_of_folder(path) or 'train'
             files.setdefault(split, []).append((path, content))
             name = content.get('imagePath')
             name = name.replace('\\', '/') if name and isinstance(name, str) else ''

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.errors import UserError
 
-from .files import Images, NotRecognizedError, split_of
+from .files import Images, NotRecognizedError, split_of_folder
 
 IMAGE_WORDS = ('images', 'image', 'imgs', 'img', 'jpegimages', 'photos', 'inputs')
 # The first that is there counts: programs write pictures of the masks beside them.
@@ -164,10 +164,10 @@ def _by_name(photos: Mapping[tuple, str], masks: Mapping[tuple, Ranked]) -> dict
     # Images lie in folders that are named so, if there are such.
     named = [path for key, path in photos.items() if isinstance(key[0], tuple)]
     for path in named or photos.values():
-        by_name[PurePosixPath(path).stem][_split_around(path)].append(path)
+        by_name[PurePosixPath(path).stem][split_of_folder(path)].append(path)
     found: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for rank, _, path in masks.values():
-        split = _split_around(path)
+        split = split_of_folder(path)
         for name in _names_of_images(PurePosixPath(path).stem):
             alike = [
                 image
@@ -184,10 +184,6 @@ def _by_name(photos: Mapping[tuple, str], masks: Mapping[tuple, Ranked]) -> dict
         if ranks.count(min(ranks)) == 1:
             pairs[image] = min(ranked)[1]
     return pairs
-
-
-def _split_around(path: str) -> str | None:
-    return split_of(str(PurePosixPath(path).parent))
 
 
 def _names_of_images(mask: str) -> list[str]:

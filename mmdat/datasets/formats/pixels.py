@@ -13,7 +13,15 @@ from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.checks.masks import IGNORED
 from mmdat.errors import UserError, list_first
 
-from .files import Found, Images, NotRecognizedError, add_val, divide_images, image_sets, split_of
+from .files import (
+    Found,
+    Images,
+    NotRecognizedError,
+    add_val,
+    divide_images,
+    image_sets,
+    split_of_folder,
+)
 from .mask_pairs import CITYSCAPES_END, pair_masks
 from .mask_values import (
     Color,
@@ -149,7 +157,7 @@ def _find_splits(
     by_split: dict[str, dict[str, str]] = {}
     for image, mask in pairs.items():
         stem = PurePosixPath(image).stem
-        split = lists.get(stem) if lists else split_of(str(PurePosixPath(image).parent))
+        split = lists.get(stem) if lists else split_of_folder(image)
         if split or not lists:
             by_split.setdefault(split or 'train', {})[image] = mask
     kind = "VOC's layout" if lists else 'folders of images and masks'

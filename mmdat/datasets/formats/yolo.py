@@ -22,7 +22,7 @@ from .files import (
     is_image,
     read_names,
     read_text,
-    split_of,
+    split_of_folder,
     upright_size,
 )
 
@@ -101,8 +101,7 @@ def _description(
     if left := splits and len(set(paths) - {path for part in splits.values() for path in part}):
         notes.append(f'{left} images with labels are in no list such as train.txt: left out.')
     for path in () if splits else images.paths:
-        folder = str(PurePosixPath(path).parent)
-        splits.setdefault(split_of(folder) or SPLITS[0], []).append(path)
+        splits.setdefault(split_of_folder(path) or SPLITS[0], []).append(path)
     return texts[0], read_names(images, texts), splits, False
 
 
