@@ -230,16 +230,17 @@ def _items(images: Images, path: str, rows: list[list[str]]) -> list[tuple[str, 
             f'{" | ".join(odd[0])[:60]}'
         )
     has_header = images.find(rows[0][at], path) is None
-    header, body = rows[0], rows[has_header:]
+    header = rows[0]
+    body = [[*row, ''] for row in rows[has_header:]]  # the last cell is the split without a column
     parts = [index for index, name in enumerate(header) if name.lower() in SPLIT_COLUMNS]
-    split = parts[0] if has_header and parts else None
+    split = parts[0] if has_header and parts else -1
     rest = [index for index in range(len(header)) if index not in (at, split)]
     if not rest:
         return []
     named = [index for index in rest if has_header and header[index].lower() in CLASS_COLUMNS]
     if len(rest) == 1 or named:
         column = [*named, *rest][0]
-        return [(row[at], row[column], row[split] if split is not None else '') for row in body]
+        return [(row[at], row[column], row[split]) for row in body]
     if not has_header or any(row[index] not in ('0', '1') for row in body for index in rest):
         raise UserError(
             f'{where} has {len(header)} columns, and their names do not say which has the class: '
@@ -253,7 +254,7 @@ def _items(images: Images, path: str, rows: list[list[str]]) -> list[tuple[str, 
                 f'image {row[at]} of {where} has {len(classes)} classes, but a classifier learns '
                 'one of each image: mend it, or take it out'
             )
-        items.append((row[at], classes[0], row[split] if split is not None else ''))
+        items.append((row[at], classes[0], row[split]))
     return items
 
 
