@@ -3,7 +3,7 @@
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS, EVALUATOR, DefaultScope
 from rich.table import Table
 
 from mmdat import checks
@@ -107,8 +107,12 @@ def check_data(
         model = report.attempt(partial(_explained, cfg, partial(build_model, cfg)))
         datasets = _build_datasets(cfg, report)
         if model is not None:
-            metrics = {split: _build_metrics(cfg, split, report) for split in datasets}
-            for check in checks.of_first_step(model, datasets, metrics, report.warnings.append):
+            evaluators = {
+                split: evaluator
+                for split in datasets
+                if (evaluator := _build_evaluator(cfg, split, report)) is not None
+            }
+            for check in checks.of_first_step(model, datasets, evaluators, report.warnings.append):
                 report.attempt(check)
         report.splits = {split: summarize(dataset) for split, dataset in datasets.items()}
         if 'train' in report.splits:
@@ -188,13 +192,15 @@ def _build_datasets(cfg: Config, report: DataReport) -> dict[str, Any]:
     return datasets
 
 
-def _build_metrics(cfg: Config, split: str, report: DataReport) -> Sequence[Any]:
+def _build_evaluator(cfg: Config, split: str, report: DataReport) -> Evaluator | None:
     evaluator = cfg.get(f'{split}_evaluator')  # training has none
     if evaluator is None:
-        return ()
+        return None
+    if not isinstance(evaluator, Mapping) or 'metrics' not in evaluator:
+        evaluator = dict(metrics=evaluator)
+    config = {'type': 'Evaluator', **evaluator}
     with _collect([]):  # metrics warn of themselves
-        built = report.attempt(partial(_explained, cfg, partial(Evaluator, evaluator)))
-    return () if built is None else built.metrics
+        return report.attempt(partial(_explained, cfg, partial(EVALUATOR.build, config)))
 
 
 def _explained(cfg: Config, build: Callable[[], Any]) -> Any:

@@ -83,18 +83,18 @@ def _test_steps(cfg: Config) -> list[dict[str, Any]]:
     return steps
 
 
-def metainfo_of(dataset: dict[str, Any], trained_on: Mapping[str, Any] | None) -> dict[str, Any]:
+def metainfo_of(dataset: dict[str, Any], trained_on: Any) -> dict[str, Any]:
     """Names and colors of a model's classes: those that it was trained on, or its data set's.
 
     Args:
         dataset: A data set's config; the data need not be there.
-        trained_on: ``dataset_meta`` of a checkpoint.
+        trained_on: ``dataset_meta`` of a checkpoint; None if it has none.
     """
     kind = None
     if 'type' in dataset:
         with DATASETS.switch_scope_and_registry(None) as registry:  # of the scope of the config
             kind = registry.get(dataset['type'])
-    known = {key: value for key, value in (trained_on or {}).items() if value}
+    known = {key: value for key, value in config_tree.first_metainfo(trained_on).items() if value}
     return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {}), **known}
 
 

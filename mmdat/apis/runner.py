@@ -166,10 +166,8 @@ def _datasets(cfg: Config) -> Iterator[Any]:
 
 def _metrics(cfg: Config) -> Iterator[Any]:
     for split in ('val', 'test'):
-        evaluator = cfg.get(f'{split}_evaluator') or ()
-        if isinstance(evaluator, Mapping):
-            evaluator = evaluator.get('metrics', evaluator)
-        yield from [evaluator] if isinstance(evaluator, Mapping) else evaluator
+        for _, metric in config_tree.metrics(cfg, split):
+            yield metric
 
 
 def _prepare_processes_on_cpu(cfg: Config) -> None:

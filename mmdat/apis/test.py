@@ -2,10 +2,10 @@
 
 import contextlib
 import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import METRICS
 
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
@@ -15,7 +15,7 @@ from mmdat.checks.masks import ANNOTATION_LOADERS
 from mmdat.engine import parts_in_bfloat16
 
 from .runner import build_runner, leave_out_early_stopping, read_run_config
-from .toolboxes import toolbox_of, with_classes
+from .toolboxes import toolbox_of
 
 
 def test(
@@ -62,6 +62,9 @@ def test(
     leave_out_early_stopping(cfg)
     if show_dir is not None:
         _draw_predictions(cfg, os.path.join(cfg.work_dir, show_dir))
+    if out is not None:
+        metric = dict(type=toolbox_of(cfg).metric, out_file_path=out)
+        _add_hook(cfg, dict(type='mmdat.WriteResultsHook', metric=metric))
     if tta:
         cfg.model = dict(cfg.tta_model, module=cfg.model)
         for _, dataset in config_tree.datasets(cfg, 'test'):
@@ -71,13 +74,8 @@ def test(
             dataset.pipeline = _without_annotations(dataset.pipeline)
     with explained(cfg):
         runner = build_runner(cfg, warnings)
-        if any(metric.get('output_dir') for metric in _metrics_of(cfg)):
+        if any(_of_metrics(cfg, 'output_dir')):
             checks.masks.check_written_names(runner.test_loop.dataloader.dataset)
-        if out is not None:
-            dump = METRICS.build(dict(type=toolbox_of(cfg).metric, out_file_path=out))
-            meta = runner.test_evaluator.dataset_meta or {}  # a data set may have none
-            classes = meta.get('classes') or ()
-            runner.test_evaluator.metrics.append(with_classes(dump, classes))
         with parts_in_bfloat16(runner.model) if amp else contextlib.nullcontext():
             return runner.test()
 
@@ -92,17 +90,22 @@ def _draw_predictions(cfg: Config, out_dir: str) -> None:
     threshold = config_tree.value_at(cfg, 'default_hooks.visualization.score_thr')
     if threshold is not None:
         hook['pred_score_thr'] = threshold
+    _add_hook(cfg, hook)
+
+
+def _add_hook(cfg: Config, hook: dict[str, Any]) -> None:
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or ()), hook]
 
 
-def _metrics_of(cfg: Config) -> list[dict[str, Any]]:
-    metrics = cfg.test_evaluator
-    return list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+def _of_metrics(cfg: Config, key: str) -> Iterator[Any]:
+    """Yield what each metric of a test has for a key; None if it has none."""
+    for _, metric in config_tree.metrics(cfg, 'test'):
+        yield metric.get(key) if isinstance(metric, Mapping) else getattr(metric, key, None)
 
 
 def _writes_predictions_only(cfg: Config) -> bool:
     """Tell whether all metrics of a test write files, for which they need no annotations."""
-    return all(metric.get('format_only', False) for metric in _metrics_of(cfg))
+    return all(_of_metrics(cfg, 'format_only'))
 
 
 def _without_annotations(pipeline: list) -> list:

@@ -26,19 +26,6 @@ class DumpSegments(DumpResults):
         )
 
 
-def with_classes(metric: DumpResults, classes: Sequence[str]) -> DumpResults:
-    """Let a metric that writes predictions write with the first what the classes are called."""
-    process = metric.process
-
-    def tell(data_batch: Any, predictions: Sequence[dict]) -> None:
-        if not metric.results:
-            predictions = [dict(predictions[0], classes=tuple(classes)), *predictions[1:]]
-        process(data_batch, predictions)
-
-    metric.process = tell
-    return metric
-
-
 @dataclass(frozen=True)
 class Toolbox:
     """What running a model of a toolbox needs to know.

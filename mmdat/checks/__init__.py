@@ -36,7 +36,7 @@ a training step                 | ``masks.check_mask_classes``     | ``engine.Ch
 
 A check returns nothing and raises :class:`mmdat.errors.UserError`, whose sentence names what is
 wrong and says what to do; what it is not about passes. In all checks ``model`` is without wrappers,
-``dataset`` is built, as are ``datasets`` and ``metrics`` by split, ``source`` is what a sentence
+``dataset`` is built, as are ``datasets`` and ``evaluators`` by split, ``source`` is what a sentence
 calls a file, and ``warn`` is told what may be wrong, once of each kind, and how often it is so.
 
 Readers (``read_config``, ``read_coco``, ``read_results``, ``latest_checkpoint``) return what they
@@ -45,12 +45,13 @@ checks need is in ``mmengine_private``.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
@@ -183,18 +184,18 @@ def check_monitors(runner: Runner, model: nn.Module) -> None:
 def before_first_step(
     model: nn.Module,
     datasets: Mapping[str, Any],
-    metrics: Mapping[str, Sequence[Any]] | None = None,
+    evaluators: Mapping[str, Evaluator] | None = None,
     warn: Callable[[str], None] = log_warning,
 ) -> None:
     """Check that the parts of a model fit each other and the data, and the data's files."""
-    for check in of_first_step(model, datasets, metrics or {}, warn):
+    for check in of_first_step(model, datasets, evaluators or {}, warn):
         check()
 
 
 def of_first_step(
     model: nn.Module,
     datasets: Mapping[str, Any],
-    metrics: Mapping[str, Sequence[Any]],
+    evaluators: Mapping[str, Evaluator],
     warn: Callable[[str], None],
 ) -> Iterator[Callable[[], None]]:
     """Yield the checks of :func:`before_first_step`, none of which presupposes another."""
@@ -207,15 +208,16 @@ def of_first_step(
     yield partial(model_fit.check_single_output, model)
     yield partial(model_fit.check_mixed_classes, model)
     names = next((names for *_, names in classes.of(datasets)), ())
+    metrics = {split: evaluator.metrics for split, evaluator in evaluators.items()}
     yield partial(model_fit.check_ignored, model, metrics, names, warn)
     yield partial(folders.check_class_folders, datasets)
     yield partial(classes.check_same, datasets)
     yield partial(masks.check_same_zero, datasets)
-    for split, of_split in metrics.items():
-        for metric in of_split:
-            yield partial(model_fit.check_metric, metric, datasets[split], split)
-            for _, single in config_tree.unwrap(datasets[split]):
-                yield partial(coco.check_evaluator, metric, single)
+    for split, evaluator in evaluators.items():
+        yield partial(model_fit.check_parts_evaluated, evaluator, datasets[split], split)
+        for metric, single in model_fit.evaluated(evaluator, datasets[split]):
+            yield partial(model_fit.check_metric, metric, single, split)
+            yield partial(coco.check_evaluator, metric, single)
     num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
     ignore_index = getattr(getattr(model, 'decode_head', None), 'ignore_index', masks.IGNORED)
     for split, dataset in datasets.items():

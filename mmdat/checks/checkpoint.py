@@ -13,6 +13,8 @@ from mmdat.checkpoints.integrity import damage
 from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.errors import UserError, enumerate_names, list_first, reason
 
+from .config_tree import first_metainfo
+
 # What a checkpoint needs beside the weights for training to go on where it stopped.
 TRAINING_STATE = ('meta', 'message_hub', 'optimizer')
 # What of an optimizer's groups is no setting, and of a schedule's state.
@@ -120,7 +122,7 @@ def check_class_order(
         classes: Those of the data that it is tested on, or that training goes on with.
         warn: Is told that as many classes have other names.
     """
-    trained = ((content.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ()
+    trained = first_metainfo((content.get('meta') or {}).get('dataset_meta')).get('classes') or ()
     if len(trained) != len(classes) or list(trained) == list(classes):
         return
     wrong = [f'{old} -> {new}' for old, new in zip(trained, classes, strict=True) if old != new]

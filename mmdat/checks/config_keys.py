@@ -20,7 +20,7 @@ from mmdat.errors import UserError, enumerate_names, suggest
 from mmdat.models.arch import fits
 from mmdat.stack import require
 
-from .config_tree import class_name, paths, value_at
+from .config_tree import class_name, metrics, paths, value_at
 from .folders import DATA_OF_SCOPE
 
 
@@ -241,17 +241,17 @@ def _check_segmentor(cfg: Config) -> None:
             f'model.test_cfg.stride {test_cfg["stride"]} is above its crop_size '
             f'{test_cfg["crop_size"]}, which leaves pixels out: set at most that'
         )
-    for name in ('val_evaluator', 'test_evaluator'):
-        evaluator = cfg.get(name)
-        if not isinstance(evaluator, Mapping) or evaluator.get('type') != 'IoUMetric':
+    for name, metric in (*metrics(cfg, 'val'), *metrics(cfg, 'test')):
+        if not isinstance(metric, Mapping) or class_name(metric) != 'IoUMetric':
             continue
-        for key in evaluator:
+        for key in metric:
             if key not in IOU_METRIC_KEYS and not key.startswith('_'):
                 raise UserError(f"unknown key '{name}.{key}': {suggest(key, IOU_METRIC_KEYS)}")
-        for metric in evaluator.get('iou_metrics', ()):
-            if metric not in IOU_METRICS:
+        kinds = metric.get('iou_metrics', ())
+        for kind in [kinds] if isinstance(kinds, str) else kinds:
+            if kind not in IOU_METRICS:
                 raise UserError(
-                    f'{name}.iou_metrics has {metric!r}: {suggest(str(metric), IOU_METRICS)}'
+                    f'{name}.iou_metrics has {kind!r}: {suggest(str(kind), IOU_METRICS)}'
                 )
 
 

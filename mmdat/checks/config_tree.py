@@ -43,6 +43,37 @@ def unwrap(dataset: Any, path: str = '') -> Iterator[tuple[str, Any]]:
         yield path, dataset
 
 
+def metrics(cfg: Config, split: str) -> Iterator[tuple[str, Any]]:
+    """Yield the metrics of an evaluator, which may be one, a list or ``metrics`` of a dict.
+
+    Args:
+        split: ``'val'`` or ``'test'``; one without an evaluator has none.
+
+    Example:
+        >>> cfg = Config(dict(val_evaluator=[dict(type='CocoMetric'), dict(type='VOCMetric')]))
+        >>> [(path, metric.type) for path, metric in metrics(cfg, 'val')]
+        [('val_evaluator.0', 'CocoMetric'), ('val_evaluator.1', 'VOCMetric')]
+    """
+    path, part = f'{split}_evaluator', cfg.get(f'{split}_evaluator') or ()
+    if isinstance(part, Mapping) and 'metrics' in part:
+        path, part = f'{path}.metrics', part['metrics']
+    if isinstance(part, (list, tuple)):
+        for index, metric in enumerate(part):
+            yield f'{path}.{index}', metric
+    else:
+        yield path, part
+
+
+def first_metainfo(metainfo: Any) -> Mapping[str, Any]:
+    """Classes and colors of a data set; of concatenated ones with different colors, the first's.
+
+    Args:
+        metainfo: That of a data set, or ``dataset_meta`` of a checkpoint. mmdet's ``ConcatDataset``
+            has a list of them; others may have none.
+    """
+    return (metainfo[0] if isinstance(metainfo, list) else metainfo) or {}
+
+
 def transforms(pipeline: Any) -> Iterator[Any]:
     """Yield the transforms of a pipeline, built or in a config, and those that they hold."""
     if isinstance(pipeline, (list, tuple)):

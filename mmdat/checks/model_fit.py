@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
+from mmengine.evaluator import Evaluator
 from torch import Tensor, nn
 
 from mmdat.checkpoints import recognize
@@ -12,7 +14,7 @@ from mmdat.checkpoints.recognition import AUTHORS
 from mmdat.errors import UserError, list_first
 from mmdat.models.backbones.base import HierarchicalBackbone
 
-from .config_tree import transforms
+from .config_tree import transforms, unwrap
 
 SEGMENTING = ('decode_head', 'auxiliary_head')  # the heads of a segmentor
 # Parts that read an FPN's maps from the first one on; masks or semantics may be of another map.
@@ -217,6 +219,34 @@ def check_topk(model: nn.Module) -> None:
         head: Any = model.get_submodule(name)
         if getattr(head, 'cal_acc', False):
             _check_most(f'model.{name}.topk', head.topk, num_classes)
+
+
+def evaluated(evaluator: Evaluator, dataset: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each metric of an evaluator with each data set whose images it is given.
+
+    mmdet's ``MultiDatasetsEvaluator`` has one for each part of a concatenated data set.
+    """
+    parts = getattr(dataset, 'datasets', ())
+    pairs: Iterable[tuple[Any, Any]] = product(evaluator.metrics, [dataset])
+    if hasattr(evaluator, 'dataset_prefixes'):
+        pairs = zip(evaluator.metrics, parts, strict=False)  # check_parts_evaluated is strict
+    for metric, part in pairs:
+        for _, single in unwrap(part):
+            yield metric, single
+
+
+def check_parts_evaluated(evaluator: Evaluator, dataset: Any, split: str) -> None:
+    """Refuse a ``MultiDatasetsEvaluator`` that would leave out a data set or a metric."""
+    prefixes = getattr(evaluator, 'dataset_prefixes', None)
+    if prefixes is None:
+        return
+    parts = getattr(dataset, 'datasets', [dataset])
+    if not len(evaluator.metrics) == len(prefixes) == len(parts):
+        raise UserError(
+            f'{split}_evaluator has {len(evaluator.metrics)} metrics and {len(prefixes)} '
+            f'dataset_prefixes for {len(parts)} data sets: give one of each for each of '
+            f'{split}_dataloader.dataset.datasets'
+        )
 
 
 def check_metric(metric: Any, dataset: Any, split: str) -> None:

@@ -8,6 +8,7 @@ from .graphs import CUDAGraphHook, replay_backbone
 from .hooks import CheckFitHook, CountBrokenImagesHook
 from .loops import ResumableEpochLoop, ResumableIterLoop
 from .optimizer import BackboneDecayConstructor, BFloat16OptimWrapper, parts_in_bfloat16
+from .results import WriteResultsHook
 from .sharding import FSDPStrategy, wrap_stages
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     'FiniteLossHook',
     'ResumableEpochLoop',
     'ResumableIterLoop',
+    'WriteResultsHook',
     'parts_in_bfloat16',
     'replay_backbone',
     'wrap_stages',

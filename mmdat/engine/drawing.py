@@ -41,7 +41,7 @@ class DrawPredictionsHook(Hook):
 
     def before_test(self, runner: Runner) -> None:
         dataset = runner.test_dataloader.dataset
-        self.visualizer.dataset_meta = dataset.metainfo
+        self.visualizer.dataset_meta = config_tree.first_metainfo(dataset.metainfo)
         self.dataset_of = {  # path of an image -> data set, whose loader reads it
             single.get_data_info(index)['img_path']: single
             for _, single in config_tree.unwrap(dataset)

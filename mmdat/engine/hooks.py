@@ -41,7 +41,7 @@ class CheckFitHook(Hook):
         checks.before_first_step(
             model,
             {split: loop.dataloader.dataset for split, loop in loops.items()},
-            {split: loop.evaluator.metrics for split, loop in loops.items() if split != 'train'},
+            {split: loop.evaluator for split, loop in loops.items() if split != 'train'},
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -64,11 +64,10 @@ class CheckFitHook(Hook):
             checks.checkpoint.check_optimizer(runner, checkpoint, source)
         if not is_fine_tuning:
             for loop in mmengine_private.built_loops(runner).values():
+                dataset = loop.dataloader.dataset
+                metainfo = config_tree.first_metainfo(getattr(dataset, 'metainfo', None))
                 checks.checkpoint.check_class_order(
-                    checkpoint,
-                    source,
-                    getattr(loop.dataloader.dataset, 'metainfo', {}).get('classes') or (),
-                    runner.logger.warning,
+                    checkpoint, source, metainfo.get('classes') or (), runner.logger.warning
                 )
 
     def before_train(self, runner: Runner) -> None:

@@ -15,10 +15,15 @@ class Model(nn.Module):
 
 @pytest.mark.parametrize(
     'trained_on, names',
-    [(dict(classes=('a', 'b')), ('a', 'b')), (None, ('x', 'y')), (dict(classes=None), ('x', 'y'))],
+    [
+        (dict(classes=('a', 'b')), ('a', 'b')),
+        ([dict(classes=('a', 'b'), palette=[i]) for i in range(2)], ('a', 'b')),
+        (None, ('x', 'y')),
+        (dict(classes=None), ('x', 'y')),
+    ],
 )
 def test_the_classes_of_the_training_come_before_those_of_the_config(
-    trained_on: dict | None, names: tuple[str, ...]
+    trained_on: dict | list | None, names: tuple[str, ...]
 ) -> None:
     metainfo = metainfo_of(dict(metainfo=dict(classes=('x', 'y'))), trained_on)
     assert class_names(metainfo, Model(2)) == names

@@ -13,6 +13,7 @@ import cv2
 import pytest
 import torch
 
+from mmdat.analysis.data import check_data
 from mmdat.apis import test as evaluate
 from mmdat.apis import train
 from mmdat.checks.config_file import read_config
@@ -138,6 +139,44 @@ def test_a_checkpoint_is_tested_and_its_predictions_kept(trained: Any, tmp_path:
     wrapped = repeated(trained.config, 'test', [0], [1])
     augmented = evaluate(*arguments, tta=True, cfg_options=wrapped)
     assert augmented.keys() == metrics.keys()
+
+
+def test_each_of_several_test_sets_has_figures_of_its_own(trained: Any, tmp_path: Path) -> None:
+    cfg = read_config(trained.config)
+    dataset, metric = cfg.test_dataloader.dataset.to_dict(), cfg.test_evaluator.to_dict()
+    root = trained.config.with_name('coco')
+    content = json.loads((root / 'annotations' / 'instances_val2017.json').read_text())
+    arguments = (str(trained.config), str(trained.checkpoint), str(tmp_path))
+    expected, parts, metrics = {}, [], []
+    for name, image in zip(('first', 'second'), content['images'], strict=True):
+        own = [item for item in content['annotations'] if item['image_id'] == image['id']]
+        path = tmp_path / f'{name}.json'
+        path.write_text(json.dumps(content | dict(images=[image], annotations=own)))
+        files = {f'test_{part}.ann_file': str(path) for part in ('dataloader.dataset', 'evaluator')}
+        alone = evaluate(*arguments, cfg_options=files)
+        expected |= {f'{name}/{key}': value for key, value in alone.items()}
+        # mmdet's ConcatDataset has a list of what its parts know where colors differ.
+        palette = [(len(parts), 0, 0), (0, 0, 0)]
+        metainfo = dict(dataset['metainfo'], palette=palette)
+        parts.append(dict(dataset, ann_file=str(path), metainfo=metainfo))
+        metrics.append(dict(metric, ann_file=str(path)))
+    concatenated = dict(_delete_=True, type='ConcatDataset', datasets=parts)
+    evaluator = dict(_delete_=True, type='MultiDatasetsEvaluator', metrics=metrics)
+    evaluator['dataset_prefixes'] = ['first', 'second']
+    options = {'test_dataloader.dataset': concatenated, 'test_evaluator': evaluator}
+    out = tmp_path / 'results.pkl'
+    assert evaluate(*arguments, str(out), 'pictures', cfg_options=options) == expected
+    results = pickle.loads(out.read_bytes())
+    assert [sample['img_id'] for sample in results] == [0, 1]
+    assert results[0]['classes'] == ('box', 'disk')
+    assert len(list(tmp_path.glob('pictures/*'))) == 2
+    assert check_data(str(trained.config), str(tmp_path), cfg_options=options).errors == []
+
+    # A metric or a data set more would be left out.
+    for key, value in (('dataset_prefixes', ['first']), ('metrics', metrics * 2)):
+        wrong = options | dict(test_evaluator=evaluator | {key: value})
+        with pytest.raises(UserError, match='for 2 data sets: give one of each'):
+            evaluate(*arguments, cfg_options=wrong)
 
 
 def test_a_test_needs_no_data_of_the_training(trained: Any, tmp_path: Path) -> None:

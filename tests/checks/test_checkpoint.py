@@ -182,6 +182,9 @@ def test_classes_in_another_order_than_in_training_are_refused() -> None:
     assert not warnings
     with pytest.raises(UserError, match=r"order, so that 'person -> sofa' and 'sofa -> person' w"):
         check_class_order(trained, 'a.pth', ('sofa', 'person', 'cat'), warnings.append)
+    concatenated = dict(meta=dict(dataset_meta=[trained['meta']['dataset_meta'], {}]))
+    with pytest.raises(UserError, match='same classes in another order'):
+        check_class_order(concatenated, 'a.pth', ('sofa', 'person', 'cat'), warnings.append)
     check_class_order(trained, 'a.pth', ('person', 'couch', 'cat'), warnings.append)
     assert len(warnings) == 1
     assert "1 of the 3 classes of a.pth have another name in the data: 'sofa -> co" in warnings[0]

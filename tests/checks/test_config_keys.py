@@ -238,6 +238,15 @@ def test_variables_are_a_configs_own(tmp_path: Path) -> None:
             "unknown key 'val_evaluator.iou_metric': did you mean 'iou_metrics'",
         ),
         ("val_evaluator = dict(iou_metrics=['mIou'])", "has 'mIou': did you mean 'mIoU'"),
+        ("val_evaluator = dict(iou_metrics='mIou')", "has 'mIou': did you mean 'mIoU'"),
+        (
+            "test_evaluator = [dict(type='mmseg.IoUMetric', iou_metric=['mIoU'])]",
+            "unknown key 'test_evaluator.0.iou_metric': did you mean 'iou_metrics'",
+        ),
+        (
+            "val_evaluator = dict(_delete_=True, metrics=dict(type='IoUMetric', iou_metrics='a'))",
+            "val_evaluator.metrics.iou_metrics has 'a'",
+        ),
     ],
 )
 def test_what_mmsegmentation_trips_over_is_refused(

@@ -1,0 +1,42 @@
+"""The file of a test's predictions, whatever the evaluator."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.registry import METRICS
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+
+from mmdat.checks import config_tree
+from mmdat.registry import HOOKS
+
+
+@HOOKS.register_module()
+class WriteResultsHook(Hook):
+    """Write the predictions of a test to a file, and with the first what the classes are called.
+
+    Among the metrics of mmdet's ``MultiDatasetsEvaluator`` the one that writes would be left out.
+
+    Args:
+        metric: Config of a metric that writes predictions, such as mmengine's ``DumpResults``.
+    """
+
+    def __init__(self, metric: dict[str, Any]) -> None:
+        self.metric = METRICS.build(metric)
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[BaseDataElement] | None = None,
+    ) -> None:
+        samples = [sample.to_dict() for sample in outputs or ()]
+        if samples and not self.metric.results:
+            metainfo = getattr(runner.test_dataloader.dataset, 'metainfo', None)
+            samples[0]['classes'] = tuple(config_tree.first_metainfo(metainfo).get('classes') or ())
+        self.metric.process(data_batch, samples)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self.metric.evaluate(len(runner.test_dataloader.dataset))
