@@ -1,10 +1,15 @@
 """Errors that the user can mend, and how they name what was meant."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from traceback import extract_tb
 
 MOST_ALLOWED = 24  # names that a sentence lists
+# What PyTorch, on CPUs and GPUs, and OpenCV say where they get no memory.
+NO_MEMORY = re.compile(
+    "can't allocate memory|out of memory|ALLOC_FAILED|bad_alloc|Insufficient memory"
+)
 MOST_LETTERS = 400  # of another package's sentence, which may hold all of a data set's classes
 
 
@@ -82,3 +87,8 @@ def reason(error: BaseException) -> str:
     if said and not isinstance(error, KeyError):  # which holds a name alone
         return line
     return ': '.join(filter(None, [type(error).__name__, line]))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception, whatever its type, says that there is too little memory."""
+    return isinstance(error, MemoryError) or bool(NO_MEMORY.search(str(error)))

@@ -14,7 +14,7 @@ from mmengine.config import DictAction
 from torch import distributed
 
 from mmdat.checks.run import check_cfg_option
-from mmdat.errors import UserError, reason
+from mmdat.errors import UserError, is_out_of_memory, reason
 from mmdat.files import file_fault
 
 
@@ -87,6 +87,11 @@ def command_line(main: Callable[[], None]) -> None:
     except Exception as error:
         if fault := file_fault(error):
             sys.exit(f'error: {fault}')
+        if is_out_of_memory(error):
+            sys.exit(
+                f'error: there is too little memory ({reason(error)}): give smaller batches or '
+                'images, or a smaller model'
+            )
         raise
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmdat.checks import log_warning
 from mmdat.checks.run import check_writable
 from mmdat.datasets.inputs import FOLDERS, Frame, Input, count_frames, find_inputs, read_frames
-from mmdat.errors import UserError, list_first
+from mmdat.errors import UserError, is_out_of_memory, list_first
 from mmdat.visualization.fonts import lack_of_fonts
 
 from .prediction_files import PredictionFiles
@@ -29,10 +28,6 @@ COLUMNS = (
     MofNCompleteColumn(),
     TextColumn('{task.fields[rate]} images/s'),
     TimeRemainingColumn(),
-)
-# What PyTorch, on CPUs and GPUs, and OpenCV say where they get no memory.
-NO_MEMORY = re.compile(
-    "can't allocate memory|out of memory|ALLOC_FAILED|bad_alloc|Insufficient memory"
 )
 MOST_NAMED = 8  # inputs that could not be read, and videos that could not be written
 
@@ -103,8 +98,8 @@ def write_predictions(
     """Predict images and videos into a folder, with a progress bar.
 
     Writes ``predictions.json``, ``pictures/`` and, from a segmentor, ``masks/``, as
-    :class:`mmdat.apis.prediction_files.PredictionFiles` says. Ctrl-C, or a file that cannot
-    be written, ends it with what has been predicted by then.
+    :class:`mmdat.apis.prediction_files.PredictionFiles` says. Ctrl-C or an error ends it with
+    what has been predicted by then.
 
     Args:
         config: As for :func:`predict`.
@@ -148,7 +143,7 @@ def write_predictions(
             for prediction in _run(predictor, found, on_unreadable, console.print):
                 files.write(prediction)
                 progress.update(task, advance=1, rate=f'{summary().images_per_second:.1f}')
-    except (KeyboardInterrupt, UserError):
+    except BaseException:
         _print_files(summary())
         raise
     return summary()
@@ -221,7 +216,7 @@ def _outputs(
     try:
         return zip(frames, predictor([frame.image for frame in frames]), strict=True)
     except (MemoryError, RuntimeError, cv2.error) as error:
-        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+        if not is_out_of_memory(error):
             raise
     if len(frames) > 1:  # one by one they may fit
         return [pair for frame in frames for pair in _outputs(predictor, [frame], on_unreadable)]

@@ -14,7 +14,6 @@ from pycocotools import mask as mask_api
 
 from mmdat.datasets.images import quiet_opencv
 from mmdat.datasets.inputs import FRAME_RATE, MASKS, PICTURES, RESULTS
-from mmdat.errors import UserError
 from mmdat.files import partial_path, whole_file, writing_to
 from mmdat.visualization.predictions import Color, draw_classes_of_pixels, draw_instances, draw_text
 
@@ -82,9 +81,9 @@ class PredictionFiles:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # What was predicted before Ctrl-C, or a file that cannot be written, is complete in itself.
-        complete = kind is None or issubclass(kind, (KeyboardInterrupt, UserError))
-        self._end_video(complete)
+        # What was predicted before Ctrl-C or an error is complete in itself.
+        complete = kind is None or self.num_images > 0
+        self._end_video()
         partial = partial_path(self._json)
         with writing_to(self._json):
             try:
@@ -174,7 +173,7 @@ class PredictionFiles:
     def _write_picture(self, prediction: Prediction) -> None:
         picture = draw_prediction(prediction, self._predictor.palette)[..., ::-1]
         if prediction.frame is None:
-            self._end_video(complete=True)
+            self._end_video()
             suffix = PurePath(prediction.name).suffix.lower()
             if suffix not in PICTURE_SUFFIXES or max(picture.shape) > MOST_JPEG:
                 suffix = '.png'
@@ -183,15 +182,15 @@ class PredictionFiles:
             return
         path = self._path(PICTURES, prediction.name, '.mp4', prediction.path)
         if self._video is None or self._video.path != path:
-            self._end_video(complete=True)
+            self._end_video()
             self._video = _VideoFile(path, prediction.rate or FRAME_RATE, picture.shape[:2])
             if not self._video.is_open:
                 self.unwritten.append(path)
         self._video.write(picture)
 
-    def _end_video(self, complete: bool) -> None:
+    def _end_video(self) -> None:
         if self._video is not None:
-            self._video.close(complete)
+            self._video.close()
         self._video = None
 
     def _path(self, kind: str, name: str, suffix: str, source: str = '') -> Path:
@@ -258,9 +257,9 @@ class _VideoFile:
         bottom, right = self._padding
         self._writer.write(cv2.copyMakeBorder(picture, 0, bottom, 0, right, cv2.BORDER_REPLICATE))
 
-    def close(self, complete: bool) -> None:
+    def close(self) -> None:
         self._writer.release()
-        if complete and self.is_open:
+        if self.is_open:
             partial_path(self.path).replace(self.path)
         else:
             partial_path(self.path).unlink(missing_ok=True)

@@ -367,7 +367,7 @@ def test_what_cannot_be_read_is_left_out_and_told(
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, RuntimeError])
-def test_files_are_whole_or_not_there(
+def test_what_was_predicted_before_an_error_is_kept_whole(
     error: type[BaseException],
     model: Callable[[str], Model],
     tmp_path: Path,
@@ -388,13 +388,17 @@ def test_files_are_whole_or_not_there(
     out = tmp_path / 'out'
     with pytest.raises(error):
         write_predictions(config, checkpoint, tmp_path / 'in.mp4', out)
-    if error is RuntimeError:
-        assert files(out) == []
-        return
     assert files(out) == ['pictures/in.mp4', 'predictions.json']
     assert [entry['frame'] for entry in entries(out)] == [0, 1]
     assert cv2.VideoCapture(str(out / 'pictures/in.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == 2
     assert f'Predictions: {out}/predictions.json' in capsys.readouterr().out
+
+    written = (out / 'predictions.json').read_text()
+    monkeypatch.setattr(Predictor, '__call__', lambda *_: [][0])
+    with pytest.raises(IndexError):  # before the first prediction: an earlier run's file stays
+        write_predictions(config, checkpoint, tmp_path / 'in.mp4', out)
+    assert files(out) == ['pictures/in.mp4', 'predictions.json']
+    assert (out / 'predictions.json').read_text() == written
 
 
 @pytest.mark.parametrize('count, most', [(3, 1000), (40, 4000), (3, 100)])

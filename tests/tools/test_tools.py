@@ -96,6 +96,25 @@ def test_a_tool_uses_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -
     assert narrow.buffer.getvalue() == b'Gr\\xf6\\xdfe\n' * 3
 
 
+@pytest.mark.parametrize(
+    'error, said',
+    [
+        (MemoryError(), 'MemoryError'),
+        (torch.cuda.OutOfMemoryError('CUDA out of memory. Tried 9 GiB.\nSee'), 'Tried 9 GiB.'),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 'DefaultCPUAllocator'),
+    ],
+)
+def test_too_little_memory_is_a_sentence(error: Exception, said: str) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        command_line(main)
+    sentence = str(ended.value.code)
+    assert sentence.startswith('error: there is too little memory (') and said in sentence
+    assert sentence.endswith('give smaller batches or images, or a smaller model')
+
+
 @pytest.mark.parametrize('tool, package', [('train.py', 'mmcv'), ('make_shapes.py', 'matplotlib')])
 def test_a_tool_names_a_missing_package_without_traceback(tool: str, package: str) -> None:
     script = f'import runpy, sys; sys.modules[{package!r}] = None; runpy.run_path(sys.argv[1])'
