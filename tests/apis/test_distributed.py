@@ -1,5 +1,6 @@
 """Two processes, or two steps put together, train what one process does."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -131,16 +132,20 @@ def test_shards_train_in_mixed_precision(root: Path) -> None:
 def test_two_processes_test_as_one_does(root: Path) -> None:
     trained(root, 'one')
     checkpoint = f'one/epoch_{EPOCHS}.pth'
-    one = evaluate(str(root / 'config.py'), str(root / checkpoint), str(root / 'tested'))
+    out = str(root / 'one.pkl')
+    one = evaluate(str(root / 'config.py'), str(root / checkpoint), str(root / 'tested'), out)
     two = run_script(
         'dist_test.sh',
-        *('config.py', checkpoint, 2, '--work-dir', 'tested_by_two'),
+        *('config.py', checkpoint, 2, '--work-dir', 'tested_by_two', '--out', 'two.pkl'),
         cwd=root,
         **TWO_PROCESSES,
         PORT=free_port(),
     )
     assert two.returncode == 0, two.stderr[-2000:]
     assert f'accuracy/top1: {one["accuracy/top1"]:.4f}' in two.stdout
+    by_one, by_two = (pickle.loads((root / f'{name}.pkl').read_bytes()) for name in ('one', 'two'))
+    assert [sample['img_path'] for sample in by_two] == [sample['img_path'] for sample in by_one]
+    assert by_two[0]['classes'] == by_one[0]['classes']
 
 
 def test_a_sharded_model_is_tested_like_any_other(root: Path) -> None:
