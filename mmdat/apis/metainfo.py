@@ -13,7 +13,7 @@ from torch import nn
 
 from mmdat.checks import config_tree
 from mmdat.checks.masks import ANNOTATION_LOADERS
-from mmdat.checks.model_fit import head_classes
+from mmdat.checks.model_fit import head_classes, proposes_regions
 from mmdat.errors import UserError
 
 # Transforms that load an 8-bit image of a file, or take one in memory.
@@ -100,6 +100,8 @@ def metainfo_of(dataset: dict[str, Any], trained_on: Any) -> dict[str, Any]:
 
 def class_names(metainfo: Mapping[str, Any], model: nn.Module) -> tuple[str, ...]:
     """Names of a model's classes; those without a name are called by their number, from 0."""
+    if proposes_regions(model):
+        return ('object',)
     names = tuple(metainfo.get('classes') or ())
     num_classes = max((number for _, number in head_classes(model)), default=0)
     return names + tuple(f'class {i}' for i in range(len(names), num_classes))

@@ -111,7 +111,7 @@ def check_num_classes(model: nn.Module, dataset: Any) -> None:
     """Refuse heads for another number of classes than a built data set has."""
     classes = getattr(dataset, 'metainfo', {}).get('classes', ())
     for name, num_classes in head_classes(model):
-        if classes and num_classes != len(classes):
+        if classes and num_classes != len(classes) and not _has_own_targets(model, name):
             raise UserError(
                 f'model.{name}.num_classes is {num_classes}, but the data set has '
                 f'{len(classes)} classes ({", ".join(map(str, classes[:8]))}'
@@ -376,11 +376,25 @@ def _listed(value: Any) -> Sequence[int]:
 
 def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
     """Yield name and ``num_classes`` of the heads that tell the data's classes apart."""
+    if proposes_regions(model):
+        return
     for name, module in model.named_modules():
         num_classes = getattr(module, 'num_classes', None)
         # A region proposal head tells objects from background, whatever the classes.
         if 'head' in name and 'rpn_head' not in name and isinstance(num_classes, int):
             yield name, num_classes
+
+
+def proposes_regions(model: nn.Module) -> bool:
+    """Whether a model is mmdet's ``RPN``, which finds objects without telling their classes."""
+    return any(kind.__name__ == 'RPN' for kind in type(model).__mro__)
+
+
+def _has_own_targets(model: nn.Module, name: str) -> bool:
+    """Whether a head beside a segmentor's first learns something else, as edges in STDC."""
+    kinds = type(model.get_submodule(name)).__mro__
+    owner = next((kind.__name__ for kind in kinds if 'loss_by_feat' in vars(kind)), None)
+    return name.startswith('auxiliary_head') and owner not in (None, 'BaseDecodeHead')
 
 
 def _num_scores(head: Any, num_classes: int) -> int:

@@ -130,9 +130,7 @@ def _names_of_coco(metric: Any) -> Iterator[str]:
     if metric.format_only:
         return
     for kind in metric.metrics:
-        if kind == 'proposal_fast':
-            yield from (f'AR@{number}' for number in metric.proposal_nums)
-        elif kind == 'proposal':
+        if kind == 'proposal':
             yield from RECALLS if metric.metric_items is None else metric.metric_items
         else:
             items = PRECISIONS if metric.metric_items is None else metric.metric_items

@@ -25,11 +25,16 @@ class CocoMetric(MMDetCocoMetric):
 
     Raises:
         UserError: If the file cannot be read, is not in COCO format, or is for other images or
-            classes than those tested.
+            classes than those tested; for ``metric='proposal_fast'``.
     """
 
     def __init__(self, ann_file: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if 'proposal_fast' in self.metrics:
+            raise UserError(
+                "metric='proposal_fast' ends in an error of mmdet behind NumPy 1.24: give "
+                "metric='proposal', which tells the same recalls"
+            )
         self.ann_file = ann_file
         if ann_file is not None:
             self._coco_api = CheckedCOCO(

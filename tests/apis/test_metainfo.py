@@ -29,6 +29,13 @@ def test_the_classes_of_the_training_come_before_those_of_the_config(
     assert class_names(metainfo, Model(2)) == names
 
 
+def test_what_finds_objects_alone_names_no_class() -> None:
+    class RPN(Model):
+        """Called as mmdet's, whose only class would have the first name of the data."""
+
+    assert class_names(dict(classes=('person', 'car')), RPN(1)) == ('object',)
+
+
 def test_classes_without_a_name_are_called_by_their_number() -> None:
     assert class_names(metainfo_of({}, None), Model(2)) == ('class 0', 'class 1')
     assert class_names(dict(classes=('a',)), Model(3)) == ('a', 'class 1', 'class 2')

@@ -296,6 +296,29 @@ def test_heads_for_other_classes_are_refused() -> None:
         check_num_classes(segmentor, SimpleNamespace(metainfo=dict(classes=('box', 'disk'))))
 
 
+def test_heads_of_edges_are_for_any_classes() -> None:
+    edges = dict(fcn_head(64, num_classes=2), type='mmseg.STDCHead', boundary_threshold=0.1)
+    two = SimpleNamespace(metainfo=dict(classes=('box', 'disk')))
+    three = SimpleNamespace(metainfo=dict(classes=('box', 'disk', 'ring')))
+    stdc = model(decode_head=fcn_head(64), auxiliary_head=edges)
+    check_num_classes(stdc, three)
+    with pytest.raises(UserError, match=r'model.decode_head.num_classes is 3, but .* 2 classes'):
+        check_num_classes(stdc, two)
+    others = model(decode_head=fcn_head(64), auxiliary_head=fcn_head(64, num_classes=2))
+    with pytest.raises(UserError, match=r'model.auxiliary_head.num_classes is 2, but .* 3 class'):
+        check_num_classes(others, three)
+
+
+def test_region_proposals_are_for_any_classes() -> None:
+    class RPN(nn.Module):
+        """mmdet's, by its name."""
+
+    proposing = RPN()
+    proposing.bbox_head = nn.Module()
+    proposing.bbox_head.num_classes = 1
+    check_num_classes(proposing, SimpleNamespace(metainfo=dict(classes=('box', 'disk'))))
+
+
 # The names of a model's weights, and of those in a checkpoint.
 WEIGHTS = {
     'backbone.stem.weight': torch.ones(4),

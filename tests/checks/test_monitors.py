@@ -99,7 +99,7 @@ def evaluate_coco(metric: CocoMetric, tmp_path: Path) -> dict[str, Any]:
         dict(),
         dict(classwise=True, prefix='own'),
         dict(metric_items=['mAP_s', 'AR@300']),
-        dict(metric=['proposal', 'proposal_fast'], proposal_nums=(1, 10, 100)),
+        dict(metric='proposal', proposal_nums=(1, 10, 100)),
         dict(metric='bbox', format_only=True, outfile_prefix='out'),
     ],
 )

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
+from mmdet.evaluation import eval_recalls
 from pycocotools import mask as mask_api
 
 from mmdat.checks.coco import check_evaluator
@@ -209,3 +211,13 @@ def test_file_for_other_images_or_classes_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, boxes, 'boxes.json')
     with pytest.raises(UserError, match=r"id 1 has no 'segmentation', which the config needs"):
         CocoMetric(ann_file=path, metric=['bbox', 'segm'])
+
+
+def test_recalls_that_end_in_an_error_of_mmdet_are_refused(tmp_path: Path) -> None:
+    ann_file = write(tmp_path, content())
+    with pytest.raises(UserError, match="give metric='proposal'"):
+        CocoMetric(ann_file=ann_file, metric=['bbox', 'proposal_fast'])
+    # Where mmdet does not, the refusal can go: two images with other numbers of objects.
+    boxes = [np.array([[0, 0, 4, 4]] * count, np.float32) for count in (1, 2)]
+    with pytest.raises(ValueError, match='inhomogeneous'):
+        eval_recalls(boxes, boxes, 10, 0.5)
