@@ -16,7 +16,8 @@ from mmdat.registry import HOOKS
 class WriteResultsHook(Hook):
     """Write the predictions of a test to a file, and with the first what the classes are called.
 
-    Among the metrics of mmdet's ``MultiDatasetsEvaluator`` the one that writes would be left out.
+    They are there before the metrics are computed, in which a test may end with an error. Among the
+    metrics of mmdet's ``MultiDatasetsEvaluator`` the one that writes would be left out.
 
     Args:
         metric: Config of a metric that writes predictions, such as mmengine's ``DumpResults``.
@@ -37,6 +38,5 @@ class WriteResultsHook(Hook):
             metainfo = getattr(runner.test_dataloader.dataset, 'metainfo', None)
             samples[0]['classes'] = tuple(config_tree.first_metainfo(metainfo).get('classes') or ())
         self.metric.process(data_batch, samples)
-
-    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        self.metric.evaluate(len(runner.test_dataloader.dataset))
+        if self.end_of_epoch(runner.test_dataloader, batch_idx):
+            self.metric.evaluate(len(runner.test_dataloader.dataset))

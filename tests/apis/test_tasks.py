@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import zoo
+from mmengine.evaluator import BaseMetric
 from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -143,6 +144,23 @@ def test_train_resume_and_test_run_through(
     assert results[0]['classes'] == tuple(runner.train_dataloader.dataset.metainfo['classes'])
     assert len(list(work_dir.glob('pictures/*.jpg'))) == zoo.NUM_IMAGES
     assert f'Pictures: {work_dir}/pictures\n' in capsys.readouterr().out
+
+
+class Failing(BaseMetric):
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results += data_samples
+
+    def compute_metrics(self, results: list) -> dict:
+        raise ZeroDivisionError
+
+
+def test_predictions_outlast_a_metric_that_fails(data: Path, tmp_path: Path) -> None:
+    given = arguments('classify', tmp_path)
+    given['cfg_options']['test_evaluator'] = dict(_delete_=True, type=Failing)
+    out = tmp_path / 'out.pkl'
+    with pytest.raises(ZeroDivisionError):
+        evaluate(**given, checkpoint=checkpoint_in(trained('classify', data)), out=str(out))
+    assert len(pickle.loads(out.read_bytes())) == zoo.NUM_IMAGES
 
 
 class WithoutMeta(Dataset):
