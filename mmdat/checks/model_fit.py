@@ -108,10 +108,15 @@ def unbuilt(model: nn.Module) -> tuple[str, ...]:
 
 
 def check_num_classes(model: nn.Module, dataset: Any) -> None:
-    """Refuse heads for another number of classes than a built data set has."""
-    classes = getattr(dataset, 'metainfo', {}).get('classes', ())
+    """Refuse heads for another number of classes than a built data set has.
+
+    Boxes of panoptic data are those of its ``thing_classes`` alone.
+    """
+    metainfo = getattr(dataset, 'metainfo', {})
+    classes = metainfo.get('classes', ())
+    numbers = {len(classes), len(metainfo.get('thing_classes') or classes)}
     for name, num_classes in head_classes(model):
-        if classes and num_classes != len(classes) and not _has_own_targets(model, name):
+        if classes and num_classes not in numbers and not _has_own_targets(model, name):
             raise UserError(
                 f'model.{name}.num_classes is {num_classes}, but the data set has '
                 f'{len(classes)} classes ({", ".join(map(str, classes[:8]))}'
@@ -380,8 +385,10 @@ def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
         return
     for name, module in model.named_modules():
         num_classes = getattr(module, 'num_classes', None)
-        # A region proposal head tells objects from background, whatever the classes.
-        if 'head' in name and 'rpn_head' not in name and isinstance(num_classes, int):
+        # A region proposal head tells objects from background, whatever the classes; a semantic
+        # one, as in HTC and panoptic models, the classes of what is no object.
+        is_other = 'rpn_head' in name or 'semantic_head' in name
+        if 'head' in name and not is_other and isinstance(num_classes, int):
             yield name, num_classes
 
 

@@ -309,6 +309,20 @@ def test_heads_of_edges_are_for_any_classes() -> None:
         check_num_classes(others, three)
 
 
+def test_panoptic_models_have_boxes_of_things_alone() -> None:
+    panoptic = nn.Module()
+    panoptic.roi_head = nn.Module()
+    for name, number in dict(bbox_head=2, semantic_head=54).items():
+        setattr(panoptic.roi_head, name, nn.Module())
+        getattr(panoptic.roi_head, name).num_classes = number
+    things = ('box', 'disk')
+    of_all = dict(classes=(*things, 'sky'), thing_classes=things, stuff_classes=('sky',))
+    for metainfo in (of_all, dict(classes=things)):  # the latter as in HTC
+        check_num_classes(panoptic, SimpleNamespace(metainfo=metainfo))
+    with pytest.raises(UserError, match=r'bbox_head.num_classes is 2, but the data set has 3 cla'):
+        check_num_classes(panoptic, SimpleNamespace(metainfo=dict(classes=of_all['classes'])))
+
+
 def test_region_proposals_are_for_any_classes() -> None:
     class RPN(nn.Module):
         """mmdet's, by its name."""
