@@ -19,9 +19,9 @@ from torch import nn
 from mmdat.apis.predictor import Predictor
 from mmdat.datasets.shapes.drawing import Scene, draw_scene
 from mmdat.visualization import (
-    Comparison,
     Recording,
-    draw_comparisons,
+    arrange,
+    compare_objects,
     draw_deformed_points,
     draw_models,
     draw_offsets,
@@ -40,10 +40,7 @@ def main(checkpoint: str) -> None:
     """Draw the pictures with the weights of a checkpoint of the demo."""
     predictor = Predictor(CONFIG, checkpoint, score_thr=0.5)
     scenes = [draw_scene(np.random.default_rng(seed), SIDE) for seed in (2, 3)]
-    write(
-        'predictions',
-        draw_comparisons([compare(predictor, scene) for scene in scenes], predictor.classes),
-    )
+    write('predictions', arrange([compare(predictor, scene) for scene in scenes]))
     draw_attention(predictor, scenes[0].image, 'gallery')
     for photo in sorted(PHOTOS.glob('*.jpg'))[:3]:
         draw_attention(predictor, cv2.imread(str(photo)), f'gallery/photos/{photo.stem}')
@@ -78,12 +75,12 @@ def record(backbone: nn.Module, image: np.ndarray) -> Recording:
     return recordings[0]
 
 
-def compare(predictor: Predictor, scene: Scene) -> Comparison:
+def compare(predictor: Predictor, scene: Scene) -> np.ndarray:
     """The figures of a drawing beside those that the detector finds."""
     found = predictor([scene.image])[0]['instances']
     masks = np.array([figure.mask for figure in scene.instances])
     boxes = [cv2.boundingRect(mask.astype(np.uint8)) for mask in masks]
-    return Comparison(
+    return compare_objects(
         'drawing',
         np.ascontiguousarray(scene.image[..., ::-1]),
         InstanceData(
@@ -97,6 +94,7 @@ def compare(predictor: Predictor, scene: Scene) -> Comparison:
             labels=torch.from_numpy(found.labels),
             masks=mask_api.decode(found.masks).transpose(2, 0, 1),
         ),
+        predictor.classes,
     )
 
 

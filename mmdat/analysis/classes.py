@@ -67,7 +67,7 @@ def draw_classified(
     dataset: BaseDataset,
     indices: Sequence[int],
     score_thr: float,
-) -> np.ndarray:
+) -> list[np.ndarray]:
     """Draw images with the predicted class and its score and, where it is wrong, the true class.
 
     Args:
@@ -77,7 +77,7 @@ def draw_classified(
         score_thr: Least score of a class that is named.
 
     Returns:
-        (height, width, 3), RGB uint8.
+        Of each image (height, width, 3), RGB uint8.
     """
     # Of the names that ImageNet gives a class, the first.
     names = [name.split(',')[0] for name in dataset.metainfo['classes']]
@@ -90,5 +90,5 @@ def draw_classified(
         title = f'{names[found]} {score:.2f}' if score >= score_thr else f'? {score:.2f}'
         if found != truth:
             title += f' (is {names[truth]})'
-        cells.append((title, load_image(dataset, path), found == truth))
-    return draw_titled(cells)
+        cells.append(draw_titled(title, load_image(dataset, path), found == truth))
+    return cells

@@ -27,13 +27,15 @@ from mmdat.checks.masks import IGNORED
 from mmdat.checks.run import check_least, check_writable
 from mmdat.errors import UserError, enumerate_names
 from mmdat.files import whole_file
-from mmdat.visualization.comparison import SIDE, draw_titled
-from mmdat.visualization.predictions import (
-    draw_classes_of_pixels,
-    draw_instances,
-    draw_text,
-    random_colors,
+from mmdat.visualization.comparison import (
+    SIDE,
+    arrange,
+    draw_objects,
+    draw_segments,
+    draw_titled,
+    resize,
 )
+from mmdat.visualization.predictions import draw_text, random_colors
 
 from .browse import evenly_spaced
 from .data_summary import (
@@ -216,40 +218,26 @@ def _draw(datasets: dict[str, Any], num_images: int) -> np.ndarray:
         items = list(items_of(dataset))
         for index in evenly_spaced(max(1, num_images // len(datasets)), len(items)):
             title = Path(items[index][1]['img_path']).name
-            picture = _draw_annotated(*items[index])
-            cells.append((f'{split}: {title}', picture, True))
-    return draw_titled(cells)
+            cells.append(draw_titled(f'{split}: {title}', _draw_annotated(*items[index])))
+    return arrange(cells)
 
 
 def _draw_annotated(dataset: Any, info: dict[str, Any]) -> np.ndarray:
     """Draw an image with its annotations; (height, width, 3), RGB uint8."""
     names = [str(name) for name in dataset.metainfo.get('classes') or ()]
     palette = dataset.metainfo.get('palette') or random_colors(len(names))
-    palette = [tuple(map(int, color)) for color in palette]
+    palette = list(palette)
     loaded = load(dataset, info)
     if loaded is None:
         return draw_text(np.zeros((SIDE, SIDE, 3), np.uint8), 'cannot be loaded')
     image = to_rgb(loaded['img'])
-    scale = SIDE / max(image.shape[:2])
-    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    size = image.shape[1::-1]
     if 'gt_seg_map' in loaded:
         names += [f'class {i}' for i in range(len(names), IGNORED)] + ['ignored']
         palette += [GRAY] * (1 + IGNORED - len(palette))
-        classes = cv2.resize(loaded['gt_seg_map'], size, interpolation=cv2.INTER_NEAREST)
-        return draw_classes_of_pixels(image, classes, names, palette)
+        return draw_segments(image, loaded['gt_seg_map'], names, palette)
     if 'gt_label' in info:
-        return draw_text(image, ', '.join(names[label] for label in np.ravel(info['gt_label'])))
+        text = ', '.join(names[label] for label in np.ravel(info['gt_label']))
+        return draw_text(resize(image), text)
     if 'instances' not in info:
         return image
-    truth = ground_truth_in(info)
-    return draw_instances(
-        image,
-        scale * truth.bboxes.numpy(),
-        [names[label] for label in truth.labels],
-        [palette[label] for label in truth.labels],
-        [
-            cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-            for mask in truth.get('masks', ())
-        ],
-    )
+    return draw_objects(image, ground_truth_in(info), names, palette)

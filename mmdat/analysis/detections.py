@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmdat.checks.images import load_image
-from mmdat.visualization import Comparison, draw_comparisons
+from mmdat.visualization import compare_objects
 
 from .tables import ALL_CLASSES, Tables
 
@@ -165,7 +165,7 @@ def draw_detections(
     dataset: BaseDataset,
     indices: Sequence[int],
     score_thr: float,
-) -> np.ndarray:
+) -> list[np.ndarray]:
     """Draw the detections of images beside the truth.
 
     Args:
@@ -175,22 +175,21 @@ def draw_detections(
         score_thr: Least score of what is drawn.
 
     Returns:
-        (height, width, 3), RGB uint8.
+        Of each image (height, width, 3), RGB uint8.
     """
     by_image = {sample['img_id']: sample['pred_instances'] for sample in predictions}
-    comparisons = []
-    for info in map(dataset.get_data_info, indices):
-        comparisons.append(
-            Comparison(
-                title=Path(info['img_path']).name,
-                image=load_image(dataset, info['img_path']),
-                ground_truth=ground_truth_in(info),
-                prediction=_prediction(by_image[info['img_id']]),
-            )
+    return [
+        compare_objects(
+            Path(info['img_path']).name,
+            load_image(dataset, info['img_path']),
+            ground_truth_in(info),
+            _prediction(by_image[info['img_id']]),
+            dataset.metainfo['classes'],
+            dataset.metainfo.get('palette'),
+            score_thr,
         )
-    return draw_comparisons(
-        comparisons, dataset.metainfo['classes'], dataset.metainfo.get('palette'), score_thr
-    )
+        for info in map(dataset.get_data_info, indices)
+    ]
 
 
 def ground_truth_in(info: dict[str, Any]) -> InstanceData:

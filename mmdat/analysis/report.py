@@ -24,7 +24,7 @@ from mmdat.checks.run import check_least, check_parts, check_share, check_writab
 from mmdat.errors import UserError
 from mmdat.stack import installed_version
 from mmdat.version import __version__
-from mmdat.visualization.comparison import SCORE_THRESHOLD, split_grid
+from mmdat.visualization.comparison import SCORE_THRESHOLD, arrange
 from mmdat.visualization.curves import draw_curves, in_order
 
 from .browse import evenly_spaced
@@ -48,20 +48,18 @@ class Task:
         measure: Makes the tables from predictions, as tests of the toolbox write them, and the data
             set that was tested on.
         draw: Draws the predictions for the images of some indices, down to a score if there are
-            scores; (height, width, 3), RGB uint8.
+            scores; of each (height, width, 3), RGB uint8.
         confuse: Counts what each class was found as, down to a score if there are scores.
         counted: What is counted, as a sentence for people.
         drawn: What the pictures show besides, with a place for the least score.
-        cells: Pictures for each image: 2 where the truth has one of its own.
     """
 
     file_name: str
     measure: Callable[[Predictions, BaseDataset], Tables]
-    draw: Callable[[Predictions, BaseDataset, Sequence[int], float], np.ndarray]
+    draw: Callable[[Predictions, BaseDataset, Sequence[int], float], list[np.ndarray]]
     confuse: Callable[[Predictions, BaseDataset, float], np.ndarray]
     counted: str
     drawn: str
-    cells: int
 
 
 TASKS = dict(
@@ -74,7 +72,6 @@ TASKS = dict(
         f'an IoU of {MATCHING_IOU} or more. Last column: objects that were missed. Last row: boxes '
         'where there is no object.',
         ' Objects with a score of {:g} or more.',
-        cells=2,
     ),
     mmseg=Task(
         'iou',
@@ -83,7 +80,6 @@ TASKS = dict(
         confused_pixels,
         'What the pixels of each class (row) were predicted as (column).',
         '',
-        cells=2,
     ),
     mmpretrain=Task(
         'accuracy',
@@ -92,7 +88,6 @@ TASKS = dict(
         confused_images,
         'What the images of each class (row) were predicted as (column).',
         ' What is wrong is red; a score below {:g} has a question mark.',
-        cells=1,
     ),
 )
 # Pictures on the page, so that it stays small: of predictions, and of deformed points.
@@ -167,7 +162,7 @@ def write_report(
         check_same_data(predictions, dataset, results)
         tables = task.measure(predictions, dataset)
         indices = evenly_spaced(num_images, len(dataset))
-        picture = task.draw(predictions, dataset, indices, score_thr)
+        pictures = task.draw(predictions, dataset, indices, score_thr)
         confusion = shown_confusion(
             task.confuse(predictions, dataset, score_thr),
             dataset.metainfo['classes'],
@@ -181,11 +176,10 @@ def write_report(
         out_dir / 'report.html',
         tables,
     )
-    mmcv.imwrite(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), str(report.pictures))
+    mmcv.imwrite(cv2.cvtColor(arrange(pictures), cv2.COLOR_RGB2BGR), str(report.pictures))
     report.table.write_text(to_markdown(tables), encoding='utf-8')
     report.figures.write_text(json.dumps(tables, indent=2) + '\n', encoding='utf-8')
     checkpoint = checkpoint or _last_checkpoint(results.parent)
-    pictures = split_grid(picture, task.cells)
     shown = evenly_spaced(MOST_PICTURES, len(indices))
     points = []
     if checkpoint is not None:
@@ -201,7 +195,7 @@ def write_report(
         tables=tables,
         confusion=confusion,
         pictures=[pictures[index] for index in shown],
-        paired=task.cells == 2,
+        paired=pictures[0].shape[1] > pictures[0].shape[0],
         pictures_text=task.drawn.format(score_thr),
         points=points,
         points_text='Where the last deformable block takes its keys from in some of these images, '

@@ -8,7 +8,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from mmdat.checks.images import load_image
-from mmdat.visualization.comparison import draw_segments
+from mmdat.visualization.comparison import compare_segments
 
 from .tables import ALL_CLASSES, Tables
 
@@ -75,7 +75,7 @@ def draw_predicted_segments(
     dataset: BaseDataset,
     indices: Sequence[int],
     score_thr: float,
-) -> np.ndarray:
+) -> list[np.ndarray]:
     """Draw the predicted segments of images beside the truth.
 
     Args:
@@ -85,12 +85,15 @@ def draw_predicted_segments(
         score_thr: Without meaning here: each pixel has a class.
 
     Returns:
-        (height, width, 3), RGB uint8.
+        Of each image (height, width, 3), RGB uint8.
     """
     by_path = {sample['img_path']: sample for sample in predictions}
-    comparisons = []
+    classes, palette = dataset.metainfo['classes'], dataset.metainfo.get('palette')
+    pairs = []
     for path in (dataset.get_data_info(index)['img_path'] for index in indices):
-        maps = (by_path[path][key]['data'].squeeze() for key in ('gt_sem_seg', 'pred_sem_seg'))
+        truth, found = (
+            by_path[path][key]['data'].squeeze().numpy() for key in ('gt_sem_seg', 'pred_sem_seg')
+        )
         image = load_image(dataset, path)
-        comparisons.append((Path(path).name, image, *(part.numpy() for part in maps)))
-    return draw_segments(comparisons, dataset.metainfo['classes'], dataset.metainfo.get('palette'))
+        pairs.append(compare_segments(Path(path).name, image, truth, found, classes, palette))
+    return pairs

@@ -5,17 +5,17 @@ from mmdat.stack import require
 require('matplotlib')
 
 from .attention import draw_deformed_points, draw_models, draw_offsets, draw_query  # noqa: E402
-from .comparison import Comparison, draw_comparisons  # noqa: E402
+from .comparison import arrange, compare_objects  # noqa: E402
 from .mapping import ImageMapping  # noqa: E402
 from .recording import Attention, RecordedBlock, Recording, record_attention, record_batch  # noqa: E402
 
 __all__ = [
     'Attention',
-    'Comparison',
     'ImageMapping',
     'RecordedBlock',
     'Recording',
-    'draw_comparisons',
+    'arrange',
+    'compare_objects',
     'draw_deformed_points',
     'draw_models',
     'draw_offsets',

@@ -1,13 +1,13 @@
 """Pictures of predictions beside the ground truth."""
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData
 
-from mmdat.visualization import Comparison, draw_comparisons
+from mmdat.visualization import arrange, compare_objects
 from mmdat.visualization.comparison import MARGIN, SCORE_THRESHOLD, SIDE, TITLE_HEIGHT
 
 CLASSES = ('circle', 'square')
@@ -15,9 +15,9 @@ GRAY = 200
 EMPTY = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
 
 
-def comparison(
+def found(
     score: float = 0.9, shape: tuple[int, int] = (40, 60), masks: bool = True
-) -> Comparison:
+) -> dict[str, Any]:
     """A gray image with a square, found with a score."""
     mask = np.zeros((1, *shape), dtype=bool)
     mask[0, 10:20, 10:30] = True
@@ -28,34 +28,35 @@ def comparison(
     if masks:
         ground_truth.masks = prediction.masks = mask
     image = np.full((*shape, 3), GRAY, dtype=np.uint8)
-    return Comparison('1.jpg', image, ground_truth, prediction)
+    return dict(image=image, truth=ground_truth, prediction=prediction)
 
 
-def pictures(pair: Comparison, score_thr: float = SCORE_THRESHOLD) -> tuple[np.ndarray, np.ndarray]:
+def pictures(
+    image: np.ndarray, score_thr: float = SCORE_THRESHOLD, **instances: InstanceData
+) -> tuple[np.ndarray, np.ndarray]:
     """The ground truth and the prediction as they are drawn, without titles and margins."""
-    drawn = draw_comparisons([pair], CLASSES, score_thr=score_thr)
+    drawn = compare_objects('1.jpg', image, **instances, classes=CLASSES, score_thr=score_thr)
     middle = drawn.shape[1] // 2
-    height, width = (round(side * SIDE / max(pair.image.shape)) for side in pair.image.shape[:2])
+    height, width = (round(side * SIDE / max(image.shape)) for side in image.shape[:2])
     rows = slice(TITLE_HEIGHT, TITLE_HEIGHT + height)
     return drawn[rows, :width], drawn[rows, middle : middle + width]
 
 
 @pytest.mark.parametrize('masks', [True, False])
 def test_ground_truth_is_drawn_left_and_the_prediction_right(masks: bool) -> None:
-    pair = comparison(masks=masks)
-    blank, drawn = pictures(replace(pair, ground_truth=EMPTY))
+    blank, drawn = pictures(**found(masks=masks) | dict(truth=EMPTY))
     assert (blank == GRAY).all()
     assert np.ptp(drawn) > 100
-    full, _ = pictures(pair)
+    full, _ = pictures(**found(masks=masks))
     assert np.ptp(full) > 100
 
 
 def test_predictions_below_the_threshold_are_not_drawn() -> None:
-    _, faint = pictures(comparison(score=0.4))
-    _, clear = pictures(comparison(score=0.6))
+    _, faint = pictures(**found(score=0.4))
+    _, clear = pictures(**found(score=0.6))
     assert (faint == GRAY).all()
     assert np.ptp(clear) > 100
-    _, lower = pictures(comparison(score=0.4), score_thr=0.3)
+    _, lower = pictures(**found(score=0.4), score_thr=0.3)
     assert np.ptp(lower) > 100
 
 
@@ -64,7 +65,9 @@ def test_any_number_of_pictures_of_any_shape_makes_a_full_grid(
     count: int, rows: int, columns: int
 ) -> None:
     shapes = [(40, 60), (60, 40), (50, 50), (30, 90), (64, 64)]
-    grid = draw_comparisons([comparison(shape=shape) for shape in shapes[:count]], CLASSES)
+    grid = arrange(
+        [compare_objects('', **found(shape=shape), classes=CLASSES) for shape in shapes[:count]]
+    )
     assert grid.dtype == np.uint8
     height, width = SIDE + TITLE_HEIGHT + MARGIN, 2 * (SIDE + MARGIN)
     assert grid.shape == (rows * height, columns * width, 3)
@@ -73,7 +76,6 @@ def test_any_number_of_pictures_of_any_shape_makes_a_full_grid(
 def test_an_image_without_objects_is_drawn() -> None:
     nothing = InstanceData(**EMPTY, masks=np.zeros((0, 32, 32), dtype=bool))
     image = np.full((32, 32, 3), GRAY, dtype=np.uint8)
-    for picture in pictures(
-        Comparison('x', image, nothing, InstanceData(**nothing, scores=torch.zeros(0)))
-    ):
+    prediction = InstanceData(**nothing, scores=torch.zeros(0))
+    for picture in pictures(image, truth=nothing, prediction=prediction):
         assert (picture == GRAY).all()
