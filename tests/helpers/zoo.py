@@ -36,7 +36,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from mmdat.analysis.flops import count_complexity
 from mmdat.analysis.model import image_shape
 from mmdat.apis import train
-from mmdat.datasets.shapes.coco import coco_content
+from mmdat.datasets.formats.content import coco_content
+from mmdat.datasets.shapes.coco import annotated
 from mmdat.datasets.shapes.drawing import Scene, draw_scene
 from mmdat.datasets.shapes.files import write_image
 from mmdat.datasets.shapes.segment import pixel_values
@@ -148,7 +149,9 @@ def draw_data(root: Path) -> None:
     }
     for split in ('train2017', 'val2017'):
         _write_images(root / 'coco' / split, scenes)
-        content = coco_content(scenes.items(), CocoDataset.METAINFO['classes'])
+        classes = CocoDataset.METAINFO['classes']
+        images = [annotated(name, scene, classes) for name, scene in scenes.items()]
+        content = coco_content(images, classes)
         _write_text(root / 'coco' / 'annotations' / f'instances_{split}.json', json.dumps(content))
     for split in ('training', 'validation'):
         _write_images(root / 'ade20k' / 'images' / split, scenes)

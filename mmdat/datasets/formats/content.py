@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+from pycocotools import mask as mask_api
+
 from mmdat.checks.coco_repairs import area_of, box_of
 
 
@@ -35,3 +38,9 @@ def coco_content(
             annotation['area'] = area_of(annotation)
             content['annotations'].append(annotation)
     return content
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """Encode a mask, (height, width) of booleans, so that JSON can hold it."""
+    encoded = mask_api.encode(np.asfortranarray(mask, np.uint8))
+    return dict(size=encoded['size'], counts=encoded['counts'].decode())

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as run_lengths
 
 from mmdat.checks.coco_repairs import as_number
 from mmdat.errors import UserError
 
-from .content import coco_content
+from .content import coco_content, run_lengths
 from .files import Images, find_each, read_json, split_of_folder, upright_size
 
 CORNERS_OF_A_CIRCLE = 32
@@ -128,5 +127,4 @@ def _decode_mask(text: str, corner: tuple[float, float], size: tuple[int, int]) 
     x, y = round(corner[0]), round(corner[1])
     target = whole[y : y + part.shape[0], x : x + part.shape[1]]
     target[:] = part[: target.shape[0], : target.shape[1]]
-    encoded = run_lengths.encode(whole)
-    return dict(size=encoded['size'], counts=encoded['counts'].decode())
+    return run_lengths(whole)

@@ -1,16 +1,14 @@
 """Synthetic drawings as a data set in COCO format, for detection and instance segmentation."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from pycocotools import mask as mask_api
 
 from mmdat.registry import DATASETS
 
 from ..coco import CocoDataset
+from ..formats.content import coco_content, run_lengths
 from .drawing import METAINFO, Scene
 from .files import SPLITS, ShapesParameters, draw_scenes, write_image, write_shapes
 
@@ -36,48 +34,25 @@ def write_shapes_coco(root: str | Path, parameters: ShapesParameters | None = No
     write_shapes(root, 'detect', parameters or DEFAULT_PARAMETERS, _draw)
 
 
-def coco_content(scenes: Iterable[tuple[str, Scene]], classes: Sequence[str]) -> dict[str, Any]:
-    """Content of an annotation file, with a box and a mask of run lengths for each figure.
-
-    Args:
-        scenes: Names of the image files, and the scenes in them.
-        classes: Names of the classes; category numbers start at 1.
-    """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image_id, (file_name, scene) in enumerate(scenes, start=1):
-        height, width = scene.image.shape[:2]
-        images.append(dict(id=image_id, file_name=file_name, width=width, height=height))
-        for instance in scene.instances:
-            rle = mask_api.encode(np.asfortranarray(instance.mask, dtype=np.uint8))
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=image_id,
-                    category_id=instance.label + 1,
-                    bbox=mask_api.toBbox(rle).tolist(),
-                    area=int(mask_api.area(rle)),
-                    iscrowd=0,
-                    segmentation=dict(size=rle['size'], counts=rle['counts'].decode()),
-                )
-            )
-    categories = [dict(id=number, name=name) for number, name in enumerate(classes, start=1)]
-    return dict(images=images, annotations=annotations, categories=categories)
+def annotated(
+    file_name: str, scene: Scene, classes: Sequence[str]
+) -> tuple[str, tuple[int, int], list[dict[str, Any]]]:
+    """An image and its figures, as :func:`mmdat.datasets.formats.content.coco_content` has them."""
+    height, width = scene.image.shape[:2]
+    figures = [
+        dict(name=classes[instance.label], segmentation=run_lengths(instance.mask))
+        for instance in scene.instances
+    ]
+    return file_name, (width, height), figures
 
 
 def _draw(root: Path, parameters: ShapesParameters) -> None:
     (root / 'annotations').mkdir()
     for split in SPLITS:
         (root / split).mkdir()
-        content = coco_content(_write_images(root / split, split, parameters), METAINFO['classes'])
+        images = []
+        for name, scene in draw_scenes(split, parameters):
+            write_image(root / split / f'{name}.jpg', scene.image)
+            images.append(annotated(f'{name}.jpg', scene, METAINFO['classes']))
+        content = coco_content(images, METAINFO['classes'])
         (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
-
-
-def _write_images(
-    folder: Path, split: str, parameters: ShapesParameters
-) -> Iterator[tuple[str, Scene]]:
-    """Draw the scenes of a split and write their images; yield file names and scenes."""
-    for name, scene in draw_scenes(split, parameters):
-        file_name = f'{name}.jpg'
-        write_image(folder / file_name, scene.image)
-        yield file_name, scene
