@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from hashlib import md5
 from pathlib import Path
 from typing import Any
@@ -42,22 +42,33 @@ def is_hidden(name: str) -> bool:
     return name.startswith('.') or name in SYSTEM_FOLDERS
 
 
-def find_files(folder: str, suffixes: Sequence[str], leave_out: str = '') -> Iterator[str]:
+def find_files(
+    folder: str,
+    suffixes: Sequence[str],
+    leave_out: Iterable[str | Path | None] = (),
+    unwanted: Callable[[list[str]], Collection[str]] = lambda files: (),
+) -> Iterator[str]:
     """Yield the files in a folder and below it, also in linked folders, but for hidden ones.
 
     Args:
         suffixes: What names end in, in upper or lower case.
-        leave_out: A folder below, which is not searched.
+        leave_out: Folders (None for none) that are not searched, unless ``folder`` lies in them.
+        unwanted: Names the folders beside some files that are not searched.
     """
     wanted = tuple(suffix.lower() for suffix in suffixes)
-    searched = {os.path.realpath(leave_out)} - {os.path.realpath(folder)} if leave_out else set()
+    root = Path(folder).resolve()
+    left_out = [Path(path).resolve() for path in leave_out if path]
+    left_out = [path for path in left_out if not root.is_relative_to(path)]
+    searched: set[Path] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in searched:  # a link may lead back to where it lies
+        real = Path(parent).resolve()
+        # A link may lead back to where it lies.
+        if real in searched or any(map(real.is_relative_to, left_out)):
             folders.clear()
             continue
         searched.add(real)
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        skipped = unwanted(files)
+        folders[:] = sorted(x for x in folders if not is_hidden(x) and x not in skipped)
         for name in sorted(files):
             if name.lower().endswith(wanted) and not is_hidden(name):
                 yield os.path.join(parent, name)
@@ -242,8 +253,8 @@ def check_left_out(dataset: Any, warn: Warn) -> None:
     for index in range(len(dataset)):
         item = dataset.get_data_info(index)
         used |= {os.path.normpath(item.get(key, '')) for key in ('img_path', 'seg_map_path')}
-    masks = dataset.data_prefix.get('seg_map_path') or ''
-    found = list(find_files(folder, IMAGE_SUFFIXES + UNREADABLE_SUFFIXES, masks))
+    masks = dataset.data_prefix.get('seg_map_path')
+    found = list(find_files(folder, IMAGE_SUFFIXES + UNREADABLE_SUFFIXES, [masks]))
     left_out = [path for path in found if os.path.normpath(path) not in used]
     unreadable = [path for path in left_out if path.lower().endswith(UNREADABLE_SUFFIXES)]
     if unreadable:

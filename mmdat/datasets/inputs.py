@@ -12,12 +12,14 @@ from urllib.parse import unquote, urlsplit
 import cv2
 import numpy as np
 
+from mmdat.checks.folders import find_files
 from mmdat.checks.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from mmdat.errors import UserError
 
 from .images import UnreadableError, quiet_opencv, read_image
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.ts')
+WANTED = IMAGE_SUFFIXES + UNREADABLE_SUFFIXES + VIDEO_SUFFIXES
 STREAMS = ('rtsp', 'rtsps', 'rtmp')  # kinds of URLs that OpenCV plays as they come
 WHAT_TO_GIVE = (
     "give images, folders, patterns such as 'photos/**/*.jpg', videos, a camera's number or URLs"
@@ -187,26 +189,13 @@ def _find(text: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, str]]:
                 continue
             if os.path.isdir(match):
                 yield from ((file, root) for file in _search(match, leave_out))
-            elif _is_wanted(match):
+            elif match.lower().endswith(WANTED):
                 yield match, root
 
 
 def _search(folder: str, leave_out: Sequence[Path]) -> Iterator[str]:
     """Yield the images and videos in a folder and below it, sorted; no hidden or predicted ones."""
-    searched: set[str] = set()  # a link may lead back to where it lies
-    if _is_inside(folder, leave_out):  # named, so that it is refused
-        leave_out = ()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in searched or _is_inside(parent, leave_out):
-            folders.clear()
-            continue
-        searched.add(real)
-        predicted = FOLDERS if RESULTS in files else ()
-        folders[:] = sorted(name for name in folders if name[0] != '.' and name not in predicted)
-        for name in sorted(files):
-            if name[0] != '.' and _is_wanted(name):
-                yield os.path.join(parent, name)
+    return find_files(folder, WANTED, leave_out, lambda files: FOLDERS if RESULTS in files else ())
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -220,10 +209,6 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
         and fnmatch.fnmatchcase(parts[0], pattern[0])
         and _matches(parts[1:], pattern[1:])
     )
-
-
-def _is_wanted(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES + UNREADABLE_SUFFIXES + VIDEO_SUFFIXES)
 
 
 def _is_inside(path: str, folders: Sequence[Path]) -> bool:

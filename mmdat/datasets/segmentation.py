@@ -157,7 +157,7 @@ def _by_name(folder: str, suffix: str, other: str | None, option: str) -> dict[s
         Path below the folder, without the suffix -> path.
     """
     found: dict[str, str] = {}
-    for path in find_files(folder, (suffix,) if suffix else IMAGE_SUFFIXES, other or ''):
+    for path in find_files(folder, (suffix,) if suffix else IMAGE_SUFFIXES, [other]):
         name = os.path.relpath(path, folder)
         name = name[: -len(suffix)] if suffix else os.path.splitext(name)[0]
         if name in found:
