@@ -92,7 +92,7 @@ def _dataset_of(cfg: Config, split: str) -> dict[str, Any]:
 
 
 def _loads(step: dict[str, Any]) -> bool:
-    return config_tree.type_name(step).startswith('Load')
+    return config_tree.class_name(step).startswith('Load')
 
 
 def _build_visualizer(cfg: Config) -> Visualizer:

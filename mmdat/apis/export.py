@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmdat import checks
 from mmdat.checks.config_file import read_config
-from mmdat.checks.config_tree import type_name
+from mmdat.checks.config_tree import class_name
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_writable
 from mmdat.deployment.checking import TOLERANCE, Comparison, compare
@@ -167,7 +167,7 @@ def _image_steps(cfg: Config) -> list[dict[str, Any]] | None:
         return None
     kept = []
     for step in steps:
-        kind = type_name(step)
+        kind = class_name(step)
         if not kind.startswith('Pack'):
             defaults = dict(keep_ratio=False) if kind == 'Resize' else {}
             kept.append({**defaults, **step, 'type': kind})

@@ -37,7 +37,7 @@ def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
     to_float32 = any(step.get('to_float32', False) for step in steps)
     return [
         dict(type='mmdat.LoadImageFromArray', to_float32=to_float32),
-        *(step for step in steps if not config_tree.type_name(step).startswith('Load')),
+        *(step for step in steps if not config_tree.class_name(step).startswith('Load')),
     ]
 
 
@@ -49,7 +49,7 @@ def color_type_of(cfg: Config) -> str:
             other channels than the model has.
     """
     for step in _test_steps(cfg):
-        name = config_tree.type_name(step)
+        name = config_tree.class_name(step)
         if name in ANNOTATION_LOADERS or not name.startswith('Load'):
             continue
         if name not in IMAGE_LOADERS:

@@ -115,7 +115,7 @@ def _without_annotations(pipeline: list) -> list:
         if isinstance(step, list):
             inner_steps = _without_annotations(step)
             steps += [inner_steps] if inner_steps else []
-        elif config_tree.type_name(step) not in ANNOTATION_LOADERS:
+        elif config_tree.class_name(step) not in ANNOTATION_LOADERS:
             inner = step.get('transforms')
             steps.append(dict(step, transforms=_without_annotations(inner)) if inner else step)
     return steps

@@ -85,14 +85,15 @@ def transforms(pipeline: Any) -> Iterator[Any]:
         yield from transforms(list(_part(pipeline, name) or ()))
 
 
-def type_name(part: Mapping[str, Any]) -> str:
-    """Return the name of the class that a part of a config is built from, without its scope.
+def class_name(part: Mapping[str, Any] | None) -> str:
+    """Name of the class of a part of a config, without its scope; empty if it names none.
 
     Example:
-        >>> type_name(dict(type='mmdat.LoadImageFromFile'))
+        >>> class_name(dict(type='mmdat.LoadImageFromFile'))
         'LoadImageFromFile'
     """
-    return str(part['type']).split('.')[-1]
+    kind = (part or {}).get('type', '')
+    return getattr(kind, '__name__', str(kind)).split('.')[-1]
 
 
 def value_at(value: Any, path: str) -> Any:
@@ -132,9 +133,3 @@ def _items(value: Any) -> Iterable[tuple[Any, Any]]:
 def _part(owner: Any, name: str) -> Any:
     """Look up a key of a config, or the attribute of what was built from it; None if absent."""
     return owner.get(name) if isinstance(owner, Mapping) else getattr(owner, name, None)
-
-
-def class_name(part: Mapping[str, Any] | None) -> str:
-    """Name of the class of a part of a config, without its scope; empty if it names none."""
-    kind = (part or {}).get('type', '')
-    return getattr(kind, '__name__', str(kind)).split('.')[-1]
