@@ -77,7 +77,7 @@ def predict(
     Raises:
         UserError: For a mistake in what was given, before the first image is read.
     """
-    found = find_inputs(listed(inputs))
+    found = find_inputs(inputs)
     predictor = Predictor(config, checkpoint, **options)
 
     def on_unreadable(path: str, why: str) -> None:
@@ -114,7 +114,7 @@ def write_predictions(
             be written.
     """
     check_writable('--out-dir', out_dir)
-    found = find_inputs(listed(inputs), [Path(out_dir, name) for name in FOLDERS])
+    found = find_inputs(inputs, [Path(out_dir, name) for name in FOLDERS])
     predictor = Predictor(config, checkpoint, **options)
     files = PredictionFiles(out_dir, predictor, pictures)
     unreadable: dict[str, str] = {}
@@ -172,13 +172,6 @@ def _print_files(summary: Summary, verb: str = 'Predicted') -> None:
     print(f'{verb}: {summary.images} images, {summary.images_per_second:.1f} a second')
     for path in summary.paths:
         print(f'{path.name.removesuffix(".json").capitalize()}: {path.resolve()}')
-
-
-def listed(inputs: str | os.PathLike | Iterable[str | os.PathLike]) -> Iterable[str | os.PathLike]:
-    """One input as a list of it; several as they are."""
-    if isinstance(inputs, (str, os.PathLike)) or not isinstance(inputs, Iterable):
-        return [inputs]
-    return inputs
 
 
 def _run(

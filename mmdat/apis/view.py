@@ -70,7 +70,7 @@ def view(
         raise UserError("the viewer needs gradio: install it with pip install 'mmdat[view]'")
     paths = []
     if examples is not None:
-        inputs = find_inputs([examples])
+        inputs = find_inputs(examples)
         paths = [item.path for item in inputs if not item.is_video][:MOST_EXAMPLES]
     predictors: dict[str, Predictor] = {}
     for config, checkpoint in models:

@@ -18,7 +18,7 @@ from mmdat.errors import UserError
 from mmdat.visualization import Recording, draw_deformed_points, draw_offsets, draw_query
 from mmdat.visualization.attention import check_query
 
-from .predict import COLUMNS, Summary, listed
+from .predict import COLUMNS, Summary
 from .predictor import Predictor
 
 Query = tuple[float, float]
@@ -58,7 +58,7 @@ def write_attention(
             anything is written; if a file cannot be written.
     """
     check_writable('--out', out_dir)
-    found = find_inputs(listed(inputs), [Path(out_dir)])
+    found = find_inputs(inputs, [Path(out_dir)])
     images = [item for item in found if not item.is_video]
     unreadable = {item.path: 'it is no image' for item in found if item.is_video}
     predictor = Predictor(config, checkpoint, device=device, cfg_options=cfg_options)

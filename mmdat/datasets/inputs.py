@@ -75,7 +75,7 @@ class Frame:
 
 
 def find_inputs(
-    arguments: Iterable[str | os.PathLike], leave_out: Iterable[str | Path] = ()
+    arguments: str | os.PathLike | Iterable[str | os.PathLike], leave_out: Iterable[str | Path] = ()
 ) -> list[Input]:
     """Find the images and videos that were named.
 
@@ -84,7 +84,8 @@ def find_inputs(
     exist is found too, and an image of a format that cannot be read, as reading it says so.
 
     Args:
-        arguments: Files, folders, patterns (``**`` for any folders), URLs, numbers of cameras.
+        arguments: One or several files, folders, patterns (``**`` for any folders), URLs, numbers
+            of cameras.
         leave_out: Folders that are not searched, such as those of the output.
 
     Raises:
@@ -93,6 +94,8 @@ def find_inputs(
     """
     left_out = [Path(folder).resolve() for folder in leave_out]
     found: dict[str, str] = {}  # path -> folder that its name begins below
+    if isinstance(arguments, (str, os.PathLike)) or not isinstance(arguments, Iterable):
+        arguments = [arguments]
     for argument in arguments:
         if not isinstance(argument, (str, os.PathLike)):
             raise UserError(
