@@ -210,7 +210,7 @@ def meaning_of(values: set[int], names: Names, zero: str | None, kind: str) -> M
         no doubt of that, and the classes.
 
     Raises:
-        UserError: If there are more values than names, or less than two classes.
+        UserError: If there are more values than names.
     """
     ordered = sorted(values)
     spaced = len(ordered) > 1 and np.ptp(np.diff(ordered)) <= 1 and ordered[-1] == IGNORED
@@ -227,14 +227,12 @@ def meaning_of(values: set[int], names: Names, zero: str | None, kind: str) -> M
             )
         classes = tuple(name for _, name in sorted(names.items()) if name is not None)
         if None in names.values():
-            return _at_least_two(dict(names), False, clear, classes)
+            return dict(names), False, clear, classes
         if sorted(names) == list(range(1, len(names) + 1)):
-            return _at_least_two(None, zero != 'background', clear, classes)
+            return None, zero != 'background', clear, classes
         if sorted(names) == list(range(len(names))):
-            return _at_least_two(None, zero == 'ignored', clear, classes)
-        return _at_least_two(
-            {value: names[value] for value in sorted(names)}, False, clear, classes
-        )
+            return None, zero == 'ignored', clear, classes
+        return {value: names[value] for value in sorted(names)}, False, clear, classes
     count = len(names)
     first_is_background = count > 0 and is_background(names[0])
     # Names of all values up to the highest, of which the masks hold a few.
@@ -253,7 +251,7 @@ def meaning_of(values: set[int], names: Names, zero: str | None, kind: str) -> M
         meaning = dict(zip(numbers, named, strict=True))
         if zero == 'ignored':
             meaning.pop(0, None)
-        return _at_least_two({**meaning}, False, True, tuple(meaning.values()))
+        return {**meaning}, False, True, tuple(meaning.values())
     if count:
         if top > count or (top == count and first_is_background):
             raise UserError(
@@ -266,11 +264,11 @@ def meaning_of(values: set[int], names: Names, zero: str | None, kind: str) -> M
             classes = ('background', *names)
         if nothing and first_is_background:
             classes = classes[1:]
-        return _at_least_two(None, nothing, first_is_background, classes)
+        return None, nothing, first_is_background, classes
     _check_unblurred(numbers, top > MOST_NUMBERED)
     nothing = zero == 'ignored' or (zero is None and kind.startswith('ADE20K') and top > 1)
     classes = tuple('background' if v == 0 else f'class_{v}' for v in range(nothing, top + 1))
-    return _at_least_two(None, nothing, False, classes)
+    return None, nothing, False, classes
 
 
 def _check_unblurred(values: list[int], are_grays: bool) -> None:
@@ -282,17 +280,6 @@ def _check_unblurred(values: list[int], are_grays: bool) -> None:
             'as PNG, resized without interpolation (nearest neighbor); if each value is a class, '
             'write the names into classes.txt, a line each'
         )
-
-
-def _at_least_two(
-    values: dict[int, str | None] | None, nothing: bool, clear: bool, classes: tuple[str, ...]
-) -> Meaning:
-    if len(classes) < 2:
-        raise UserError(
-            f'the masks have the class {enumerate_names(classes)} alone: there is nothing to tell '
-            'it from; is 0 a class (--zero background)?'
-        )
-    return values, nothing, clear, classes
 
 
 def name_colors(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.checks.masks import IGNORED
-from mmdat.errors import UserError, list_first
+from mmdat.errors import UserError, enumerate_names, list_first
 
 from .files import (
     Found,
@@ -115,6 +115,11 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
             **common,
         )
     values, nothing, clear, classes = meaning_of(look.values, names, zero, kind)
+    if len(classes) < 2:
+        raise UserError(
+            f'the masks have the class {enumerate_names(classes)} alone: there is nothing to tell '
+            'it from; is 0 a class (--zero background)?'
+        )
     is_copied = look.needs_rewriting or not all(split.are_parallel for split in splits.values())
     if not names:
         keys = '`classes` and `mask_values`' if values and not is_copied else '`classes`'
