@@ -283,18 +283,7 @@ def _unread_names(cfg: Config) -> list[str]:
     ]
     path = Path(cfg.filename or '')  # a config in memory has none, or a file that is gone
     source = path.read_text(encoding='utf-8') if path.is_file() else ''
-    nodes = _nodes(source) if path.suffix == '.py' else []
-    used = {
-        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
-    used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}  # {{_base_.name}}
-    used |= {
-        name.id
-        for node in nodes
-        if isinstance(node, ast.For)
-        for name in ast.walk(node.target)
-        if isinstance(name, ast.Name)
-    }
+    used = names_read(source) if path.suffix == '.py' else set()
     # A config without bases may be a dump of another, with the variables but not their uses.
     if not re.search(r'\b_base_\b', source):
         return [
@@ -307,7 +296,7 @@ def _unread_names(cfg: Config) -> list[str]:
     try:
         used |= {
             node.id
-            for node in _nodes(in_bases)
+            for node in ast.walk(ast.parse(in_bases))
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
         }
     except SyntaxError:  # a base in JSON or YAML
@@ -315,8 +304,17 @@ def _unread_names(cfg: Config) -> list[str]:
     return [name for name in others if name not in used]
 
 
-def _nodes(source: str) -> list[ast.AST]:
-    return list(ast.walk(ast.parse(source)))
+def names_read(source: str) -> set[str]:
+    """Names that a config in Python reads itself, of its base too, or gives to items of loops."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute):  # {{_base_.name}}
+            names.add(node.attr)
+        elif isinstance(node, ast.For):
+            names |= {part.id for part in ast.walk(node.target) if isinstance(part, ast.Name)}
+    return names
 
 
 def _meant(key: str, cfg: Config) -> str:

@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from mmdat.errors import UserError, enumerate_names
 
-from .config_keys import RUNNER_KEYS
+from .config_keys import RUNNER_KEYS, names_read
 from .config_tree import paths, value_at
 
 
@@ -50,9 +50,7 @@ def check_variables(cfg: Config, warn: Callable[[str], None]) -> None:
     if not cfg.filename.endswith('.py'):
         return
     own = Path(cfg.filename).read_text(encoding='utf-8')
-    nodes = list(ast.walk(ast.parse(own)))
-    read = {x.id for x in nodes if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Load)}
-    read |= {x.attr for x in nodes if isinstance(x, ast.Attribute)}  # {{_base_.name}}
+    read = names_read(own)
     entries = [path for path, _ in _entries(own)]
     uses = _uses(cfg.text.removesuffix(own), cfg)
     found: dict[str, list[str]] = {}
