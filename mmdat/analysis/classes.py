@@ -1,4 +1,7 @@
-"""Accuracy of a classifier, and pictures with predicted and true class."""
+"""Accuracy of a classifier, and pictures with predicted and true class.
+
+What the functions take is said in :class:`mmdat.analysis.report.Task`.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +16,7 @@ from .tables import ALL_CLASSES, Tables
 
 
 def class_accuracy(predictions: Sequence[dict[str, Any]], dataset: BaseDataset) -> Tables:
-    """Part of the images of each class that get it (recall), and are right that get it (precision).
-
-    Args:
-        predictions: As tests of mmpretrain write them.
-        dataset: What was tested on.
-    """
+    """Accuracy and precision of each class, and its share of the images."""
     truth, found = _labels(predictions)
     right = truth == found
     rows = {ALL_CLASSES: _row(right, right, np.ones_like(right))}
@@ -30,12 +28,7 @@ def class_accuracy(predictions: Sequence[dict[str, Any]], dataset: BaseDataset) 
 def confused_images(
     predictions: Sequence[dict[str, Any]], dataset: BaseDataset, score_thr: float
 ) -> np.ndarray:
-    """Count the images of each class by their predicted class.
-
-    Args:
-        predictions: As tests of mmpretrain write them.
-        dataset: What was tested on.
-        score_thr: Without meaning here: each image has a class.
+    """Count the images of each class by their predicted class, which each has at any score.
 
     Returns:
         (classes, classes), by true and by predicted class.
@@ -70,14 +63,7 @@ def draw_classified(
 ) -> list[np.ndarray]:
     """Draw images with the predicted class and its score and, where it is wrong, the true class.
 
-    Args:
-        predictions: As tests of mmpretrain write them.
-        dataset: What was tested on.
-        indices: The images.
-        score_thr: Least score of a class that is named.
-
-    Returns:
-        Of each image (height, width, 3), RGB uint8.
+    A class with a lower score than ``score_thr`` is not named.
     """
     # Of the names that ImageNet gives a class, the first.
     names = [name.split(',')[0] for name in dataset.metainfo['classes']]

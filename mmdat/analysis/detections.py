@@ -1,4 +1,7 @@
-"""Average precision (AP) of detections, and pictures of them beside the truth."""
+"""Average precision (AP) of detections, and pictures of them beside the truth.
+
+What the functions take is said in :class:`mmdat.analysis.report.Task`.
+"""
 
 import contextlib
 import io
@@ -116,11 +119,6 @@ def confused_objects(
 
     Boxes are matched to true ones one to one, those that overlap most first.
 
-    Args:
-        predictions: As tests of mmdet write them.
-        dataset: What was tested on.
-        score_thr: Least score of boxes that count.
-
     Returns:
         (classes + 1, classes + 1), by true and by found class; the last column has objects that
         were not found, the last row boxes where there is none. Boxes on crowds are not counted.
@@ -166,17 +164,7 @@ def draw_detections(
     indices: Sequence[int],
     score_thr: float,
 ) -> list[np.ndarray]:
-    """Draw the detections of images beside the truth.
-
-    Args:
-        predictions: As tests of mmdet write them.
-        dataset: What was tested on.
-        indices: The images.
-        score_thr: Least score of what is drawn.
-
-    Returns:
-        Of each image (height, width, 3), RGB uint8.
-    """
+    """Draw the detections of images beside the truth."""
     by_image = {sample['img_id']: sample['pred_instances'] for sample in predictions}
     return [
         compare_objects(

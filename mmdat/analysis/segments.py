@@ -1,4 +1,7 @@
-"""Intersection over union (IoU) of predicted segments, and pictures of them beside the truth."""
+"""Intersection over union (IoU) of predicted segments, and pictures of them beside the truth.
+
+What the functions take is said in :class:`mmdat.analysis.report.Task`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +17,7 @@ from .tables import ALL_CLASSES, Tables
 
 
 def segment_overlap(predictions: Sequence[dict[str, Any]], dataset: BaseDataset) -> Tables:
-    """IoU, accuracy and part of the pixels of each class; of all classes the means.
-
-    Args:
-        predictions: As tests of mmseg write them, with the truth.
-        dataset: What was tested on.
-    """
+    """IoU, accuracy and part of the pixels of each class; of all classes the means."""
     from mmseg.evaluation import IoUMetric  # so that reports of other tasks need no mmseg
 
     classes = dataset.metainfo['classes']
@@ -46,12 +44,7 @@ def segment_overlap(predictions: Sequence[dict[str, Any]], dataset: BaseDataset)
 def confused_pixels(
     predictions: Sequence[dict[str, Any]], dataset: BaseDataset, score_thr: float
 ) -> np.ndarray:
-    """Count the pixels of each class by their predicted class.
-
-    Args:
-        predictions: As tests of mmseg write them, with the truth.
-        dataset: What was tested on.
-        score_thr: Without meaning here: each pixel has a class.
+    """Count the pixels of each class by their predicted class, which each has at any score.
 
     Returns:
         (classes, classes), by true and by predicted class.
@@ -76,17 +69,7 @@ def draw_predicted_segments(
     indices: Sequence[int],
     score_thr: float,
 ) -> list[np.ndarray]:
-    """Draw the predicted segments of images beside the truth.
-
-    Args:
-        predictions: As tests of mmseg write them, with the truth.
-        dataset: What was tested on.
-        indices: The images.
-        score_thr: Without meaning here: each pixel has a class.
-
-    Returns:
-        Of each image (height, width, 3), RGB uint8.
-    """
+    """Draw the predicted segments of images, all at any score, beside the truth."""
     by_path = {sample['img_path']: sample for sample in predictions}
     classes, palette = dataset.metainfo['classes'], dataset.metainfo.get('palette')
     pairs = []
