@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
-from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 
 from mmdat.apis.toolboxes import toolbox_of
@@ -56,14 +56,24 @@ def browse_dataset(
         dataset = DATASETS.build(_dataset_of(cfg, split))
         visualizer = _build_visualizer(cfg)
         visualizer.dataset_meta = dataset.metainfo
+        draw = getattr(visualizer, 'visualize_cls', None) or visualizer.add_datasample
         files = []
         for index in evenly_spaced(number, len(dataset)):
             item = dataset[index]
             sample = item['data_samples']
             name = f'{index}_{Path(sample.get("img_path", "image")).stem}.jpg'
             out_file = None if output_dir is None else Path(output_dir, name)
-            image = to_rgb(item['inputs'].numpy().transpose(1, 2, 0))
-            _draw(visualizer, image, sample, name, out_file, show, interval)
+            if 'gt_instances' in sample:
+                _convert_for_drawing(sample.gt_instances)
+            draw(
+                name=name,
+                image=to_rgb(item['inputs'].numpy().transpose(1, 2, 0)),
+                data_sample=sample.numpy(),
+                draw_pred=False,
+                show=show,
+                wait_time=interval,
+                out_file=None if out_file is None else str(out_file),
+            )
             if out_file is not None:
                 files.append(out_file)
     return files
@@ -87,12 +97,11 @@ def _dataset_of(cfg: Config, split: str) -> dict[str, Any]:
     cfg = copy.deepcopy(cfg)
     for _, dataset in config_tree.datasets(cfg, split):
         if 'pipeline' in dataset:
-            dataset.pipeline = sorted(dataset.pipeline, key=lambda step: not _loads(step))
+            dataset.pipeline = sorted(
+                dataset.pipeline,
+                key=lambda step: not config_tree.class_name(step).startswith('Load'),
+            )
     return cfg[f'{split}_dataloader'].dataset
-
-
-def _loads(step: dict[str, Any]) -> bool:
-    return config_tree.class_name(step).startswith('Load')
 
 
 def _build_visualizer(cfg: Config) -> Visualizer:
@@ -100,29 +109,6 @@ def _build_visualizer(cfg: Config) -> Visualizer:
     if toolbox_of(cfg).name == 'mmseg':
         options.setdefault('alpha', ALPHA)
     return VISUALIZERS.build(dict(options, vis_backends=None, name=f'browse {cfg.filename}'))
-
-
-def _draw(
-    visualizer: Visualizer,
-    image: np.ndarray,
-    sample: BaseDataElement,
-    name: str,
-    out_file: Path | None,
-    show: bool,
-    interval: float,
-) -> None:
-    if 'gt_instances' in sample:
-        _convert_for_drawing(sample.gt_instances)
-    draw = getattr(visualizer, 'visualize_cls', None) or visualizer.add_datasample
-    draw(
-        name=name,
-        image=image,
-        data_sample=sample.numpy(),
-        draw_pred=False,
-        show=show,
-        wait_time=interval,
-        out_file=None if out_file is None else str(out_file),
-    )
 
 
 def _convert_for_drawing(instances: InstanceData) -> None:

@@ -69,7 +69,8 @@ def test(
         cfg.model = dict(cfg.tta_model, module=cfg.model)
         for _, dataset in config_tree.datasets(cfg, 'test'):
             dataset.pipeline = cfg.tta_pipeline
-    if _writes_predictions_only(cfg):
+    # All metrics write files, for which they need no annotations.
+    if all(_of_metrics(cfg, 'format_only')):
         for _, dataset in config_tree.datasets(cfg, 'test'):
             dataset.pipeline = _without_annotations(dataset.pipeline)
     with explained(cfg):
@@ -101,11 +102,6 @@ def _of_metrics(cfg: Config, key: str) -> Iterator[Any]:
     """Yield what each metric of a test has for a key; None if it has none."""
     for _, metric in config_tree.metrics(cfg, 'test'):
         yield metric.get(key) if isinstance(metric, Mapping) else getattr(metric, key, None)
-
-
-def _writes_predictions_only(cfg: Config) -> bool:
-    """Tell whether all metrics of a test write files, for which they need no annotations."""
-    return all(_of_metrics(cfg, 'format_only'))
 
 
 def _without_annotations(pipeline: list) -> list:
