@@ -1,13 +1,11 @@
 """Small data and a small config for tests that train."""
 
-import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import mmengine.config.config
-import mmengine.config.utils
 import numpy as np
 import pytest
 import torch
@@ -20,10 +18,6 @@ settings.load_profile('default')
 
 # The models of the tests are too small for several threads to be worth their waiting for another.
 torch.set_num_threads(1)
-# For each `_base_` of a toolbox mmengine looks the package up and reads its hundred YAML files
-# again, which takes most of the time of loading a config.
-mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
-mmengine.config.config.is_installed = functools.cache(mmengine.config.config.is_installed)
 # A run writes its config half a dozen times, each time formatted by yapf for a second or more.
 mmengine.config.config.FormatCode = lambda text, **_: (text, False)
 

@@ -8,7 +8,6 @@ from helpers.imports import ROOT
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
-from mmdat import config_bases
 from mmdat.apis.runner import read_run_config
 from mmdat.checks.config_file import read_config
 from mmdat.errors import UserError
@@ -44,21 +43,20 @@ def test_a_name_that_is_none_is_a_sentence(name: str, tmp_path: Path) -> None:
         read_config(tmp_path / 'own.py')
 
 
-def test_bases_of_other_packages_are_found_as_before(tmp_path: Path) -> None:
-    (tmp_path / 'own.py').write_text("_base_ = 'mmdet::_base_/schedules/schedule_1x.py'")
-    assert Config.fromfile(tmp_path / 'own.py').train_cfg.max_epochs == 12
-
-
-def test_the_builds_of_onedl_are_found_by_their_module(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize('scope, name', [('mmdet', 'schedule_1x'), ('mmseg', 'schedule_80k')])
+def test_a_base_of_a_toolbox_is_found_beside_its_module(
+    scope: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config_bases, 'version', lambda package: '1.4.2')
-    monkeypatch.setattr(Config, '_get_cfg_path', staticmethod(Config._get_cfg_path))
-    monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', 'mmsegmentation')
-    config_bases.patch_config()
-    assert MODULE2PACKAGE['mmseg'] == 'mmseg'
-    (tmp_path / 'own.py').write_text("_base_ = 'mmseg::_base_/schedules/schedule_80k.py'")
-    assert Config.fromfile(tmp_path / 'own.py').train_cfg.max_iters == 80000
+    """Without its model cards, and whatever its package is called, as in OneDL's builds."""
+    monkeypatch.setattr('mmengine.config.config.is_installed', lambda package: False)
+    (tmp_path / 'own.py').write_text(f"_base_ = '{scope}::_base_/schedules/{name}.py'")
+    assert Config.fromfile(tmp_path / 'own.py').train_cfg.type.endswith('BasedTrainLoop')
+
+
+def test_a_base_that_a_toolbox_does_not_have_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / 'own.py').write_text("_base_ = 'mmdet::_base_/schedules/none.py'")
+    with pytest.raises(UserError, match=r'_base_/schedules/none\.py" does not exist'):
+        read_config(tmp_path / 'own.py')
 
 
 def test_mmengine_still_refuses_such_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,6 @@ from .reading import WEB, ZOOS, read_checkpoint
 
 # Where mmengine would load checkpoints from with all code that is in them.
 STORES = ['mmcls://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://']
-# The one in C, where PyYAML has it: a base of a toolbox costs the reading of all its model index.
-SAFE_LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 
 
 def patch_mmengine() -> None:
@@ -72,7 +70,7 @@ class SafeYamlHandler(YamlHandler):
             UserError: If it asks for anything else.
         """
         try:
-            return yaml.load(file, SAFE_LOADER)
+            return yaml.safe_load(file)
         except yaml.constructor.ConstructorError as error:
             raise UserError(
                 f'a YAML file asks for what could run code, and is not loaded: {error.problem}'

@@ -11,7 +11,6 @@ the size that papers give them for, and writes them to ``benchmarks/results/zoo_
 import argparse
 import contextlib
 import fnmatch
-import functools
 import gc
 import json
 import os
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import mmengine.config.config
-import mmengine.config.utils
 import numpy as np
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
@@ -252,10 +250,8 @@ def main() -> None:
         and (args.costs or not path.stem.endswith('_shapes'))
     )
     num_passed = 0
-    # To lay configs out for logs, and to read a toolbox's model index for each, takes as long as
-    # the steps.
+    # To lay configs out for logs takes as long as the steps.
     mmengine.config.config.FormatCode = lambda text, **_: (text, True)
-    mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
     if args.costs:
         for name in names:
             write_cost(name)
