@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -168,10 +168,11 @@ def read_mask(path: str, backend: str = 'pillow') -> Mask:
         backend: What decodes it, as mmcv names it.
     """
     try:
-        with open(path, 'rb') as file:
-            content = file.read()
-        mask = inspect_mask(path, *decode_mask(content, backend))
-        return mask if mask.problem else replace(mask, palette=_palette(content))
+        content = Path(path).read_bytes()
+        mask, problem = decode_mask(content, backend)
+        if mask is None:
+            return Mask(path, (), problem)
+        return Mask(path, tuple(values_in(mask)), palette=_palette(content))
     except OSError as error:
         return Mask(path, (), cannot_be_read(error.strerror))
 
@@ -236,12 +237,10 @@ def cannot_be_read(why: str | None) -> str:
     return f'cannot be read ({why}): mend it, or take its image out of the data set'
 
 
-def inspect_mask(path: str, values: np.ndarray | None, problem: str) -> Mask:
-    """Find the values of a mask that :func:`decode_mask` decoded."""
-    if values is None:
-        return Mask(path, (), problem)
-    counts = cv2.calcHist([values], [0], None, [VALUES], [0, VALUES]).ravel()
-    return Mask(path, tuple(np.flatnonzero(counts).tolist()))
+def values_in(mask: np.ndarray) -> list[int]:
+    """List the values of a mask, (height, width), uint8, from the least up."""
+    counts = cv2.calcHist([mask], [0], None, [VALUES], [0, VALUES]).ravel()
+    return np.flatnonzero(counts).tolist()
 
 
 def class_table(item: dict) -> np.ndarray:

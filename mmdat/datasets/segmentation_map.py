@@ -7,7 +7,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.datasets.transforms import PackSegInputs as MMSegPackSegInputs
 
 from mmdat.checks.images import misfit
-from mmdat.checks.masks import cannot_be_read, class_table, decode_mask, inspect_mask
+from mmdat.checks.masks import cannot_be_read, class_table, decode_mask, values_in
 from mmdat.errors import UserError
 from mmdat.registry import TRANSFORMS
 
@@ -47,7 +47,7 @@ class LoadSegmentationMap(LoadAnnotations):
             raise UserError(misfit(results['img_path'], (width, height), size, f'its mask {path}'))
         table = class_table(results)
         if table.min() < 0:
-            for value in inspect_mask(path, values, '').values:
+            for value in values_in(values):
                 if table[value] < 0:
                     raise UserError(
                         f'mask {path} has the value {value}, which the data set does not know: '
