@@ -306,17 +306,11 @@ def check_images(
         warn: Is told how many are missing and skipped.
         most: How many are read, evenly spaced; all by default.
     """
-
-    @cache
-    def names_in(folder: str) -> set[str]:
-        return set(os.listdir(folder)) if os.path.isdir(folder) else set()
-
-    missing = [
-        path for path in paths if os.path.basename(path) not in names_in(os.path.dirname(path))
-    ]
+    names = cache(names_in)
+    missing = [path for path in paths if os.path.basename(path) not in names(os.path.dirname(path))]
     if missing:
         folder, name = os.path.split(missing[0])
-        like = [other for other in names_in(folder) if other.lower() == name.lower()]
+        like = [other for other in names(folder) if other.lower() == name.lower()]
         sentence = (
             f'{len(missing)} of the {len(paths)} images of {source} do not '
             f'exist, such as {missing[0]}{f" ({like[0]} does)" if like else ""}: check data_root '
@@ -337,6 +331,11 @@ def check_images(
             f'{broken[0]} is not an image that can be read{others}: mend it, or take it out of '
             f'{source}'
         )
+
+
+def names_in(folder: str) -> frozenset[str]:
+    """Names of the files in a folder; none if there is no such folder."""
+    return frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
 
 
 def is_whole(path: str) -> bool:

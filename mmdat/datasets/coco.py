@@ -21,7 +21,7 @@ from mmdat.checks.coco import (
 )
 from mmdat.checks.coco_reading import SizeOf
 from mmdat.checks.config_tree import transforms
-from mmdat.checks.images import is_turning, read_header
+from mmdat.checks.images import is_turning, names_in, read_header
 from mmdat.errors import UserError, enumerate_names
 from mmdat.registry import DATASETS
 
@@ -125,7 +125,7 @@ class CocoDataset(MMDetCocoDataset):
         self._loads_masks = any(
             getattr(step, 'with_mask', False) for step in transforms(self.pipeline)
         )
-        self._names_in = cache(_names_in)
+        self._names_in = cache(names_in)
         self._moved: dict[str, str] = {}
         self.COCOAPI = self._read
         data_list = super().load_data_list()
@@ -213,7 +213,3 @@ class CocoDataset(MMDetCocoDataset):
             self.tally.add(info['instances'], self._loads_masks)
         check_any_left(self.tally, self.ann_file, self.metainfo['classes'], self.test_mode)
         return data_list
-
-
-def _names_in(folder: str) -> frozenset[str]:
-    return frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
