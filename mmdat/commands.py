@@ -69,6 +69,8 @@ def run_command(name: str) -> None:
 
 def _parse_and_run(parser: argparse.ArgumentParser) -> None:
     arguments = vars(parser.parse_args())
+    if 'local_rank' in arguments:  # of commands that run on several processes
+        os.environ.setdefault('LOCAL_RANK', str(arguments.pop('local_rank')))
     arguments.pop('run')(**arguments)
 
 
@@ -97,11 +99,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
 
 
-def _train(local_rank: int, **arguments: Any) -> None:
-    os.environ.setdefault('LOCAL_RANK', str(local_rank))
-    train(**arguments)
-
-
 def _add_test(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help=CONFIG)
     parser.add_argument('checkpoint', help=CHECKPOINT)
@@ -112,11 +109,6 @@ def _add_test(parser: argparse.ArgumentParser) -> None:
         '--amp', action='store_true', help='run backbone and neck in mixed precision (bfloat16)'
     )
     add_run_arguments(parser)
-
-
-def _test(local_rank: int, **arguments: Any) -> None:
-    os.environ.setdefault('LOCAL_RANK', str(local_rank))
-    test(**arguments)
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
@@ -245,8 +237,8 @@ def _new_config(**arguments: Any) -> None:
 
 
 COMMANDS = {
-    'train': Command('Train a model', _add_train, _train),
-    'test': Command('Evaluate a checkpoint', _add_test, _test),
+    'train': Command('Train a model', _add_train, train),
+    'test': Command('Evaluate a checkpoint', _add_test, test),
     'predict': Command(
         'Predict images and videos: pictures, masks and a file in COCO format',
         _add_predict,
