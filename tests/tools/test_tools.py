@@ -32,24 +32,6 @@ def test_a_tool_prints_the_sentence_without_traceback() -> None:
 @pytest.mark.parametrize(
     'tool, arguments',
     [
-        ('test.py', ['missing.py', 'missing.pth']),
-        ('analysis_tools/get_flops.py', ['missing.py']),
-        ('analysis_tools/benchmark.py', ['missing.py']),
-        ('analysis_tools/browse_dataset.py', ['missing.py']),
-    ],
-)
-def test_a_tool_ends_with_the_sentence(
-    tool: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, 'argv', [tool, *arguments])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(TOOLS / tool), run_name='__main__')
-    assert ended.value.code == 'error: config missing.py does not exist'
-
-
-@pytest.mark.parametrize(
-    'tool, arguments',
-    [
         ('train.py', 'URL'),
         ('test.py', 'URL some.pth'),
         ('predict.py', 'URL some.pth image.png'),
