@@ -16,11 +16,11 @@ from .files import (
     NotRecognizedError,
     add_val,
     check_distinct,
-    divide_images,
     is_image,
     read_names,
     read_text,
     split_of,
+    take_paths,
 )
 
 NAMES_FILES = ('classes.txt', 'labels.txt')
@@ -96,9 +96,10 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         )
     add_val(
         named,
-        lambda whole: divide_images(
-            whole, {path: [name] for path, name in whole.items()}, share, seed
-        ),
+        lambda whole: {path: [name] for path, name in whole.items()},
+        take_paths,
+        share,
+        seed,
         notes,
     )
     numbers = {name: number for number, name in enumerate(classes)}

@@ -16,8 +16,6 @@ from .files import (
     NotRecognizedError,
     add_val,
     check_distinct,
-    held_back_note,
-    hold_back,
     read_json,
     split_of,
     upright_size,
@@ -335,23 +333,24 @@ def _choose_splits(splits: dict[str, CocoSplit], share: float, seed: int, notes:
         raise UserError(
             f'there are annotations of {enumerate_names(splits)} alone: name a file or folder train'
         )
-    add_val(splits, lambda whole: _divide(whole, share, seed), notes)
+    add_val(splits, _classes_of, _take, share, seed, notes)
 
 
-def _divide(whole: CocoSplit, share: float, seed: int) -> tuple[CocoSplit, CocoSplit, str]:
-    classes_of: dict[Any, set] = {item['id']: set() for item in whole.content['images']}
-    for item in whole.content['annotations']:
+def _classes_of(split: CocoSplit) -> dict[Any, set]:
+    """Id of each image -> ids of the classes of its objects."""
+    classes: dict[Any, set] = {item['id']: set() for item in split.content['images']}
+    for item in split.content['annotations']:
         if not _is_crowd(item):
-            classes_of[item['image_id']].add(item['category_id'])
-    train, val = hold_back(classes_of, share, seed)
+            classes[item['image_id']].add(item['category_id'])
+    return classes
 
-    def part(ids: list[Any]) -> CocoSplit:
-        kept = set(ids)
-        content = {
-            'images': [item for item in whole.content['images'] if item['id'] in kept],
-            'annotations': [x for x in whole.content['annotations'] if x['image_id'] in kept],
-            'categories': whole.content['categories'],
-        }
-        return CocoSplit(content, whole.prefix)
 
-    return part(train), part(val), held_back_note(len(val), seed)
+def _take(split: CocoSplit, ids: list[Any]) -> CocoSplit:
+    """Take some of the images of a split, by id, into one that is yet to write."""
+    kept = set(ids)
+    content = {
+        'images': [item for item in split.content['images'] if item['id'] in kept],
+        'annotations': [x for x in split.content['annotations'] if x['image_id'] in kept],
+        'categories': split.content['categories'],
+    }
+    return CocoSplit(content, split.prefix)

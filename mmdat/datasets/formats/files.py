@@ -1,12 +1,14 @@
 """Files below a folder, their names, and their parts for training and validation."""
 
 import json
+import operator
 import random
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 from urllib.parse import unquote
@@ -287,22 +289,23 @@ def _folded(path: str) -> list[str]:
 
 def _common(some: Iterable[str], others: Iterable[str]) -> int:
     """Count the parts at the beginning of two paths that are equal."""
-    count = 0
-    for one, other in zip(some, others, strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
+    return len(list(takewhile(bool, map(operator.eq, some, others))))
 
 
 def add_val(
-    splits: dict[str, Split], divide: Callable[[Split], tuple[Split, Split, str]], notes: list[str]
+    splits: dict[str, Split],
+    classes_of: Callable[[Split], Mapping[Any, Collection]],
+    take: Callable[[Split, list[Any]], Split],
+    share: float,
+    seed: int,
+    notes: list[str],
 ) -> None:
     """Validate on the images of the test if there are no others, or hold some back from training.
 
     Args:
         splits: Split -> what it holds; train, and maybe val and test.
-        divide: Divides the training data into those to train and to validate on, and notes it.
+        classes_of: Lists the images of a split with the classes of each.
+        take: Takes some of the images out of a split, into a new one.
     """
     if 'val' in splits:
         return
@@ -310,27 +313,17 @@ def add_val(
         splits['val'] = splits.pop('test')
         notes.append('There is no val: the images of test are validated on.')
         return
-    splits['train'], splits['val'], note = divide(splits['train'])
-    notes.append(note)
+    whole = splits['train']
+    train, val = hold_back(classes_of(whole), share, seed)
+    splits['train'], splits['val'] = take(whole, train), take(whole, val)
+    count = '1 image' if len(val) == 1 else f'{len(val)} images'
+    verb = 'is' if len(val) == 1 else 'are'
+    notes.append(f'There is no val: {count}, chosen with the seed {seed}, {verb} held back.')
 
 
-def divide_images(
-    whole: dict[str, Item], classes_of: Mapping[str, Collection], share: float, seed: int
-) -> tuple[dict[str, Item], dict[str, Item], str]:
-    """Divide images, by path, as :func:`hold_back` does; and note it."""
-    train, val = hold_back(classes_of, share, seed)
-    return (
-        {path: whole[path] for path in train},
-        {path: whole[path] for path in val},
-        held_back_note(len(val), seed),
-    )
-
-
-def held_back_note(count: int, seed: int) -> str:
-    """Note how many images are held back from training, to validate on."""
-    images = '1 image' if count == 1 else f'{count} images'
-    verb = 'is' if count == 1 else 'are'
-    return f'There is no val: {images}, chosen with the seed {seed}, {verb} held back.'
+def take_paths(whole: dict[str, Item], paths: list[str]) -> dict[str, Item]:
+    """Take some of the images of a split that are listed by path."""
+    return {path: whole[path] for path in paths}
 
 
 def hold_back(

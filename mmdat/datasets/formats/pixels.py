@@ -18,9 +18,9 @@ from .files import (
     Images,
     NotRecognizedError,
     add_val,
-    divide_images,
     image_sets,
     split_of_folder,
+    take_paths,
 )
 from .mask_pairs import CITYSCAPES_END, pair_masks
 from .mask_values import (
@@ -173,9 +173,7 @@ def _find_splits(
             f'{images.root} has no masks to train on: put them into folders such as images/train '
             'and masks/train'
         )
-    add_val(
-        by_split, lambda whole: divide_images(whole, dict.fromkeys(whole, ()), share, seed), notes
-    )
+    add_val(by_split, lambda whole: dict.fromkeys(whole, ()), take_paths, share, seed, notes)
     return {name: _split(images, pairs) for name, pairs in by_split.items()}, kind
 
 
