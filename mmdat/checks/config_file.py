@@ -14,6 +14,7 @@ from mmengine.utils import import_modules_from_strings
 from mmdat.config_bases import PREFIX, config_path
 from mmdat.errors import UserError, enumerate_names, reason, suggest
 
+from .config_classes import name_classes
 from .config_keys import RUNNER_KEYS
 from .mmengine_private import file_read_by
 from .variables import check_options
@@ -41,6 +42,7 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         raise UserError(f'config {path} does not exist')
     try:
         cfg = Config.fromfile(path)
+        name_classes(cfg)
     except UserError:
         raise
     except Exception as error:  # a config is code, and can raise anything

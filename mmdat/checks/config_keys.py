@@ -154,7 +154,7 @@ def check_keys(cfg: Config) -> None:
         if (
             isinstance(evaluator, Mapping)
             and 'metrics' in evaluator
-            and not str(evaluator.get('type', 'Evaluator')).endswith('Evaluator')
+            and not (class_name(evaluator) or 'Evaluator').endswith('Evaluator')
         ):
             raise UserError(
                 f"unknown key '{name}.metrics' for {evaluator['type']}: did you mean 'metric'?"
@@ -285,7 +285,7 @@ def _unread_names(cfg: Config) -> list[str]:
     source = path.read_text(encoding='utf-8') if path.is_file() else ''
     used = names_read(source) if path.suffix == '.py' else set()
     # A config without bases may be a dump of another, with the variables but not their uses.
-    if not re.search(r'\b_base_\b', source):
+    if not re.search(r'^\s*["\']?_base_\b["\']?\s*[=:]', source, re.MULTILINE):
         return [
             name
             for name in others

@@ -99,7 +99,7 @@ def class_name(part: Mapping[str, Any] | None) -> str:
 def value_at(value: Any, path: str) -> Any:
     """Look up a dotted path in nested dicts and lists; None where it leads nowhere."""
     for key in path.split('.'):
-        value = {str(name): item for name, item in _items(value)}.get(key)
+        value = {str(name): item for name, item in items(value)}.get(key)
     return value
 
 
@@ -110,7 +110,7 @@ def paths(value: Any, key: str, wanted: Any = None, prefix: str = '') -> Iterato
         wanted: The value that it must have; any if None.
         prefix: Beginning of all paths.
     """
-    for name, item in _items(value):
+    for name, item in items(value):
         if name == key and wanted in (None, item):
             yield f'{prefix}{name}'
         yield from paths(item, key, wanted, f'{prefix}{name}.')
@@ -118,13 +118,14 @@ def paths(value: Any, key: str, wanted: Any = None, prefix: str = '') -> Iterato
 
 def replace_values(value: Any, key: str, old: Any, new: Any) -> None:
     """Set ``key`` to ``new`` wherever it is ``old`` in nested dicts and lists."""
-    for _, item in _items(value):
+    for _, item in items(value):
         replace_values(item, key, old, new)
     if isinstance(value, MutableMapping) and value.get(key) == old:
         value[key] = new
 
 
-def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+def items(value: Any) -> Iterable[tuple[Any, Any]]:
+    """Keys or indices, and values, of a dict or list in a config; none of what is neither."""
     if isinstance(value, (Mapping, Config)):
         return value.items()
     return enumerate(value) if isinstance(value, (list, tuple)) else ()

@@ -26,6 +26,11 @@ PREPARATIONS = {
 }
 
 
+def imported_names(cfg: Config) -> set[str]:
+    """Names of what a config in pure Python imports, which are among its keys."""
+    return cfg._imported_names
+
+
 def file_read_by(frame: FrameType) -> str | None:
     """Path of the config that a stack frame of mmengine reads; None for another frame.
 

@@ -22,6 +22,10 @@ def test_what_is_built_is_named_in_the_builder() -> None:
     assert {'cfg', 'obj_cls'} <= set(build_from_cfg.__code__.co_varnames), WHERE
 
 
+def test_a_config_knows_what_it_imports() -> None:
+    assert Config()._imported_names == set(), WHERE
+
+
 @pytest.mark.parametrize('runner', [Runner, FlexibleRunner])
 def test_a_runner_keeps_its_loops_and_its_checkpoint(runner: type) -> None:
     attributes = {'_train_loop', '_val_loop', '_test_loop', '_load_from', '_resume'}
