@@ -51,15 +51,26 @@ def shield_workers(loader: DataLoader) -> None:
     """Let a loader's worker processes end when their parent ends them, not when a launcher does.
 
     A launcher signals a whole group of processes, and the parent needs them until the step's end.
+    Workers that are forked while requests are taken, as also a metric's are, need no more.
     """
-    loader.worker_init_fn = partial(_shield, loader.worker_init_fn)
+    loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
 
 
-def _shield(init: Callable[[int], Any] | None, worker: int) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
+def _init_worker(init: Callable[[int], Any] | None, worker: int) -> None:
+    _shield()
     if init is not None:
         init(worker)
+
+
+def _shield_forked() -> None:
+    """Let a child process not take its parent's requests: it could not be ended by SIGTERM."""
+    if signal.getsignal(signal.SIGTERM) is _request:
+        _shield()
+
+
+def _shield() -> None:
+    if signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS):  # else it is done
+        threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
 def _wait_for_parent() -> None:
@@ -70,3 +81,6 @@ def _wait_for_parent() -> None:
         if sent and sent.si_signo == signal.SIGTERM and sent.si_pid == parent:
             break
     os._exit(0)
+
+
+os.register_at_fork(after_in_child=_shield_forked)

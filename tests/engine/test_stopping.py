@@ -1,5 +1,6 @@
-"""Workers of a data loader end with the training that started them."""
+"""Processes that a training starts end with it, and when it ends them."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 from helpers.forks import is_all_gone, start
 from torch.utils.data import DataLoader, Dataset
 
-from mmdat.engine.stopping import shield_workers
+from mmdat.engine.stopping import requests_to_stop, shield_workers
 
 
 class Stuck(Dataset):
@@ -38,3 +39,17 @@ def test_a_stuck_worker_of_a_killed_training_ends(tmp_path: Path) -> None:
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
     assert is_all_gone(process)
+
+
+def test_a_training_ends_other_processes_of_its_own() -> None:
+    # As pools do that metrics such as VOCMetric have.
+    context = multiprocessing.get_context('fork')
+    with requests_to_stop():
+        process = context.Process(target=time.sleep, args=(1000,))
+        process.start()
+        time.sleep(1)
+        process.terminate()
+        process.join(60)
+        ended = process.exitcode
+        process.kill()
+    assert ended is not None
