@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmdat.checks.images import load_image
+from mmdat.errors import UserError
 from mmdat.visualization import compare_objects
 
 from .tables import ALL_CLASSES, Tables
@@ -41,7 +42,15 @@ def average_precision(predictions: Sequence[dict[str, Any]], dataset: BaseDatase
 
     Returns:
         By ``'bbox'`` and ``'segm'``.
+
+    Raises:
+        UserError: If the data set has no annotations in COCO's format.
     """
+    if not hasattr(dataset, 'cat_ids'):
+        raise UserError(
+            f'test_dataloader.dataset is a {type(dataset).__name__}, but a report measures data in '
+            "COCO's format alone (CocoDataset): take the figures from tools/test.py"
+        )
     from mmdat.datasets.coco import CheckedCOCO  # so that reports of other tasks need no mmdet
 
     # Each image counts once, as in a test, though it may have been tested twice.

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import CocoDataset, VOCDataset
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -122,6 +122,13 @@ def test_figures_are_of_the_named_class_whatever_the_ids(
     first, _, *others = METAINFO['classes']
     assert rows[first]['AP'] == 0
     assert [rows[name]['AP'] for name in others] == pytest.approx([1] * len(others))
+
+
+def test_data_that_are_not_in_coco_format_are_refused(perfect: Results) -> None:
+    with pytest.raises(
+        UserError, match=r'dataset is a VOCDataset, but a report measures data in C'
+    ):
+        average_precision(perfect, VOCDataset(lazy_init=True))
 
 
 def test_shifted_predictions_have_less_the_further_the_less(
