@@ -16,7 +16,7 @@ from mmdat.errors import UserError, enumerate_names
 
 from .coco_reading import Reading, SizeOf
 from .coco_repairs import overlap, plain_name
-from .config_tree import unwrap
+from .config_tree import transforms, unwrap
 from .mmengine_private import is_subset
 
 # Detections of a class in an image that COCO's average precision counts.
@@ -336,6 +336,14 @@ def check_object_counts(model: nn.Module, dataset: Any, warn: Warn) -> None:
 def check_evaluator(metric: Any, dataset: Any) -> None:
     """Refuse a metric whose annotations are for other images or classes than those tested."""
     truth, path = getattr(metric, '_coco_api', None), getattr(metric, 'ann_file', None)
+    steps = transforms(getattr(dataset, 'pipeline', ()))
+    packed = [keys for step in steps if (keys := getattr(step, 'meta_keys', None))]
+    given = any('instances' in keys for keys in packed) or not packed
+    if truth is None and hasattr(metric, '_coco_api') and not given:
+        raise UserError(
+            f"the evaluator's {type(metric).__name__} has no ann_file: give it that of the data "
+            'set; of several data sets, each needs a metric (MultiDatasetsEvaluator)'
+        )
     if truth is None or path is None or not _tallies(dataset):
         return
     check_categories(truth.dataset, path, dataset.metainfo['classes'])

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmdet.datasets.transforms import PackDetInputs
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
 from mmdet.evaluation import eval_recalls
+from mmengine.dataset import Compose
 from pycocotools import mask as mask_api
 
 from mmdat.checks.coco import check_evaluator
@@ -172,6 +174,15 @@ def test_annotations_of_the_data_set_are_evaluated_without_a_file(tmp_path: Path
     for index, sample in enumerate(samples):
         sample['instances'] = dataset.get_data_info(index)['instances']
     assert evaluate(CocoMetric(), dataset, samples)['coco/bbox_mAP'] == 1
+
+
+def test_a_metric_that_gets_no_truth_at_all_is_refused(tmp_path: Path) -> None:
+    dataset = build(write(tmp_path, content()))
+    dataset.pipeline = Compose([PackDetInputs(meta_keys=('img_id', 'instances'))])
+    check_evaluator(CocoMetric(), dataset)
+    dataset.pipeline = Compose([PackDetInputs()])
+    with pytest.raises(UserError, match="the evaluator's CocoMetric has no ann_file"):
+        check_evaluator(CocoMetric(), dataset)
 
 
 def test_file_for_other_images_or_classes_is_refused(tmp_path: Path) -> None:
