@@ -81,6 +81,8 @@ NESTED_KEYS = {
     },
     'randomness': parameters(Runner.set_randomness),
 }
+# Top-level keys of configs for the toolboxes before mmengine.
+OLD_KEYS = ('data', 'optimizer', 'optimizer_config', 'lr_config', 'runner', 'checkpoint_config')
 # Types of optim_wrapper that clip gradients so; without one it is mmengine's OptimWrapper.
 WRAPPERS = ('', 'OptimWrapper', 'AmpOptimWrapper', 'ApexOptimWrapper', 'BFloat16OptimWrapper')
 # How gradients are clipped (optim_wrapper.clip_grad.type) -> the function, and its limit.
@@ -171,6 +173,11 @@ def check_keys(cfg: Config) -> None:
 def check_scope(cfg: Config) -> None:
     """Refuse a config that is for none of the toolboxes, or with a ``_scope_`` that is no name."""
     scope = cfg.get('default_scope')
+    if scope is None and (old := [key for key in OLD_KEYS if key in cfg]):
+        raise UserError(
+            f'config {cfg.filename} is for mmdet 2, mmsegmentation 0 or mmcls 0, as its '
+            f'{enumerate_names(old)} show: write it anew, on a base of the installed toolbox'
+        )
     if scope not in [*DATA_OF_SCOPE]:  # a list: it may be what cannot be a key
         raise UserError(
             f'default_scope of config {cfg.filename} is {scope!r}, which is none of '
