@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseDataPreprocessor
 from mmengine.runner import BaseLoop, Runner
+from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -124,6 +125,16 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             f'the pipeline of {split}_dataloader.dataset gives no {text!r}, which the model takes: '
             f'end it with {pack}'
         )
+    lacked: str | None = text if isinstance(error, KeyError) and text.startswith('gt_') else None
+    if isinstance(error, AttributeError) and isinstance(error.obj, BaseDataElement):
+        lacked = error.name
+    # A mistake in code of a user's own is not the pipeline's.
+    if lacked and frames[-1].f_globals['__name__'].partition('.')[0] in PACKING:
+        return (
+            f'the pipeline of {split}_dataloader.dataset gives no {lacked!r}, which the model or '
+            'the evaluator takes: let it load that (as masks, with_mask=True of LoadAnnotations), '
+            'or leave out the part that takes it'
+        )
     if isinstance(error, AssertionError) and owners and isinstance(owners[-1], Hook):
         return f'{_where(cfg, type(owners[-1]).__name__)} cannot be used: {reason(error)}'
     if sentence := _misfit(text, [owner for owner in owners if isinstance(owner, nn.Module)]):
@@ -136,6 +147,12 @@ def _explain(error: Exception, cfg: Config) -> str | None:
         return (
             f"unknown optim_wrapper.optimizer.type='{cfg.optim_wrapper.optimizer.type}': "
             'torch and the registry have no optimizer of that name'
+        )
+    if where == 'optim_wrapper' and type(error) is NotImplementedError:
+        return (
+            f"{where}.constructor='{cfg.optim_wrapper.get('constructor')}' does not know the "
+            'layers of this backbone: for rates that decay from layer to layer set it to '
+            "'mmdat.BackboneDecayConstructor', with paramwise_cfg=dict(layer_decay_rate=...)"
         )
     if match := re.search(r'Cannot infer the rule for (?:key )?(.*), thus', text):
         return (

@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.model import ImgDataPreprocessor
 from mmengine.optim.scheduler import CosineAnnealingLR
 from mmengine.registry import DefaultScope
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, Runner, TestLoop, ValLoop
+from mmengine.structures import InstanceData
+from mmseg.evaluation import IoUMetric
 from mmseg.models import SegDataPreProcessor
 from torch import distributed, nn
 from torch.utils.data import DataLoader
@@ -128,6 +131,19 @@ def build_evaluator(runner: Runner, cfg: Config) -> Any:
             r'optim_wrapper.optimizer cannot be used: .',
         ),
         (
+            lambda runner, cfg: Runner.build_optim_wrapper(
+                SimpleNamespace(model=nn.ModuleDict(dict(backbone=nn.Linear(1, 1)))),
+                cfg.optim_wrapper,
+            ),
+            {
+                'optim_wrapper.constructor': 'LearningRateDecayOptimizerConstructor',
+                'optim_wrapper.paramwise_cfg': dict(
+                    num_layers=6, decay_rate=0.9, decay_type='layer_wise'
+                ),
+            },
+            r"constructor='LearningRateDecay.*' does not know .* 'mmdat.BackboneDecayConstructor'",
+        ),
+        (
             build_evaluator,
             {'val_evaluator.metric': ['box']},
             r'val_evaluator .*cannot be used: .*but got box',
@@ -203,6 +219,22 @@ def test_mistake_is_told_with_its_place(
     ):
         build(runner, cfg)
     assert '\n' not in str(caught.value)
+
+
+def test_what_a_pipeline_does_not_load_is_told() -> None:
+    sentence = "pipeline of train_dataloader.dataset gives no '{}', .*with_mask=True"
+    objects = InstanceData(bboxes=torch.zeros(1, 4))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        head = FCNMaskHead(num_convs=0)
+    with pytest.raises(UserError, match=sentence.format('masks')), explained(Config()):
+        head.get_targets([], [objects], Config())
+    metric = IoUMetric()
+    metric.dataset_meta = dict(classes=('a', 'b'))
+    prediction = dict(pred_sem_seg=dict(data=torch.zeros(1, 2, 2)))
+    with pytest.raises(UserError, match=sentence.format('gt_sem_seg')), explained(Config()):
+        metric.process({}, [prediction])
+    with pytest.raises(AttributeError, match='mask'), explained(Config()):
+        print(objects.mask)  # in code that is not a toolbox's
 
 
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
