@@ -1,6 +1,7 @@
 """Pictures of a model's input: images after the pipeline, with their annotations."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
 from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
+from torch import Tensor
 
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks import config_tree
@@ -42,7 +44,8 @@ def browse_dataset(
         interval: Seconds that a picture is shown.
 
     Returns:
-        The files, ``<index>_<name of the image>.jpg``.
+        The files, ``<index>_<name of the image>.jpg``, with the branch behind the name if the
+        pipeline has several.
 
     Raises:
         UserError: For a mistake in the config, the data or what else was given.
@@ -51,32 +54,41 @@ def browse_dataset(
     check_display(show, output_dir)
     if output_dir is not None:
         check_writable('--output-dir', output_dir)
-    check_parts(cfg, (f'{split}_dataloader.dataset', 'visualizer.type'))
+    check_parts(cfg, (f'{split}_dataloader.dataset',))
     with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), explained(cfg):
         dataset = DATASETS.build(_dataset_of(cfg, split))
         visualizer = _build_visualizer(cfg)
-        visualizer.dataset_meta = dataset.metainfo
+        visualizer.dataset_meta = config_tree.first_metainfo(dataset.metainfo)
         draw = getattr(visualizer, 'visualize_cls', None) or visualizer.add_datasample
         files = []
         for index in evenly_spaced(number, len(dataset)):
-            item = dataset[index]
-            sample = item['data_samples']
-            name = f'{index}_{Path(sample.get("img_path", "image")).stem}.jpg'
-            out_file = None if output_dir is None else Path(output_dir, name)
-            if 'gt_instances' in sample:
-                _convert_for_drawing(sample.gt_instances)
-            draw(
-                name=name,
-                image=to_rgb(item['inputs'].numpy().transpose(1, 2, 0)),
-                data_sample=sample.numpy(),
-                draw_pred=False,
-                show=show,
-                wait_time=interval,
-                out_file=None if out_file is None else str(out_file),
-            )
-            if out_file is not None:
-                files.append(out_file)
+            for branch, inputs, sample in _branches(dataset[index]):
+                stem = Path(sample.get('img_path', 'image')).stem
+                name = f'{index}_{stem}{branch and "_"}{branch}.jpg'
+                out_file = None if output_dir is None else Path(output_dir, name)
+                if 'gt_instances' in sample:
+                    _convert_for_drawing(sample.gt_instances)
+                draw(
+                    name=name,
+                    image=to_rgb(inputs.numpy().transpose(1, 2, 0)),
+                    data_sample=sample.numpy(),
+                    draw_pred=False,
+                    show=show,
+                    wait_time=interval,
+                    out_file=None if out_file is None else str(out_file),
+                )
+                if out_file is not None:
+                    files.append(out_file)
     return files
+
+
+def _branches(item: dict[str, Any]) -> Iterator[tuple[str, Tensor, BaseDataElement]]:
+    """Yield name, image and annotations of each branch (mmdet's MultiBranch); else one, unnamed."""
+    inputs, samples = item['inputs'], item['data_samples']
+    if not isinstance(inputs, dict):
+        inputs, samples = {'': inputs}, {'': samples}
+    for branch, image in inputs.items():
+        yield branch, image, samples[branch]
 
 
 def evenly_spaced(number: int, length: int) -> list[int]:
@@ -105,7 +117,7 @@ def _dataset_of(cfg: Config, split: str) -> dict[str, Any]:
 
 
 def _build_visualizer(cfg: Config) -> Visualizer:
-    options = dict(cfg.visualizer)
+    options = dict(cfg.get('visualizer') or dict(type=toolbox_of(cfg).visualizer))
     if toolbox_of(cfg).name == 'mmseg':
         options.setdefault('alpha', ALPHA)
     return VISUALIZERS.build(dict(options, vis_backends=None, name=f'browse {cfg.filename}'))

@@ -171,7 +171,8 @@ def same_images(datasets: Mapping[str, Any]) -> Iterator[str]:
 def small_boxes(model: nn.Module, datasets: Mapping[str, Any]) -> Iterator[str]:
     """Say how many boxes are too small for a detector at the size that it sees."""
     anchors = _smallest_anchors(model)
-    cell = min(getattr(model.backbone, 'out_strides', (1,)))
+    # One that wraps detectors, as SoftTeacher does, has no backbone itself.
+    cell = min(getattr(getattr(model, 'backbone', None), 'out_strides', (1,)))
     least = (
         f'the smallest anchors, of about {anchors.prod(1).min() ** 0.5:.0f}'
         if len(anchors)

@@ -55,6 +55,8 @@ def test_objects_are_drawn_where_they_are(split: str, config: Path, tmp_path: Pa
         dict(type='PackDetInputs'),
     ]
     cfg[f'{split}_dataloader'].dataset.pipeline = pipeline
+    if split == 'val':
+        cfg.pop('visualizer')  # that of the toolbox draws
     files = browse_dataset(cfg, tmp_path / 'out' / 'new', number=2, split=split)
     last = dict(train=5, val=1)[split]
     assert [file.name for file in files] == ['0_0.jpg', f'{last}_{last}.jpg']
@@ -65,6 +67,24 @@ def test_objects_are_drawn_where_they_are(split: str, config: Path, tmp_path: Pa
     bright = cv2.resize(plain, (128, 128))[..., 1] > 150
     changed = np.abs(drawn - cv2.resize(plain, (128, 128))).max(-1) > 60
     assert changed[bright].mean() > 0.5 > 0.2 > changed[~bright].mean()
+
+
+def test_each_branch_of_a_semi_supervised_pipeline_is_drawn(config: Path, tmp_path: Path) -> None:
+    cfg = load_config(config)
+    branches = ('sup', 'unsup_student')
+    cfg.train_dataloader.dataset.pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(
+            type='MultiBranch',
+            branch_field=list(branches),
+            sup=dict(type='PackDetInputs'),
+            unsup_student=[dict(type='Resize', scale=(32, 32)), dict(type='PackDetInputs')],
+        ),
+    ]
+    files = browse_dataset(cfg, tmp_path / 'out', number=1)
+    assert [file.name for file in files] == [f'0_0_{branch}.jpg' for branch in branches]
+    assert cv2.imread(str(files[1])).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])

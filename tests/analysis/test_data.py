@@ -201,3 +201,9 @@ def test_small_boxes_are_those_that_no_anchor_fits(scale: int | None, sentence: 
 def test_boxes_below_a_cell_are_small_without_anchors() -> None:
     (sentence,) = small_boxes(Detector(None), dict(val=Boxes(7, 16)))
     assert sentence.startswith('1 of 2 boxes in val are too small for a cell of the finest map')
+
+
+def test_of_a_model_that_wraps_detectors_nothing_is_told() -> None:
+    model = nn.Module()
+    model.student = Detector(8)
+    assert not [*small_boxes(model, dict(val=Boxes(8, 16)))]
