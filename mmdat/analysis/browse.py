@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.visualization import Visualizer
 from torch import Tensor
 

@@ -246,11 +246,12 @@ def test_segments_of_images_without_masks_are_written(
     for name in ('a.jpg', 'b.jpg'):
         shutil.copy(data / 'ade20k/images/validation/0.jpg', tmp_path / 'images' / name)
     small = {f'tta_pipeline.1.transforms.0.{index}.scale': (128, 128) for index in range(6)}
+    metric = dict(type='IoUMetric', format_only=True, output_dir=str(tmp_path / 'out'))
+    evaluator = dict(_delete_=True, type='mmengine.Evaluator', metrics=[metric])
     options = {
         'test_dataloader.dataset.data_root': str(tmp_path),
         'test_dataloader.dataset.data_prefix.img_path': 'images',
-        'test_evaluator.format_only': True,
-        'test_evaluator.output_dir': str(tmp_path / 'out'),
+        'test_evaluator': metric if tta else evaluator,
         **small,
     }
     evaluate(
