@@ -210,6 +210,7 @@ def of_first_step(
     names = next((names for *_, names in classes.of(datasets)), ())
     metrics = {split: evaluator.metrics for split, evaluator in evaluators.items()}
     yield partial(model_fit.check_ignored, model, metrics, names, warn)
+    yield partial(model_fit.check_predicts_masks, model, metrics)
     yield partial(folders.check_class_folders, datasets)
     yield partial(classes.check_same, datasets)
     yield partial(masks.check_same_zero, datasets)

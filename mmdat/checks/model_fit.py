@@ -269,6 +269,21 @@ def check_metric(metric: Any, dataset: Any, split: str) -> None:
         )
 
 
+def check_predicts_masks(model: nn.Module, metrics: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse to measure masks of a detector of mmdet that has no part for them."""
+    if type(model).__module__.partition('.')[0] != 'mmdet':
+        return
+    if any('mask' in name for name, _ in model.named_modules()):
+        return
+    for split, of_split in metrics.items():
+        for metric in of_split:
+            if 'segm' in (getattr(metric, 'metrics', None) or ()):
+                raise UserError(
+                    f"metric of {split}_evaluator ({type(metric).__name__}) has 'segm', but "
+                    f"{type(model).__name__} predicts no masks: leave it out, as in metric='bbox'"
+                )
+
+
 def check_padding(model: nn.Module, dataset: Any, warn: Callable[[str], None]) -> None:
     """Check to which size a segmentor's training images are padded.
 

@@ -19,6 +19,7 @@ from mmdat.checks.model_fit import (
     check_mixed_classes,
     check_num_classes,
     check_padding,
+    check_predicts_masks,
     check_single_output,
     check_strides,
     check_topk,
@@ -246,6 +247,23 @@ def test_a_hit_among_more_classes_than_there_are_is_refused() -> None:
         counting = linear_head(128) | dict(topk=topk, cal_acc=True)
         with pytest.raises(UserError, match='model.head.topk has 5, but there are 2 classes'):
             check_topk(model(head=counting))
+
+
+def test_masks_of_a_detector_of_boxes_are_not_measured() -> None:
+    retina = MODELS.build(
+        dict(
+            type='mmdet.SingleStageDetector',
+            backbone=dict(type='mmdat.DATPlusPlus', arch='nano'),
+            bbox_head=dict(type='mmdet.RetinaHead', num_classes=2, in_channels=4, feat_channels=4),
+        )
+    )
+    metrics = dict(val=[SimpleNamespace(metrics=['bbox', 'segm'])])
+    with pytest.raises(UserError, match="'segm', but SingleStageDetector predicts no masks"):
+        check_predicts_masks(retina, metrics)
+    check_predicts_masks(retina, dict(val=[SimpleNamespace(metrics=['bbox'])]))
+    retina.mask_head = nn.Identity()
+    check_predicts_masks(retina, metrics)
+    check_predicts_masks(nn.Module(), metrics)  # of a user's own nothing is known
 
 
 def test_metrics_of_other_classes_are_refused() -> None:
