@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,7 @@ def test_a_metric_that_gets_no_truth_at_all_is_refused(tmp_path: Path) -> None:
     dataset.pipeline = Compose([PackDetInputs(meta_keys=('img_id', 'instances'))])
     check_evaluator(CocoMetric(), dataset)
     dataset.pipeline = Compose([PackDetInputs()])
+    check_evaluator(SimpleNamespace(_coco_api=None, ann_file=None), dataset)  # that of panoptics
     with pytest.raises(UserError, match="the evaluator's CocoMetric has no ann_file"):
         check_evaluator(CocoMetric(), dataset)
 
