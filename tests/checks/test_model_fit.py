@@ -253,6 +253,7 @@ def test_masks_of_a_detector_of_boxes_are_not_measured() -> None:
     retina = MODELS.build(
         dict(
             type='mmdet.SingleStageDetector',
+            _scope_='mmdet',
             backbone=dict(type='mmdat.DATPlusPlus', arch='nano'),
             bbox_head=dict(type='mmdet.RetinaHead', num_classes=2, in_channels=4, feat_channels=4),
         )
