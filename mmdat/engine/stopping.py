@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.util import register_after_fork
 from types import FrameType
 from typing import Any
 
@@ -17,6 +18,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 SAME_REQUEST = 1.0  # seconds
 
 _requests: dict[int, float] = {}  # a signal handler can leave its word in no other place
+_shielded: set[int] = set()  # ids of processes, as a fork has its parent's
 
 
 def requested() -> int:
@@ -62,14 +64,16 @@ def _init_worker(init: Callable[[int], Any] | None, worker: int) -> None:
         init(worker)
 
 
-def _shield_forked() -> None:
+def _shield_forked(_: object) -> None:
     """Let a child process not take its parent's requests: it could not be ended by SIGTERM."""
     if signal.getsignal(signal.SIGTERM) is _request:
         _shield()
 
 
 def _shield() -> None:
-    if signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS):  # else it is done
+    if os.getpid() not in _shielded:
+        _shielded.add(os.getpid())
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
@@ -83,4 +87,6 @@ def _wait_for_parent() -> None:
     os._exit(0)
 
 
-os.register_at_fork(after_in_child=_shield_forked)
+# Of processes of multiprocessing alone: a program that another fork starts would have the signals
+# blocked, and nobody to wait for them.
+register_after_fork(requests_to_stop, _shield_forked)

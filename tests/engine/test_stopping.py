@@ -3,13 +3,18 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from helpers.forks import is_all_gone, start
 from torch.utils.data import DataLoader, Dataset
 
 from mmdat.engine.stopping import requests_to_stop, shield_workers
+
+FORK = multiprocessing.get_context('fork')
 
 
 class Stuck(Dataset):
@@ -41,15 +46,40 @@ def test_a_stuck_worker_of_a_killed_training_ends(tmp_path: Path) -> None:
     assert is_all_gone(process)
 
 
+def end(process: BaseProcess) -> int | None:
+    """Start a process and terminate it; its exit code, None if it goes on."""
+    process.start()
+    time.sleep(1)
+    process.terminate()
+    process.join(10)
+    ended = process.exitcode
+    process.kill()
+    return ended
+
+
+def end_child(ended: Any) -> None:
+    ended.put(end(FORK.Process(target=time.sleep, args=(1000,))))
+
+
 def test_a_training_ends_other_processes_of_its_own() -> None:
-    # As pools do that metrics such as VOCMetric have.
-    context = multiprocessing.get_context('fork')
+    # As pools do that metrics such as VOCMetric have, and processes of theirs.
+    ended = FORK.Queue()
     with requests_to_stop():
-        process = context.Process(target=time.sleep, args=(1000,))
+        assert end(FORK.Process(target=time.sleep, args=(1000,))) is not None
+        process = FORK.Process(target=end_child, args=(ended,))
         process.start()
-        time.sleep(1)
-        process.terminate()
-        process.join(60)
-        ended = process.exitcode
-        process.kill()
-    assert ended is not None
+        assert ended.get(timeout=60) is not None
+        process.join()
+
+
+def test_a_training_ends_programs_that_it_starts() -> None:
+    with (
+        requests_to_stop(),
+        # To start one so forks this process with what is registered for forks.
+        subprocess.Popen(['sleep', '1000'], preexec_fn=os.getpid) as program,
+    ):
+        try:
+            program.terminate()
+            assert program.wait(10) == -signal.SIGTERM
+        finally:
+            program.kill()
