@@ -14,6 +14,8 @@ from .config_tree import items, value_at
 from .folders import DATA_OF_SCOPE
 from .mmengine_private import imported_names
 
+# What a registry finds by name without an import; a dump with names could not find other classes.
+PACKAGES = ('mmdat', 'mmengine', 'mmcv', 'torch', *DATA_OF_SCOPE)
 ROOTS = [value for value in vars(mmengine_registry).values() if isinstance(value, Registry)]
 
 
@@ -21,7 +23,7 @@ def name_classes(cfg: Config) -> None:
     """Make a config that imports its classes, or a dump of one, one that names them.
 
     Such a config has ``default_scope = None``: its scope becomes the toolbox of the model's class.
-    A class that is not registered stays as it is.
+    A class of another package, or that is not registered, stays as it is.
     """
     for name in imported_names(cfg):
         cfg.pop(name, None)
@@ -37,8 +39,9 @@ def name_classes(cfg: Config) -> None:
 def _name_types(value: Any, scope: str | None) -> None:
     for key, item in list(items(value)):
         is_type = key == 'type' and isinstance(value, MutableMapping)
-        if is_type and (name := _registered_name(_imported(item), scope)):
-            value[key] = name
+        package = str(getattr(item, '__module__', item)).partition('.')[0]
+        if is_type and package in PACKAGES:
+            value[key] = _registered_name(_imported(item), scope) or item
         _name_types(item, scope)
 
 

@@ -84,3 +84,33 @@ def test_a_name_that_is_another_class_in_the_scope_is_not_taken(config: Path) ->
     )
     step = read_config(config).test_pipeline[0]
     assert step.type.__module__.startswith('mmcv.')
+
+
+def test_a_class_of_a_project_stays_so_that_a_dump_finds_it(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(config.parent)
+    config.with_name('own_parts.py').write_text(
+        'from mmdet.models import FPN, RetinaNet\nfrom mmdet.registry import MODELS\n'
+        '@MODELS.register_module(force=True)\nclass OwnNeck(FPN): ...\n'
+        'class OwnDetector(RetinaNet): ...\n'
+    )
+    config.write_text(
+        'from own_parts import OwnDetector, OwnNeck\n'
+        'model = dict(type=OwnDetector, neck=dict(type=OwnNeck))\n'
+    )
+    cfg, dump = read_config(config), config.with_name('dump.py')
+    cfg.dump(dump)
+    assert cfg.default_scope == 'mmdet'
+    assert cfg.model.neck.type.__name__ == 'OwnNeck'
+    assert read_config(dump).model.neck.type == 'own_parts.OwnNeck'
+
+
+@pytest.mark.parametrize('name', ['.jpg', 'own_script.py', 'mmdet.', 'torch.yml'])
+def test_what_is_no_type_of_a_part_is_not_imported(
+    name: str, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(config.parent)
+    config.with_name('own_script.py').write_text("raise SystemExit('run')")
+    config.write_text(f"model = dict(type='RetinaNet')\nfiles = dict(type={name!r})\n")
+    assert read_config(config).files.type == name
