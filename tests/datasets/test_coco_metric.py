@@ -186,6 +186,11 @@ def test_a_metric_that_gets_no_truth_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the evaluator's CocoMetric has no ann_file"):
         check_evaluator(CocoMetric(), dataset)
 
+    class LVISMetric(CocoMetric):
+        """Reads its file into an attribute of its own, as mmdet's."""
+
+    check_evaluator(LVISMetric(), dataset)
+
 
 def test_file_for_other_images_or_classes_is_refused(tmp_path: Path) -> None:
     dataset = build(write(tmp_path, content()))
