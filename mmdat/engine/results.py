@@ -31,12 +31,13 @@ class WriteResultsHook(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: Any = None,
-        outputs: Sequence[BaseDataElement] | None = None,
+        outputs: Sequence[BaseDataElement | dict] | None = None,
     ) -> None:
-        samples = [sample.to_dict() for sample in outputs or ()]
+        samples = [x.to_dict() if isinstance(x, BaseDataElement) else x for x in outputs or ()]
         if samples and not self.metric.results:
             metainfo = getattr(runner.test_dataloader.dataset, 'metainfo', None)
-            samples[0]['classes'] = tuple(config_tree.first_metainfo(metainfo).get('classes') or ())
+            classes = tuple(config_tree.first_metainfo(metainfo).get('classes') or ())
+            samples[0] = dict(samples[0], classes=classes)
         self.metric.process(data_batch, samples)
         if self.end_of_epoch(runner.test_dataloader, batch_idx):
             self.metric.evaluate(len(runner.test_dataloader.dataset))
