@@ -16,6 +16,8 @@ from mmdat.models.backbones.base import HierarchicalBackbone
 
 from .config_tree import transforms, unwrap
 
+# Packages whose parts of a detector are called after the masks that they predict.
+OF_DETECTORS = ('mmdat', 'mmdet', 'mmcv', 'mmengine', 'torch')
 SEGMENTING = ('decode_head', 'auxiliary_head')  # the heads of a segmentor
 # Parts that read an FPN's maps from the first one on; masks or semantics may be of another map.
 ANCHORED = ('bbox_head', 'rpn_head')
@@ -271,10 +273,11 @@ def check_metric(metric: Any, dataset: Any, split: str) -> None:
 
 def check_predicts_masks(model: nn.Module, metrics: Mapping[str, Sequence[Any]]) -> None:
     """Refuse to measure masks of a detector of mmdet that has no part for them."""
-    if type(model).__module__.partition('.')[0] != 'mmdet':
-        return
-    if any('mask' in name for name, _ in model.named_modules()):
-        return
+    for name, module in model.named_modules():
+        package = type(module).__module__.partition('.')[0]
+        # Of a user's own part nothing is known.
+        if 'mask' in name or (package not in OF_DETECTORS and not name.startswith('backbone')):
+            return
     for split, of_split in metrics.items():
         for metric in of_split:
             if 'segm' in (getattr(metric, 'metrics', None) or ()):

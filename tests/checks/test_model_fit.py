@@ -264,7 +264,14 @@ def test_masks_of_a_detector_of_boxes_are_not_measured() -> None:
     check_predicts_masks(retina, dict(val=[SimpleNamespace(metrics=['bbox'])]))
     retina.mask_head = nn.Identity()
     check_predicts_masks(retina, metrics)
-    check_predicts_masks(nn.Module(), metrics)  # of a user's own nothing is known
+
+    class Own(nn.Module):
+        """Of a user's own nothing is known."""
+
+    del retina.mask_head
+    retina.prototypes = Own()
+    check_predicts_masks(retina, metrics)
+    check_predicts_masks(Own(), metrics)
 
 
 def test_metrics_of_other_classes_are_refused() -> None:
