@@ -173,7 +173,9 @@ def check_keys(cfg: Config) -> None:
 def check_scope(cfg: Config) -> None:
     """Refuse a config that is for none of the toolboxes, or with a ``_scope_`` that is no name."""
     scope = cfg.get('default_scope')
-    if scope is None and (old := [key for key in OLD_KEYS if key in cfg]):
+    old = [key for key in OLD_KEYS if key in cfg]
+    # Configs of today have variables of these names: optimizer = dict(...).
+    if scope is None and old and 'optim_wrapper' not in cfg:
         raise UserError(
             f'config {cfg.filename} is for mmdet 2, mmsegmentation 0 or mmcls 0, as its '
             f'{enumerate_names(old)} show: write it anew, on a base of the installed toolbox'

@@ -264,6 +264,8 @@ def test_a_config_for_none_of_the_toolboxes_is_refused() -> None:
         check_scope(Config(dict(default_scope='mmpose')))
     with pytest.raises(UserError, match="is for mmdet 2, .*, as its 'data' and 'lr_config' show"):
         check_scope(Config(dict(lr_config=dict(policy='step'), data=dict(samples_per_gpu=2))))
+    with pytest.raises(UserError, match='is None, which is none of'):
+        check_scope(Config(dict(optimizer={}, optim_wrapper={})))
     with pytest.raises(UserError, match=r"is \['mmseg'\], which is none of"):
         check_scope(Config(dict(default_scope=['mmseg'])))
     with pytest.raises(UserError, match=r'model._scope_ is \[1\]: give the name of a package'):
