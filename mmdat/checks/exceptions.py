@@ -127,9 +127,10 @@ def _explain(error: Exception, cfg: Config) -> str | None:
         )
     lacked: str | None = text if isinstance(error, KeyError) and text.startswith('gt_') else None
     if isinstance(error, AttributeError) and isinstance(error.obj, BaseDataElement):
-        lacked = error.name
-    # A mistake in code of a user's own is not the pipeline's.
-    if lacked and frames[-1].f_globals['__name__'].partition('.')[0] in PACKING:
+        lacked = (error.name or '').removeprefix('_')  # a property's is kept below it
+    in_toolbox = frames[-1].f_globals['__name__'].partition('.')[0] in PACKING
+    # Not the pipeline's are a mistake in code of a user's own and what a model does not predict.
+    if lacked and in_toolbox and not lacked.startswith('pred_'):
         return (
             f'the pipeline of {split}_dataloader.dataset gives no {lacked!r}, which the model or '
             'the evaluator takes: let it load that (as masks, with_mask=True of LoadAnnotations), '

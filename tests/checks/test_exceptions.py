@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
+from mmdet.models import DetTTAModel
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmdet.models.utils import unpack_gt_instances
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.model import ImgDataPreprocessor
@@ -233,8 +236,12 @@ def test_what_a_pipeline_does_not_load_is_told() -> None:
     prediction = dict(pred_sem_seg=dict(data=torch.zeros(1, 2, 2)))
     with pytest.raises(UserError, match=sentence.format('gt_sem_seg')), explained(Config()):
         metric.process({}, [prediction])
+    with pytest.raises(UserError, match=sentence.format('gt_instances')), explained(Config()):
+        unpack_gt_instances([DetDataSample()])
     with pytest.raises(AttributeError, match='mask'), explained(Config()):
         print(objects.mask)  # in code that is not a toolbox's
+    with pytest.raises(AttributeError, match='pred_instances'), explained(Config()):
+        DetTTAModel._merge_single_sample(None, [DetDataSample()])  # which nothing predicted
 
 
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
