@@ -38,7 +38,7 @@ def name_classes(cfg: Config) -> None:
 
 def _name_types(value: Any, scope: str | None) -> None:
     for key, item in list(items(value)):
-        is_type = key == 'type' and isinstance(value, MutableMapping)
+        is_type = key in ('type', 'constructor') and isinstance(value, MutableMapping)
         package = str(getattr(item, '__module__', item)).partition('.')[0]
         if is_type and package in PACKAGES:
             value[key] = _registered_name(_imported(item), scope) or item

@@ -18,12 +18,13 @@ from mmengine.dataset import DefaultSampler
 from mmengine.visualization import TensorboardVisBackend
 from torch.optim import AdamW
 
+from mmdat.engine import BackboneDecayConstructor
 from mmdat.models import DATPlusPlus
 
 default_scope = None
 dataset_type = CocoDataset
 vis_backends = [dict(type=TensorboardVisBackend)]
-optim_wrapper = dict(optimizer=dict(type=AdamW))
+optim_wrapper = dict(optimizer=dict(type=AdamW), constructor=BackboneDecayConstructor)
 model = dict(type=RetinaNet, backbone=dict(type=DATPlusPlus), test_cfg=dict(nms=dict(type=nms)))
 pipeline = [dict(type=LoadImageFromFile), dict(type=LoadAnnotations)]
 train_dataloader = dict(
@@ -54,6 +55,7 @@ def test_classes_are_named_as_the_toolbox_of_the_model_finds_them(config: Path) 
     assert cfg.model.backbone.type == 'mmdat.DATPlusPlus'
     assert cfg.model.test_cfg.nms.type == 'nms'
     assert cfg.optim_wrapper.optimizer.type == 'AdamW'
+    assert cfg.optim_wrapper.constructor == 'mmdat.BackboneDecayConstructor'
     assert cfg.vis_backends[0].type == 'TensorboardVisBackend'
     loader = cfg.train_dataloader
     assert (loader.sampler.type, loader.dataset.type) == ('DefaultSampler', 'CocoDataset')
