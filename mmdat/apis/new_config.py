@@ -22,6 +22,7 @@ from mmdat.checks.config_file import read_config
 from mmdat.checks.config_keys import check_scope
 from mmdat.checks.folders import find_files
 from mmdat.checks.images import IMAGE_SUFFIXES
+from mmdat.checks.mmengine_private import imported_names
 from mmdat.checks.run import check_share, check_writable
 from mmdat.config_bases import PREFIX
 from mmdat.datasets.formats import (
@@ -122,6 +123,11 @@ def new_config(
         raise UserError('--val-share must be above 0: a training validates on some images')
     cfg = read_config(base)
     check_scope(cfg)
+    if imported_names(cfg):
+        raise UserError(
+            f'BASE {base} is in pure Python, which no config with _base_ can build on: give a dump '
+            "of it, Config.fromfile(...).dump('dump.py') of mmengine"
+        )
     draft = Draft()
     write, found = _find(cfg, folder, val_share, seed, zero)
     found.notes += [

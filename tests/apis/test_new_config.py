@@ -24,6 +24,7 @@ from mmdat.apis import train
 from mmdat.apis.new_config import Draft, _fit_schedule, new_config
 from mmdat.checkpoints import reading
 from mmdat.checks import before_first_step, config_tree
+from mmdat.checks.config_file import read_config
 from mmdat.checks.config_tree import replace_values
 from mmdat.datasets import ShapesParameters, write_shapes_coco
 from mmdat.datasets.shapes.classify import write_shapes_classify
@@ -422,6 +423,21 @@ def test_arguments_that_are_mixed_up_are_told(
     (tmp_path / 'base.py').touch()
     with pytest.raises(UserError, match=sentence):
         new_config(str(tmp_path / base), str(tmp_path / data), str(tmp_path / 'out' / 'mine.py'))
+
+
+def test_a_base_in_pure_python_is_refused_but_not_its_dump(tmp_path: Path) -> None:
+    write_roboflow(tmp_path / 'data')
+    dump, pure, out = (tmp_path / f'{name}.py' for name in ('dump', 'pure', 'mine'))
+    Config.fromfile(nano('mmdet')).dump(dump)
+    named = "type='MaskRCNN'"
+    assert named in dump.read_text()
+    imported = dump.read_text().replace(named, 'type=MaskRCNN')
+    pure.write_text(f'from mmdet.models import MaskRCNN\n{imported}')
+    with pytest.raises(UserError, match=r'pure.py is in pure Python, which no config with _base_'):
+        new_config(str(pure), str(tmp_path / 'data'), str(out))
+    Config.fromfile(pure).dump(dump)
+    new_config(str(dump), str(tmp_path / 'data'), str(out))
+    assert read_config(out).model.type == 'MaskRCNN'
 
 
 @pytest.mark.parametrize(
