@@ -6,9 +6,9 @@ from difflib import get_close_matches
 from traceback import extract_tb
 
 MOST_ALLOWED = 24  # names that a sentence lists
-# What PyTorch, on CPUs and GPUs, and OpenCV say where they get no memory.
+# What PyTorch, on CPUs and GPUs, OpenCV and the system say where they get no memory.
 NO_MEMORY = re.compile(
-    "can't allocate memory|out of memory|ALLOC_FAILED|bad_alloc|Insufficient memory"
+    "[Cc]an(no|')t allocate memory|out of memory|ALLOC_FAILED|bad_alloc|Insufficient memory"
 )
 MOST_LETTERS = 400  # of another package's sentence, which may hold all of a data set's classes
 

@@ -1,6 +1,7 @@
 """How the tools end when something is wrong, and what the scripts ask a scheduler for."""
 
 import argparse
+import errno
 import io
 import locale
 import os
@@ -84,6 +85,7 @@ def test_a_tool_uses_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -
         (MemoryError(), 'MemoryError'),
         (torch.cuda.OutOfMemoryError('CUDA out of memory. Tried 9 GiB.\nSee'), 'Tried 9 GiB.'),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 'DefaultCPUAllocator'),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), 'Cannot allocate'),  # no new process
     ],
 )
 def test_too_little_memory_is_a_sentence(error: Exception, said: str) -> None:
