@@ -40,8 +40,8 @@ def _name_types(value: Any, scope: str | None) -> None:
     for key, item in list(items(value)):
         is_type = key in ('type', 'constructor') and isinstance(value, MutableMapping)
         package = str(getattr(item, '__module__', item)).partition('.')[0]
-        if is_type and package in PACKAGES:
-            value[key] = _registered_name(_imported(item), scope) or item
+        if is_type and package in PACKAGES and (name := _registered_name(_imported(item), scope)):
+            value[key] = name  # what has none stays lazy, so that it can be dumped
         _name_types(item, scope)
 
 

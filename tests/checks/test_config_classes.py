@@ -98,14 +98,17 @@ def test_a_class_of_a_project_stays_so_that_a_dump_finds_it(
         'class OwnDetector(RetinaNet): ...\n'
     )
     config.write_text(
+        'from mmengine.model import PretrainedInit\n'  # registered by another name
         'from own_parts import OwnDetector, OwnNeck\n'
         'model = dict(type=OwnDetector, neck=dict(type=OwnNeck))\n'
+        'model.update(init_cfg=dict(type=PretrainedInit))\n'
     )
     cfg, dump = read_config(config), config.with_name('dump.py')
     cfg.dump(dump)
     assert cfg.default_scope == 'mmdet'
     assert cfg.model.neck.type.__name__ == 'OwnNeck'
     assert read_config(dump).model.neck.type == 'own_parts.OwnNeck'
+    assert read_config(dump).model.init_cfg.type == 'mmengine.model.PretrainedInit'
 
 
 @pytest.mark.parametrize('name', ['.jpg', 'own_script.py', 'mmdet.', 'torch.yml'])
