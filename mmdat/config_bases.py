@@ -6,7 +6,9 @@ toolbox it parses all model cards of the toolbox, which takes half a second and 
 it asks for packages by their names on PyPI, which those of OneDL's builds are not.
 """
 
+import contextlib
 import functools
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,6 +37,10 @@ def config_path(name: str) -> str:
 
 def patch_config() -> None:
     """Let mmengine find bases of mmdat by their name, and those of a toolbox beside its module."""
+    # mmengine.hub looks up the package mmsegmentation, else a module of the name given here.
+    with contextlib.suppress(PackageNotFoundError):
+        version('onedl-mmsegmentation')
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
     original = Config._get_cfg_path
 
     @functools.wraps(original)

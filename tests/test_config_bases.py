@@ -8,6 +8,7 @@ from helpers.imports import ROOT
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
+from mmdat import config_bases
 from mmdat.apis.runner import read_run_config
 from mmdat.checks.config_file import read_config
 from mmdat.errors import UserError
@@ -51,6 +52,14 @@ def test_a_base_of_a_toolbox_is_found_beside_its_module(
     monkeypatch.setattr('mmengine.config.config.is_installed', lambda package: False)
     (tmp_path / 'own.py').write_text(f"_base_ = '{scope}::_base_/schedules/{name}.py'")
     assert Config.fromfile(tmp_path / 'own.py').train_cfg.type.endswith('BasedTrainLoop')
+
+
+def test_the_hub_finds_onedl_by_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_bases, 'version', lambda package: '1.4.2')
+    monkeypatch.setattr(Config, '_get_cfg_path', staticmethod(Config._get_cfg_path))
+    monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', 'mmsegmentation')
+    config_bases.patch_config()
+    assert MODULE2PACKAGE['mmseg'] == 'mmseg'
 
 
 def test_a_base_that_a_toolbox_does_not_have_is_a_sentence(tmp_path: Path) -> None:

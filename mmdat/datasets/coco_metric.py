@@ -32,7 +32,7 @@ class CocoMetric(MMDetCocoMetric):
         super().__init__(**kwargs)
         if 'proposal_fast' in self.metrics:
             raise UserError(
-                "metric='proposal_fast' ends in an error of mmdet behind NumPy 1.24: give "
+                "metric='proposal_fast' ends in an error of mmdet since NumPy 1.24: give "
                 "metric='proposal', which tells the same recalls"
             )
         self.ann_file = ann_file
