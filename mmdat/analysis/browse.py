@@ -12,7 +12,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
-from mmdat.apis.toolboxes import toolbox_of
+from mmdat.apis.toolboxes import toolbox_of, visualizer_of
 from mmdat.checks import config_tree
 from mmdat.checks.exceptions import explained
 from mmdat.checks.images import to_rgb
@@ -117,7 +117,7 @@ def _dataset_of(cfg: Config, split: str) -> dict[str, Any]:
 
 
 def _build_visualizer(cfg: Config) -> Visualizer:
-    options = dict(cfg.get('visualizer') or dict(type=toolbox_of(cfg).visualizer))
+    options = visualizer_of(cfg)
     if toolbox_of(cfg).name == 'mmseg':
         options.setdefault('alpha', ALPHA)
     return VISUALIZERS.build(dict(options, vis_backends=None, name=f'browse {cfg.filename}'))

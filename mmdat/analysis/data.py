@@ -225,8 +225,7 @@ def _draw(datasets: dict[str, Any], num_images: int) -> np.ndarray:
 def _draw_annotated(dataset: Any, info: dict[str, Any]) -> np.ndarray:
     """Draw an image with its annotations; (height, width, 3), RGB uint8."""
     names = [str(name) for name in dataset.metainfo.get('classes') or ()]
-    palette = dataset.metainfo.get('palette') or random_colors(len(names))
-    palette = list(palette)
+    palette = list(dataset.metainfo.get('palette') or random_colors(len(names)))
     loaded = load(dataset, info)
     if loaded is None:
         return draw_text(np.zeros((SIDE, SIDE, 3), np.uint8), 'cannot be loaded')

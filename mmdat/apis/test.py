@@ -15,7 +15,7 @@ from mmdat.checks.masks import ANNOTATION_LOADERS
 from mmdat.engine import parts_in_bfloat16
 
 from .runner import build_runner, leave_out_early_stopping, read_run_config
-from .toolboxes import toolbox_of
+from .toolboxes import toolbox_of, visualizer_of
 
 
 def test(
@@ -83,11 +83,7 @@ def test(
 
 def _draw_predictions(cfg: Config, out_dir: str) -> None:
     """Add the hook that draws what is predicted."""
-    hook = dict(
-        type='mmdat.DrawPredictionsHook',
-        out_dir=out_dir,
-        visualizer=cfg.get('visualizer') or dict(type=toolbox_of(cfg).visualizer),
-    )
+    hook = dict(type='mmdat.DrawPredictionsHook', out_dir=out_dir, visualizer=visualizer_of(cfg))
     threshold = config_tree.value_at(cfg, 'default_hooks.visualization.score_thr')
     if threshold is not None:
         hook['pred_score_thr'] = threshold

@@ -61,3 +61,8 @@ def toolbox_of(cfg: Config) -> Toolbox:
     """
     check_scope(cfg)
     return TOOLBOXES[cfg.default_scope]
+
+
+def visualizer_of(cfg: Config) -> dict[str, Any]:
+    """The config of what draws predictions and annotations, its toolbox's where it names none."""
+    return dict(cfg.get('visualizer') or dict(type=toolbox_of(cfg).visualizer))
