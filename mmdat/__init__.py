@@ -6,10 +6,17 @@ mmdet, mmsegmentation or mmpretrain is all that ``type='mmdat.DATPlusPlus'`` nee
 ``mmdat.ops`` needs torch alone, the backbones mmengine too; nothing is registered without it.
 """
 
-from .stack import check_installed, check_versions, ignore_unavoidable_warnings, installed_version
+from .stack import (
+    check_installed,
+    check_versions,
+    ignore_unavoidable_warnings,
+    installed_version,
+    let_waiting_threads_sleep,
+)
 from .version import __version__
 
 ignore_unavoidable_warnings()
+let_waiting_threads_sleep()
 check_installed('torch')
 
 if installed_version('mmengine') is not None:

@@ -4,6 +4,7 @@ People bring their own builds of these packages, so that installing mmdat instal
 """
 
 import importlib
+import os
 import re
 import sys
 import warnings
@@ -43,6 +44,18 @@ def ignore_unavoidable_warnings() -> None:
     if not sys.warnoptions:
         for message, category, module in UNAVOIDABLE:
             warnings.filterwarnings('ignore', re.escape(message), category, module)
+
+
+def let_waiting_threads_sleep() -> None:
+    """Let PyTorch's threads sleep soon when they wait for each other on a CPU.
+
+    By its default libgomp lets them spin for some milliseconds, which on cores that other programs
+    keep busy takes the time that the other threads need: steps last many times as long. 1000 turns
+    are what it takes itself where it knows of too many threads. Without effect once PyTorch is
+    imported, and where the environment says how to wait.
+    """
+    if 'OMP_WAIT_POLICY' not in os.environ:
+        os.environ.setdefault('GOMP_SPINCOUNT', '1000')
 
 
 def require(*packages: str) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -232,3 +233,29 @@ def test_warnings_that_a_user_can_do_nothing_about_are_not_seen(
             stack.ignore_unavoidable_warnings()
             warnings.warn_explicit(message, category, f'{module}.py', 1, module)
         assert bool(caught) == seen
+
+
+def test_waiting_threads_sleep_soon() -> None:
+    ours = ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    said = subprocess.run(
+        [sys.executable, '-c', 'import mmdat'],
+        env=environment | {'OMP_DISPLAY_ENV': 'verbose'},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    if 'GOMP_SPINCOUNT' not in said:
+        pytest.skip('this PyTorch runs its threads by another library than libgomp')
+    assert "GOMP_SPINCOUNT = '1000'" in said
+
+
+@pytest.mark.parametrize(
+    'given', [{'GOMP_SPINCOUNT': '70'}, {'OMP_WAIT_POLICY': 'active'}], ids=str
+)
+def test_how_threads_wait_is_left_as_the_environment_says(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, 'environ', dict(given))
+    stack.let_waiting_threads_sleep()
+    assert os.environ == given
