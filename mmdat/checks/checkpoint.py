@@ -8,10 +8,13 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from mmdat.checkpoints.integrity import damage
+from mmdat.checkpoints.published import PREFIX, PUBLISHED
 from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.errors import UserError, enumerate_names, list_first, reason
+from mmdat.models.backbones.base import HierarchicalBackbone
 
 from .config_tree import first_metainfo
 
@@ -23,6 +26,8 @@ COUNTERS = (
     *('base_values', 'last_step', 'verbose', 'anneal_func'),
     *('best', 'cooldown_counter', 'num_bad_epochs'),
 )
+# Backbone -> how the names of published checkpoints begin.
+IN_NAMES = dict(DATPlusPlus='dat_pp', ScalableViT='scalablevit')
 # Types of optim_wrapper, however the text of a config names them.
 MIXED_PRECISION = re.compile(r"(Amp|Apex|BFloat16)OptimWrapper'")
 
@@ -136,6 +141,30 @@ def check_class_order(
         f'{len(wrong)} of the {len(classes)} classes of {source} have another name in the data: '
         f'{enumerate_names(wrong)}'
     )
+
+
+def warn_if_random(model: nn.Module, warn: Callable[[str], object]) -> None:
+    """Warn of a backbone that trains, or is frozen, with the random weights that it began with.
+
+    A classifier trains from random weights by its recipe; a detector or segmentor is far worse so.
+
+    Args:
+        model: A model into which no checkpoint was loaded.
+        warn: Is told of it where the authors published weights or stages are frozen.
+    """
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, HierarchicalBackbone) or model.init_cfg or backbone.init_cfg:
+        return
+    name = f'{IN_NAMES.get(type(backbone).__name__)}_{str(backbone.arch)[0]}_in1k'
+    such = f", such as dict(type='Pretrained', checkpoint='{PREFIX}{name}')"
+    remedy = f'give model.backbone.init_cfg weights{such if name in PUBLISHED else ""}'
+    if backbone.frozen_stages >= 0:
+        warn(f'backbone.frozen_stages keeps random weights as they are: {remedy}')
+    elif name in PUBLISHED and not hasattr(model, 'head'):
+        warn(
+            'The backbone starts from random weights, but the recipe counts on trained ones: '
+            f'{remedy}'
+        )
 
 
 def warn_if_finished(runner: Runner, source: str) -> None:

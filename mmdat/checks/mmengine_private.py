@@ -70,6 +70,11 @@ def is_resuming(runner: Runner) -> bool:
     return runner._resume
 
 
+def loads_weights(runner: Runner) -> bool:
+    """Whether a runner loads a checkpoint."""
+    return runner._resume or runner._load_from is not None
+
+
 def source_of_weights(runner: Runner) -> str:
     """The checkpoint that a runner loads, as a sentence names it."""
     return runner._load_from or 'the checkpoint'

@@ -72,6 +72,8 @@ class CheckFitHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         checks.checkpoint.warn_if_finished(runner, mmengine_private.source_of_weights(runner))
+        if not mmengine_private.loads_weights(runner):
+            checks.checkpoint.warn_if_random(unwrap(runner.model), runner.logger.warning)
         self._of_first_step = checks.schedule.watch_batch_norm(
             unwrap(runner.model), runner.train_dataloader
         )

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModule
 from mmengine.optim import (
     AmpOptimWrapper,
     CosineAnnealingLR,
@@ -30,8 +31,10 @@ from mmdat.checks.checkpoint import (
     check_optimizer,
     check_precision,
     latest_checkpoint,
+    warn_if_random,
 )
 from mmdat.errors import UserError
+from mmdat.models import DATPlusPlus, ScalableViT
 
 
 def written(content: object) -> bytes:
@@ -264,3 +267,28 @@ def test_settings_that_a_resumed_training_does_not_take_over_are_told(
     runner.optim_wrapper = dict()
     check_optimizer(runner, content, 'a.pth')
     assert len(told) == 1 + bool(sentence)
+
+
+@pytest.mark.parametrize(
+    'backbone, told',
+    [
+        (DATPlusPlus('tiny'), "random weights, .*'mmdat://dat_pp_t_in1k'"),
+        (ScalableViT('small', frozen_stages=1), "as they are: .*'mmdat://scalablevit_s_in1k'"),
+        (DATPlusPlus('nano', frozen_stages=0), 'keeps random .* model.backbone.init_cfg weights$'),
+        (DATPlusPlus('nano'), None),  # of which there are no weights
+        (DATPlusPlus('tiny', init_cfg=dict(type='Pretrained', checkpoint='a.pth')), None),
+        (nn.Identity(), None),
+    ],
+)
+def test_a_backbone_with_random_weights_is_told(backbone: nn.Module, told: str | None) -> None:
+    model = BaseModule()
+    model.backbone, warned = backbone, []
+    warn_if_random(model, warned.append)
+    assert [re.search(told, text) is not None for text in warned] == [True] if told else not warned
+
+
+def test_a_classifier_may_start_from_random_weights() -> None:
+    model, warned = BaseModule(), []
+    model.backbone, model.head = DATPlusPlus('tiny'), nn.Identity()
+    warn_if_random(model, warned.append)
+    assert not warned

@@ -83,6 +83,7 @@ class HierarchicalBackbone(BaseModule):
         init_cfg: dict | list[dict] | None,
     ) -> None:
         super().__init__(init_cfg)
+        self.arch = arch
         self.settings = stage_settings(self.SETTINGS, self._fields(arch), self.DEFAULTS)
         if out_indices is None:
             out_indices = range(len(self.settings))
