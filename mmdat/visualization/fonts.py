@@ -12,10 +12,14 @@ from PIL import ImageFont
 DEFAULT = 'DejaVu Sans'
 
 
-@functools.cache
 def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     """A font, of a size in pixels, that has the characters of a text, or as many as any here."""
-    return ImageFont.truetype(_best_file(_drawn(text)), size)
+    return _font(_best_file(_drawn(text)), size)
+
+
+@functools.lru_cache(32)  # a font takes 0.3 MB, and images may be of many sizes
+def _font(file: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, size)
 
 
 def lack_of_fonts(texts: Iterable[str]) -> str:
@@ -33,7 +37,7 @@ def lack_of_fonts(texts: Iterable[str]) -> str:
     )
 
 
-@functools.cache
+@functools.lru_cache(1024)  # texts have scores in them, and so are endlessly many
 def _best_file(characters: frozenset[str]) -> str:
     """The first font file with all characters, or that with most of them."""
     best, fewest = '', len(characters) + 1

@@ -93,7 +93,6 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     monkeypatch.setattr(fonts, 'findSystemFonts', lambda: files)
 
     def forget() -> None:
-        fonts.font_for.cache_clear()
         fonts._best_file.cache_clear()
 
     def add(character: str) -> None:
@@ -119,3 +118,9 @@ def test_a_font_that_has_the_characters_is_found(install: Callable[[str], None])
     np.testing.assert_array_equal(drawn, letter)
     assert (missing.shape != drawn.shape) or (missing != drawn).any()
     assert cv2.countNonZero(drawn[..., 0]) > 0
+
+
+def test_memory_does_not_grow_with_what_is_written() -> None:
+    # A picture's scores make new texts without end, and a font takes 0.3 MB.
+    texts = [f'{score / 1000:.3f} disk' for score in range(1000)]
+    assert len({id(fonts.font_for(text, 12)) for text in texts}) == 1
