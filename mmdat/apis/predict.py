@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -196,7 +197,7 @@ def _run(
                 frame.path,
                 frame.number,
                 frame.rate,
-                frame.image[..., ::-1],
+                np.ascontiguousarray(frame.image[..., ::-1]),  # OpenCV draws on no other
                 predictor.classes,
                 **output,
             )

@@ -154,8 +154,9 @@ class Predictor:
         Raises:
             UserError: For what is no such image, or not in a list.
         """
-        if isinstance(images, np.ndarray) and images.ndim < 4:
-            raise UserError('images come in a list, also a single one: give [image]')
+        if not isinstance(images, Sequence) and getattr(images, 'ndim', 0) < 4:
+            got = type(images).__name__
+            raise UserError(f'images come in a list, also a single one: give [image], got {got}')
         for image in images:
             _check_image(image)
         outputs: list[dict[str, Any]] = [{}] * len(images)

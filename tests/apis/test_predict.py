@@ -88,6 +88,7 @@ def test_each_head_predicts_a_batch_of_images_of_two_sizes(
         np.testing.assert_allclose(results[1].instances.scores, alone.instances.scores, atol=1e-6)
     for result, path, shape in zip(results, paths, shapes, strict=True):
         np.testing.assert_array_equal(result.image, cv2.imread(str(path))[..., ::-1])
+        cv2.circle(result.image, (9, 9), 4, (255, 0, 0))  # which no flipped view of an array lets
         if name in nano.CLASSIFIERS:
             assert result.class_scores.shape == (1000,)
             assert result.class_scores.sum() == pytest.approx(1, abs=1e-4)
@@ -562,9 +563,12 @@ def test_what_is_no_image_in_memory_is_refused(
             use(image)
 
 
-def test_an_image_without_its_list_is_refused(model: Callable[[str], Model]) -> None:
-    with pytest.raises(UserError, match=r'in a list, also a single one: give \[image\]'):
-        Predictor(*model(DETECTOR))(np.zeros((64, 64, 3), np.uint8))
+@pytest.mark.parametrize(
+    'images', [np.zeros((64, 64, 3), np.uint8), Image.new('RGB', (64, 64)), None, iter([])]
+)
+def test_an_image_without_its_list_is_refused(images: Any, model: Callable[[str], Model]) -> None:
+    with pytest.raises(UserError, match=r'in a list, also a single one: give \[image\], got '):
+        Predictor(*model(DETECTOR))(images)
 
 
 @pytest.mark.parametrize('inputs', [np.zeros((4, 4, 3), np.uint8), [np.zeros((4, 4, 3))], 0])
