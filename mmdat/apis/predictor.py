@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from pycocotools import mask as mask_api
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from mmdat import checks
 from mmdat.checks.config_file import put_options, read_config
 from mmdat.checks.exceptions import explained
+from mmdat.checks.mmengine_private import in_scope
 from mmdat.checks.run import check_device, check_least, check_share
 from mmdat.errors import UserError
 from mmdat.visualization import ImageMapping, Recording, record_attention, record_batch
@@ -124,7 +124,7 @@ class Predictor:
         self.can_slice = self.toolbox != 'mmpretrain' and slice_size is None
         self._slice_size = slice_size
         self._overlap = overlap
-        with DefaultScope.overwrite_default_scope(self.toolbox), explained(cfg):
+        with in_scope(self.toolbox), explained(cfg):
             self._model = build_model(cfg).eval()
             _raise_thresholds(self._model, score_thr)
             meta = load_weights(self._model, os.fspath(checkpoint))
@@ -184,7 +184,7 @@ class Predictor:
             UserError: If the backbone has no attention that can be recorded; for no such image.
         """
         _check_image(image)
-        with DefaultScope.overwrite_default_scope(self.toolbox):
+        with in_scope(self.toolbox):
             (recording,) = record_batch(self._model, pseudo_collate(self._prepared([image])))
         return recording
 
@@ -244,7 +244,7 @@ class Predictor:
         """
         images = iter(images)
         while batch := list(itertools.islice(images, self.batch_size)):
-            with DefaultScope.overwrite_default_scope(self.toolbox), torch.no_grad():
+            with in_scope(self.toolbox), torch.no_grad():
                 items = self._prepared(batch)
                 for item in items:
                     sample = item['data_samples']

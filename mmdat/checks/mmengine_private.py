@@ -1,13 +1,17 @@
-"""What mmdat reads of mmengine 0.10 that is not public: all of it is here, and has a test."""
+"""What mmdat uses of mmengine 0.10 that is not public: all of it is here, and has a test."""
 
+import contextlib
 import inspect
+import itertools
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.registry import build_from_cfg
+from mmengine.registry import DefaultScope, build_from_cfg
 from mmengine.runner import BaseLoop, FlexibleRunner, Runner
+from mmengine.utils import manager
 
 # Methods of a runner -> the key of a config that they read, where their names do not say it.
 KEYS = dict(
@@ -24,6 +28,24 @@ PREPARATIONS = {
     for name, method in inspect.getmembers(runner, inspect.isfunction)
     if name.startswith('build_') or name in ('__init__', 'load_or_resume', *KEYS)
 }
+
+_NUMBERS = itertools.count()
+
+
+@contextlib.contextmanager
+def in_scope(toolbox: str) -> Iterator[None]:
+    """Let a toolbox's classes be found first, in threads that come and go in any order.
+
+    ``DefaultScope.overwrite_default_scope`` puts back what it found, as it was: scopes that other
+    threads have entered since are lost, and those that they have left stay, more with each call.
+    """
+    name = f'mmdat {next(_NUMBERS)}'
+    DefaultScope.get_instance(name, scope_name=toolbox)
+    try:
+        yield
+    finally:
+        with manager._lock:
+            DefaultScope._instance_dict.pop(name, None)
 
 
 def imported_names(cfg: Config) -> set[str]:

@@ -1,4 +1,4 @@
-"""mmengine still has the names that are not public and that mmdat reads."""
+"""mmengine still has the names that are not public and that mmdat uses."""
 
 import inspect
 
@@ -6,10 +6,10 @@ import mmengine
 import pytest
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.registry import build_from_cfg
+from mmengine.registry import DefaultScope, build_from_cfg
 from mmengine.runner import FlexibleRunner, Runner
 
-from mmdat.checks.mmengine_private import is_subset
+from mmdat.checks.mmengine_private import in_scope, is_subset
 
 WHERE = f'mmengine {mmengine.__version__}, unlike 0.10.7, lacks this: mend checks/mmengine_private'
 
@@ -35,6 +35,22 @@ def test_a_runner_keeps_its_loops_and_its_checkpoint(runner: type) -> None:
 def test_a_data_set_keeps_which_part_it_has() -> None:
     assert is_subset(Numbers(indices=2, serialize_data=False))
     assert not is_subset(Numbers(serialize_data=False))
+
+
+def test_scopes_that_overlap_are_left_alone() -> None:
+    def current() -> str | None:
+        scope = DefaultScope.get_current_instance()
+        return scope and scope.scope_name
+
+    before = current()
+    first, second = in_scope('mmdet'), in_scope('mmseg')  # as of two threads
+    first.__enter__()
+    assert current() == 'mmdet'
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert current() == 'mmseg'
+    second.__exit__(None, None, None)
+    assert current() == before
 
 
 class Numbers(BaseDataset):
