@@ -40,6 +40,8 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         )
     if not Path(path).is_file():
         raise UserError(f'config {path} does not exist')
+    if str(path).endswith('.pth'):
+        raise UserError(f'{path} is a checkpoint: give the config there, and it behind the config')
     try:
         cfg = Config.fromfile(path)
         name_classes(cfg)

@@ -148,3 +148,9 @@ def test_a_config_at_a_web_address_is_refused(address: str, tmp_path: Path) -> N
     (tmp_path / 'config.py').write_text(f"_base_ = '{address}'")
     with pytest.raises(UserError, match='cannot be read'):
         read_config(tmp_path / 'config.py')
+
+
+def test_a_checkpoint_in_place_of_the_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / 'epoch_1.pth').touch()
+    with pytest.raises(UserError, match='epoch_1.pth is a checkpoint: give the config there'):
+        read_config(tmp_path / 'epoch_1.pth')
