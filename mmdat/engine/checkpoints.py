@@ -55,6 +55,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
         if is_main_process() and '://' not in self.out_dir:
+            os.makedirs(self.out_dir, exist_ok=True)  # that of the config's out_dir is new
             for path in Path(self.out_dir).glob(partial_path(Path('*.pth')).name):
                 path.unlink()  # of a run that was killed as it wrote
         for name, parameter in runner.model.named_parameters():
@@ -156,7 +157,9 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         # A checkpoint after a last step that was skipped takes the place of none.
         if is_main_process() and not runner.message_hub.get_info(IN_A_ROW, 0):
             outdated = steps[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
-            for name in (*map(self.filename_tmpl.format, outdated), STOPPED):
+            # Without a {} in filename_tmpl all have the name of the one just written.
+            names = {*map(self.filename_tmpl.format, outdated), STOPPED}
+            for name in names - {self.filename_tmpl.format(step)}:
                 if self.file_backend.isfile(self._path(name)):
                     self.file_backend.remove(self._path(name))
 

@@ -63,6 +63,16 @@ def test_the_old_checkpoint_is_there_until_the_new_one_is(tmp_path: Path) -> Non
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'epoch_4.pth')
 
 
+def test_a_checkpoint_of_one_name_for_all_is_kept(tmp_path: Path) -> None:
+    run(tmp_path, checkpoint=dict(filename_tmpl='model.pth'))
+    assert read(tmp_path / 'model.pth')['meta']['epoch'] == 4
+
+
+def test_a_folder_for_checkpoints_is_made(tmp_path: Path) -> None:
+    run(tmp_path / 'work', checkpoint=dict(out_dir=str(tmp_path / 'new' / 'kept')))
+    assert (tmp_path / 'new' / 'kept' / 'work' / 'epoch_4.pth').is_file()
+
+
 def test_a_best_checkpoint_by_a_metric_that_does_not_come_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="save_best is 'tiny/skore', which .* did you mean 'tiny/s"):
         run(tmp_path, checkpoint=dict(save_best='tiny/skore'))
