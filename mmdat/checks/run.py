@@ -37,8 +37,14 @@ TTA_PARTS = ('tta_model', 'tta_pipeline')
 
 
 def check_launcher(launcher: str) -> None:
-    """Refuse a launcher that did not start this process."""
+    """Refuse a launcher that did not start this process, and none where torchrun did."""
     if launcher == 'none':
+        # Each process would train or test by itself, and write the same files.
+        if 'TORCHELASTIC_RUN_ID' in os.environ and int(os.environ.get('WORLD_SIZE', 1)) > 1:
+            raise UserError(
+                f'torchrun started {os.environ["WORLD_SIZE"]} processes, each of which would run '
+                'all by itself: add --launcher pytorch'
+            )
         return
     if launcher not in LAUNCHERS:
         raise UserError(f'launcher {launcher!r} is none: {suggest(launcher, ["none", *LAUNCHERS])}')

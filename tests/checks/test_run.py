@@ -51,6 +51,17 @@ def test_a_launcher_that_did_not_start_the_process_is_refused(
         run.check_launcher(launcher)
 
 
+def test_processes_of_torchrun_that_know_nothing_of_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
+    monkeypatch.setenv('WORLD_SIZE', '1')
+    run.check_launcher('none')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(UserError, match='torchrun started 2 processes, .* add --launcher pytorch'):
+        run.check_launcher('none')
+
+
 def test_an_unknown_launcher_is_refused() -> None:
     run.check_launcher('none')
     with pytest.raises(UserError, match="launcher 'slrum' is none: did you mean 'slurm'"):
