@@ -34,11 +34,21 @@ def suggest(name: str, valid: Iterable[str]) -> str:
         ' and 75 more'
     """
     names = sorted(valid)
-    lowercase = {each.lower(): each for each in names}
-    close = get_close_matches(name.lower(), lowercase, n=1, cutoff=0.7)
-    if close:
-        return f'did you mean {lowercase[close[0]]!r}?'
+    if close := nearest(name, names):
+        return f'did you mean {close!r}?'
     return f'allowed are {enumerate_names(names, most=MOST_ALLOWED)}'
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name that is spelled most like ``name``, or None if none is.
+
+    Example:
+        >>> nearest('adamw', ['AdamW', 'SGD']), nearest('Lion', ['AdamW', 'SGD'])
+        ('AdamW', None)
+    """
+    lowercase = {each.lower(): each for each in valid}
+    close = get_close_matches(name.lower(), lowercase, n=1, cutoff=0.7)
+    return lowercase[close[0]] if close else None
 
 
 def enumerate_names(names: Iterable[str], most: int = 8) -> str:

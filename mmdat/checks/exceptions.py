@@ -12,12 +12,13 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseDataPreprocessor
+from mmengine.registry import OPTIMIZERS, Registry
 from mmengine.runner import BaseLoop, Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmdat.errors import UserError, reason, suggest
+from mmdat.errors import UserError, nearest, reason, suggest
 from mmdat.files import file_fault
 
 from .config_keys import parameters
@@ -46,13 +47,16 @@ def _explain(error: Exception, cfg: Config) -> str | None:
     if isinstance(error, UserError):
         # A data loader's worker process sends its traceback as text.
         return text.rsplit('UserError: ', 1)[-1].strip()
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if match := re.search(r'(\S+) is not in the (.+?) registry', text):
         name, registry = match.groups()
         where = _where(cfg, name)
+        near = _nearest_type(name, frames[-1].f_locals.get('registry'))
         return (
             f"unknown {'type' if where == name else f'{where}.type'}='{name}': nothing of that "
-            f'name is registered in {registry}; check its spelling, its scope (as in '
-            "'mmdat.DATPlusPlus') and custom_imports"
+            f'name is registered in {registry}; '
+            + (f'did you mean {near!r}? Else check' if near else 'check its spelling,')
+            + " its scope (as in 'mmdat.DATPlusPlus') and custom_imports"
         )
     if isinstance(error, FileNotFoundError):
         # From a data loader's worker process comes its traceback as text, and no file name.
@@ -110,7 +114,6 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             'another process of this run has ended or cannot be reached, see its log: training '
             f'goes on from the last checkpoint with --resume ({reason(error)})'
         )
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     owners = [frame.f_locals.get('self') for frame in frames]
     loop = next((type(x).__name__ for x in owners if isinstance(x, BaseLoop)), '')
     split = next((split for split in ('val', 'test') if split in loop.lower()), 'train')
@@ -145,9 +148,13 @@ def _explain(error: Exception, cfg: Config) -> str | None:
         return None
     where, factory = built
     if where == 'optim_wrapper' and text == 'None is not a callable object':
-        return (
-            f"unknown optim_wrapper.optimizer.type='{cfg.optim_wrapper.optimizer.type}': "
-            'torch and the registry have no optimizer of that name'
+        name = cfg.optim_wrapper.optimizer.type
+        near = _nearest_type(name, OPTIMIZERS)
+        return f"unknown optim_wrapper.optimizer.type='{name}': " + (
+            f'did you mean {near!r}?'
+            if near
+            else "mmengine registers PyTorch's optimizers, and those of packages such as "
+            'lion_pytorch where they are installed'
         )
     if where == 'optim_wrapper' and type(error) is NotImplementedError:
         return (
@@ -172,6 +179,24 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             f'{suggest(key, _parameters(factory))}'
         )
     return f'{where} cannot be used: {reason(error)}'
+
+
+def _nearest_type(name: str, registry: Any) -> str | None:
+    """The name spelled most like ``name`` of what a registry, or one beside it, can build."""
+    if not isinstance(registry, Registry):
+        return None
+    root = registry
+    while root.parent is not None:
+        root = root.parent
+    scoped = {
+        f'{scope}.{each}': each
+        for scope, child in root.children.items()
+        for each in child.module_dict
+    }
+    same = [full for full, each in scoped.items() if each == name]
+    return min(same, default=None) or nearest(
+        name, {*registry.module_dict, *root.module_dict, *scoped}
+    )
 
 
 def _misfit(text: str, modules: list[nn.Module]) -> str | None:

@@ -70,7 +70,13 @@ def build_evaluator(runner: Runner, cfg: Config) -> Any:
         (
             build_backbone,
             {'model.backbone.type': 'mmdat.DATPlus'},
-            r"unknown model.backbone.type='mmdat.DATPlus': nothing of that name is registered in m",
+            r"unknown model.backbone.type='mmdat.DATPlus': nothing of that name is registered in m"
+            r".*; did you mean 'mmdat.DATPlusPlus'\? Else check its scope",
+        ),
+        (
+            build_backbone,
+            {'model.backbone.type': 'ScalableViT'},
+            r"nothing of that name is registered in .*; did you mean 'mmdat.ScalableViT'\?",
         ),
         (
             build_backbone,
@@ -86,7 +92,7 @@ def build_evaluator(runner: Runner, cfg: Config) -> Any:
         (
             build_backbone,
             {'model.backbone.out_indices': 3},
-            r'out_indices must be stages from 0 to 3, got 3',
+            r'out_indices must be a list of stages from 0 to 3, got 3',
         ),
         (
             build_backbone,

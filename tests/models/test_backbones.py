@@ -565,7 +565,7 @@ def test_slide_attention_starts_with_unit_shifts_that_stay() -> None:
         (
             DATPlusPlus,
             dict(arch='nano', out_indices=(4,)),
-            'out_indices must be stages from 0 to 3',
+            'out_indices must be a list of stages from 0 to 3',
         ),
         (DATPlusPlus, dict(arch='nano', in_channels=0), 'in_channels must be the number'),
         (DATPlusPlus, dict(arch='nano', in_channels=True), 'in_channels must be the number'),

@@ -341,7 +341,7 @@ class HierarchicalBackbone(BaseModule):
             or not all(fits(index, int) and index in range(stages) for index in out_indices)
         ):
             raise UserError(
-                f'out_indices must be stages from 0 to {stages - 1}, got {out_indices!r}'
+                f'out_indices must be a list of stages from 0 to {stages - 1}, got {out_indices!r}'
             )
         built = max(out_indices) + 1
         if not fits(frozen_stages, int) or not -1 <= frozen_stages <= built:
