@@ -107,7 +107,7 @@ def before_training(
     if amp or run.is_mixed(cfg):
         run.warn_of_slow_bfloat16(warn)
     if auto_scale_lr:
-        run.check_lr_scaling(cfg)
+        run.check_lr_scaling(cfg, warn)
 
 
 def before_testing(

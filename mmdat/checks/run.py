@@ -239,10 +239,21 @@ def check_bfloat16(cfg: Config) -> None:
             )
 
 
-def check_lr_scaling(cfg: Config) -> None:
-    """Refuse to scale the learning rate of a config that names no batch size to scale from."""
+def check_lr_scaling(cfg: Config, warn: Callable[[str], None]) -> None:
+    """Refuse to scale the learning rate of a config that names no batch size to scale from.
+
+    Args:
+        warn: Takes a warning if batches are added up to steps, of which mmengine's scaling knows
+            nothing.
+    """
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {cfg.filename}')
+    counts = cfg.optim_wrapper.get('accumulative_counts') or 1
+    if counts > 1:
+        warn(
+            f'--auto-scale-lr goes by the images of a batch, but a step takes {counts} batches '
+            f'(optim_wrapper.accumulative_counts): divide auto_scale_lr.base_batch_size by {counts}'
+        )
 
 
 def check_tta(cfg: Config, warn: Callable[[str], None]) -> None:

@@ -135,7 +135,12 @@ def test_flags_without_their_settings_are_refused(cfg: Config) -> None:
         dict(tta_model=dict(type='X'), tta_pipeline=[dict()], auto_scale_lr=dict(base_batch_size=1))
     )
     checks.before_testing(cfg, tta=True)
-    checks.before_training(cfg, auto_scale_lr=True)
+    warnings: list[str] = []
+    checks.before_training(cfg, auto_scale_lr=True, warn=warnings.append)
+    assert not warnings
+    cfg.optim_wrapper.accumulative_counts = 4  # of which mmengine's scaling knows nothing
+    checks.before_training(cfg, auto_scale_lr=True, warn=warnings.append)
+    assert 'divide auto_scale_lr.base_batch_size by 4' in warnings[0]
 
 
 def test_mixed_precision_in_float16_needs_a_gpu(
