@@ -1,15 +1,18 @@
 """What every backbone promises, whatever its blocks."""
 
 import copy
+import logging
 import pickle
 import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.variants import NANO, TRACED, VARIANTS, build
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, PretrainedInit
 from packaging.version import Version
 from torch import Tensor, nn
@@ -431,6 +434,8 @@ def test_images_may_have_other_channels_than_three(name: str) -> None:
     assert grads['embeddings.0.0.weight'].abs().amax((0, 2, 3)).min() > 0
     with pytest.raises(UserError, match=r'takes images in a batch, .* of shape \(5, 64, 64\)$'):
         model(torch.zeros(5, 64, 64))
+    with pytest.raises(UserError, match=r'takes images in a batch, .*, got a ndarray$'):
+        model(np.zeros((1, 5, 64, 64), np.float32))
     with pytest.raises(UserError, match='images of 3 channels .* of in_channels 5: make them'):
         model(image(40, 56))
 
@@ -642,9 +647,14 @@ def test_the_log_says_where_weights_come_from(
         told.update({name: info[value]['init_info'] for name, value in module.named_parameters()})
 
     monkeypatch.setattr(BaseModule, '_dump_init_info', tell)
+    logger = logging.Logger('log')
+    monkeypatch.setattr(MMLogger, 'get_current_instance', lambda: logger)
     path = tmp_path / 'trained.pth'
     torch.save(DAT('nano').state_dict(), path)
     backbone = DAT('nano', init_cfg=dict(type='Pretrained', checkpoint=path, layer='Conv2d'))
+    copy.deepcopy(backbone).init_weights()
+    assert not told  # on a terminal, with lines for each parameter
+    logger.addHandler(logging.FileHandler(tmp_path / 'log'))
     backbone.init_weights()
     assert told['embeddings.0.0.weight'] == f'load from {path}'
     assert backbone.init_cfg['type'] == 'Pretrained'

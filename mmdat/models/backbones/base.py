@@ -6,9 +6,11 @@ import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from logging import FileHandler
 from typing import Any, ClassVar
 
 import torch
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, PretrainedInit, update_init_info
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -124,10 +126,12 @@ class HierarchicalBackbone(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Tensor[batch, in_channels, height, width] -> a Tensor[batch, channels, ...] an output."""
-        if x.ndim != 4:
+        if not isinstance(x, Tensor) or x.ndim != 4:
+            is_tensor = isinstance(x, Tensor)
+            given = f'tensor of shape {tuple(x.shape)}' if is_tensor else type(x).__name__
             raise UserError(
                 f'{type(self).__name__} takes images in a batch, (batch, channels, height, width), '
-                f'got a tensor of shape {tuple(x.shape)}'
+                f'got a {given}'
             )
         if x.shape[1] != self.in_channels:
             raise UserError(
@@ -281,6 +285,11 @@ class HierarchicalBackbone(BaseModule):
         self.init_cfg = [_loading(item) if _is_pretrained(item) else item for item in ordered]
         super().init_weights()
         self.init_cfg = init_cfg
+
+    def _dump_init_info(self) -> None:
+        # Two lines for each parameter, of which mmengine fills a terminal where no log has a file.
+        if any(isinstance(x, FileHandler) for x in MMLogger.get_current_instance().handlers):
+            super()._dump_init_info()
 
     def _build_embedding(self, stage: int, previous_dims: int, settings: Any) -> nn.Module:
         """Build the module between the image or the previous stage's map and this stage's."""
