@@ -93,6 +93,7 @@ CLIPPING: dict[str, tuple[Callable, str]] = dict(
 # An infinite interval is none.
 LEAST = {
     'auto_scale_lr.base_batch_size': 1,
+    'default_hooks.checkpoint.interval': -1,  # none, as 0
     'optim_wrapper.accumulative_counts': 1,
     'train_cfg.max_epochs': 0,
     'train_cfg.max_iters': 0,
@@ -199,6 +200,8 @@ def _check_numbers(cfg: Config) -> None:
     for path, least in LEAST.items():
         value = value_at(cfg, path)
         if value is None or (fits(value, float) and value == inf and 'val_' in path):
+            continue
+        if _is_custom(cfg, path.rpartition('.')[0]):
             continue
         # Also 8000.0, as mmdet's configs have it.
         if not (fits(value, float) and value % 1 == 0 and value >= least):

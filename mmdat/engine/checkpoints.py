@@ -54,6 +54,13 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
+        try:
+            self.filename_tmpl.format(0)
+        except (LookupError, ValueError) as error:
+            raise UserError(
+                f'filename_tmpl {self.filename_tmpl!r} of the checkpoint hook takes no number: '
+                "write it as in 'epoch_{}.pth'"
+            ) from error
         if is_main_process() and '://' not in self.out_dir:
             os.makedirs(self.out_dir, exist_ok=True)  # that of the config's out_dir is new
             for path in Path(self.out_dir).glob(partial_path(Path('*.pth')).name):

@@ -166,6 +166,7 @@ def test_what_projects_and_zoos_have_passes(text: str, tmp_path: Path) -> None:
         ('train_cfg.max_iters', [-1, 'a'], 0),
         ('optim_wrapper.accumulative_counts', [0, 1.5], 1),
         ('auto_scale_lr.base_batch_size', [0, -4, 'a'], 1),
+        ('default_hooks.checkpoint.interval', [-2, 0.5, '1'], -1),
     ],
 )
 def test_number_that_mmengine_trips_over_is_refused(
