@@ -39,15 +39,18 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     return f'allowed are {enumerate_names(names, most=MOST_ALLOWED)}'
 
 
-def nearest(name: str, valid: Iterable[str]) -> str | None:
+def nearest(name: str, valid: Iterable[str], cutoff: float = 0.7) -> str | None:
     """The valid name that is spelled most like ``name``, or None if none is.
+
+    Args:
+        cutoff: How alike they must be, as ``difflib`` has it.
 
     Example:
         >>> nearest('adamw', ['AdamW', 'SGD']), nearest('Lion', ['AdamW', 'SGD'])
         ('AdamW', None)
     """
     lowercase = {each.lower(): each for each in valid}
-    close = get_close_matches(name.lower(), lowercase, n=1, cutoff=0.7)
+    close = get_close_matches(name.lower(), lowercase, n=1, cutoff=cutoff)
     return lowercase[close[0]] if close else None
 
 

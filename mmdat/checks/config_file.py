@@ -81,7 +81,7 @@ def put_options(cfg: Config, options: Mapping[str, Any]) -> None:
             import_modules_from_strings(**(cfg.custom_imports or {'imports': ()}))
         except Exception as error:  # a module is code, and can raise anything
             raise UserError(
-                f"'custom_imports' in --cfg-options cannot be used: {reason(error)}"
+                f"'custom_imports' in --cfg-options cannot be used: {reason(error)}{_why(error)}"
             ) from error
 
 
@@ -108,7 +108,17 @@ def _explain(error: BaseException, path: str) -> str:
         error = error.__cause__
     if isinstance(error, UnicodeDecodeError):
         return f'config {path} is not text in UTF-8: save it so'
-    return f'config {path} cannot be read: {reason(error)}{line}'
+    return f'config {path} cannot be read: {reason(error)}{_why(error)}{line}'
+
+
+def _why(error: BaseException) -> str:
+    """What mmengine leaves out where a module of custom_imports cannot be imported."""
+    cause = error.__context__
+    if not isinstance(error, ImportError) or not isinstance(cause, ImportError):
+        return ''
+    is_missing = isinstance(cause, ModuleNotFoundError)
+    remedy = ': install it, or add the folder that it is in to PYTHONPATH' if is_missing else ''
+    return f' ({reason(cause)}{remedy})'
 
 
 def _why_not_python(path: str) -> str:
