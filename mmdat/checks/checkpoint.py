@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
@@ -260,4 +261,14 @@ def check_precision(runner: Runner, content: Mapping[str, Any], source: str) -> 
         runner.logger.warning(
             f'{source} was trained {was} mixed precision and goes on {now} it: {do} --amp to go on '
             'as before'
+        )
+
+
+def check_averages(runner: Runner, content: Mapping[str, Any], source: str) -> None:
+    """Log a warning if training goes on from averaged weights without averaging them (EMA)."""
+    averages = any(isinstance(hook, EMAHook) for hook in runner.hooks)
+    if 'ema_state_dict' in content and not averages:
+        runner.logger.warning(
+            f'{source} holds weights that EMAHook averaged, and training goes on from these '
+            'without it: add the hook to custom_hooks to go on as before'
         )

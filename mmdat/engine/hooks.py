@@ -62,6 +62,7 @@ class CheckFitHook(Hook):
         if is_resuming:
             checks.checkpoint.check_precision(runner, checkpoint, source)
             checks.checkpoint.check_optimizer(runner, checkpoint, source)
+            checks.checkpoint.check_averages(runner, checkpoint, source)
         if not is_fine_tuning:
             for loop in mmengine_private.built_loops(runner).values():
                 dataset = loop.dataloader.dataset

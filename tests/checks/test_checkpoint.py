@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.model import BaseModule
 from mmengine.optim import (
     AmpOptimWrapper,
@@ -27,6 +28,7 @@ from torch import nn
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks.checkpoint import (
+    check_averages,
     check_class_order,
     check_optimizer,
     check_precision,
@@ -206,6 +208,17 @@ def test_another_precision_than_in_training_is_told(mixed: Any) -> None:
         'before',
         'a.pth was trained without mixed precision and goes on with it: leave out --amp to go on '
         'as before',
+    ]
+
+
+def test_going_on_from_averaged_weights_without_averaging_is_told() -> None:
+    told: list[str] = []
+    for hooks, content in itertools.product(([], [EMAHook()]), ({}, {'ema_state_dict': {}})):
+        runner: Any = SimpleNamespace(hooks=hooks, logger=SimpleNamespace(warning=told.append))
+        check_averages(runner, content, 'a.pth')
+    assert told == [
+        'a.pth holds weights that EMAHook averaged, and training goes on from these without it: '
+        'add the hook to custom_hooks to go on as before'
     ]
 
 
