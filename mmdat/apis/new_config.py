@@ -23,7 +23,7 @@ from mmdat.checks.config_keys import check_scope
 from mmdat.checks.folders import find_files
 from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.checks.mmengine_private import imported_names
-from mmdat.checks.run import check_share, check_writable
+from mmdat.checks.run import check_parts, check_share, check_writable
 from mmdat.config_bases import PREFIX
 from mmdat.datasets.formats import (
     Classified,
@@ -39,6 +39,11 @@ from mmdat.errors import UserError
 
 from .config_text import WIDTH, Code, assignment
 
+# What a config is written from, of a base.
+PARTS = (
+    'train_dataloader.dataset', 'train_dataloader.batch_size', 'val_dataloader.dataset',
+    'val_evaluator', 'train_cfg', 'optim_wrapper.optimizer.type', 'optim_wrapper.optimizer.lr',
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]  # of the clone
 # A base without masks, for data without.
 BOXES_ALONE = 'configs/retinanet_dat_pp_t_coco.py'
@@ -128,6 +133,9 @@ def new_config(
             f'BASE {base} is in pure Python, which no config with _base_ can build on: give a dump '
             "of it, Config.fromfile(...).dump('dump.py') of mmengine"
         )
+    check_parts(cfg, PARTS)
+    if cfg.train_cfg.get('max_iters') is None:
+        check_parts(cfg, ('train_cfg.max_epochs',))
     draft = Draft()
     write, found = _find(cfg, folder, val_share, seed, zero)
     found.notes += [
@@ -216,7 +224,7 @@ def _write_detection(draft: Draft, cfg: Config, path: Path, found: Detection, ba
     needs_masks = any(
         step.get('with_mask')
         for _, dataset in config_tree.datasets(cfg, 'train')
-        for step in config_tree.transforms(dataset.pipeline)
+        for step in config_tree.transforms(dataset.get('pipeline') or [])
     )
     if needs_masks and (count := found.without_mask()):
         raise UserError(
@@ -327,7 +335,7 @@ def _write_classified(draft: Draft, cfg: Config, path: Path, found: Classified, 
             lines = [f'{image}\t{found.classes[label]}' for image, label in split.labels.items()]
             datasets[name]['ann_file'] = _list_file(draft, path, name, lines)
     _add_loaders(draft, cfg, datasets, batch)
-    topk = (cfg.val_evaluator or {}).get('topk') or (1,)
+    topk = config_tree.value_at(cfg, 'val_evaluator.topk') or (1,)
     fitting = tuple(k for k in topk if k < len(found.classes))
     if fitting != tuple(topk):
         draft.values['val_evaluator'] = dict(topk=fitting)
@@ -337,6 +345,8 @@ def _write_classified(draft: Draft, cfg: Config, path: Path, found: Classified, 
 def _add_loaders(draft: Draft, cfg: Config, datasets: dict[str, dict], batch: int) -> None:
     """Add a data loader for each split, with its data set."""
     for split in datasets:
+        if split == 'test':
+            check_parts(cfg, ('test_dataloader.dataset', 'test_evaluator'))
         places = list(config_tree.datasets(cfg, split))
         if len(places) != 1:
             raise UserError(
@@ -475,7 +485,7 @@ def _fit_schedule(draft: Draft, cfg: Config, images: int, batch: int) -> str:
     if images >= MANY_IMAGES:
         length = total
     interval = max(1, length // VALIDATIONS)
-    base_batch = cfg.get('auto_scale_lr', {}).get('base_batch_size', batch)
+    base_batch = (cfg.get('auto_scale_lr') or {}).get('base_batch_size', batch)
     optimizer = cfg.optim_wrapper.optimizer
     # Adam's step does not grow with the gradient: its rate goes by the root of the batch size.
     root = 'Adam' in optimizer.type

@@ -441,6 +441,36 @@ def test_a_base_in_pure_python_is_refused_but_not_its_dump(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    'part',
+    [
+        'train_dataloader',
+        'train_dataloader.batch_size',
+        'train_cfg',
+        'train_cfg.max_epochs',
+        'optim_wrapper',
+        'optim_wrapper.optimizer.lr',
+        'val_dataloader',
+        'val_evaluator',
+        'test_dataloader',
+        'test_evaluator',
+    ],
+)
+def test_a_base_without_a_part_is_refused(part: str, tmp_path: Path) -> None:
+    cfg = load(NANO['mmpretrain'])
+    *parents, last = part.split('.')
+    parent = config_tree.value_at(cfg, '.'.join(parents)) if parents else cfg
+    parent.pop(last)
+    base = tmp_path / 'base.py'
+    cfg.dump(base)
+    for split in ('train', 'test'):
+        write_folders_of_classes(tmp_path / 'data' / split)
+    out = tmp_path / 'mine.py'
+    with pytest.raises(UserError, match=rf'base.py has no {part}(\.\w+)*: add one'):
+        new_config(str(base), str(tmp_path / 'data'), str(out))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
     'out, sentence',
     [
         ('there.py', r'OUT .*there.py is there already'),
