@@ -18,6 +18,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from mmdat.apis.curves import read_log
 from mmdat.apis.toolboxes import toolbox_of
+from mmdat.checks.checkpoint import last_checkpoint
 from mmdat.checks.exceptions import explained
 from mmdat.checks.results import check_same_data, read_results
 from mmdat.checks.run import check_least, check_parts, check_share, check_writable
@@ -179,7 +180,9 @@ def write_report(
     mmcv.imwrite(cv2.cvtColor(arrange(pictures), cv2.COLOR_RGB2BGR), str(report.pictures))
     report.table.write_text(to_markdown(tables), encoding='utf-8')
     report.figures.write_text(json.dumps(tables, indent=2) + '\n', encoding='utf-8')
-    checkpoint = checkpoint or _last_checkpoint(results.parent)
+    if checkpoint is None:
+        folder, name = last_checkpoint(cfg, results.parent)
+        checkpoint = str(folder / name) if (folder / name).is_file() else None
     shown = evenly_spaced(MOST_PICTURES, len(indices))
     points = []
     if checkpoint is not None:
@@ -202,13 +205,6 @@ def write_report(
         f'with the weights of {checkpoint}.',
     )
     return report
-
-
-def _last_checkpoint(work_dir: Path) -> str | None:
-    """The last checkpoint of the training in a work dir; None if it is not there any more."""
-    file = work_dir / 'last_checkpoint'
-    path = file.read_text().strip() if file.is_file() else ''
-    return path if Path(path).is_file() else None
 
 
 def _facts(cfg: Config, results: Path, command: str) -> dict[str, str]:

@@ -46,11 +46,7 @@ def latest_checkpoint(cfg: Config, warn: Callable[[str], None]) -> tuple[str, An
         UserError: If there are checkpoints, all of which are broken.
     """
     broken: list[str] = []
-    work_dir = Path(cfg.work_dir)
-    named = work_dir / 'last_checkpoint'
-    name = Path(named.read_text(errors='replace').strip()).name if named.is_file() else ''
-    out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
-    folder = work_dir if out_dir is None else Path(out_dir, work_dir.resolve().name)
+    folder, name = last_checkpoint(cfg, Path(cfg.work_dir))
     others = [path for path in folder.glob('*.pth') if path.name != name]
     if (folder / name).is_file() and (found := _read_whole(folder / name, broken.append)):
         return found
@@ -66,6 +62,17 @@ def latest_checkpoint(cfg: Config, warn: Callable[[str], None]) -> tuple[str, An
     for problem in broken:
         warn(f'--resume goes back to the checkpoint before: {problem}')
     return found
+
+
+def last_checkpoint(cfg: Config, work_dir: Path) -> tuple[Path, str]:
+    """Folder of a training's checkpoints, and the name of its last one; empty if there is none.
+
+    ``last_checkpoint`` has the path that was written to: a copied ``work_dir`` has its own file.
+    """
+    named = work_dir / 'last_checkpoint'
+    name = Path(named.read_text(errors='replace').strip()).name if named.is_file() else ''
+    out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
+    return work_dir if out_dir is None else Path(out_dir, work_dir.resolve().name), name
 
 
 def check_whole(path: str) -> None:

@@ -506,7 +506,7 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_names(
     )
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         torch.save(build_model(config).state_dict(), tmp_path / 'weights.pth')
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'weights.pth'))
+    (tmp_path / 'last_checkpoint').write_text('/before/it/was/copied/weights.pth')
     scores = dict(gt_label=torch.tensor([0]), pred_score=torch.eye(30)[29])
     results = [dict(scores, img_path=path, pred_label=torch.tensor([29])) for path in images]
     log = tmp_path / 'run' / 'vis_data' / 'scalars.json'
