@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ MANY_CROWDS = 10
 CROWD = 'crowds (iscrowd is 1), which are ignored'
 MARKED = 'marked by "ignore"'
 OTHER_CATEGORY = 'of categories that metainfo.classes lacks'
+# What programs name pixels without an object, as plain_name writes it.
+NO_OBJECTS = ('background', 'ignore')
 Warn = Callable[[str], object]
 
 
@@ -85,24 +87,30 @@ def read_coco(
 def class_names(content: Mapping[str, Any]) -> tuple[str, ...]:
     """Name the classes of a file, in the order of the ids of its categories.
 
-    Categories without objects are none if they are the background, or if they group others, as the
-    first of Roboflow's files does.
+    Those of :func:`needs_objects` are classes if they have objects.
 
     Args:
         content: What :func:`read_coco` returned.
     """
     categories = content['categories']
     used = {annotation['category_id'] for annotation in content.get('annotations', [])}
-    groups = [category.get('supercategory') for category in categories]
-
-    def is_class(category: Mapping[str, Any]) -> bool:
-        is_group = category.get('supercategory') == 'none' and category['name'] in groups
-        return category['id'] in used or not (
-            is_group or plain_name(category['name']) == 'background'
-        )
-
     ordered = sorted(categories, key=lambda category: category['id'])
-    return tuple(category['name'] for category in ordered if is_class(category))
+    return tuple(
+        category['name']
+        for category in ordered
+        if category['id'] in used or not needs_objects(category, categories)
+    )
+
+
+def needs_objects(category: Mapping[str, Any], categories: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a category is a class only if it has objects: the background, or a group of others.
+
+    The first category of Roboflow's files groups the others; it has the name of the project.
+    """
+    if plain_name(category['name']) in NO_OBJECTS:
+        return True
+    groups = (other.get('supercategory') for other in categories)
+    return category.get('supercategory') == 'none' and category['name'] in groups
 
 
 def check_class_names(classes: Any) -> None:

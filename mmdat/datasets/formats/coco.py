@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mmdat.checks.coco import needs_objects
 from mmdat.checks.coco_reading import Reading
 from mmdat.errors import UserError, enumerate_names
 
@@ -24,8 +25,6 @@ from .labelme import read_labelme
 from .voc import read_voc
 from .yolo import read_yolo
 
-# Classes that programs write for what is no object.
-NO_OBJECT = ('_background_', 'background', '__ignore__')
 # What COCO's own folder has of the same images beside the instances.
 COCO_ALSO = re.compile('captions|keypoints|stuff|panoptic|image_info')
 KNOWN = 'COCO JSON, YOLO (data.yaml or classes.txt), Pascal VOC (XML) and labelme (JSON)'
@@ -256,23 +255,14 @@ def _unite_classes(splits: dict[str, CocoSplit], notes: list[str]) -> tuple[str,
     anew.
     """
     categories = [item for split in splits.values() for item in split.content['categories']]
-    parents = {
-        item.get('supercategory')
-        for item in categories
-        if item.get('supercategory') != item['name']
-    }
     used: set[str] = set()
     for split in splits.values():
         named = {item['id']: item['name'] for item in split.content['categories']}
         used |= {named.get(item['category_id'], '') for item in split.content['annotations']}
-    classes, dropped = [], []
-    for name in dict.fromkeys(item['name'] for item in categories):
-        # Roboflow's first category is the name of the project.
-        if name not in used and (name in NO_OBJECT or name in parents):
-            dropped.append(name)
-        else:
-            classes.append(name)
-    if dropped:
+    names = list(dict.fromkeys(item['name'] for item in categories))
+    empty = {item['name'] for item in categories if needs_objects(item, categories)} - used
+    classes = [name for name in names if name not in empty]
+    if dropped := [name for name in names if name in empty]:
         notes.append(f'No class: {enumerate_names(dropped)}, which no object has.')
     first = next(iter(splits.values()))
     wanted = [(item['id'], item['name']) for item in first.content['categories']]
