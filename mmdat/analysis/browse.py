@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
+from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
-from mmdat.apis.toolboxes import toolbox_of, visualizer_of
+from mmdat.apis.toolboxes import in_toolbox, toolbox_of, visualizer_of
 from mmdat.checks import config_tree
-from mmdat.checks.exceptions import explained
 from mmdat.checks.images import to_rgb
 from mmdat.checks.run import check_display, check_least, check_parts, check_writable
 
@@ -55,7 +54,7 @@ def browse_dataset(
     if output_dir is not None:
         check_writable('--output-dir', output_dir)
     check_parts(cfg, (f'{split}_dataloader.dataset',))
-    with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), explained(cfg):
+    with in_toolbox(cfg):
         dataset = DATASETS.build(_dataset_of(cfg, split))
         visualizer = _build_visualizer(cfg)
         visualizer.dataset_meta = config_tree.first_metainfo(dataset.metainfo)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import DefaultScope
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -18,8 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mmdat.ops.flops  # noqa: F401  so that mmdat's operators are counted
 from mmdat.apis.model import build_model
-from mmdat.apis.toolboxes import toolbox_of
-from mmdat.checks.exceptions import explained
+from mmdat.apis.toolboxes import in_toolbox, toolbox_of
 from mmdat.ops import prefer_implementation
 
 from .measure import TensorMemory
@@ -91,7 +89,7 @@ def _count(cfg: Config, shape: tuple[int, int], with_values: bool) -> Complexity
         contextlib.nullcontext() if with_values else FakeTensorMode(allow_non_fake_inputs=True)
     )
     with tensors, torch.no_grad():
-        with DefaultScope.overwrite_default_scope(toolbox), explained(cfg):
+        with in_toolbox(cfg):
             torch.manual_seed(0)  # proposals depend on the weights
             model = build_model(cfg).eval()
             if toolbox == 'mmdet':

@@ -14,12 +14,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 
 from mmdat.apis.curves import read_log
-from mmdat.apis.toolboxes import toolbox_of
+from mmdat.apis.toolboxes import in_toolbox, toolbox_of
 from mmdat.checks.checkpoint import last_checkpoint
-from mmdat.checks.exceptions import explained
 from mmdat.checks.results import check_same_data, read_results
 from mmdat.checks.run import check_least, check_parts, check_share, check_writable
 from mmdat.errors import UserError
@@ -158,7 +157,7 @@ def write_report(
     out_dir = results.parent if out_dir is None else Path(out_dir)
     check_writable('--out-dir', out_dir)
     task = TASKS[scope]
-    with DefaultScope.overwrite_default_scope(scope), explained(cfg):
+    with in_toolbox(cfg):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
         check_same_data(predictions, dataset, results)
         tables = task.measure(predictions, dataset)
@@ -186,7 +185,7 @@ def write_report(
     shown = evenly_spaced(MOST_PICTURES, len(indices))
     points = []
     if checkpoint is not None:
-        with DefaultScope.overwrite_default_scope(scope), explained(cfg):
+        with in_toolbox(cfg):
             points = draw_points(
                 cfg, checkpoint, dataset, [indices[i] for i in shown[:MOST_POINTS]]
             )

@@ -16,8 +16,7 @@ from rich.table import Table
 
 from mmdat.apis.model import build_model, load_weights
 from mmdat.apis.runner import use_mixed_precision
-from mmdat.apis.toolboxes import toolbox_of
-from mmdat.checks.exceptions import explained
+from mmdat.apis.toolboxes import in_toolbox, toolbox_of
 from mmdat.checks.run import check_amp, check_device, check_least, check_parts
 from mmdat.engine import parts_in_bfloat16, replay_backbone
 
@@ -122,7 +121,7 @@ def prepare_run(
 
     The arguments are those of :func:`measure_speed`.
     """
-    with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), explained(cfg):
+    with in_toolbox(cfg):
         torch.manual_seed(0)
         model = build_model(cfg)
         if checkpoint is not None:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
-from mmengine.registry import DefaultScope
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -27,7 +26,7 @@ from mmdat.registry import MODELS
 from mmdat.version import __version__
 
 from .model import build_model
-from .toolboxes import toolbox_of
+from .toolboxes import in_toolbox
 
 
 def convert_published_file(source: str, target: str, config: str | None = None) -> str:
@@ -92,7 +91,7 @@ def compare_published_file(config: str, checkpoint: str) -> list[Place]:
     """
     cfg = read_config(config)
     checks.after_reading(cfg)
-    with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), explained(cfg):
+    with in_toolbox(cfg):
         model = build_model(cfg)
     return compare_published(model, read_weights(checkpoint), checkpoint)
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from mmdat import checks
 from mmdat.checks.config_file import put_options, read_config
-from mmdat.checks.exceptions import explained
 from mmdat.checks.mmengine_private import in_scope
 from mmdat.checks.run import check_device, check_least, check_share
 from mmdat.errors import UserError
@@ -41,7 +40,7 @@ from .metainfo import (
 from .model import build_model, load_weights
 from .results import Instances, Mask
 from .slicing import Tile, average_logits, merge_instances, tiles
-from .toolboxes import toolbox_of
+from .toolboxes import in_toolbox, toolbox_of
 
 # Classes whose scores are brought to an image's size at a time; all of them could fill the memory.
 CLASSES_AT_ONCE = 8
@@ -124,7 +123,7 @@ class Predictor:
         self.can_slice = self.toolbox != 'mmpretrain' and slice_size is None
         self._slice_size = slice_size
         self._overlap = overlap
-        with in_scope(self.toolbox), explained(cfg):
+        with in_toolbox(cfg):
             self._model = build_model(cfg).eval()
             _raise_thresholds(self._model, score_thr)
             meta = load_weights(self._model, os.fspath(checkpoint))

@@ -1,6 +1,7 @@
 """What differs between mmdet, mmsegmentation and mmpretrain when their models are run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,8 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 
 from mmdat.checks.config_keys import check_scope
+from mmdat.checks.exceptions import explained
+from mmdat.checks.mmengine_private import in_scope
 from mmdat.registry import METRICS
 
 
@@ -61,6 +64,13 @@ def toolbox_of(cfg: Config) -> Toolbox:
     """
     check_scope(cfg)
     return TOOLBOXES[cfg.default_scope]
+
+
+@contextmanager
+def in_toolbox(cfg: Config) -> Iterator[None]:
+    """Build parts of a config as its toolbox does; what is wrong with them is a UserError."""
+    with in_scope(toolbox_of(cfg).name), explained(cfg):
+        yield
 
 
 def visualizer_of(cfg: Config) -> dict[str, Any]:
