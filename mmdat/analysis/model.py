@@ -1,32 +1,14 @@
-"""Configs that are looked at, not trained, and the images that their models take."""
+"""Shapes of the images that the model of a config takes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
-from mmdat import checks
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks import config_tree
-from mmdat.checks.config_file import read_config
 from mmdat.checks.run import check_shape
 from mmdat.errors import UserError, reason
-
-
-def load_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
-    """Read a config and check its keys.
-
-    Args:
-        cfg_options: Values to put into the config, by dotted key.
-
-    Raises:
-        UserError: For a mistake in what was given.
-    """
-    cfg = read_config(path, cfg_options)
-    checks.after_reading(cfg)
-    return cfg
 
 
 def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
 from mmdat.apis.curves import read_log
+from mmdat.apis.model import load_config
 from mmdat.apis.toolboxes import in_toolbox, toolbox_of
 from mmdat.checks.checkpoint import last_checkpoint
 from mmdat.checks.results import check_same_data, read_results
@@ -30,7 +31,6 @@ from mmdat.visualization.curves import draw_curves, in_order
 from .browse import evenly_spaced
 from .classes import class_accuracy, confused_images, draw_classified
 from .detections import MATCHING_IOU, average_precision, confused_objects, draw_detections
-from .model import load_config
 from .page import shown_confusion, write_page
 from .points import draw_points
 from .segments import confused_pixels, draw_predicted_segments, segment_overlap

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mmdat import checks
 from mmdat.checkpoints import convert_published_checkpoint, read_weights
 from mmdat.checkpoints.conversion import find_backbone
 from mmdat.checkpoints.matching import match_model
@@ -25,7 +24,7 @@ from mmdat.models.backbones.base import HierarchicalBackbone
 from mmdat.registry import MODELS
 from mmdat.version import __version__
 
-from .model import build_model
+from .model import build_model, load_config
 from .toolboxes import in_toolbox
 
 
@@ -89,8 +88,7 @@ def compare_published_file(config: str, checkpoint: str) -> list[Place]:
     Raises:
         UserError: If one of them cannot be read, or is not of mmdat's models.
     """
-    cfg = read_config(config)
-    checks.after_reading(cfg)
+    cfg = load_config(config)
     with in_toolbox(cfg):
         model = build_model(cfg)
     return compare_published(model, read_weights(checkpoint), checkpoint)

@@ -13,8 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from mmdat import checks
-from mmdat.checks.config_file import read_config
 from mmdat.checks.config_tree import class_name
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_writable
@@ -27,7 +25,7 @@ from mmdat.errors import UserError, enumerate_names, reason
 from mmdat.version import __version__
 
 from .metainfo import class_names, dataset_of, metainfo_of, pipeline_of
-from .model import build_model, load_weights
+from .model import build_model, load_config, load_weights
 from .toolboxes import toolbox_of
 
 FORMATS = ('.onnx', '.pt2')
@@ -62,8 +60,7 @@ def export(
     """
     path = Path(out)
     _check_file(path)
-    cfg = read_config(config, cfg_options)
-    checks.after_reading(cfg)
+    cfg = load_config(config, cfg_options)
     toolbox = toolbox_of(cfg).name
     with DefaultScope.overwrite_default_scope(toolbox):
         with explained(cfg), quiet():

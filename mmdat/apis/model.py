@@ -1,5 +1,6 @@
-"""The model of a config, with the weights of a checkpoint."""
+"""A config, and its model with the weights of a checkpoint."""
 
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -7,8 +8,23 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
+from mmdat.checks.config_file import read_config
 from mmdat.checks.model_fit import check_weights_fit, unbuilt
 from mmdat.registry import MODELS
+
+
+def load_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
+    """Read a config and check what it holds.
+
+    Args:
+        cfg_options: Values to put into the config, by dotted key.
+
+    Raises:
+        UserError: For a mistake in what was given.
+    """
+    cfg = read_config(path, cfg_options)
+    checks.after_reading(cfg)
+    return cfg
 
 
 def build_model(cfg: Config) -> BaseModel:

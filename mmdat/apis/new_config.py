@@ -38,6 +38,7 @@ from mmdat.datasets.formats import (
 from mmdat.errors import UserError
 
 from .config_text import WIDTH, Code, assignment
+from .model import load_config
 
 # What a config is written from, of a base.
 PARTS = (
@@ -576,7 +577,7 @@ def _write_all(draft: Draft, path: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             written.append(target)
             write(target)
-        checks.after_reading(read_config(path))
+        load_config(path)
     except BaseException as error:
         for target in written:
             target.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmdat.analysis.browse import browse_dataset
-from mmdat.analysis.model import load_config
+from mmdat.apis.model import load_config
 from mmdat.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -14,7 +14,8 @@ from torch import Tensor
 from mmdat.analysis import flops, proposals
 from mmdat.analysis.flops import count_complexity, print_complexity
 from mmdat.analysis.measure import TensorMemory
-from mmdat.analysis.model import image_shape, load_config
+from mmdat.analysis.model import image_shape
+from mmdat.apis.model import load_config
 from mmdat.errors import UserError
 from mmdat.ops import window
 

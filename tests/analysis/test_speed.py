@@ -11,9 +11,8 @@ from mmengine.model import BaseModel
 
 from mmdat.analysis import speed
 from mmdat.analysis.measure import Times
-from mmdat.analysis.model import load_config
 from mmdat.analysis.speed import Speed, measure_speed, print_speed
-from mmdat.apis.model import build_model
+from mmdat.apis.model import build_model, load_config
 from mmdat.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -535,7 +535,7 @@ def test_files_of_a_failed_try_are_removed(tmp_path: Path, monkeypatch: pytest.M
     def fail(path: Path) -> None:
         raise UserError('too bad')
 
-    monkeypatch.setattr('mmdat.apis.new_config.checks.after_reading', fail)
+    monkeypatch.setattr('mmdat.apis.new_config.load_config', fail)
     with pytest.raises(UserError, match='too bad'):
         new_config(nano('mmdet'), str(tmp_path / 'data'), str(tmp_path / 'new' / 'mine.py'))
     assert [path.name for path in tmp_path.iterdir()] == ['data']

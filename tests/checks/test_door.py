@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 
 from mmdat import checks
-from mmdat.analysis.model import load_config
+from mmdat.apis.model import load_config
 from mmdat.errors import UserError
 
 RUNNABLE = """

@@ -7,8 +7,7 @@ from mmengine.registry import DefaultScope
 from torch.utils.flop_counter import FlopCounterMode
 
 import mmdat.ops.flops  # noqa: F401  so that mmdat's operators are counted
-from mmdat.analysis.model import load_config
-from mmdat.apis.model import build_model
+from mmdat.apis.model import build_model, load_config
 from mmdat.ops import prefer_implementation
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

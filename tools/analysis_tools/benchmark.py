@@ -5,10 +5,10 @@ import argparse
 import sys
 
 try:
-    from mmdat.analysis.model import load_config
     from mmdat.analysis.speed import measure_speed, print_speed
     from mmdat.apis import command_line
     from mmdat.apis.cli import add_cfg_options, add_shape
+    from mmdat.apis.model import load_config
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 

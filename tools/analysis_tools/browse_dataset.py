@@ -6,9 +6,9 @@ import sys
 
 try:
     from mmdat.analysis.browse import browse_dataset
-    from mmdat.analysis.model import load_config
     from mmdat.apis import command_line
     from mmdat.apis.cli import add_cfg_options
+    from mmdat.apis.model import load_config
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 

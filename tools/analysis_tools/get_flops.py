@@ -6,9 +6,9 @@ import sys
 
 try:
     from mmdat.analysis.flops import count_complexity, print_complexity
-    from mmdat.analysis.model import load_config
     from mmdat.apis import command_line
     from mmdat.apis.cli import add_cfg_options, add_shape
+    from mmdat.apis.model import load_config
 except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 
