@@ -10,20 +10,21 @@ from pathlib import Path, PurePosixPath
 from mmdat.errors import UserError, enumerate_names
 
 from .files import (
+    NAMES_FILES,
     SPLIT_WORDS,
     Found,
     Images,
     NotRecognizedError,
     add_val,
     check_distinct,
+    files_named,
     is_image,
+    read_lines,
     read_names,
-    read_text,
     split_of,
     take_paths,
 )
 
-NAMES_FILES = ('classes.txt', 'labels.txt')
 # Folders of data for other tasks.
 NO_CLASSES = {'images', 'labels', 'masks', 'annotations', 'JPEGImages', 'SegmentationClass'}
 LISTS = ('.txt', '.csv')
@@ -165,8 +166,7 @@ def _divided_by_lists(
         return named
     splits: dict[str, dict[str, str]] = {}
     for path in _lists(images):
-        lines = filter(None, map(str.strip, read_text(images.root / path).splitlines()))
-        found = {line: images.find(line, path) for line in lines}
+        found = {line: images.find(line, path) for line in read_lines(images.root / path)}
         if not any(found.values()):
             continue
         split = splits.setdefault(split_of(path) or '', {})
@@ -187,7 +187,7 @@ def _divided_by_lists(
 
 def _rows(images: Images, path: str) -> list[list[str]]:
     """Split the lines of a list at tabs, semicolons or commas; or else at their last blank."""
-    lines = [line.strip() for line in read_text(images.root / path).splitlines() if line.strip()]
+    lines = read_lines(images.root / path)
     sign = next((sign for sign in '\t;,' if lines and sign in lines[0]), None)
     split = csv.reader(lines, delimiter=sign) if sign else (line.rsplit(' ', 1) for line in lines)
     return [[cell.strip().strip('"') for cell in row] for row in split]
@@ -262,7 +262,7 @@ def _items(images: Images, path: str, rows: list[list[str]]) -> list[tuple[str, 
 def _named_by_file(named: dict[str, dict[str, str]], images: Images) -> dict[str, dict[str, str]]:
     """Replace numbers of classes by their names: in a file line by line, or of the folders."""
     labels = {label for split in named.values() for label in split.values()}
-    texts = [path for path in images.files if PurePosixPath(path).name in NAMES_FILES]
+    texts = files_named(images, NAMES_FILES)
     if not all(label.isdigit() for label in labels):
         return named
     if not texts:

@@ -6,7 +6,7 @@ import random
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -23,6 +23,8 @@ SPLIT_WORDS = dict(
     train='train', training='train', val='val', valid='val', validation='val', dev='val',
     test='test', testing='test',
 )  # fmt: skip
+# Files with the name of a class in each line.
+NAMES_FILES = ('classes.txt', 'obj.names', 'labels.txt', 'predefined_classes.txt')
 # Label Studio's name for an uploaded image, in which blanks are underscores too.
 UPLOADED = re.compile('[0-9a-f]{8}-(.+)')
 Item = TypeVar('Item')
@@ -89,6 +91,15 @@ def read_text(path: Path) -> str:
         raise UserError(f'{path} is not UTF-8: save it as such') from None
     except OSError as error:
         raise UserError(f'{path} cannot be read ({error.strerror})') from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file that are not blank, without blanks at their ends.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    return list(filter(None, map(str.strip, read_text(path).splitlines())))
 
 
 def read_json(path: Path) -> Any:
@@ -203,8 +214,7 @@ def image_sets(images: Images, kind: str) -> dict[str, str]:
     for name, split in [('trainval', 'train'), *SPLIT_WORDS.items()]:
         for path in images.files:
             if path.endswith(f'ImageSets/{kind}/{name}.txt'):
-                lines = filter(None, map(str.strip, read_text(images.root / path).splitlines()))
-                for line in lines:
+                for line in read_lines(images.root / path):
                     for key in (line, line.split()[0]):  # names may hold blanks, or have a suffix
                         splits[PurePosixPath(key).stem if is_image(key) else key] = split
     return splits
@@ -238,26 +248,36 @@ def find_each(images: Images, named: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def files_named(images: Images, names: Sequence[str]) -> list[str]:
+    """List the files of a folder that have one of some names, in the order of the names."""
+    found = [path for path in images.files if path.rpartition('/')[2] in names]
+    return sorted(found, key=lambda path: names.index(path.rpartition('/')[2]))
+
+
+def choose_first(images: Images, paths: list[str]) -> Path:
+    """Choose the first of some files that name the classes.
+
+    Raises:
+        UserError: If another one of its name holds something else.
+    """
+    first, *others = (images.root / path for path in paths)
+    for other in others:
+        if other.name == first.name and read_lines(other) != read_lines(first):
+            raise UserError(
+                f'{first} and {other} name other classes, or in another order: make them equal, or '
+                'take one out'
+            )
+    return first
+
+
 def read_names(images: Images, paths: list[str]) -> list[str]:
     """Read the names of classes, a line each, from the first of some files.
 
-    Args:
-        images: The files of the folder.
-        paths: The files; others that are called as the first must hold the same.
-
     Raises:
-        UserError: If they do not, or if names are empty or double.
+        UserError: If another one of its name holds others, or if names are empty or double.
     """
-    first = images.root / paths[0]
-    for path in paths:
-        lines = [line.strip() for line in read_text(images.root / path).rstrip().splitlines()]
-        if path == paths[0]:
-            names = lines
-        elif lines != names and PurePosixPath(path).name == first.name:
-            raise UserError(
-                f'{first} and {images.root / path} name other classes, or in another order: make '
-                'them equal, or take one out'
-            )
+    first = choose_first(images, paths)
+    names = [line.strip() for line in read_text(first).rstrip().splitlines()]
     check_names(names, first)
     return names
 

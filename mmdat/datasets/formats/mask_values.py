@@ -15,12 +15,12 @@ from PIL import Image
 from mmdat.checks.masks import IGNORED, is_background
 from mmdat.errors import UserError, enumerate_names
 
-from .files import Images, read_text
+from .files import Images, choose_first, files_named, read_lines, read_text
 from .mask_pairs import CITYSCAPES_END
 
 # Names of the classes of Cityscapes are those of its values for training; its labelIds of them.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)
-NAMES_FILES = (
+LISTS_OF_CLASSES = (
     'labelmap.txt', 'class_names.txt', 'classes.txt', 'labels.txt', '_classes.csv', 'classes.json',
     'labels.json', 'class_names.json', 'label_map.json', 'meta.json', 'class_dict.csv',
 )  # fmt: skip
@@ -128,30 +128,22 @@ def read_class_names(images: Images) -> tuple[Names, dict[Color, str]]:
     Raises:
         UserError: If files of the same name differ, or if one cannot be read.
     """
-    by_name = {PurePosixPath(path).name: path for path in reversed(images.files)}
-    path = next((by_name[name] for name in NAMES_FILES if name in by_name), None)
-    if path is None:
+    paths = files_named(images, LISTS_OF_CLASSES)
+    if not paths:
         return [], {}
-    text = read_text(images.root / path)
-    for other in images.files:
-        is_alike = PurePosixPath(other).name == PurePosixPath(path).name
-        if is_alike and read_text(images.root / other).split() != text.split():
-            raise UserError(
-                f'{images.root / path} and {images.root / other} name other classes: make them '
-                'equal, or take one out'
-            )
-    if path.endswith('.json'):
+    path = choose_first(images, paths)
+    if path.suffix == '.json':
         try:
-            return _names_in_json(json.loads(text))
+            return _names_in_json(json.loads(read_text(path)))
         except (ValueError, TypeError, KeyError):
-            raise UserError(f'{images.root / path} holds no list of names of classes') from None
-    lines = [line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != '#']
-    if path.endswith('.csv'):
+            raise UserError(f'{path} holds no list of names of classes') from None
+    lines = [line for line in read_lines(path) if line[0] != '#']
+    if path.suffix == '.csv':
         cells = [[cell.strip() for cell in row] for row in csv.reader(lines)]
         if colored := [row for row in cells if ''.join(row[1:4]).isdigit() and len(row) > 3]:
             return [row[0] for row in colored], {_color(row[1:4]): row[0] for row in colored}
         return {int(row[0]): row[1] for row in cells if row[0].isdigit()}, {}
-    if path.endswith('labelmap.txt') and all(':' in line for line in lines):  # CVAT's
+    if path.name == 'labelmap.txt' and all(':' in line for line in lines):  # CVAT's
         fields = [line.split(':') for line in lines]
         colors: dict[Color, str] = {}
         for name, color, *_ in fields:
@@ -160,7 +152,7 @@ def read_class_names(images: Images) -> tuple[Names, dict[Color, str]]:
                     colors[_color(color)] = name
                 except ValueError:
                     raise UserError(
-                        f'{images.root / path} gives {name!r} the color {color!r}: write red, '
+                        f'{path} gives {name!r} the color {color!r}: write red, '
                         'green and blue, such as 128,0,0'
                     ) from None
         return [name for name, *_ in fields], colors

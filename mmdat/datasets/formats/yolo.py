@@ -15,18 +15,20 @@ from mmdat.errors import UserError, enumerate_names
 
 from .content import coco_content
 from .files import (
+    NAMES_FILES,
     SPLIT_WORDS,
     SPLITS,
     Images,
     check_names,
+    files_named,
     is_image,
+    read_lines,
     read_names,
     read_text,
     split_of_folder,
     upright_size,
 )
 
-NAMES_FILES = ('classes.txt', 'obj.names', 'labels.txt', 'predefined_classes.txt')
 SLACK = 0.01  # by how much shares may leave the image, of rounding
 
 
@@ -90,7 +92,7 @@ def _description(
                     f'{where} has {count} classes (nc), but {len(names)} names: make them agree'
                 )
             return path, names, _splits(path, content, images, notes), 'kpt_shape' in content
-    texts = [path for path in images.files if PurePosixPath(path).name in NAMES_FILES]
+    texts = files_named(images, NAMES_FILES)
     labels = _labels(path for path in images.files if path not in texts)
     paths = [path for path in images.paths if _label_of(path, labels)]
     if not texts and paths:
@@ -182,15 +184,13 @@ def _images_at(place: str, bases: list[PurePosixPath], images: Images, near: str
     for base in bases:
         target = str(base / place)
         if target in images.files and not is_image(target):
-            for line in read_text(images.root / target).splitlines():
-                if line.strip():
-                    found = images.find(line.strip(), target)
-                    if found is None:
-                        raise UserError(
-                            f'image {line.strip()} of {images.root / target} is not below '
-                            f'{images.root}'
-                        )
-                    yield found
+            for line in read_lines(images.root / target):
+                found = images.find(line, target)
+                if found is None:
+                    raise UserError(
+                        f'image {line} of {images.root / target} is not below {images.root}'
+                    )
+                yield found
             return
         inside = '' if target == '.' else f'{target}/'
         if (images.root / target).is_dir():
