@@ -30,7 +30,7 @@ from mmdat.datasets.formats import (
     read_segmented,
     write_values,
 )
-from mmdat.datasets.formats.files import Images
+from mmdat.datasets.formats.files import Folder
 from mmdat.datasets.formats.mask_pairs import pair_masks
 from mmdat.errors import UserError
 
@@ -298,12 +298,12 @@ def test_names_that_do_not_tell_images_apart_pair_none(tmp_path: Path) -> None:
 
 
 def test_many_images_of_one_name_take_no_time(tmp_path: Path) -> None:
-    images = Images(tmp_path)
-    images.paths = [f'{n}/rgb/0.png' for n in range(3000)]
-    images.paths += [f'out/{n}/{n}/masks/0.png' for n in range(3000)]
+    folder = Folder(tmp_path, 0.2, 0)
+    folder.paths = [f'{n}/rgb/0.png' for n in range(3000)]
+    folder.paths += [f'out/{n}/{n}/masks/0.png' for n in range(3000)]
     start = time.process_time()
     with pytest.raises(UserError, match='has no pairs of an image and a mask'):
-        pair_masks(images, [])
+        pair_masks(folder)
     assert time.process_time() - start < 30  # each mask beside each image took minutes
 
 
@@ -878,14 +878,14 @@ def test_images_of_one_name_in_other_letters_are_told_apart(tmp_path: Path) -> N
     assert {item['file_name'] for s in found.splits for item in found.images(s)} == {
         'a.jpg', 'A.jpg', 'B.JPG'
     }  # fmt: skip
-    assert Images(tmp_path).find('b.jpg', '') == 'B.JPG'
-    assert Images(tmp_path).find('/data/0a1b2c3d-%42.jpg', '') == 'B.JPG'
+    assert Folder(tmp_path, 0.2, 0).find('b.jpg', '') == 'B.JPG'
+    assert Folder(tmp_path, 0.2, 0).find('/data/0a1b2c3d-%42.jpg', '') == 'B.JPG'
 
 
 def test_images_that_label_studio_renamed_are_found(tmp_path: Path) -> None:
     write_pictures(tmp_path, ['a/my cat.jpg', 'b/dog.jpg', 'c/dog.jpg', 'x y.jpg', 'x_y.jpg'])
-    images = Images(tmp_path)
-    found = [images.find(f'images/cf6a659e-{n}.jpg', '') for n in ('my_cat', 'dog', 'x_y', 'cow')]
+    folder = Folder(tmp_path, 0.2, 0)
+    found = [folder.find(f'images/cf6a659e-{n}.jpg', '') for n in ('my_cat', 'dog', 'x_y', 'cow')]
     assert found == ['a/my cat.jpg', None, None, None]
 
 

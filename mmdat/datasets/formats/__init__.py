@@ -1,7 +1,7 @@
 """What lies in a folder of data: boxes and masks, masks of pixels, or images by class.
 
-In all files ``images`` are those of the folder, ``share`` of them, chosen by ``seed``, is held back
-to validate on where the folder does not say which, and ``notes`` are told what is not as expected.
+The readers hold back a ``share`` of the images, chosen by ``seed``, to validate on where the folder
+does not say which.
 """
 
 from .classes import Classified, read_classified

@@ -12,8 +12,8 @@ from mmdat.errors import UserError, enumerate_names
 from .files import (
     NAMES_FILES,
     SPLIT_WORDS,
+    Folder,
     Found,
-    Images,
     NotRecognizedError,
     add_val,
     check_distinct,
@@ -68,17 +68,17 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
     Raises:
         UserError: If there are less than two classes.
     """
-    images = Images(data if data.is_dir() else data.parent)
-    notes: list[str] = []
-    named = _listed(data, images)
-    tables = [path for path in images.files if path.lower().endswith('.csv')]
+    folder = Folder(data if data.is_dir() else data.parent, share, seed)
+    named = _listed(data, folder)
+    tables = [path for path in folder.files if path.lower().endswith('.csv')]
     if not named and data.is_dir() and len(tables) == 1:
-        in_folders = {name for split in _in_folders(images, []).values() for name in split.values()}
+        in_folders = {name for split in _in_folders(folder).values() for name in split.values()}
+        folder.notes.clear()  # made anew if the folders are the classes
         if len(in_folders) < 2:
-            named = _listed(data / tables[0], images)
+            named = _listed(data / tables[0], folder)
     kind = 'lists of images and classes' if named else 'a folder for each class'
     if not named:
-        named = _divided_by_lists(_in_folders(images, notes), images, notes)
+        named = _divided_by_lists(_in_folders(folder), folder)
     classes = sorted({name for split in named.values() for name in split.values()})
     if len(classes) < 2:
         raise NotRecognizedError(
@@ -95,44 +95,37 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
             f'{data} has images of {enumerate_names(named)} alone: name a folder, list or split '
             'train'
         )
-    add_val(
-        named,
-        lambda whole: {path: [name] for path, name in whole.items()},
-        take_paths,
-        share,
-        seed,
-        notes,
-    )
+    add_val(folder, named, lambda whole: {path: [name] for path, name in whole.items()}, take_paths)
     numbers = {name: number for number, name in enumerate(classes)}
     splits = {
         split: ClassSplit({path: numbers[name] for path, name in paths.items()})
         for split, paths in named.items()
     }
     if kind == 'a folder for each class':
-        _use_folders(images, splits, classes)
+        _use_folders(folder, splits, classes)
     for split in ('train', 'val'):
         if absent := set(classes) - set(named[split].values()):
-            notes.append(f'{split} has no image of {enumerate_names(sorted(absent))}.')
+            folder.note(f'{split} has no image of {enumerate_names(sorted(absent))}.')
     return Classified(
-        kind=kind, root=images.root, classes=tuple(classes), splits=splits, notes=notes
+        kind=kind, root=folder.root, classes=tuple(classes), splits=splits, notes=folder.notes
     )
 
 
-def _listed(data: Path, images: Images) -> dict[str, dict[str, str]]:
+def _listed(data: Path, folder: Folder) -> dict[str, dict[str, str]]:
     """Read lists with a line for each image: its path and its class, or the class's number."""
     named: dict[str, dict[str, str]] = {}
-    chosen = [data.relative_to(images.root).as_posix()]
-    for path in chosen if data.is_file() else _lists(images):
-        items, where = _items(images, path, _rows(images, path)), images.root / path
+    chosen = [data.relative_to(folder.root).as_posix()]
+    for path in chosen if data.is_file() else _lists(folder):
+        items, where = _items(folder, path, _rows(folder, path)), folder.root / path
         if not any(label for _, label, _ in items):
             continue
         found: dict[str, str] = {}
         for name, label, word in items:
             split = named.setdefault(_split_named(word, where) or split_of(path) or 'train', {})
-            at = images.find(name, path)
+            at = folder.find(name, path)
             if at is None:
                 raise UserError(
-                    f'image {name} of {where} is not below {images.root}, or more than once'
+                    f'image {name} of {where} is not below {folder.root}, or more than once'
                 )
             if not label or split.setdefault(at, label) != label:
                 raise UserError(
@@ -142,20 +135,20 @@ def _listed(data: Path, images: Images) -> dict[str, dict[str, str]]:
                 )
             found[name] = at
         check_distinct(found.items(), where)
-    return _named_by_file(named, images)
+    return _named_by_file(named, folder)
 
 
-def _lists(images: Images) -> list[str]:
+def _lists(folder: Folder) -> list[str]:
     """List the files that may name the images of a split."""
     return [
         path
-        for path in images.files
+        for path in folder.files
         if path.lower().endswith(LISTS) and split_of(path) and '/ImageSets/' not in f'/{path}'
     ]
 
 
 def _divided_by_lists(
-    named: dict[str, dict[str, str]], images: Images, notes: list[str]
+    named: dict[str, dict[str, str]], folder: Folder
 ) -> dict[str, dict[str, str]]:
     """Divide the images of folders without splits by lists of them, as Food-101 has them.
 
@@ -165,15 +158,15 @@ def _divided_by_lists(
     if set(named) != {'train'}:
         return named
     splits: dict[str, dict[str, str]] = {}
-    for path in _lists(images):
-        found = {line: images.find(line, path) for line in read_lines(images.root / path)}
+    for path in _lists(folder):
+        found = {line: folder.find(line, path) for line in read_lines(folder.root / path)}
         if not any(found.values()):
             continue
         split = splits.setdefault(split_of(path) or '', {})
         for line, at in found.items():
             if at not in named['train']:
                 raise UserError(
-                    f'image {line} of {images.root / path} is in no folder of a class, or more '
+                    f'image {line} of {folder.root / path} is in no folder of a class, or more '
                     'than once: put it there, or take it out'
                 )
             split[at] = named['train'][at]
@@ -181,13 +174,13 @@ def _divided_by_lists(
         return named
     listed = {path for split in splits.values() for path in split}
     if left := len(named['train'].keys() - listed):
-        notes.append(f'{left} images of classes are in no list such as train.txt: left out.')
+        folder.note(f'{left} images of classes are in no list such as train.txt: left out.')
     return splits
 
 
-def _rows(images: Images, path: str) -> list[list[str]]:
+def _rows(folder: Folder, path: str) -> list[list[str]]:
     """Split the lines of a list at tabs, semicolons or commas; or else at their last blank."""
-    lines = read_lines(images.root / path)
+    lines = read_lines(folder.root / path)
     sign = next((sign for sign in '\t;,' if lines and sign in lines[0]), None)
     split = csv.reader(lines, delimiter=sign) if sign else (line.rsplit(' ', 1) for line in lines)
     return [[cell.strip().strip('"') for cell in row] for row in split]
@@ -201,7 +194,7 @@ def _split_named(word: str, where: Path) -> str | None:
     return split
 
 
-def _items(images: Images, path: str, rows: list[list[str]]) -> list[tuple[str, str, str]]:
+def _items(folder: Folder, path: str, rows: list[list[str]]) -> list[tuple[str, str, str]]:
     """Take image, class and split from the rows of a list; nothing if no row names an image.
 
     Of several columns the names in the first row tell the class and the split, which is empty
@@ -210,14 +203,14 @@ def _items(images: Images, path: str, rows: list[list[str]]) -> list[tuple[str, 
     Raises:
         UserError: If the columns do not tell one class of each image.
     """
-    where = images.root / path
+    where = folder.root / path
     at = next(
         (
             index
             for is_name in (is_image, str)
             for row in rows
             for index, cell in enumerate(row)
-            if is_name(cell) and images.find(cell, path)
+            if is_name(cell) and folder.find(cell, path)
         ),
         None,
     )
@@ -230,7 +223,7 @@ def _items(images: Images, path: str, rows: list[list[str]]) -> list[tuple[str, 
             f'{where} has {len(rows[0])} columns in its first line, but {len(odd[0])} in another: '
             f'{" | ".join(odd[0])[:60]}'
         )
-    has_header = images.find(rows[0][at], path) is None
+    has_header = folder.find(rows[0][at], path) is None
     header = rows[0]
     body = [[*row, ''] for row in rows[has_header:]]  # the last cell is the split without a column
     parts = [index for index, name in enumerate(header) if name.lower() in SPLIT_COLUMNS]
@@ -259,18 +252,18 @@ def _items(images: Images, path: str, rows: list[list[str]]) -> list[tuple[str, 
     return items
 
 
-def _named_by_file(named: dict[str, dict[str, str]], images: Images) -> dict[str, dict[str, str]]:
+def _named_by_file(named: dict[str, dict[str, str]], folder: Folder) -> dict[str, dict[str, str]]:
     """Replace numbers of classes by their names: in a file line by line, or of the folders."""
     labels = {label for split in named.values() for label in split.values()}
-    texts = files_named(images, NAMES_FILES)
+    texts = files_named(folder, NAMES_FILES)
     if not all(label.isdigit() for label in labels):
         return named
     if not texts:
         return _named_by_folder(named)
-    names = read_names(images, texts)
+    names = read_names(folder, texts)
     if max(map(int, labels), default=0) >= len(names):
         raise UserError(
-            f'{images.root / texts[0]} has {len(names)} names, but a list has the class '
+            f'{folder.root / texts[0]} has {len(names)} names, but a list has the class '
             f'{max(map(int, labels))} (counted from 0): add its name'
         )
     return {
@@ -295,9 +288,9 @@ def _named_by_folder(named: dict[str, dict[str, str]]) -> dict[str, dict[str, st
     }
 
 
-def _in_folders(images: Images, notes: list[str]) -> dict[str, dict[str, str]]:
+def _in_folders(folder: Folder) -> dict[str, dict[str, str]]:
     """Take the class of each image from its folder, in folders for splits or without."""
-    paths = [PurePosixPath(path) for path in images.paths]
+    paths = [PurePosixPath(path) for path in folder.paths]
     depth = 0
     while len({path.parts[: depth + 1] for path in paths}) == 1 and len(paths[0].parts) > depth + 1:
         depth += 1  # a single folder that holds everything
@@ -310,7 +303,7 @@ def _in_folders(images: Images, notes: list[str]) -> dict[str, dict[str, str]]:
     )
     at = depth + by_split
     if others := sorted(name for name in splits if by_split and splits[name] is None):
-        notes.append(f'No split, and left out: the folders {enumerate_names(others)}.')
+        folder.note(f'No split, and left out: the folders {enumerate_names(others)}.')
     named: dict[str, dict[str, str]] = {}
     inside: dict[str, set[str]] = defaultdict(set)  # class -> folders in its own, '' for images
     for path in deeper:
@@ -322,16 +315,16 @@ def _in_folders(images: Images, notes: list[str]) -> dict[str, dict[str, str]]:
             inside[name].add(path.parts[at + 1] if len(path.parts) > at + 2 else '')
     for name, folders in inside.items():
         if len(folders) > 1 and '' not in folders:
-            notes.append(
+            folder.note(
                 f'{name!r} is one class, whatever its folders {enumerate_names(sorted(folders))} '
                 'are: move them up if they are classes.'
             )
     if lost := len(paths) - sum(map(len, named.values())):
-        notes.append(f'{lost} images are in no folder of a class: they are left out.')
+        folder.note(f'{lost} images are in no folder of a class: they are left out.')
     return named
 
 
-def _use_folders(images: Images, splits: dict[str, ClassSplit], classes: list[str]) -> None:
+def _use_folders(folder: Folder, splits: dict[str, ClassSplit], classes: list[str]) -> None:
     """Do without lists where the folders of a split are just the classes."""
     for split in splits.values():
         folders = {
@@ -340,8 +333,8 @@ def _use_folders(images: Images, splits: dict[str, ClassSplit], classes: list[st
         }
         if len(folders) != 1:
             continue
-        folder = folders.pop()
-        inside = [path for path in images.paths if path.startswith(folder)]
-        there = {path.removeprefix(folder).split('/')[0] for path in inside}
+        top = folders.pop()
+        inside = [path for path in folder.paths if path.startswith(top)]
+        there = {path.removeprefix(top).split('/')[0] for path in inside}
         if there <= set(classes) and len(inside) == len(split.labels):
-            split.folder = folder.rstrip('/')
+            split.folder = top.rstrip('/')

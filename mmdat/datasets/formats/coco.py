@@ -12,8 +12,8 @@ from mmdat.checks.coco_reading import Reading
 from mmdat.errors import UserError, enumerate_names
 
 from .files import (
+    Folder,
     Found,
-    Images,
     NotRecognizedError,
     add_val,
     check_distinct,
@@ -89,50 +89,51 @@ def read_detection(data: Path, share: float, seed: int) -> Detection:
     Raises:
         UserError: If there are none, or if they cannot be read.
     """
-    images = Images(data if data.is_dir() else data.parent)
-    if data.is_file() and not images.paths:  # in a folder of annotations, beside that of images
-        images = Images(data.parent.parent)
-    notes: list[str] = []
-    kind, splits = _recognize(data, images, notes)
-    if not images.paths:
+    folder = Folder(data if data.is_dir() else data.parent, share, seed)
+    if data.is_file() and not folder.paths:  # in a folder of annotations, beside that of images
+        folder = Folder(data.parent.parent, share, seed)
+    kind, splits = _recognize(data, folder)
+    if not folder.paths:
         raise UserError(f'{data} holds no image: give the folder that has them too')
-    classes = _unite_classes(splits, notes)
+    classes = _unite_classes(folder, splits)
     if not classes:
         raise UserError(
-            f'the {kind} files of {images.root} have no object: there is nothing to learn'
+            f'the {kind} files of {folder.root} have no object: there is nothing to learn'
         )
-    _choose_splits(splits, share, seed, notes)
-    found = Detection(kind=kind, root=images.root, classes=classes, splits=splits, notes=notes)
+    _choose_splits(folder, splits)
+    found = Detection(
+        kind=kind, root=folder.root, classes=classes, splits=splits, notes=folder.notes
+    )
     parts = [split.content['annotations'] for split in splits.values()]
     if crowds := sum(_is_crowd(item) for part in parts for item in part):
         if not found.objects('train'):
             raise UserError(
-                f'all objects to train on in {images.root} are crowds (iscrowd is 1), which are '
+                f'all objects to train on in {folder.root} are crowds (iscrowd is 1), which are '
                 'not learned: set iscrowd to 0'
             )
-        notes.append(
+        folder.note(
             f'{crowds} objects are crowds (iscrowd is 1), which are neither learned nor counted: '
             'set iscrowd to 0 if they are objects.'
         )
     for split in ('train', 'val'):
         count = found.objects(split)
         if absent := [name for name in classes if not count[name]]:
-            notes.append(f'{split} has no object of {enumerate_names(absent)}.')
+            folder.note(f'{split} has no object of {enumerate_names(absent)}.')
     return found
 
 
-def _recognize(data: Path, images: Images, notes: list[str]) -> tuple[str, dict[str, CocoSplit]]:
+def _recognize(data: Path, folder: Folder) -> tuple[str, dict[str, CocoSplit]]:
     """Read the annotations in the first format of which there is a file."""
-    jsons = [path for path in images.files if path.lower().endswith('.json')]
+    jsons = [path for path in folder.files if path.lower().endswith('.json')]
     if data.is_file():
-        name = str(data.relative_to(images.root))
+        name = str(data.relative_to(folder.root))
         jsons = [name] if data.suffix.lower() == '.json' else []
-    if files := list(_coco_files(images, jsons, notes)):
-        return 'COCO JSON', _read_coco_files(images, files, notes)
+    if files := list(_coco_files(folder, jsons)):
+        return 'COCO JSON', _read_coco_files(folder, files)
     readers: tuple[tuple[str, Callable], ...] = (
-        ('YOLO', lambda: read_yolo(data, images, notes)),
-        ('Pascal VOC', lambda: read_voc(images, notes)),
-        ('labelme', lambda: read_labelme(images, jsons, notes)),
+        ('YOLO', lambda: read_yolo(data, folder)),
+        ('Pascal VOC', lambda: read_voc(folder)),
+        ('labelme', lambda: read_labelme(folder, jsons)),
     )
     for kind, read in readers:
         contents = read()
@@ -144,9 +145,7 @@ def _recognize(data: Path, images: Images, notes: list[str]) -> tuple[str, dict[
     )
 
 
-def _coco_files(
-    images: Images, paths: list[str], notes: list[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _coco_files(folder: Folder, paths: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the files in COCO format with their content."""
     # COCO's own folder has captions and keypoints of the same images too.
     named = [path for path in paths if 'instances' in PurePosixPath(path).name]
@@ -157,7 +156,7 @@ def _coco_files(
     ]
     for path in [*named, *others]:
         try:
-            content = read_json(images.root / path)
+            content = read_json(folder.root / path)
         except UserError:
             if path in named or not named:
                 raise
@@ -167,13 +166,13 @@ def _coco_files(
         if not any(isinstance(content.get(name), list) for name in ('annotations', 'categories')):
             continue
         if named and path in others:
-            notes.append(f'{path} is left out, as other files have instances in their names.')
+            folder.note(f'{path} is left out, as other files have instances in their names.')
         else:
             yield path, content
 
 
 def _read_coco_files(
-    images: Images, files: list[tuple[str, dict[str, Any]]], notes: list[str]
+    folder: Folder, files: list[tuple[str, dict[str, Any]]]
 ) -> dict[str, CocoSplit]:
     by_split: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
     for path, content in files:
@@ -185,45 +184,43 @@ def _read_coco_files(
         if len(parts) > 1 or not name:
             listed = enumerate_names(path for path, _ in parts)
             raise UserError(
-                f'{images.root} has the COCO files {listed}, and their names do not say which is '
+                f'{folder.root} has the COCO files {listed}, and their names do not say which is '
                 'for training and which for validation: give the one to use as DATA, or put train '
                 'and val into their names'
             )
         path, content = parts[0]
         if content.get('annotations'):  # those of a test may be secret
-            splits[name] = _read_coco_file(images, path, content, notes)
+            splits[name] = _read_coco_file(folder, path, content)
         else:
-            notes.append(f'{path} has no annotations: it is left out.')
+            folder.note(f'{path} has no annotations: it is left out.')
     if not splits:
         raise UserError(
-            f'the COCO files of {images.root}, such as {files[0][0]}, have no annotations: there '
+            f'the COCO files of {folder.root}, such as {files[0][0]}, have no annotations: there '
             'is nothing to learn'
         )
     return splits
 
 
-def _read_coco_file(
-    images: Images, path: str, content: dict[str, Any], notes: list[str]
-) -> CocoSplit:
+def _read_coco_file(folder: Folder, path: str, content: dict[str, Any]) -> CocoSplit:
     """Find the images of a file, and mend in its content what programs write differently."""
-    where = images.root / path
+    where = folder.root / path
     names = [item.get('file_name') for item in content['images'] if isinstance(item, dict)]
     found: dict[str, str] = {}
     lost = []
     for name in dict.fromkeys(name for name in names if isinstance(name, str)):
-        if at := images.find(name, path):
+        if at := folder.find(name, path):
             found[name] = at
         else:
             lost.append(name)
     if lost:
         raise UserError(
-            f'{len(lost)} of {len(names)} images of {where} are not below {images.root}, or more '
+            f'{len(lost)} of {len(names)} images of {where} are not below {folder.root}, or more '
             f'than once, the first is {lost[0]}: put them there, or take them out of the file'
         )
     check_distinct(found.items(), where)
     reading = Reading(
         needs_masks=False,
-        size_of=lambda name: upright_size(images.root / found[name]) if name in found else None,
+        size_of=lambda name: upright_size(folder.root / found[name]) if name in found else None,
     )
     for problem in reading.item_problems(content):
         raise UserError(f'annotation file {where} is not in COCO format: {problem}')
@@ -240,7 +237,7 @@ def _read_coco_file(
         return CocoSplit(content, prefix, path)
     for item in content['images']:
         item['file_name'] = found[item['file_name']]
-    notes.append(
+    folder.note(
         f'{path} names images otherwise than they lie: they were found by name.'
         if is_elsewhere
         else f'{path} is written in a dialect of COCO: a mended copy is used.'
@@ -248,7 +245,7 @@ def _read_coco_file(
     return CocoSplit(content)
 
 
-def _unite_classes(splits: dict[str, CocoSplit], notes: list[str]) -> tuple[str, ...]:
+def _unite_classes(folder: Folder, splits: dict[str, CocoSplit]) -> tuple[str, ...]:
     """Give all splits the same classes with the same ids; those of the first split come first.
 
     A file that has other ones, or ids of annotations that pycocotools cannot evaluate, is written
@@ -263,7 +260,7 @@ def _unite_classes(splits: dict[str, CocoSplit], notes: list[str]) -> tuple[str,
     empty = {item['name'] for item in categories if needs_objects(item, categories)} - used
     classes = [name for name in names if name not in empty]
     if dropped := [name for name in names if name in empty]:
-        notes.append(f'No class: {enumerate_names(dropped)}, which no object has.')
+        folder.note(f'No class: {enumerate_names(dropped)}, which no object has.')
     first = next(iter(splits.values()))
     wanted = [(item['id'], item['name']) for item in first.content['categories']]
     for split in splits.values():
@@ -275,7 +272,7 @@ def _unite_classes(splits: dict[str, CocoSplit], notes: list[str]) -> tuple[str,
         if split.file and alike and in_order and len(set(ids)) == len(ids) and 0 not in ids:
             continue
         if split.file:
-            notes.append(_why_renumbered(split, first, classes))
+            folder.note(_why_renumbered(split, first, classes))
         _renumber(split, classes)
     return tuple(classes)
 
@@ -315,7 +312,7 @@ def _renumber(split: CocoSplit, classes: list[str]) -> None:
     content['categories'] = [dict(id=number, name=name) for name, number in numbers.items()]
 
 
-def _choose_splits(splits: dict[str, CocoSplit], share: float, seed: int, notes: list[str]) -> None:
+def _choose_splits(folder: Folder, splits: dict[str, CocoSplit]) -> None:
     """Take the test images to validate on if there are no others, or hold some back."""
     if 'train' not in splits and len(splits) == 1:
         splits['train'] = splits.pop(next(iter(splits)))
@@ -323,7 +320,7 @@ def _choose_splits(splits: dict[str, CocoSplit], share: float, seed: int, notes:
         raise UserError(
             f'there are annotations of {enumerate_names(splits)} alone: name a file or folder train'
         )
-    add_val(splits, _classes_of, _take, share, seed, notes)
+    add_val(folder, splits, _classes_of, _take)
 
 
 def _classes_of(split: CocoSplit) -> dict[Any, set]:

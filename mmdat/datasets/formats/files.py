@@ -130,11 +130,23 @@ def upright_size(path: Path) -> tuple[int, int]:
     return header.upright
 
 
-class Images:
-    """The images below a folder, found by whatever name an annotation has for them."""
+class Folder:
+    """A folder of data, whose images are found by whatever name an annotation has for them.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Args:
+        root: Its path.
+        share: Share of the images to validate on where the folder does not say which.
+        seed: Seed of their choice.
+
+    Attributes:
+        files: Paths of all files, relative to the root.
+        paths: Those of images.
+        notes: What was decided that one might not expect, as sentences.
+    """
+
+    def __init__(self, root: Path, share: float, seed: int) -> None:
+        self.root, self.share, self.seed = root, share, seed
+        self.notes: list[str] = []
         paths = find_files(str(root), ('',))
         self.files = [Path(path).relative_to(root).as_posix() for path in paths]
         self.paths = [path for path in self.files if is_image(path)]
@@ -144,6 +156,10 @@ class Images:
             self._by_name[_folded(path)[-1]].append(path)
             self._without_blanks[_folded(path)[-1].replace(' ', '_')].append(path)
             self._by_name[PurePosixPath(_folded(path)[-1]).stem].append(path)
+
+    def note(self, text: str) -> None:
+        """Note what was decided."""
+        self.notes.append(text)
 
     def find(self, name: str, near: str) -> str | None:
         r"""Find an image by the name that a file of annotations has for it.
@@ -203,7 +219,7 @@ def check_distinct(found: Iterable[tuple[str, str]], where: Path) -> None:
             )
 
 
-def image_sets(images: Images, kind: str) -> dict[str, str]:
+def image_sets(folder: Folder, kind: str) -> dict[str, str]:
     """Read which split an image is in, by the stem of its name, from the lists that VOC has.
 
     Args:
@@ -212,55 +228,55 @@ def image_sets(images: Images, kind: str) -> dict[str, str]:
     splits: dict[str, str] = {}
     # What is in trainval alone is trained on.
     for name, split in [('trainval', 'train'), *SPLIT_WORDS.items()]:
-        for path in images.files:
+        for path in folder.files:
             if path.endswith(f'ImageSets/{kind}/{name}.txt'):
-                for line in read_lines(images.root / path):
+                for line in read_lines(folder.root / path):
                     for key in (line, line.split()[0]):  # names may hold blanks, or have a suffix
                         splits[PurePosixPath(key).stem if is_image(key) else key] = split
     return splits
 
 
-def find_each(images: Images, named: Mapping[str, str]) -> dict[str, str]:
+def find_each(folder: Folder, named: Mapping[str, str]) -> dict[str, str]:
     """Find the image of each file of annotations, by the name in it or else by its own.
 
     Its own counts, too, if others hold the same name, as those of images that were renamed do.
 
     Args:
-        images: The images of the folder.
+        folder: The folder of the images.
         named: File of annotations -> name of its image in it.
 
     Raises:
         UserError: If an image is not there, or if two files are for the same.
     """
-    by_name = {path: images.find(name, path) for path, name in named.items()}
+    by_name = {path: folder.find(name, path) for path, name in named.items()}
     counts = Counter(by_name.values())
     found = {}
     for path, at in by_name.items():
         if at is None or counts[at] > 1:
-            at = images.find(PurePosixPath(path).stem, path) or at
+            at = folder.find(PurePosixPath(path).stem, path) or at
         if at is None:
             raise UserError(
-                f'image {named[path]} of {images.root / path} is not below {images.root}: put it '
+                f'image {named[path]} of {folder.root / path} is not below {folder.root}: put it '
                 'there'
             )
         found[path] = at
-    check_distinct(found.items(), images.root)
+    check_distinct(found.items(), folder.root)
     return found
 
 
-def files_named(images: Images, names: Sequence[str]) -> list[str]:
+def files_named(folder: Folder, names: Sequence[str]) -> list[str]:
     """List the files of a folder that have one of some names, in the order of the names."""
-    found = [path for path in images.files if path.rpartition('/')[2] in names]
+    found = [path for path in folder.files if path.rpartition('/')[2] in names]
     return sorted(found, key=lambda path: names.index(path.rpartition('/')[2]))
 
 
-def choose_first(images: Images, paths: list[str]) -> Path:
+def choose_first(folder: Folder, paths: list[str]) -> Path:
     """Choose the first of some files that name the classes.
 
     Raises:
         UserError: If another one of its name holds something else.
     """
-    first, *others = (images.root / path for path in paths)
+    first, *others = (folder.root / path for path in paths)
     for other in others:
         if other.name == first.name and read_lines(other) != read_lines(first):
             raise UserError(
@@ -270,13 +286,13 @@ def choose_first(images: Images, paths: list[str]) -> Path:
     return first
 
 
-def read_names(images: Images, paths: list[str]) -> list[str]:
+def read_names(folder: Folder, paths: list[str]) -> list[str]:
     """Read the names of classes, a line each, from the first of some files.
 
     Raises:
         UserError: If another one of its name holds others, or if names are empty or double.
     """
-    first = choose_first(images, paths)
+    first = choose_first(folder, paths)
     names = [line.strip() for line in read_text(first).rstrip().splitlines()]
     check_names(names, first)
     return names
@@ -313,12 +329,10 @@ def _common(some: Iterable[str], others: Iterable[str]) -> int:
 
 
 def add_val(
+    folder: Folder,
     splits: dict[str, Split],
     classes_of: Callable[[Split], Mapping[Any, Collection]],
     take: Callable[[Split, list[Any]], Split],
-    share: float,
-    seed: int,
-    notes: list[str],
 ) -> None:
     """Validate on the images of the test if there are no others, or hold some back from training.
 
@@ -331,14 +345,14 @@ def add_val(
         return
     if 'test' in splits:
         splits['val'] = splits.pop('test')
-        notes.append('There is no val: the images of test are validated on.')
+        folder.note('There is no val: the images of test are validated on.')
         return
     whole = splits['train']
-    train, val = hold_back(classes_of(whole), share, seed)
+    train, val = hold_back(classes_of(whole), folder.share, folder.seed)
     splits['train'], splits['val'] = take(whole, train), take(whole, val)
     count = '1 image' if len(val) == 1 else f'{len(val)} images'
     verb = 'is' if len(val) == 1 else 'are'
-    notes.append(f'There is no val: {count}, chosen with the seed {seed}, {verb} held back.')
+    folder.note(f'There is no val: {count}, chosen with the seed {folder.seed}, {verb} held back.')
 
 
 def take_paths(whole: dict[str, Item], paths: list[str]) -> dict[str, Item]:

@@ -15,7 +15,7 @@ from mmdat.checks.coco_repairs import as_number
 from mmdat.errors import UserError
 
 from .content import coco_content, run_lengths
-from .files import Images, find_each, read_json, split_of_folder, upright_size
+from .files import Folder, find_each, read_json, split_of_folder, upright_size
 
 CORNERS_OF_A_CIRCLE = 32
 # Kinds of shapes that are outlines, in labelme and in programs that write its files.
@@ -23,7 +23,7 @@ POLYGONS = ('polygon', 'rotation', 'oriented_rectangle', 'quadrilateral')
 NO_LABEL = ('__ignore__', '_background_')
 
 
-def read_labelme(images: Images, paths: list[str], notes: list[str]) -> dict[str, dict[str, Any]]:
+def read_labelme(folder: Folder, paths: list[str]) -> dict[str, dict[str, Any]]:
     """Read labelme's files, and return the content of a COCO file for each split.
 
     Polygons, rectangles, circles and masks are objects; those of the same group are one.
@@ -38,18 +38,17 @@ def read_labelme(images: Images, paths: list[str], notes: list[str]) -> dict[str
     named: dict[str, str] = {}
     skipped: Counter[str] = Counter()
     for path in paths:
-        content = read_json(images.root / path)
+        content = read_json(folder.root / path)
         if isinstance(content, dict) and isinstance(content.get('shapes'), list):
             split = split_of_folder(path) or 'train'
             files.setdefault(split, []).append((path, content))
             name = content.get('imagePath')
             name = name.replace('\\', '/') if name and isinstance(name, str) else ''
-            folder, stem = PurePosixPath(path).parent, PurePosixPath(path).stem
-            named[path] = str(folder / (name or stem))
-    found = find_each(images, named)
+            named[path] = str(PurePosixPath(path).parent / (name or PurePosixPath(path).stem))
+    found = find_each(folder, named)
     read = {
         split: [
-            _read_file(images.root, path, found[path], content, skipped) for path, content in parts
+            _read_file(folder.root, path, found[path], content, skipped) for path, content in parts
         ]
         for split, parts in files.items()
     }
@@ -58,7 +57,7 @@ def read_labelme(images: Images, paths: list[str], notes: list[str]) -> dict[str
     )
     if skipped:
         kinds = ', '.join(f'{count} of the kind {kind}' for kind, count in skipped.items())
-        notes.append(f'Shapes without an area, or of unknown kinds, are left out: {kinds}.')
+        folder.note(f'Shapes without an area, or of unknown kinds, are left out: {kinds}.')
     return {split: coco_content(parts, classes) for split, parts in read.items()}
 
 

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.errors import UserError
 
-from .files import Images, NotRecognizedError, split_of_folder
+from .files import Folder, NotRecognizedError, split_of_folder
 
 IMAGE_WORDS = ('images', 'image', 'imgs', 'img', 'jpegimages', 'photos', 'inputs')
 # The first that is there counts: programs write pictures of the masks beside them.
@@ -36,7 +36,7 @@ Ranked = tuple[int, int, str]  # rank of a mask, rank of the key that fits it, a
 Candidate = tuple[list[tuple], int, str]  # keys that a mask may have, its rank and its path
 
 
-def pair_masks(images: Images, notes: list[str]) -> dict[str, str]:
+def pair_masks(folder: Folder) -> dict[str, str]:
     """Pair images with masks of the same stem: in folders that are named so, or beside them.
 
     Stems of masks may end in a word for a mask.
@@ -48,41 +48,41 @@ def pair_masks(images: Images, notes: list[str]) -> dict[str, str]:
         NotRecognizedError: If there are none.
         UserError: If there are JPEG files alone where masks would be.
     """
-    photos, masks, blurred, is_clear = _by_key(images, '[a-z]+')
+    photos, masks, blurred, is_clear = _by_key(folder, '[a-z]+')
     if not is_clear:  # as images1/a.jpg and images2/a.jpg
-        photos, masks, blurred, _ = _by_key(images, r'[^\W\d_]+|\d+')
+        photos, masks, blurred, _ = _by_key(folder, r'[^\W\d_]+|\d+')
     pairs = {path: masks[key][-1] for key, path in photos.items() if key in masks}
     if not pairs and (pairs := _by_name(photos, masks)):
         image, mask = next(iter(pairs.items()))
-        notes.append(
+        folder.note(
             f'Folders do not say which mask is whose: names alone do, as those of {image} and '
             f'{mask}. Check that they belong together.'
         )
     if not pairs and blurred:
         raise UserError(
-            f'{images.root / min(blurred)} holds JPEG files, which blur the values of masks: save '
+            f'{folder.root / min(blurred)} holds JPEG files, which blur the values of masks: save '
             'the masks as PNG'
         )
     if not pairs:
         raise NotRecognizedError(
-            f'{images.root} has no pairs of an image and a mask: give a folder with images/ and '
+            f'{folder.root} has no pairs of an image and a mask: give a folder with images/ and '
             'masks/ (or labels/, annotations/), whose files have the same names up to the suffix'
         )
     if lonely := [path for path in photos.values() if path not in pairs]:
-        notes.append(f'{len(lonely)} images have no mask, such as {lonely[0]}: they are left out.')
+        folder.note(f'{len(lonely)} images have no mask, such as {lonely[0]}: they are left out.')
     used = set(pairs.values())
     if unused := [path for *_, path in masks.values() if path not in used]:
-        notes.append(f'{len(unused)} masks have no image, such as {unused[0]}: they are left out.')
+        folder.note(f'{len(unused)} masks have no image, such as {unused[0]}: they are left out.')
     return pairs
 
 
 def _by_key(
-    images: Images, pattern: str
+    folder: Folder, pattern: str
 ) -> tuple[dict[tuple, str], dict[tuple, Ranked], set[str], bool]:
     """Give images and masks that belong together one key.
 
     Args:
-        images: The images of the folder.
+        folder: The folder of the images.
         pattern: What the words in a folder's name are; the other signs are not looked at.
 
     Returns:
@@ -95,8 +95,8 @@ def _by_key(
     doubtful: list[Candidate] = []
     blurred: set[str] = set()
     is_clear = True
-    plain = {PurePosixPath(path).with_suffix('').parts for path in images.paths}
-    for path in images.paths:
+    plain = {PurePosixPath(path).with_suffix('').parts for path in folder.paths}
+    for path in folder.paths:
         parts = PurePosixPath(path).with_suffix('').parts
         if CITYSCAPES_NO_MASK.search(parts[-1]):
             continue

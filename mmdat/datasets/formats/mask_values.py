@@ -15,7 +15,7 @@ from PIL import Image
 from mmdat.checks.masks import IGNORED, is_background
 from mmdat.errors import UserError, enumerate_names
 
-from .files import Images, choose_first, files_named, read_lines, read_text
+from .files import Folder, choose_first, files_named, read_lines, read_text
 from .mask_pairs import CITYSCAPES_END
 
 # Names of the classes of Cityscapes are those of its values for training; its labelIds of them.
@@ -45,6 +45,7 @@ class MaskContents:
     """What the masks hold: values, a palette, colors.
 
     Args:
+        folder: Takes the notes.
         paths: The masks; of many, as many as suffice are read, evenly spaced.
 
     Attributes:
@@ -58,14 +59,14 @@ class MaskContents:
         UserError: If a mask cannot be read.
     """
 
-    def __init__(self, paths: list[Path], notes: list[str]) -> None:
+    def __init__(self, folder: Folder, paths: list[Path]) -> None:
         self.values: set[int] = set()
         self.colors: set[Color] = set()
         self.palette: list[Color] | None = None
         self.needs_rewriting = False
         step = -(-len(paths) // MOST_READ)
         if step > 1:
-            notes.append(f'Of {len(paths)} masks every {step}th was read to find the classes.')
+            folder.note(f'Of {len(paths)} masks every {step}th was read to find the classes.')
         color_of: dict[int, Color] = {}
         by_color = differ = False
         with ThreadPoolExecutor() as threads:
@@ -80,7 +81,7 @@ class MaskContents:
                 color_of.update(own)
         by_color |= differ
         if differ:
-            notes.append('Masks have palettes that differ: colors count, not their numbers.')
+            folder.note('Masks have palettes that differ: colors count, not their numbers.')
         if by_color and all(len(set(color)) == 1 for color in self.colors):
             self.values = {color[0] for color in self.colors}
             by_color, self.needs_rewriting = False, True
@@ -122,16 +123,16 @@ def names_of_known_data(pairs: Mapping[str, str]) -> dict[int, str | None]:
     return {}
 
 
-def read_class_names(images: Images) -> tuple[Names, dict[Color, str]]:
+def read_class_names(folder: Folder) -> tuple[Names, dict[Color, str]]:
     """Read the names of classes: a list, or by value; and by color where a file has colors.
 
     Raises:
         UserError: If files of the same name differ, or if one cannot be read.
     """
-    paths = files_named(images, LISTS_OF_CLASSES)
+    paths = files_named(folder, LISTS_OF_CLASSES)
     if not paths:
         return [], {}
-    path = choose_first(images, paths)
+    path = choose_first(folder, paths)
     if path.suffix == '.json':
         try:
             return _names_in_json(json.loads(read_text(path)))
@@ -275,7 +276,7 @@ def _check_unblurred(values: list[int], are_grays: bool) -> None:
 
 
 def name_colors(
-    found: set[Color], names: Names, colors_of: dict[Color, str], notes: list[str]
+    folder: Folder, found: set[Color], names: Names, colors_of: dict[Color, str]
 ) -> dict[Color, str]:
     """Name the colors of masks: by the file that has them, by gray values, or by themselves.
 
@@ -302,7 +303,7 @@ def name_colors(
     if len(ordered) == len(listed) == 2 and ordered[0] == BLACK and is_background(listed[0]):
         return dict(zip(ordered, listed, strict=True))
     of = f', of {enumerate_names(listed)},' if listed else ''
-    notes.append(f'No file says which class{of} a color is: change `classes` in the config.')
+    folder.note(f'No file says which class{of} a color is: change `classes` in the config.')
     return {
         color: 'background' if color == BLACK else 'color_{:02x}{:02x}{:02x}'.format(*color)
         for color in ordered

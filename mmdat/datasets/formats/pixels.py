@@ -14,8 +14,8 @@ from mmdat.checks.masks import IGNORED
 from mmdat.errors import UserError, enumerate_names, list_first
 
 from .files import (
+    Folder,
     Found,
-    Images,
     NotRecognizedError,
     add_val,
     image_sets,
@@ -93,19 +93,18 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
     """
     if not data.is_dir():
         raise NotRecognizedError(f'{data} is no folder: give the one with images and masks')
-    images = Images(data)
-    notes: list[str] = []
-    splits, kind = _find_splits(images, share, seed, notes)
-    common: dict[str, Any] = dict(kind=kind, root=data, splits=splits, notes=notes)
+    folder = Folder(data, share, seed)
+    splits, kind = _find_splits(folder)
+    common: dict[str, Any] = dict(kind=kind, root=data, splits=splits, notes=folder.notes)
     masks = [
         data / split.masks / mask for split in splits.values() for mask in split.pairs.values()
     ]
-    look = MaskContents(masks, notes)
-    names, colors_of = read_class_names(images)
+    look = MaskContents(folder, masks)
+    names, colors_of = read_class_names(folder)
     if not names:
         names = names_of_known_data(splits['train'].pairs) or []
     if look.colors:
-        colors = name_colors(look.colors, names, colors_of, notes)
+        colors = name_colors(folder, look.colors, names, colors_of)
         classes = tuple(dict.fromkeys(colors.values()))
         color_of = {name: color for color, name in colors.items()}
         return Segmented(
@@ -123,19 +122,19 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
     is_copied = look.needs_rewriting or not all(split.are_parallel for split in splits.values())
     if not names:
         keys = '`classes` and `mask_values`' if values and not is_copied else '`classes`'
-        notes.append(f'Names of the classes were not found: change {keys} in the config.')
+        folder.note(f'Names of the classes were not found: change {keys} in the config.')
     kept = {value: name for value, name in (values or {}).items() if name is not None}
     kept = kept or dict(enumerate(classes, int(nothing)))
     absent = [f'{name!r} ({value})' for value, name in kept.items() if value not in look.values]
     if absent:
-        notes.append(f'{len(absent)} of {len(kept)} classes are in no mask: {list_first(absent)}.')
+        folder.note(f'{len(absent)} of {len(kept)} classes are in no mask: {list_first(absent)}.')
     if is_copied:
         if len(kept) > IGNORED:
             raise UserError(
                 f'the masks hold {len(kept)} values: a value for each class, and at most {IGNORED} '
                 'of them, can be learned'
             )
-        notes.append(
+        folder.note(
             'The masks have 16 bits, alpha or several channels: copies with 8 bits are written.'
             if look.needs_rewriting
             else 'Masks do not lie as their images do: copies that do are written.'
@@ -153,12 +152,10 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
     )
 
 
-def _find_splits(
-    images: Images, share: float, seed: int, notes: list[str]
-) -> tuple[dict[str, MaskSplit], str]:
+def _find_splits(folder: Folder) -> tuple[dict[str, MaskSplit], str]:
     """Find pairs of an image and a mask, by split."""
-    pairs = pair_masks(images, notes)
-    lists = image_sets(images, 'Segmentation')
+    pairs = pair_masks(folder)
+    lists = image_sets(folder, 'Segmentation')
     by_split: dict[str, dict[str, str]] = {}
     for image, mask in pairs.items():
         stem = PurePosixPath(image).stem
@@ -170,14 +167,14 @@ def _find_splits(
         kind = "ADE20K's layout"
     if 'train' not in by_split:
         raise UserError(
-            f'{images.root} has no masks to train on: put them into folders such as images/train '
+            f'{folder.root} has no masks to train on: put them into folders such as images/train '
             'and masks/train'
         )
-    add_val(by_split, lambda whole: dict.fromkeys(whole, ()), take_paths, share, seed, notes)
-    return {name: _split(images, pairs) for name, pairs in by_split.items()}, kind
+    add_val(folder, by_split, lambda whole: dict.fromkeys(whole, ()), take_paths)
+    return {name: _split(folder, pairs) for name, pairs in by_split.items()}, kind
 
 
-def _split(images: Images, pairs: dict[str, str]) -> MaskSplit:
+def _split(folder: Folder, pairs: dict[str, str]) -> MaskSplit:
     """Put the pairs of a split in relation to their folders."""
     first, second = (
         os.path.commonpath([str(PurePosixPath(path).parent) for path in paths])
@@ -191,7 +188,7 @@ def _split(images: Images, pairs: dict[str, str]) -> MaskSplit:
     }
     are_images = all(end.lower() in IMAGE_SUFFIXES for end in ends)
     suffix = '' if are_images or len(ends) > 1 else ends.pop()
-    inside = sum(path.startswith(f'{first}/') for path in images.paths)
+    inside = sum(path.startswith(f'{first}/') for path in folder.paths)
     return MaskSplit(
         first,
         second,

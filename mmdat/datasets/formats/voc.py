@@ -9,10 +9,10 @@ from typing import Any
 from mmdat.errors import UserError
 
 from .content import coco_content
-from .files import SPLITS, Images, find_each, image_sets, split_of, upright_size
+from .files import SPLITS, Folder, find_each, image_sets, split_of, upright_size
 
 
-def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
+def read_voc(folder: Folder) -> dict[str, dict[str, Any]]:
     """Read Pascal VOC's boxes, and return the content of a COCO file for each split.
 
     The splits are those of ``ImageSets/Main``, or else of the folders.
@@ -21,19 +21,19 @@ def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
         UserError: If a file cannot be read, or if its image is not there.
     """
     trees: dict[str, ET.Element] = {}
-    for path in images.files:
+    for path in folder.files:
         if path.lower().endswith('.xml'):
-            root = _parse(images.root / path)
+            root = _parse(folder.root / path)
             if root.tag == 'annotations' and {'image', 'track'} & {item.tag for item in root}:
                 raise UserError(
-                    f'{images.root / path} is in the format "CVAT for images" or "for '
+                    f'{folder.root / path} is in the format "CVAT for images" or "for '
                     'video": export the task as "COCO 1.0", which has all its shapes'
                 )
             if root.tag == 'annotation':
                 trees[path] = root
     if not trees:
         return {}
-    listed = image_sets(images, 'Main')
+    listed = image_sets(folder, 'Main')
     splits: dict[str, list[str]] = {}
     for path in trees:
         split = listed.get(PurePosixPath(path).stem) if listed else None
@@ -41,16 +41,16 @@ def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
             continue
         splits.setdefault(split or split_of(path) or SPLITS[0], []).append(path)
     if left := len(trees) - sum(map(len, splits.values())):
-        notes.append(f'{left} images are in no list of ImageSets/Main: they are left out.')
+        folder.note(f'{left} images are in no list of ImageSets/Main: they are left out.')
     turned: list[Path] = []
     objects = {
-        path: [_object(item, images.root / path, turned) for item in tree.findall('object')]
+        path: [_object(item, folder.root / path, turned) for item in tree.findall('object')]
         for path, tree in trees.items()
     }
     if turned:
-        notes.append(
+        folder.note(
             f'{len(turned)} boxes have an xmin above their xmax, or ymin above ymax, such as in '
-            f'{turned[0].relative_to(images.root)}: the two are exchanged.'
+            f'{turned[0].relative_to(folder.root)}: the two are exchanged.'
         )
     difficult = sum(
         (item.findtext('difficult') or '').strip() == '1'
@@ -59,13 +59,13 @@ def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
         for item in trees[path].findall('object')
     )
     if difficult:
-        notes.append(
+        folder.note(
             f'{difficult} objects are marked as difficult (difficult is 1): they are learned and '
             "looked for as all others, though Pascal VOC's own figures ignore them."
         )
     names = sorted({item['name'] for items in objects.values() for item in items})
     found = find_each(
-        images,
+        folder,
         {
             path: (trees[path].findtext('filename') or '').strip() or PurePosixPath(path).stem
             for paths in splits.values()
@@ -77,7 +77,7 @@ def read_voc(images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
             [
                 (
                     found[path],
-                    _size(trees[path]) or upright_size(images.root / found[path]),
+                    _size(trees[path]) or upright_size(folder.root / found[path]),
                     objects[path],
                 )
                 for path in paths

@@ -18,7 +18,7 @@ from .files import (
     NAMES_FILES,
     SPLIT_WORDS,
     SPLITS,
-    Images,
+    Folder,
     check_names,
     files_named,
     is_image,
@@ -32,7 +32,7 @@ from .files import (
 SLACK = 0.01  # by how much shares may leave the image, of rounding
 
 
-def read_yolo(data: Path, images: Images, notes: list[str]) -> dict[str, dict[str, Any]]:
+def read_yolo(data: Path, folder: Folder) -> dict[str, dict[str, Any]]:
     """Read YOLO's boxes and polygons, and return the content of a COCO file for each split.
 
     Args:
@@ -41,43 +41,43 @@ def read_yolo(data: Path, images: Images, notes: list[str]) -> dict[str, dict[st
     Raises:
         UserError: If a line is not YOLO's, or an image of a list is not there.
     """
-    found = _description(data, images, notes)
+    found = _description(data, folder)
     if found is None:
         return {}
     near, names, splits, is_pose = found
-    labels = _labels(images.files)
+    labels = _labels(folder.files)
     paths = dict.fromkeys(path for listed in splits.values() for path in listed)
     label_of = {path: _label_of(path, labels) for path in paths}
-    _note_shared(label_of, notes)
+    _note_shared(folder, label_of)
     rows = {
-        split: {path: _rows(images.root, label_of[path], names, is_pose) for path in listed}
+        split: {path: _rows(folder.root, label_of[path], names, is_pose) for path in listed}
         for split, listed in splits.items()
         if listed
     }
     counts = [len(row) for split in rows.values() for parts in split.values() for row in parts]
     if not counts:
         raise UserError(
-            f'none of the images that {images.root / near} names has a label file (.txt) with an '
+            f'none of the images that {folder.root / near} names has a label file (.txt) with an '
             'object: labels lie in the folder labels beside images, or beside the images'
         )
     if is_pose:
-        notes.append(f'{near} has keypoints (kpt_shape): of the labels the boxes alone are read.')
+        folder.note(f'{near} has keypoints (kpt_shape): of the labels the boxes alone are read.')
     polygons = max(counts) > 5
     if polygons and 5 in counts:
-        notes.append(
+        folder.note(
             f'{counts.count(5)} of {len(counts)} objects have a box alone: it is taken as the mask.'
         )
-    return {split: _convert(images.root, parts, names, polygons) for split, parts in rows.items()}
+    return {split: _convert(folder.root, parts, names, polygons) for split, parts in rows.items()}
 
 
 def _description(
-    data: Path, images: Images, notes: list[str]
+    data: Path, folder: Folder
 ) -> tuple[str, list[str], dict[str, list[str]], bool] | None:
     """Find what names the classes, the images of each split, and whether there are keypoints."""
-    yamls = [path for path in images.files if path.lower().endswith(('.yaml', '.yml'))]
+    yamls = [path for path in folder.files if path.lower().endswith(('.yaml', '.yml'))]
     broken = ''
-    for path in [str(data.relative_to(images.root))] if data.is_file() else yamls:
-        where = images.root / path
+    for path in [str(data.relative_to(folder.root))] if data.is_file() else yamls:
+        where = folder.root / path
         try:
             content = yaml.safe_load(text := read_text(where))
         except yaml.YAMLError as error:
@@ -91,20 +91,20 @@ def _description(
                 raise UserError(
                     f'{where} has {count} classes (nc), but {len(names)} names: make them agree'
                 )
-            return path, names, _splits(path, content, images, notes), 'kpt_shape' in content
-    texts = files_named(images, NAMES_FILES)
-    labels = _labels(path for path in images.files if path not in texts)
-    paths = [path for path in images.paths if _label_of(path, labels)]
+            return path, names, _splits(path, content, folder), 'kpt_shape' in content
+    texts = files_named(folder, NAMES_FILES)
+    labels = _labels(path for path in folder.files if path not in texts)
+    paths = [path for path in folder.paths if _label_of(path, labels)]
     if not texts and paths:
-        _refuse_without_names(images, [_label_of(path, labels) for path in paths], broken)
+        _refuse_without_names(folder, [_label_of(path, labels) for path in paths], broken)
     if not texts or not paths:
         return None
-    splits = _listed(images)
+    splits = _listed(folder)
     if left := splits and len(set(paths) - {path for part in splits.values() for path in part}):
-        notes.append(f'{left} images with labels are in no list such as train.txt: left out.')
-    for path in () if splits else images.paths:
+        folder.note(f'{left} images with labels are in no list such as train.txt: left out.')
+    for path in () if splits else folder.paths:
         splits.setdefault(split_of_folder(path) or SPLITS[0], []).append(path)
-    return texts[0], read_names(images, texts), splits, False
+    return texts[0], read_names(folder, texts), splits, False
 
 
 def _names(named: Any, where: Path) -> list[str]:
@@ -124,48 +124,46 @@ def _names(named: Any, where: Path) -> list[str]:
     return names
 
 
-def _listed(images: Images) -> dict[str, list[str]]:
+def _listed(folder: Folder) -> dict[str, list[str]]:
     """Take the images of each split from the lists that Darknet reads; none without train.txt."""
     splits: dict[str, list[str]] = {}
-    for path in images.files:
+    for path in folder.files:
         stem, suffix = PurePosixPath(path).stem, PurePosixPath(path).suffix
         if suffix.lower() != '.txt' or stem not in SPLIT_WORDS:
             continue
-        lines = read_text(images.root / path).split('\n')
+        lines = read_text(folder.root / path).split('\n')
         if is_image(lines[0].strip()):  # else it is the label of an image
-            listed = _images_at(path, [PurePosixPath()], images, path)
+            listed = _images_at(path, [PurePosixPath()], folder, path)
             splits.setdefault(SPLIT_WORDS[stem], []).extend(listed)
     return splits if 'train' in splits else {}
 
 
-def _refuse_without_names(images: Images, labels: list[str | None], why: str) -> None:
+def _refuse_without_names(folder: Folder, labels: list[str | None], why: str) -> None:
     """Refuse labels that look like YOLO's: a class and a box or a polygon on the first line."""
     for label in filter(None, labels):
-        numbers = read_text(images.root / label).strip().split('\n')[0].split()
+        numbers = read_text(folder.root / label).strip().split('\n')[0].split()
         if len(numbers) >= 5 and all(re.fullmatch(r'\d+(\.\d+)?(e-\d+)?', n) for n in numbers):
             raise UserError(
-                f'{images.root / label} looks like a label of YOLO, but no file names the classes'
+                f'{folder.root / label} looks like a label of YOLO, but no file names the classes'
                 f'{why}: add classes.txt with a name on each line, or data.yaml'
             )
 
 
-def _splits(
-    path: str, content: dict[str, Any], images: Images, notes: list[str]
-) -> dict[str, list[str]]:
+def _splits(path: str, content: dict[str, Any], folder: Folder) -> dict[str, list[str]]:
     """List the images of the folders and lists that a YAML file names, by split."""
     start = PurePosixPath(path).parent
-    bases = [start / _inside(str(content.get('path') or ''), images.root), start, PurePosixPath()]
+    bases = [start / _inside(str(content.get('path') or ''), folder.root), start, PurePosixPath()]
     splits: dict[str, list[str]] = {}
     for split in SPLITS:
         places = content.get(split) or []
         for place in [places] if isinstance(places, str) else places:
-            listed = list(_images_at(_inside(place, images.root), bases, images, path))
+            listed = list(_images_at(_inside(place, folder.root), bases, folder, path))
             if not listed and split == 'test':  # Roboflow names one that is not there
-                notes.append(f'{path} names {place!r} for test, where no image is: left out.')
+                folder.note(f'{path} names {place!r} for test, where no image is: left out.')
                 continue
             if not listed:
                 raise UserError(
-                    f'{images.root / path} names {place!r} for {split}, where no image is: give '
+                    f'{folder.root / path} names {place!r} for {split}, where no image is: give '
                     'the folder that has the images as DATA, or mend the path'
                 )
             splits.setdefault(split, []).extend(listed)
@@ -179,22 +177,22 @@ def _inside(place: str, root: Path) -> str:
     return re.sub(r'^(\.{0,2}[/\\])+', '', place).replace('\\', '/')
 
 
-def _images_at(place: str, bases: list[PurePosixPath], images: Images, near: str) -> Iterator[str]:
+def _images_at(place: str, bases: list[PurePosixPath], folder: Folder, near: str) -> Iterator[str]:
     """Yield the images of a folder, or of a text file that lists them."""
     for base in bases:
         target = str(base / place)
-        if target in images.files and not is_image(target):
-            for line in read_lines(images.root / target):
-                found = images.find(line, target)
+        if target in folder.files and not is_image(target):
+            for line in read_lines(folder.root / target):
+                found = folder.find(line, target)
                 if found is None:
                     raise UserError(
-                        f'image {line} of {images.root / target} is not below {images.root}'
+                        f'image {line} of {folder.root / target} is not below {folder.root}'
                     )
                 yield found
             return
         inside = '' if target == '.' else f'{target}/'
-        if (images.root / target).is_dir():
-            yield from (path for path in images.paths if path.startswith(inside))
+        if (folder.root / target).is_dir():
+            yield from (path for path in folder.paths if path.startswith(inside))
             return
 
 
@@ -220,14 +218,14 @@ def _label_of(path: str, labels: dict[str, str]) -> str | None:
     return next((labels[at] for at in map(_folded, places) if at in labels), None)
 
 
-def _note_shared(label_of: Mapping[str, str | None], notes: list[str]) -> None:
+def _note_shared(folder: Folder, label_of: Mapping[str, str | None]) -> None:
     """Note images that have a label file in common, as a.jpg and a.png beside each other."""
     sharing = defaultdict(list)
     for path, label in label_of.items():
         if label:
             sharing[label].append(path)
     if shared := [paths for paths in sharing.values() if len(paths) > 1]:
-        notes.append(
+        folder.note(
             f'{len(shared)} label files are for several images each, such as {shared[0][0]} and '
             f'{shared[0][1]}: all of them get its objects.'
         )
