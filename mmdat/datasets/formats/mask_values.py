@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -36,9 +37,24 @@ MOST_READ = 2000  # masks that are looked at
 Color = tuple[int, int, int]
 # By value, None for what is ignored; or in the order of the values.
 Names = Mapping[int, str | None] | list[str]
-# Value -> class, whether 0 is nothing, whether that is clear, and the classes.
-Meaning = tuple[dict[int, str | None] | None, bool, bool, tuple[str, ...]]
 BLACK = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What the values of masks mean.
+
+    Attributes:
+        classes: Names of the classes.
+        values: Value -> class, None for what is ignored; None if the values number the classes.
+        zero_is_nothing: Whether 0 is no class then, and 1 the first.
+        zero_is_clear: Whether the names leave no doubt of that.
+    """
+
+    classes: tuple[str, ...]
+    values: dict[int, str | None] | None = None
+    zero_is_nothing: bool = False
+    zero_is_clear: bool = True
 
 
 class MaskContents:
@@ -198,10 +214,6 @@ def meaning_of(values: set[int], names: Names, zero: str | None, kind: str) -> M
         zero: As in :func:`mmdat.datasets.formats.read_segmented`.
         kind: Name of the layout; zero is nothing in ADE20K's.
 
-    Returns:
-        Value -> class if they are not just numbered, whether 0 is nothing, whether the names leave
-        no doubt of that, and the classes.
-
     Raises:
         UserError: If there are more values than names.
     """
@@ -210,58 +222,75 @@ def meaning_of(values: set[int], names: Names, zero: str | None, kind: str) -> M
     numbers = ordered if spaced else [value for value in ordered if value != IGNORED]
     if not numbers:
         raise UserError(f'the masks hold nothing but {IGNORED}, which is no class')
-    top, sparse = numbers[-1], numbers[-1] + 1 > 2 * len(numbers)
     if isinstance(names, Mapping):
-        clear = True
-        if unknown := set(numbers) - set(names) - {0}:
-            raise UserError(
-                f'the masks hold the values {enumerate_names(map(str, sorted(unknown)))}, which '
-                'the file with the names of the classes does not have: add them'
-            )
-        classes = tuple(name for _, name in sorted(names.items()) if name is not None)
-        if None in names.values():
-            return dict(names), False, clear, classes
-        if sorted(names) == list(range(1, len(names) + 1)):
-            return None, zero != 'background', clear, classes
-        if sorted(names) == list(range(len(names))):
-            return None, zero == 'ignored', clear, classes
-        return {value: names[value] for value in sorted(names)}, False, clear, classes
-    count = len(names)
-    first_is_background = count > 0 and is_background(names[0])
+        return _meaning_by_value(numbers, names, zero)
+    top, count = numbers[-1], len(names)
+    is_sparse = top + 1 > 2 * len(numbers)
     # Names of all values up to the highest, of which the masks hold a few.
     is_numbered = count > len(numbers) and top <= count
-    if (sparse and not is_numbered and (count or not kind.startswith('ADE20K'))) or spaced:
-        _check_unblurred(numbers, not count and top > MOST_NUMBERED)
-        named = list(names)
-        if count == len(numbers) - 1 and numbers[0] == 0:
-            named = ['background', *names]
-        if count and len(named) != len(numbers):
-            raise UserError(
-                f'the masks hold the values {enumerate_names(map(str, numbers), 20)}, but there '
-                f'are {count} names of classes: name one class for each'
-            )
-        named = named or ['background' if v == 0 else f'value_{v}' for v in numbers]
-        meaning = dict(zip(numbers, named, strict=True))
-        if zero == 'ignored':
-            meaning.pop(0, None)
-        return {**meaning}, False, True, tuple(meaning.values())
+    is_ade20k = kind.startswith('ADE20K')
+    if spaced or (is_sparse and not is_numbered and (count or not is_ade20k)):
+        return _meaning_of_each(numbers, names, zero)
     if count:
-        if top > count or (top == count and first_is_background):
-            raise UserError(
-                f'the masks hold the value {top}, but there are {count} names of classes, the '
-                f'first {names[0]!r}: name all classes'
-            )
-        nothing = zero == 'ignored' or (zero is None and top == count and count > 1)
-        classes = tuple(names)
-        if not nothing and top == count:
-            classes = ('background', *names)
-        if nothing and first_is_background:
-            classes = classes[1:]
-        return None, nothing, first_is_background, classes
+        return _meaning_by_order(top, names, zero)
     _check_unblurred(numbers, top > MOST_NUMBERED)
-    nothing = zero == 'ignored' or (zero is None and kind.startswith('ADE20K') and top > 1)
+    nothing = zero == 'ignored' or (zero is None and is_ade20k and top > 1)
     classes = tuple('background' if v == 0 else f'class_{v}' for v in range(nothing, top + 1))
-    return None, nothing, False, classes
+    return Meaning(classes, None, nothing, zero_is_clear=False)
+
+
+def _meaning_by_value(
+    numbers: list[int], names: Mapping[int, str | None], zero: str | None
+) -> Meaning:
+    """Take the names that a file gives the values."""
+    if unknown := set(numbers) - set(names) - {0}:
+        raise UserError(
+            f'the masks hold the values {enumerate_names(map(str, sorted(unknown)))}, which '
+            'the file with the names of the classes does not have: add them'
+        )
+    classes = tuple(name for _, name in sorted(names.items()) if name is not None)
+    if None in names.values():
+        return Meaning(classes, dict(names))
+    if sorted(names) == list(range(1, len(names) + 1)):
+        return Meaning(classes, None, zero != 'background')
+    if sorted(names) == list(range(len(names))):
+        return Meaning(classes, None, zero == 'ignored')
+    return Meaning(classes, {value: names[value] for value in sorted(names)})
+
+
+def _meaning_of_each(numbers: list[int], names: list[str], zero: str | None) -> Meaning:
+    """Give each value that there is one of the names, or else a name of its own."""
+    _check_unblurred(numbers, not names and numbers[-1] > MOST_NUMBERED)
+    named = list(names)
+    if len(names) == len(numbers) - 1 and numbers[0] == 0:
+        named = ['background', *names]
+    if names and len(named) != len(numbers):
+        raise UserError(
+            f'the masks hold the values {enumerate_names(map(str, numbers), 20)}, but there '
+            f'are {len(names)} names of classes: name one class for each'
+        )
+    named = named or ['background' if v == 0 else f'value_{v}' for v in numbers]
+    classes = dict(zip(numbers, named, strict=True))
+    if zero == 'ignored':
+        classes.pop(0, None)
+    return Meaning(tuple(classes.values()), {**classes})
+
+
+def _meaning_by_order(top: int, names: list[str], zero: str | None) -> Meaning:
+    """Number the names from 0 or, where there is a value more, from 1."""
+    count, first_is_background = len(names), is_background(names[0])
+    if top > count or (top == count and first_is_background):
+        raise UserError(
+            f'the masks hold the value {top}, but there are {count} names of classes, the '
+            f'first {names[0]!r}: name all classes'
+        )
+    nothing = zero == 'ignored' or (zero is None and top == count and count > 1)
+    classes = tuple(names)
+    if not nothing and top == count:
+        classes = ('background', *names)
+    if nothing and first_is_background:
+        classes = classes[1:]
+    return Meaning(classes, None, nothing, first_is_background)
 
 
 def _check_unblurred(values: list[int], are_grays: bool) -> None:

@@ -113,18 +113,23 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
             rewritten=colors,
             **common,
         )
-    values, nothing, clear, classes = meaning_of(look.values, names, zero, kind)
-    if len(classes) < 2:
+    meaning = meaning_of(look.values, names, zero, kind)
+    if len(meaning.classes) < 2:
         raise UserError(
-            f'the masks have the class {enumerate_names(classes)} alone: there is nothing to tell '
-            'it from; is 0 a class (--zero background)?'
+            f'the masks have the class {enumerate_names(meaning.classes)} alone: there is nothing '
+            'to tell it from; is 0 a class (--zero background)?'
         )
+    common |= dict(
+        classes=meaning.classes,
+        zero_is_nothing=meaning.zero_is_nothing,
+        zero_is_clear=meaning.zero_is_clear,
+    )
     is_copied = look.needs_rewriting or not all(split.are_parallel for split in splits.values())
     if not names:
-        keys = '`classes` and `mask_values`' if values and not is_copied else '`classes`'
+        keys = '`classes` and `mask_values`' if meaning.values and not is_copied else '`classes`'
         folder.note(f'Names of the classes were not found: change {keys} in the config.')
-    kept = {value: name for value, name in (values or {}).items() if name is not None}
-    kept = kept or dict(enumerate(classes, int(nothing)))
+    kept = {value: name for value, name in (meaning.values or {}).items() if name is not None}
+    kept = kept or dict(enumerate(meaning.classes, int(meaning.zero_is_nothing)))
     absent = [f'{name!r} ({value})' for value, name in kept.items() if value not in look.values]
     if absent:
         folder.note(f'{len(absent)} of {len(kept)} classes are in no mask: {list_first(absent)}.')
@@ -139,17 +144,9 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
             if look.needs_rewriting
             else 'Masks do not lie as their images do: copies that do are written.'
         )
-        return Segmented(
-            classes=classes, rewritten=kept, zero_is_nothing=nothing, zero_is_clear=clear, **common
-        )
-    return Segmented(
-        classes=classes,
-        palette=[look.palette[value] for value in kept] if look.palette else None,
-        values=values,
-        zero_is_nothing=nothing,
-        zero_is_clear=clear,
-        **common,
-    )
+        return Segmented(rewritten=kept, **common)
+    palette = [look.palette[value] for value in kept] if look.palette else None
+    return Segmented(palette=palette, values=meaning.values, **common)
 
 
 def _find_splits(folder: Folder) -> tuple[dict[str, MaskSplit], str]:
