@@ -15,9 +15,8 @@ from torch.export import Dim
 
 import mmdat  # noqa: F401  registers the backbone of transformers
 from mmdat.deployment.boxes import suppress
-from mmdat.deployment.checking import TOLERANCE, compare
+from mmdat.deployment.checking import TOLERANCE, compare, compare_detections
 from mmdat.deployment.checking import load as load_file
-from mmdat.deployment.compare import compare_detections
 from mmdat.deployment.detectors import RoIFeatures, exportable_detector
 from mmdat.deployment.features import ExportableFeatures
 from mmdat.deployment.masks import paste_masks

@@ -25,8 +25,7 @@ from mmdat.apis.export import export
 from mmdat.apis.model import build_model
 from mmdat.checks.config_file import read_config
 from mmdat.datasets import ShapesParameters, write_shapes_coco
-from mmdat.deployment.checking import load
-from mmdat.deployment.compare import compare_detections
+from mmdat.deployment.checking import compare_detections, load
 from mmdat.deployment.outputs import Boxes
 from mmdat.errors import UserError
 
