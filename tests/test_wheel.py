@@ -58,9 +58,9 @@ def test_the_wheel_brings_configs_and_tools_where_mim_looks(wheel: ZipFile) -> N
         assert wheel.read(f'mmdat/.mim/{name}') == (ROOT / name).read_bytes()
 
 
-def test_the_wheel_brings_the_license_and_its_types(wheel: ZipFile) -> None:
+def test_the_wheel_brings_the_license_its_types_and_the_report(wheel: ZipFile) -> None:
     names = wheel.namelist()
-    assert 'mmdat/py.typed' in names
+    assert {'mmdat/py.typed', 'mmdat/analysis/report.html'} <= set(names)
     (license_file,) = [name for name in names if name.endswith('LICENSE')]
     assert wheel.read(license_file) == (ROOT / 'LICENSE').read_bytes()
 
