@@ -14,7 +14,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
-from mmengine.registry import DATASETS, EVALUATOR, DefaultScope
+from mmengine.registry import DATASETS, EVALUATOR
 from rich.table import Table
 
 from mmdat import checks
@@ -24,6 +24,7 @@ from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks.exceptions import explained
 from mmdat.checks.images import to_rgb
 from mmdat.checks.masks import IGNORED
+from mmdat.checks.mmengine_private import in_scope
 from mmdat.checks.run import check_least, check_writable
 from mmdat.errors import UserError, enumerate_names
 from mmdat.files import whole_file
@@ -103,7 +104,7 @@ def check_data(
     checks.after_reading(cfg)
     check_writable('--out-dir', cfg.work_dir)
     report = DataReport()
-    with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name), _collect(report.warnings):
+    with in_scope(toolbox_of(cfg).name), _collect(report.warnings):
         add_checks(cfg)
         report.attempt(partial(checks.before_training, cfg, warn=report.warnings.append))
         model = report.attempt(partial(_explained, cfg, partial(build_model, cfg)))

@@ -10,13 +10,13 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope
 from rich.console import Console
 from rich.table import Table
 
 from mmdat.apis.model import build_model, load_weights
 from mmdat.apis.runner import use_mixed_precision
 from mmdat.apis.toolboxes import in_toolbox, toolbox_of
+from mmdat.checks.mmengine_private import in_scope
 from mmdat.checks.run import check_amp, check_device, check_least, check_parts
 from mmdat.engine import parts_in_bfloat16, replay_backbone
 
@@ -131,7 +131,7 @@ def prepare_run(
     batch = synthetic_batch(cfg, batch_size, shape)
 
     def run_once() -> object:
-        with DefaultScope.overwrite_default_scope(toolbox_of(cfg).name):
+        with in_scope(toolbox_of(cfg).name):
             return run(copy.deepcopy(batch))
 
     return run_once

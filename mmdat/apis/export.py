@@ -8,13 +8,13 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import DefaultScope
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from mmdat.checks.config_tree import class_name
 from mmdat.checks.exceptions import explained
+from mmdat.checks.mmengine_private import in_scope
 from mmdat.checks.run import check_writable
 from mmdat.deployment.checking import TOLERANCE, Comparison, compare
 from mmdat.deployment.features import ExportableFeatures
@@ -62,7 +62,7 @@ def export(
     _check_file(path)
     cfg = load_config(config, cfg_options)
     toolbox = toolbox_of(cfg).name
-    with DefaultScope.overwrite_default_scope(toolbox):
+    with in_scope(toolbox):
         with explained(cfg), quiet():
             model = build_model(cfg).eval()
             trained_on = load_weights(model, checkpoint).get('dataset_meta')
