@@ -59,8 +59,12 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             + " its scope (as in 'mmdat.DATPlusPlus') and custom_imports"
         )
     if isinstance(error, FileNotFoundError):
-        # From a data loader's worker process comes its traceback as text, and no file name.
-        path = error.filename or text.rsplit('No such file or directory: ', 1)[-1].strip(" '\n")
+        # A data loader's worker process sends its traceback as text, and no file name.
+        said = text.rsplit('FileNotFoundError: ', 1)[-1].strip() if '\n' in text else reason(error)
+        named = re.search("No such file or directory: '(.*)'$", said)
+        path = error.filename or (named[1] if named else '')
+        if not path:
+            return f"{said.removesuffix('.')}: check the config's paths"
         work_dir = cfg.get('work_dir')
         if work_dir and Path(path).is_relative_to(Path(work_dir).absolute()):
             return f'{path} cannot be written: its folder is gone'

@@ -295,6 +295,9 @@ def test_a_file_that_does_not_exist_is_told() -> None:
         explained(Config()),
     ):
         Path('nowhere.json').read_text()
+    sentence = "^file nowhere.pkl can not be found: check the config's paths$"
+    with pytest.raises(UserError, match=sentence), explained(Config()):
+        raise FileNotFoundError('file nowhere.pkl can not be found.')
 
 
 @pytest.mark.parametrize('num_workers', [0, 1])
