@@ -27,6 +27,48 @@ from .mmengine_private import PREPARATIONS, built_by
 
 # Toolbox -> the transform that gives its models what they take.
 PACKING = dict(mmdet='PackDetInputs', mmseg='PackSegInputs', mmpretrain='PackInputs')
+LOST_PROCESS = r'gloo|NCCL|Connection (closed|reset) by peer'
+# What an exception's text has -> the user's mistake, with the pattern's groups in its braces.
+SENTENCES = {
+    r'(?:^|AssertionError: )failed to load image: (.*)': (
+        'image {} cannot be read (it does not decode): mend it, or take it out of the data set'
+    ),
+    # mmengine says it of a data set without items.
+    r'^need at least one array to concatenate$': (
+        'a data set found no image in its folder: check data_prefix and, for other images than '
+        "JPEG, img_suffix (as in '.png')"
+    ),
+    r'Expected more than 1 value per channel': (
+        'batch normalization of one value a channel needs batches of two images: set '
+        'train_dataloader.batch_size to 2 or more, and drop_last=True if one image is left over'
+    ),
+    r'stack expects each tensor to be equal size, but got (.*)': (
+        'the images of a batch have different sizes ({}): add a transform to the pipeline that '
+        'gives all one size, such as Resize with a width and a height, or a crop'
+    ),
+    # mmsegmentation says it in validation and test.
+    r'^The image size in a batch should be the same\.$': (
+        'the images of a batch have different sizes, which segmentors do not pad in validation '
+        'and test: set {split}_dataloader.batch_size to 1'
+    ),
+    r'`epoch_length` must be a positive integer, but got 0': (
+        'train_dataloader yields no batch: it has fewer images (for each process) than its '
+        'batch_size, and drop_last is set; lower batch_size'
+    ),
+    r'Initialize dataset with `reduce_zero_label`': (
+        'the data set and LoadAnnotations disagree on reduce_zero_label: leave it out of '
+        'LoadAnnotations, or use mmdat.LoadSegmentationMap'
+    ),
+    r'Expected to have finished reduction in the prior iteration': (
+        'some trained parameters had no gradient in a step, which several processes cannot train: '
+        'find their names with TORCH_DISTRIBUTED_DEBUG=DETAIL, then take them out of the model or '
+        'set find_unused_parameters=True in the config'
+    ),
+    r'DataLoader worker \(pid.*\) (is killed by [^.]*|exited)': (
+        'a worker process of a data loader was ended (it {}), as by a machine that is short of '
+        'memory: lower num_workers or batch_size; a training goes on with --resume'
+    ),
+}
 
 
 @contextmanager
@@ -44,10 +86,13 @@ def explained(cfg: Config) -> Iterator[None]:
 def _explain(error: Exception, cfg: Config) -> str | None:
     """Say what the user did wrong; None if it is not known to be a mistake of theirs."""
     text = str(error.args[0]) if error.args else ''
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    owners = [frame.f_locals.get('self') for frame in frames]
+    loop = next((type(x).__name__ for x in owners if isinstance(x, BaseLoop)), '')
+    split = next((split for split in ('val', 'test') if split in loop.lower()), 'train')
     if isinstance(error, UserError):
         # A data loader's worker process sends its traceback as text.
         return text.rsplit('UserError: ', 1)[-1].strip()
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if match := re.search(r'(\S+) is not in the (.+?) registry', text):
         name, registry = match.groups()
         where = _where(cfg, name)
@@ -59,94 +104,104 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             + " its scope (as in 'mmdat.DATPlusPlus') and custom_imports"
         )
     if isinstance(error, FileNotFoundError):
-        # A data loader's worker process sends its traceback as text, and no file name.
-        said = text.rsplit('FileNotFoundError: ', 1)[-1].strip() if '\n' in text else reason(error)
-        named = re.search("No such file or directory: '(.*)'$", said)
-        path = error.filename or (named[1] if named else '')
-        if not path:
-            return f"{said.removesuffix('.')}: check the config's paths"
-        work_dir = cfg.get('work_dir')
-        if work_dir and Path(path).is_relative_to(Path(work_dir).absolute()):
-            return f'{path} cannot be written: its folder is gone'
-        return f"file {path} does not exist: check the config's paths"
+        return _missing_file(error, text, cfg)
     if fault := file_fault(error):
         return fault
-    if match := re.search(r'(?:^|AssertionError: )failed to load image: (.*)', text):
-        return (
-            f'image {match[1]} cannot be read (it does not decode): mend it, or take it out of the '
-            'data set'
-        )
-    if text == 'need at least one array to concatenate':  # mmengine's, of a data set without items
-        return (
-            'a data set found no image in its folder: check data_prefix and, for other images '
-            "than JPEG, img_suffix (as in '.png')"
-        )
-    if 'Expected more than 1 value per channel' in text:
-        return (
-            'batch normalization of one value a channel needs batches of two images: set '
-            'train_dataloader.batch_size to 2 or more, and drop_last=True if one image is left over'
-        )
-    if match := re.search(r'stack expects each tensor to be equal size, but got (.*)', text):
-        return (
-            f'the images of a batch have different sizes ({match[1]}): add a transform to the '
-            'pipeline that gives all one size, such as Resize with a width and a height, or a crop'
-        )
-    if re.search('`epoch_length` must be a positive integer, but got 0', text):
-        return (
-            'train_dataloader yields no batch: it has fewer images (for each process) than its '
-            'batch_size, and drop_last is set; lower batch_size'
-        )
-    if 'Initialize dataset with `reduce_zero_label`' in text:
-        return (
-            'the data set and LoadAnnotations disagree on reduce_zero_label: leave it out of '
-            'LoadAnnotations, or use mmdat.LoadSegmentationMap'
-        )
-    if 'Expected to have finished reduction in the prior iteration' in text:
-        return (
-            'some trained parameters had no gradient in a step, which several processes cannot '
-            'train: find their names with TORCH_DISTRIBUTED_DEBUG=DETAIL, then take them out of '
-            'the model or set find_unused_parameters=True in the config'
-        )
-    if match := re.search(r'DataLoader worker \(pid.*\) (is killed by [^.]*|exited)', text):
-        return (
-            f'a worker process of a data loader was ended (it {match[1]}), as by a machine that '
-            'is short of memory: lower num_workers or batch_size; a training goes on with --resume'
-        )
-    lost = r'gloo|NCCL|Connection (closed|reset) by peer'
-    if isinstance(error, RuntimeError) and re.search(lost, text):
+    for pattern, sentence in SENTENCES.items():
+        if match := re.search(pattern, text):
+            return sentence.format(*match.groups(), split=split)
+    if isinstance(error, RuntimeError) and re.search(LOST_PROCESS, text):
         return (
             'another process of this run has ended or cannot be reached, see its log: training '
             f'goes on from the last checkpoint with --resume ({reason(error)})'
         )
-    owners = [frame.f_locals.get('self') for frame in frames]
-    loop = next((type(x).__name__ for x in owners if isinstance(x, BaseLoop)), '')
-    split = next((split for split in ('val', 'test') if split in loop.lower()), 'train')
-    if text == 'The image size in a batch should be the same.':  # mmseg's, of a test
-        return (
-            'the images of a batch have different sizes, which segmentors do not pad in validation '
-            f'and test: set {split}_dataloader.batch_size to 1'
-        )
+    if isinstance(error, AssertionError) and isinstance(owners[-1], Hook):
+        return f'{_where(cfg, type(owners[-1]).__name__)} cannot be used: {reason(error)}'
     if isinstance(error, KeyError) and any(isinstance(x, BaseDataPreprocessor) for x in owners):
         pack = PACKING.get(str(cfg.get('default_scope')), 'what packs the inputs')
         return (
             f'the pipeline of {split}_dataloader.dataset gives no {text!r}, which the model takes: '
             f'end it with {pack}'
         )
-    lacked: str | None = text if isinstance(error, KeyError) and text.startswith('gt_') else None
-    if isinstance(error, AttributeError) and isinstance(error.obj, BaseDataElement):
-        lacked = (error.name or '').removeprefix('_')  # a property's is kept below it
-    in_toolbox = frames[-1].f_globals['__name__'].partition('.')[0] in PACKING
-    # Not the pipeline's are a mistake in code of a user's own and what a model does not predict.
-    if lacked and in_toolbox and not lacked.startswith('pred_'):
+    if lacked := _unloaded(error, text, frames[-1]):
         return (
             f'the pipeline of {split}_dataloader.dataset gives no {lacked!r}, which the model or '
             'the evaluator takes: let it load that (as masks, with_mask=True of LoadAnnotations), '
             'or leave out the part that takes it'
         )
-    if isinstance(error, AssertionError) and owners and isinstance(owners[-1], Hook):
-        return f'{_where(cfg, type(owners[-1]).__name__)} cannot be used: {reason(error)}'
-    if sentence := _misfit(text, [owner for owner in owners if isinstance(owner, nn.Module)]):
-        return sentence
+    modules = [owner for owner in owners if isinstance(owner, nn.Module)]
+    return _misfit(text, modules) or _unusable_part(error, text, frames, cfg)
+
+
+def _nearest_type(name: str, registry: Any) -> str | None:
+    """The name spelled most like ``name`` of what a registry, or one beside it, can build."""
+    if not isinstance(registry, Registry):
+        return None
+    root = registry
+    while root.parent is not None:
+        root = root.parent
+    scoped = {
+        f'{scope}.{each}': each
+        for scope, child in root.children.items()
+        for each in child.module_dict
+    }
+    same = [full for full, each in scoped.items() if each == name]
+    # Of so many, a class of the user's own is often a little like some.
+    return min(same, default=None) or nearest(
+        name, {*registry.module_dict, *root.module_dict, *scoped}, cutoff=0.8
+    )
+
+
+def _missing_file(error: FileNotFoundError, text: str, cfg: Config) -> str:
+    # A data loader's worker process sends its traceback as text, and no file name.
+    said = text.rsplit('FileNotFoundError: ', 1)[-1].strip() if '\n' in text else reason(error)
+    named = re.search("No such file or directory: '(.*)'$", said)
+    path = error.filename or (named[1] if named else '')
+    if not path:
+        return f"{said.removesuffix('.')}: check the config's paths"
+    work_dir = cfg.get('work_dir')
+    if work_dir and Path(path).is_relative_to(Path(work_dir).absolute()):
+        return f'{path} cannot be written: its folder is gone'
+    return f"file {path} does not exist: check the config's paths"
+
+
+def _unloaded(error: Exception, text: str, innermost: FrameType) -> str | None:
+    """Name the annotation that code of a toolbox looks for and that the pipeline did not load."""
+    lacked = ''
+    if isinstance(error, KeyError) and text.startswith('gt_'):
+        lacked = text
+    if isinstance(error, AttributeError) and isinstance(error.obj, BaseDataElement):
+        lacked = (error.name or '').removeprefix('_')  # a property's value is kept below it
+    in_toolbox = innermost.f_globals['__name__'].partition('.')[0] in PACKING
+    # A user's own code may be wrong, and a model may predict nothing: neither is the pipeline's.
+    return lacked if in_toolbox and not lacked.startswith('pred_') else None
+
+
+def _misfit(text: str, modules: list[nn.Module]) -> str | None:
+    """Say which layer gets other channels than it takes; None where that is not what happened.
+
+    Args:
+        text: What PyTorch said.
+        modules: Those whose methods ran, from the outermost to the innermost.
+    """
+    convolved = re.search(r'to have (?P<takes>\d+) channels, but got (?P<gets>\d+) channels', text)
+    product = r'cannot be multiplied \(\d+x(?P<gets>\d+) and (?P<takes>\d+)x\d+\)'
+    match = convolved or re.search(product, text)
+    if match is None or not modules:
+        return None
+    names = {module: name for name, module in modules[0].named_modules()}
+    name = names.get(modules[-1])
+    if not name:
+        return None
+    part = '.'.join(name.split('.')[:2]) if name.startswith('roi_head.') else name.split('.')[0]
+    return (
+        f'model.{name} takes {match["takes"]} channels, but gets {match["gets"]}: make in_channels '
+        f'of model.{part}, or what it is computed from, fit what comes before it'
+    )
+
+
+def _unusable_part(error: Exception, text: str, frames: list[FrameType], cfg: Config) -> str | None:
+    """Name the part of the config that cannot be built, and why; None while none is being built."""
     built = _last_built(frames, cfg)
     if built is None:
         return None
@@ -183,48 +238,6 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             f'{suggest(key, _parameters(factory))}'
         )
     return f'{where} cannot be used: {reason(error)}'
-
-
-def _nearest_type(name: str, registry: Any) -> str | None:
-    """The name spelled most like ``name`` of what a registry, or one beside it, can build."""
-    if not isinstance(registry, Registry):
-        return None
-    root = registry
-    while root.parent is not None:
-        root = root.parent
-    scoped = {
-        f'{scope}.{each}': each
-        for scope, child in root.children.items()
-        for each in child.module_dict
-    }
-    same = [full for full, each in scoped.items() if each == name]
-    # Of so many, a class of the user's own is often a little like some.
-    return min(same, default=None) or nearest(
-        name, {*registry.module_dict, *root.module_dict, *scoped}, cutoff=0.8
-    )
-
-
-def _misfit(text: str, modules: list[nn.Module]) -> str | None:
-    """Say which layer gets other channels than it takes; None where that is not what happened.
-
-    Args:
-        text: What PyTorch said.
-        modules: Those whose methods ran, from the outermost to the innermost.
-    """
-    convolved = re.search(r'to have (?P<takes>\d+) channels, but got (?P<gets>\d+) channels', text)
-    product = r'cannot be multiplied \(\d+x(?P<gets>\d+) and (?P<takes>\d+)x\d+\)'
-    match = convolved or re.search(product, text)
-    if match is None or not modules:
-        return None
-    names = {module: name for name, module in modules[0].named_modules()}
-    name = names.get(modules[-1])
-    if not name:
-        return None
-    part = '.'.join(name.split('.')[:2]) if name.startswith('roi_head.') else name.split('.')[0]
-    return (
-        f'model.{name} takes {match["takes"]} channels, but gets {match["gets"]}: make in_channels '
-        f'of model.{part}, or what it is computed from, fit what comes before it'
-    )
 
 
 def _last_built(frames: list[FrameType], cfg: Config) -> tuple[str, Any] | None:
