@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.structures import BaseDataElement, InstanceData
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from mmdat.apis.toolboxes import in_toolbox, toolbox_of, visualizer_of
 from mmdat.checks import config_tree
-from mmdat.checks.images import to_rgb
+from mmdat.checks.images import evenly_spaced, to_rgb
 from mmdat.checks.run import check_display, check_least, check_parts, check_writable
 
 # Opacity of segmentation maps, so that the image is seen below.
@@ -88,16 +87,6 @@ def _branches(item: dict[str, Any]) -> Iterator[tuple[str, Tensor, BaseDataEleme
         inputs, samples = {'': inputs}, {'': samples}
     for branch, image in inputs.items():
         yield branch, image, samples[branch]
-
-
-def evenly_spaced(number: int, length: int) -> list[int]:
-    """Indices of ``number`` items that are spaced evenly over ``length``, or of all if fewer.
-
-    Example:
-        >>> evenly_spaced(3, 10), evenly_spaced(3, 2)
-        ([0, 4, 9], [0, 1])
-    """
-    return np.linspace(0, length - 1, min(number, length)).round().astype(int).tolist()
 
 
 def _dataset_of(cfg: Config, split: str) -> dict[str, Any]:

@@ -61,7 +61,6 @@ from . import (
     classes,
     coco,
     config_keys,
-    config_tree,
     folders,
     images,
     masks,
@@ -221,24 +220,25 @@ def of_first_step(
             yield partial(coco.check_evaluator, metric, single)
     num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
     ignore_index = getattr(getattr(model, 'decode_head', None), 'ignore_index', masks.IGNORED)
+    files = images.list_files(datasets)
     for split, dataset in datasets.items():
-        in_training = split == 'train'
         yield partial(coco.check_classes_occur, dataset, warn)
         formats = [getattr(metric, 'format_only', False) for metric in metrics.get(split, ())]
         writes_alone = bool(formats) and all(formats)  # whatever is in the masks
-        for _, single in config_tree.unwrap(dataset):
+        for listed in files[split]:
+            single = listed.dataset
             yield partial(model_fit.check_num_classes, model, single)
-            if in_training:
+            if listed.in_training:
                 yield partial(model_fit.check_padding, model, single, warn)
             yield partial(coco.check_left_out, single, warn)
             yield partial(coco.check_object_counts, model, single, warn)
-            yield partial(folders.check_labels, single, in_training, warn, num_classes)
-            yield partial(folders.check_left_out, single, warn)
-            yield partial(images.check_image_files, single, in_training, warn)
-            yield partial(masks.check_mask_files, single)
-            yield partial(images.check_image_headers, single, in_training, warn)
-            yield partial(masks.check_mask_sizes, single, in_training, warn)
+            yield partial(folders.check_labels, listed, warn, num_classes)
+            yield partial(folders.check_left_out, listed, warn)
+            yield partial(images.check_image_files, listed, warn)
+            yield partial(masks.check_mask_files, listed)
+            yield partial(images.check_image_headers, listed, warn)
+            yield partial(masks.check_mask_sizes, listed, warn)
             if not writes_alone:
-                yield partial(masks.check_mask_values, single, in_training, warn, ignore_index)
-    yield partial(folders.check_overlap, datasets, warn)
-    yield partial(folders.check_unlisted, datasets, warn)
+                yield partial(masks.check_mask_values, listed, warn, ignore_index)
+    yield partial(folders.check_overlap, files, warn)
+    yield partial(folders.check_unlisted, files, warn)

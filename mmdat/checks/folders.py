@@ -14,7 +14,7 @@ from mmdat.errors import UserError, enumerate_names
 
 from . import config_tree
 from .coco_repairs import plain_name
-from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, Warn, image_paths, in_threads
+from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, DataFiles, Warn, in_threads
 
 # Default scope of a toolbox -> the data set of the papers, and the variable with its folder.
 DATA_OF_SCOPE = {
@@ -160,9 +160,7 @@ def _check_list(path: str, pattern: str, wanted: str, other: str) -> None:
                 raise UserError(f'line {number} of list {path} is {text!r}: {remedy}')
 
 
-def check_labels(
-    dataset: Any, in_training: bool, warn: Warn, num_classes: int | None = None
-) -> None:
+def check_labels(files: DataFiles, warn: Warn, num_classes: int | None = None) -> None:
     """Refuse labels of images that are no class or contradict each other.
 
     Takes 10 us for each image.
@@ -171,19 +169,17 @@ def check_labels(
         warn: Is told of classes without an image, and of images that are there twice.
         num_classes: The head's, for a data set that does not name its classes.
     """
-    if not hasattr(dataset, 'get_data_info') or not len(dataset):
+    if not files.items:
         return
+    dataset, first = files.dataset, files.items[0]
     classes = dataset.metainfo.get('classes') or [str(i) for i in range(num_classes or 0)]
-    first = dataset.get_data_info(0)
-    if not classes or 'img_path' not in first or not isinstance(first.get('gt_label'), int):
+    if not classes or not first.path or not isinstance(first.label, int):
         return
     source = dataset.ann_file or getattr(dataset, 'img_prefix', 'the data set')
     counts = [0] * len(classes)
     labels: dict[str, int] = {}
     doubles: list[str] = []
-    for index in range(len(dataset)):
-        item = dataset.get_data_info(index)
-        path, label = item['img_path'], item['gt_label']
+    for path, _, _, label in files.items:
         if not 0 <= label < len(classes):
             raise UserError(
                 f'{source} gives image {path} the class '
@@ -206,7 +202,7 @@ def check_labels(
             f'{len(empty)} of the {len(classes)} classes have no image in {source}: '
             f'{enumerate_names(empty)}'
         )
-    if in_training and len(dataset) <= MOST_COMPARED:
+    if files.in_training and len(files.items) <= MOST_COMPARED:
         _warn_of_copies(labels, classes, source, warn)
 
 
@@ -242,17 +238,15 @@ def check_class_folders(datasets: Mapping[str, Any]) -> None:
                     )
 
 
-def check_left_out(dataset: Any, warn: Warn) -> None:
+def check_left_out(files: DataFiles, warn: Warn) -> None:
     """Warn of images in a data set's folder that it leaves out."""
+    dataset = files.dataset
     if getattr(dataset, 'ann_file', True) or not hasattr(dataset, 'get_data_info'):
         return
     folder = dataset.data_prefix.get('img_path')
     if not folder or not os.path.isdir(folder):
         return
-    used = set()
-    for index in range(len(dataset)):
-        item = dataset.get_data_info(index)
-        used |= {os.path.normpath(item.get(key, '')) for key in ('img_path', 'seg_map_path')}
+    used = {os.path.normpath(path) for item in files.items for path in (item.path, item.mask)}
     masks = dataset.data_prefix.get('seg_map_path')
     found = list(find_files(folder, IMAGE_SUFFIXES + UNREADABLE_SUFFIXES, [masks]))
     left_out = [path for path in found if os.path.normpath(path) not in used]
@@ -283,40 +277,48 @@ def check_left_out(dataset: Any, warn: Warn) -> None:
     )
 
 
-def check_overlap(datasets: Mapping[str, Any], warn: Warn) -> None:
-    """Warn of images that are for training and for validation or testing."""
-    for split in datasets:
-        tested = set(_image_paths(datasets[split])) - {''} if split != 'train' else set()
-        shared = tested.intersection(_image_paths(datasets.get('train')))
-        if shared:
+def check_overlap(files: Mapping[str, Sequence[DataFiles]], warn: Warn) -> None:
+    """Warn of images that are for training and for validation or testing.
+
+    Args:
+        files: Split -> those of its data sets.
+    """
+    paths = {
+        split: {item.path for single in group for item in single.items} - {''}
+        for split, group in files.items()
+    }
+    trained = paths.pop('train', set())
+    for split, tested in paths.items():
+        if shared := tested & trained:
             warn(
                 f'{len(shared)} images, such as {min(shared)}, are for train and {split} alike: '
                 f'what {split} measures says nothing of other images'
             )
 
 
-def check_unlisted(datasets: Mapping[str, Any], warn: Warn) -> None:
+def check_unlisted(files: Mapping[str, Sequence[DataFiles]], warn: Warn) -> None:
     """Warn of images beside those of a COCO file that the file does not name.
 
     Args:
-        datasets: Split -> the data set, built. Without train there is nothing to tell: a test
+        files: Split -> those of its data sets. Without train there is nothing to tell: a test
             uses but its part of a folder.
         warn: Is told how many images of a folder are in no file of these splits.
     """
-    if 'train' not in datasets:
+    if 'train' not in files:
         return
     named: dict[str, set[str]] = defaultdict(set)
     filtered: dict[str, dict[str, int]] = defaultdict(dict)  # folder -> file -> images left out
-    for dataset in datasets.values():
-        for _, single in config_tree.unwrap(dataset):
+    for group in files.values():
+        for listed in group:
+            single = listed.dataset
             file = str(getattr(single, 'ann_file', ''))
             if not file.endswith('.json') or 'img' not in single.data_prefix:
                 continue
             tally = getattr(single, 'tally', None)  # of mmdat.CocoDataset
             if tally is None and single.filter_cfg and not single.test_mode:
                 return  # there is no telling what it left out
-            for path in image_paths(single):
-                folder, name = os.path.split(path)
+            for item in listed.items:
+                folder, name = os.path.split(item.path)
                 named[folder].add(name)
                 filtered[folder][file] = tally.images_left_out.total() if tally else 0
     for folder, names in named.items():
@@ -327,14 +329,8 @@ def check_unlisted(datasets: Mapping[str, Any], warn: Warn) -> None:
         if unlisted > 0:
             warn(
                 f'{unlisted} of {len(found)} images in {folder} are in no annotation file of '
-                f'{", ".join(datasets)}, and are not used'
+                f'{", ".join(files)}, and are not used'
             )
-
-
-def _image_paths(dataset: Any) -> Iterator[str]:
-    for _, single in config_tree.unwrap(dataset):
-        if hasattr(single, 'get_data_info'):
-            yield from image_paths(single)
 
 
 def _has_folders(dataset: Any) -> bool:

@@ -18,14 +18,12 @@ from mmdat.errors import UserError, enumerate_names
 from .config_tree import unwrap
 from .images import (
     JPEG_START,
-    MOST_HEADERS,
     Annotated,
+    DataFiles,
     Warn,
     are_loaded,
     check_sizes,
-    evenly_spaced,
     has_right_checksums,
-    image_paths,
     in_threads,
     is_turning,
     loader_of,
@@ -91,44 +89,40 @@ def check_same_zero(datasets: Mapping[str, Any]) -> None:
             )
 
 
-def check_mask_files(dataset: Any) -> None:
+def check_mask_files(files: DataFiles) -> None:
     """Refuse a data set of semantic segmentation in which a mask is missing."""
-    if not _has_masks(dataset):
+    if not _has_masks(files.dataset):
         return
-    items = list(evenly_spaced(dataset, None))
-    missing = [item for item in items if not os.path.exists(item['seg_map_path'])]
+    count = len(files.items)
+    missing = [item for item in files.items if not os.path.exists(item.mask)]
     if missing:
-        others = f' ({len(missing)} of {len(items)} images are so)' if len(missing) > 1 else ''
+        others = f' ({len(missing)} of {count} images are so)' if len(missing) > 1 else ''
         raise UserError(
-            f'image {missing[0]["img_path"]} has no mask {missing[0]["seg_map_path"]}{others}: '
+            f'image {missing[0].path} has no mask {missing[0].mask}{others}: '
             'check data_prefix.seg_map_path and seg_map_suffix, or take the '
             'image out of the data set'
         )
 
 
-def check_mask_sizes(dataset: Any, in_training: bool, warn: Warn) -> None:
+def check_mask_sizes(files: DataFiles, warn: Warn) -> None:
     """Refuse masks of another size than their images have as they are loaded.
 
     Args:
-        in_training: As for :func:`mmdat.checks.images.check_image_headers`.
         warn: Is told how many images loading turns so that their sizes stay.
     """
+    dataset = files.dataset
     if not _has_masks(dataset) or not are_loaded(dataset, 'img_path', {'LoadImageFromFile'}):
         return
-    items = list(evenly_spaced(dataset, MOST_HEADERS if in_training else None))
-    images = read_headers([item['img_path'] for item in items])
-    masks = read_headers([item['seg_map_path'] for item in items])
+    masks = read_headers([item.mask for item in files.sample])
     pairs = [
-        Annotated(item['img_path'], image, mask.stored, f'its mask {item["seg_map_path"]}')
-        for item, image, mask in zip(items, images, masks, strict=True)
+        Annotated(item.path, image, mask.stored, f'its mask {item.mask}')
+        for item, image, mask in zip(files.sample, files.headers, masks, strict=True)
         if image and mask
     ]
     check_sizes(pairs, is_turning(dataset), warn)
 
 
-def check_mask_values(
-    dataset: Any, in_training: bool, warn: Warn, ignore_index: int | None = IGNORED
-) -> None:
+def check_mask_values(files: DataFiles, warn: Warn, ignore_index: int | None = IGNORED) -> None:
     """Refuse masks with values that are no class; warn of classes that no mask has.
 
     Decodes the masks, 1 ms for 500 x 375 pixels, on all cores; of those for training an evenly
@@ -138,12 +132,12 @@ def check_mask_values(
         warn: Is told which classes are missing, and when 0 probably is a class that is ignored.
         ignore_index: The heads'.
     """
+    dataset = files.dataset
     if not _has_masks(dataset):
         return
     loader = loader_of(dataset, ANNOTATION_LOADERS)
-    items = list(evenly_spaced(dataset, MOST_MASKS if in_training else None))
     read = partial(read_mask, backend=getattr(loader, 'imdecode_backend', 'pillow'))
-    paths = [item['seg_map_path'] for item in items]
+    paths = [item.mask for item in files.spaced(MOST_MASKS)]
     masks = in_threads(read, paths, 'Looking at masks', MANY_MASKS)
     if wrong := [mask for mask in masks if mask.problem]:
         others = f' ({len(wrong)} of {len(masks)} masks are so)' if len(wrong) > 1 else ''
@@ -151,13 +145,13 @@ def check_mask_values(
     _compare_palettes(masks, warn)
     classes = dataset.metainfo.get('classes') or ()
     if classes:
-        is_complete = len(items) == len(dataset)
-        table = class_table(items[0])
+        item, is_complete = dataset.get_data_info(0), len(paths) == len(files.items)
+        table = class_table(item)
         if ignore_index is not None and ignore_index != IGNORED:
             _check_ignored(masks, table, ignore_index)
             table[table == ignore_index] = IGNORED
         _check_classes(
-            masks, items[0], table, classes, is_complete, in_training, warn, ignore_index
+            masks, item, table, classes, is_complete, files.in_training, warn, ignore_index
         )
 
 
@@ -386,7 +380,7 @@ def is_background(name: str) -> bool:
 def check_written_names(dataset: Any) -> None:
     """Refuse images of one name, as mmsegmentation writes their predicted masks into one file."""
     first: dict[str, str] = {}
-    for path in image_paths(dataset):
+    for path, *_ in DataFiles(dataset).items:
         other = first.setdefault(Path(path).stem, path)
         if other != path:
             raise UserError(

@@ -25,6 +25,7 @@ from mmdat.checks.folders import (
     find_files,
     read_lines,
 )
+from mmdat.checks.images import DataFiles, list_files
 from mmdat.errors import UserError
 
 
@@ -117,36 +118,36 @@ def in_folders(root: Path, *names: str, **options: Any) -> CustomDataset:
 
 @pytest.mark.parametrize('label', [-1, 2])
 def test_a_label_of_no_class_is_refused(label: int, tmp_path: Path) -> None:
-    check_labels(listed(tmp_path, 'a.jpg 0\nb.jpg 1\n'), True, pytest.fail)
+    check_labels(DataFiles(listed(tmp_path, 'a.jpg 0\nb.jpg 1\n'), True), pytest.fail)
     dataset = listed(tmp_path, f'a.jpg 0\nb.jpg {label}\n')
     with pytest.raises(UserError, match=rf'train.txt gives image .*b.jpg the class {label}, but '):
-        check_labels(dataset, True, pytest.fail)
+        check_labels(DataFiles(dataset, True), pytest.fail)
 
 
 def test_an_image_of_two_classes_in_a_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"train.txt gives image .*a.jpg the classes 'cat' and 'dog"
     ):
-        check_labels(listed(tmp_path, 'a.jpg 0\na.jpg 1\n'), True, pytest.fail)
+        check_labels(DataFiles(listed(tmp_path, 'a.jpg 0\na.jpg 1\n'), True), pytest.fail)
 
 
 def test_double_lines_and_empty_classes_are_told(tmp_path: Path) -> None:
     dataset = listed(tmp_path, 'a.jpg 0\na.jpg 0\nb.jpg 0\n')
     warnings: list[str] = []
-    check_labels(dataset, True, warnings.append)
+    check_labels(DataFiles(dataset, True), warnings.append)
     assert 'train.txt has 1 images more than once, such as ' in warnings[0]
     assert warnings[1].startswith('1 of the 2 classes have no image in ') and "'dog'" in warnings[1]
-    check_labels(dataset, False, warnings.append)
+    check_labels(DataFiles(dataset, False), warnings.append)
     assert warnings[2:] == warnings[:2], 'a class without an image is not evaluated'
 
 
 def test_an_image_in_the_folders_of_two_classes_is_told(tmp_path: Path) -> None:
     dataset = in_folders(tmp_path, 'cat/1.png', 'cat/2.png', 'dog/1.png', 'dog/2.png')
-    check_labels(dataset, True, pytest.fail)
+    check_labels(DataFiles(dataset, True), pytest.fail)
     (tmp_path / 'dog/3.png').write_bytes((tmp_path / 'cat/2.png').read_bytes())
     dataset = in_folders(tmp_path, 'cat/1.png', 'cat/2.png', 'dog/1.png', 'dog/2.png')
     warnings: list[str] = []
-    check_labels(dataset, True, warnings.append)
+    check_labels(DataFiles(dataset, True), warnings.append)
     [warning] = warnings
     assert warning.startswith('1 images of ') and "cat/2.png ('cat') and " in warning
 
@@ -189,34 +190,34 @@ def masks(root: Path, **options: Any) -> BaseSegDataset:
 def test_images_of_other_suffixes_are_told(tmp_path: Path) -> None:
     write_images(tmp_path / 'images', *(f'{name}.jpg' for name in 'abcde'))
     write_images(tmp_path / 'masks', *(f'{name}.png' for name in 'abcdefgh'))
-    check_left_out(masks(tmp_path), pytest.fail)
+    check_left_out(DataFiles(masks(tmp_path)), pytest.fail)
     write_images(tmp_path / 'images', 'f.JPG', 'sub/g.JPG', 'h.jpeg', '.hidden.jpeg')
     (tmp_path / 'images' / 'Thumbs.db').touch()
     warnings: list[str] = []
-    check_left_out(masks(tmp_path), warnings.append)
+    check_left_out(DataFiles(masks(tmp_path)), warnings.append)
     [warning] = warnings
     assert warning.startswith('3 of 8 images in ') and 'f.JPG, are left out: ' in warning
     assert "img_suffix='.jpg'" in warning and "type='mmdat.SegmentationDataset'" in warning
     write_images(tmp_path / 'images', 'f.HEIC')
-    check_left_out(masks(tmp_path), warnings.append)
+    check_left_out(DataFiles(masks(tmp_path)), warnings.append)
     assert warnings[1].startswith('1 of 9 images in ') and 'f.HEIC, are in a form' in warnings[1]
     assert warnings[2].startswith('3 of 9 images in ')
     (tmp_path / 'list.txt').write_text('a')
-    check_left_out(masks(tmp_path, ann_file='list.txt'), pytest.fail)
+    check_left_out(DataFiles(masks(tmp_path, ann_file='list.txt')), pytest.fail)
 
 
 def test_masks_beside_images_are_no_images(tmp_path: Path) -> None:
     write_images(tmp_path, 'a.jpg', 'a.png', 'b.jpg', 'b.png')
     dataset = BaseSegDataset(data_prefix=dict(img_path=str(tmp_path), seg_map_path=str(tmp_path)))
-    check_left_out(dataset, pytest.fail)
+    check_left_out(DataFiles(dataset), pytest.fail)
 
 
 def test_images_outside_the_folders_of_classes_are_told(tmp_path: Path) -> None:
     dataset = in_folders(tmp_path, 'cat/1.png', 'dog/1.png')
-    check_left_out(dataset, pytest.fail)
+    check_left_out(DataFiles(dataset), pytest.fail)
     write_images(tmp_path, 'cat/2.webp', '3.png')
     warnings: list[str] = []
-    check_left_out(dataset, warnings.append)
+    check_left_out(DataFiles(dataset), warnings.append)
     [warning] = warnings
     assert warning.startswith('2 of 4 images in ') and '3.png, are left out: ' in warning
     assert '.bmp' in warning and "type='mmdat.ClassificationDataset'" in warning
@@ -226,9 +227,9 @@ def test_images_of_several_splits_are_told(tmp_path: Path) -> None:
     train = in_folders(tmp_path / 'train', 'cat/1.png', 'cat/2.png')
     val = in_folders(tmp_path / 'val', 'cat/1.png')
     both = ConcatDataset([train, val])
-    check_overlap(dict(train=train, val=val, test=val), pytest.fail)
+    check_overlap(list_files(dict(train=train, val=val, test=val)), pytest.fail)
     warnings: list[str] = []
-    check_overlap(dict(train=both, val=val), warnings.append)
+    check_overlap(list_files(dict(train=both, val=val)), warnings.append)
     [warning] = warnings
     assert warning.startswith('1 images, such as ') and 'are for train and val alike' in warning
 
@@ -245,26 +246,27 @@ def test_images_that_no_coco_file_names_are_told(coco_root: Path) -> None:
         )
 
     val = build('val2017', test_mode=True)
-    check_unlisted(dict(val=val), pytest.fail)
+    check_unlisted(list_files(dict(val=val)), pytest.fail)
     for name in ('x.PNG', 'y.jpg', 'notes.txt'):
         (coco_root / 'val2017' / name).touch()
     warnings: list[str] = []
-    check_unlisted(dict(val=val, test=val), pytest.fail)  # of a test: others may be trained on
-    check_unlisted(dict(train=val, val=val), warnings.append)
+    # Images that a test leaves out may be trained on.
+    check_unlisted(list_files(dict(val=val, test=val)), pytest.fail)
+    check_unlisted(list_files(dict(train=val, val=val)), warnings.append)
     [warning] = warnings
     assert warning == (
         f'2 of 4 images in {coco_root}/val2017 are in no annotation file of train, val, and are '
         'not used'
     )
     filtered = build('train2017', filter_cfg=dict(filter_empty_gt=True))
-    check_unlisted(dict(train=filtered, val=val), pytest.fail)
+    check_unlisted(list_files(dict(train=filtered, val=val)), pytest.fail)
     filtered.tally = SimpleNamespace(images_left_out=Counter(small=1))
     (coco_root / 'train2017' / 'z.png').touch()
     (coco_root / 'val2017' / 'x.PNG').unlink()
     (coco_root / 'val2017' / 'y.jpg').unlink()
-    check_unlisted(dict(train=filtered, val=val), pytest.fail)
+    check_unlisted(list_files(dict(train=filtered, val=val)), pytest.fail)
     (coco_root / 'train2017' / 'more.png').touch()
-    check_unlisted(dict(train=filtered), warnings.append)
+    check_unlisted(list_files(dict(train=filtered)), warnings.append)
     assert warnings[-1].startswith('1 of 8 images in ')
 
 
@@ -331,6 +333,6 @@ def test_lines_that_mmsegmentation_misreads_are_named(text: str, tmp_path: Path)
 def test_without_names_the_head_tells_the_classes(tmp_path: Path) -> None:
     dataset = listed(tmp_path, 'a.jpg 1\nb.jpg 2\nc.jpg 0\n')
     dataset._metainfo = {}
-    check_labels(dataset, False, pytest.fail, num_classes=3)
+    check_labels(DataFiles(dataset, False), pytest.fail, num_classes=3)
     with pytest.raises(UserError, match=r'the class 2, but there are 2 classes, counted from 0'):
-        check_labels(dataset, True, pytest.fail, num_classes=2)
+        check_labels(DataFiles(dataset, True), pytest.fail, num_classes=2)

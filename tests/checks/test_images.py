@@ -12,7 +12,13 @@ from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
 from mmdat.checks import images
-from mmdat.checks.images import check_image_files, check_image_headers, check_images, is_whole
+from mmdat.checks.images import (
+    DataFiles,
+    check_image_files,
+    check_image_headers,
+    check_images,
+    is_whole,
+)
 from mmdat.errors import UserError
 
 
@@ -75,24 +81,24 @@ def test_images_of_each_toolbox_are_checked(kind: type, coco_root: Path) -> None
         options = dict(ann_file='val.txt', metainfo=dict(classes=('shape',)))
     dataset = build(kind, coco_root, **options)
     assert len(dataset) == 2
-    check_image_files(dataset, in_training=False, warn=pytest.fail)
+    check_image_files(DataFiles(dataset, False), warn=pytest.fail)
     path = coco_root / 'val2017' / '1.png'
     path.write_bytes(path.read_bytes()[:-20])
     for in_training in (True, False):
         with pytest.raises(UserError, match=r'1.png is not an image that can be read: mend it, or'):
-            check_image_files(dataset, in_training, warn=pytest.fail)
+            check_image_files(DataFiles(dataset, in_training), warn=pytest.fail)
     skipping = build(kind, coco_root, 'mmdat.LoadImageFromFile', **options)
     skipping.pipeline.transforms[0].skip_broken = True
-    check_image_files(skipping, in_training=True, warn=pytest.fail)
+    check_image_files(DataFiles(skipping, True), warn=pytest.fail)
     path.unlink()
     with pytest.raises(UserError, match=r'1 of the 2 images of .* do not exist, such as .*1.png'):
-        check_image_files(dataset, in_training=False, warn=pytest.fail)
+        check_image_files(DataFiles(dataset, False), warn=pytest.fail)
 
 
 def test_files_that_are_not_loaded_as_images_pass(coco_root: Path) -> None:
     dataset = build(BaseSegDataset, coco_root, loader='mmseg.LoadBiomedicalImageFromFile')
     (coco_root / 'val2017' / '1.png').write_bytes(b'no image')
-    check_image_files(dataset, in_training=False, warn=pytest.fail)
+    check_image_files(DataFiles(dataset, False), warn=pytest.fail)
 
 
 @pytest.mark.parametrize('suffix, cut', [('.jpg', 2), ('.png', 12), ('.bmp', 0)])
@@ -127,11 +133,11 @@ def test_a_broken_image_in_the_folder_of_a_class_is_refused(tmp_path: Path) -> N
     Image.new('RGB', (64, 64)).save(tmp_path / 'cat' / '1.webp')
     options = dict(pipeline=[dict(type='LoadImageFromFile')], extensions=['.webp'])
     dataset = CustomDataset(data_root=str(tmp_path), serialize_data=False, **options)
-    check_image_files(dataset, in_training=False, warn=pytest.fail)
+    check_image_files(DataFiles(dataset, False), warn=pytest.fail)
     path = tmp_path / 'cat' / '1.webp'
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r'1.webp is not an image that can be read: mend it, or ta'):
-        check_image_files(dataset, in_training=False, warn=pytest.fail)
+        check_image_files(DataFiles(dataset, False), warn=pytest.fail)
 
 
 def save(path: Path, image: Image.Image, orientation: int = 1) -> None:
@@ -142,7 +148,7 @@ def save(path: Path, image: Image.Image, orientation: int = 1) -> None:
 
 def warnings_of(dataset: Any, in_training: bool = False) -> list[str]:
     warnings: list[str] = []
-    check_image_headers(dataset, in_training, warnings.append)
+    check_image_headers(DataFiles(dataset, in_training), warnings.append)
     return warnings
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 from mmdat.checks import masks
+from mmdat.checks.images import DataFiles
 from mmdat.checks.masks import (
     check_mask_classes,
     check_mask_files,
@@ -57,7 +58,7 @@ def build(root: Path, *classes: str, **options: Any) -> BaseSegDataset:
 def findings(dataset: Any, in_training: bool = True) -> list[str]:
     """What the values of masks are warned of."""
     warnings: list[str] = []
-    check_mask_values(dataset, in_training, warnings.append)
+    check_mask_values(DataFiles(dataset, in_training), warnings.append)
     return warnings
 
 
@@ -72,22 +73,22 @@ def refusal(dataset: Any, in_training: bool = True) -> str:
 def test_a_missing_mask_is_refused(tmp_path: Path) -> None:
     write(tmp_path, [0, 1], [0, 1])
     dataset = build(tmp_path)
-    check_mask_files(dataset)
+    check_mask_files(DataFiles(dataset))
     (tmp_path / 'masks' / '1.png').unlink()
     with pytest.raises(UserError, match=r'image .*1.jpg has no mask .*1.png: check data_prefix.s'):
-        check_mask_files(dataset)
+        check_mask_files(DataFiles(dataset))
     (tmp_path / 'masks' / '0.png').unlink()
     with pytest.raises(UserError, match=r'0.png \(2 of 2 images are so\): check data_prefix.seg'):
-        check_mask_files(dataset)
+        check_mask_files(DataFiles(dataset))
 
 
 def test_masks_that_are_not_loaded_need_not_be_there(tmp_path: Path) -> None:
     write(tmp_path, [0])
     (tmp_path / 'masks' / '0.png').unlink()
     dataset = build(tmp_path, pipeline=[])
-    check_mask_files(dataset)
-    check_mask_sizes(dataset, False, pytest.fail)
-    check_mask_values(dataset, False, pytest.fail)
+    check_mask_files(DataFiles(dataset))
+    check_mask_sizes(DataFiles(dataset, False), pytest.fail)
+    check_mask_values(DataFiles(dataset, False), pytest.fail)
 
 
 @pytest.mark.parametrize('in_training', [True, False])
@@ -115,7 +116,7 @@ def test_a_mask_of_another_size_is_refused_in_any_split(tmp_path: Path) -> None:
             match=r'0.jpg has 6 x 4 pixels, but its mask .*0.png is for 3'
             r' x 2: .* \(2 of 2 images are so\)',
         ):
-            check_mask_sizes(build(tmp_path), in_training, pytest.fail)
+            check_mask_sizes(DataFiles(build(tmp_path), in_training), pytest.fail)
 
 
 def test_an_image_that_loading_turns_is_refused_beside_its_mask(tmp_path: Path) -> None:
@@ -126,9 +127,9 @@ def test_an_image_that_loading_turns_is_refused_beside_its_mask(tmp_path: Path) 
     with pytest.raises(
         UserError, match=r'1 of 1 images, such as .*0.jpg, have an EXIF orientation'
     ):
-        check_mask_sizes(build(tmp_path), True, pytest.fail)
+        check_mask_sizes(DataFiles(build(tmp_path), True), pytest.fail)
     untouched = [dict(type='LoadImageFromFile', color_type='color_ignore_orientation'), LOAD[1]]
-    check_mask_sizes(build(tmp_path, pipeline=untouched), True, pytest.fail)
+    check_mask_sizes(DataFiles(build(tmp_path, pipeline=untouched), True), pytest.fail)
 
 
 @pytest.mark.parametrize('in_training', [True, False])
@@ -185,12 +186,12 @@ def test_masks_without_any_class_are_refused(tmp_path: Path, in_training: bool) 
 def test_heads_that_do_not_ignore_255_refuse_it(tmp_path: Path) -> None:
     write(tmp_path, [0, 1, 255])
     with pytest.raises(UserError, match=r'value 255, which .* but the heads have ignore_index=0'):
-        check_mask_values(build(tmp_path), True, pytest.fail, ignore_index=0)
+        check_mask_values(DataFiles(build(tmp_path), True), pytest.fail, ignore_index=0)
     write(tmp_path, [1, 2])
     dataset = build(tmp_path, 'a', 'b', 'c')
-    check_mask_values(dataset, True, pytest.fail, ignore_index=0)
+    check_mask_values(DataFiles(dataset, True), pytest.fail, ignore_index=0)
     write(tmp_path, [0, 1, 100])
-    check_mask_values(build(tmp_path), True, pytest.fail, ignore_index=100)
+    check_mask_values(DataFiles(build(tmp_path), True), pytest.fail, ignore_index=100)
 
 
 def test_a_class_that_reduce_zero_label_ignores_is_found(tmp_path: Path) -> None:
@@ -270,7 +271,7 @@ def test_of_many_training_masks_some_are_decoded(
 
 def test_values_that_the_head_ignores_pass(tmp_path: Path) -> None:
     write(tmp_path, [0, 1, 200])
-    check_mask_values(build(tmp_path), True, pytest.fail, ignore_index=200)
+    check_mask_values(DataFiles(build(tmp_path), True), pytest.fail, ignore_index=200)
 
 
 def batch(*values: int) -> dict:

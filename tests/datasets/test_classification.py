@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mmdat.checks.folders import check_class_folders, check_left_out
+from mmdat.checks.images import DataFiles
 from mmdat.datasets.classification import ClassificationDataset
 from mmdat.errors import UserError
 
@@ -37,7 +38,7 @@ def test_folders_are_the_classes_of_their_names(tmp_path: Path) -> None:
     assert dataset.metainfo['classes'] == ('cat', 'dog')
     assert labels(dataset) == {'cat/1.jpg': 0, 'cat/sub/2.WEBP': 0, 'dog/1.JPG': 1}
     check_class_folders(dict(train=dataset))
-    check_left_out(dataset, pytest.fail)
+    check_left_out(DataFiles(dataset), pytest.fail)
     # The folder of ants is in another split.
     dataset = build(tmp_path, classes=('dog', 'cat', 'ant'))
     assert labels(dataset) == {'cat/1.jpg': 1, 'cat/sub/2.WEBP': 1, 'dog/1.JPG': 0}

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmseg.datasets.transforms import LoadAnnotations
 
 from mmdat.checks.folders import check_left_out
+from mmdat.checks.images import DataFiles
 from mmdat.checks.masks import check_mask_values
 from mmdat.datasets.segmentation import SegmentationDataset
 from mmdat.datasets.segmentation_map import LoadSegmentationMap
@@ -55,10 +56,10 @@ def test_images_of_any_suffix_find_their_masks(tmp_path: Path) -> None:
         ('d.PNG', 'd.bmp'),
         ('é f/e.tif', 'é f/e.png'),
     ]
-    check_left_out(dataset, pytest.fail)
+    check_left_out(DataFiles(dataset), pytest.fail)
     write(tmp_path / 'images', 'x.heic')
     warnings: list[str] = []
-    check_left_out(dataset, warnings.append)
+    check_left_out(DataFiles(dataset), warnings.append)
     assert len(warnings) == 1 and 'x.heic, are in a format that cannot be loaded' in warnings[0]
 
 
@@ -140,7 +141,7 @@ def test_any_values_become_classes_also_in_the_stock_transform(tmp_path: Path, l
         assert dataset[0]['gt_seg_map'].tolist() == expected
         assert dataset.metainfo['classes'] == (classes or ('ground', 'road', 'car'))
         assert len(dataset.metainfo['palette']) == 3
-        check_mask_values(dataset, True, pytest.fail)
+        check_mask_values(DataFiles(dataset, True), pytest.fail)
 
 
 def test_values_survive_the_config_that_a_run_writes(tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_a_value_without_a_class_is_refused(tmp_path: Path) -> None:
     write(tmp_path, 'masks/b.png', value=1)  # not to be taken for the number of a class
     dataset = build(tmp_path, mask_values=VALUES, pipeline=[LoadSegmentationMap()])
     with pytest.raises(UserError, match=r'b.png has the value 1, .* name the class of each value'):
-        check_mask_values(dataset, True, pytest.fail)
+        check_mask_values(DataFiles(dataset, True), pytest.fail)
     with pytest.raises(UserError, match=r'b.png has the value 1, which the data set does not know'):
         dataset[1]
 
