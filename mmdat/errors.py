@@ -1,10 +1,11 @@
 """Errors that the user can mend, and how they name what was meant."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from traceback import extract_tb
 
+Warn = Callable[[str], object]  # is told what may be wrong
 MOST_ALLOWED = 24  # names that a sentence lists
 # What PyTorch, on CPUs and GPUs, OpenCV and the system say where they get no memory.
 NO_MEMORY = re.compile(

@@ -22,7 +22,7 @@ from mmdat.apis.model import build_model
 from mmdat.apis.runner import add_checks, read_run_config
 from mmdat.apis.toolboxes import toolbox_of
 from mmdat.checks.exceptions import explained
-from mmdat.checks.images import to_rgb
+from mmdat.checks.images import evenly_spaced, to_rgb
 from mmdat.checks.masks import IGNORED
 from mmdat.checks.mmengine_private import in_scope
 from mmdat.checks.run import check_least, check_writable
@@ -38,7 +38,6 @@ from mmdat.visualization.comparison import (
 )
 from mmdat.visualization.predictions import draw_text, random_colors
 
-from .browse import evenly_spaced
 from .data_summary import (
     READ,
     Summary,

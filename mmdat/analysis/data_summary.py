@@ -13,10 +13,9 @@ from torch import nn
 
 from mmdat.checks import config_tree
 from mmdat.checks.folders import equal_files
-from mmdat.checks.images import in_threads, is_whole, read_header
+from mmdat.checks.images import evenly_spaced, in_threads, is_whole, read_header
 from mmdat.errors import UserError, enumerate_names
 
-from .browse import evenly_spaced
 
 # Files that are read to estimate the sizes of images and the part of the pixels of each class.
 READ = 200

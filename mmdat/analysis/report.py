@@ -20,6 +20,7 @@ from mmdat.apis.curves import read_log
 from mmdat.apis.model import load_config
 from mmdat.apis.toolboxes import in_toolbox, toolbox_of
 from mmdat.checks.checkpoint import last_checkpoint
+from mmdat.checks.images import evenly_spaced
 from mmdat.checks.results import check_same_data, read_results
 from mmdat.checks.run import check_least, check_parts, check_share, check_writable
 from mmdat.errors import UserError
@@ -28,7 +29,6 @@ from mmdat.version import __version__
 from mmdat.visualization.comparison import SCORE_THRESHOLD, arrange
 from mmdat.visualization.curves import draw_curves, in_order
 
-from .browse import evenly_spaced
 from .classes import class_accuracy, confused_images, draw_classified
 from .detections import MATCHING_IOU, average_precision, confused_objects, draw_detections
 from .page import shown_confusion, write_page

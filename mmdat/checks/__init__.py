@@ -56,6 +56,8 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
+from mmdat.errors import Warn
+
 from . import (
     checkpoint,
     classes,
@@ -80,11 +82,7 @@ def after_reading(cfg: Config) -> None:
 
 
 def before_training(
-    cfg: Config,
-    *,
-    amp: bool = False,
-    auto_scale_lr: bool = False,
-    warn: Callable[[str], None] = print,
+    cfg: Config, *, amp: bool = False, auto_scale_lr: bool = False, warn: Warn = print
 ) -> None:
     """Check all that can be known of a training before anything is built or written.
 
@@ -116,7 +114,7 @@ def before_testing(
     show_dir: str | None = None,
     tta: bool = False,
     amp: bool = False,
-    warn: Callable[[str], None] = print,
+    warn: Warn = print,
 ) -> None:
     """Check all that can be known of a test before anything is built or written.
 
@@ -139,7 +137,7 @@ def before_testing(
         run.check_tta(cfg, warn)
 
 
-def _before_run(cfg: Config, warn: Callable[[str], None]) -> None:
+def _before_run(cfg: Config, warn: Warn) -> None:
     run.check_launcher(cfg.launcher)
     after_reading(cfg)
     variables.check_variables(cfg, warn)
@@ -184,7 +182,7 @@ def before_first_step(
     model: nn.Module,
     datasets: Mapping[str, Any],
     evaluators: Mapping[str, Evaluator] | None = None,
-    warn: Callable[[str], None] = log_warning,
+    warn: Warn = log_warning,
 ) -> None:
     """Check that the parts of a model fit each other and the data, and the data's files."""
     for check in of_first_step(model, datasets, evaluators or {}, warn):
@@ -192,10 +190,7 @@ def before_first_step(
 
 
 def of_first_step(
-    model: nn.Module,
-    datasets: Mapping[str, Any],
-    evaluators: Mapping[str, Evaluator],
-    warn: Callable[[str], None],
+    model: nn.Module, datasets: Mapping[str, Any], evaluators: Mapping[str, Evaluator], warn: Warn
 ) -> Iterator[Callable[[], None]]:
     """Yield the checks of :func:`before_first_step`, none of which presupposes another."""
     yield partial(classes.check_names, datasets, warn)

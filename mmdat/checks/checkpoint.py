@@ -1,7 +1,7 @@
 """Checks of what a checkpoint holds: whether it can be loaded, tested, resumed."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from mmdat.checkpoints.integrity import damage
 from mmdat.checkpoints.published import PREFIX, PUBLISHED
 from mmdat.checkpoints.reading import read_checkpoint
-from mmdat.errors import UserError, enumerate_names, list_first, reason
+from mmdat.errors import UserError, Warn, enumerate_names, list_first, reason
 from mmdat.models.backbones.base import HierarchicalBackbone
 
 from .config_tree import first_metainfo
@@ -33,7 +33,7 @@ IN_NAMES = dict(DATPlusPlus='dat_pp', ScalableViT='scalablevit')
 MIXED_PRECISION = re.compile(r"(Amp|Apex|BFloat16)OptimWrapper'")
 
 
-def latest_checkpoint(cfg: Config, warn: Callable[[str], None]) -> tuple[str, Any] | None:
+def latest_checkpoint(cfg: Config, warn: Warn) -> tuple[str, Any] | None:
     """Path and content of the newest checkpoint that a training's folder has whole.
 
     The folder's own files count, wherever they were when ``last_checkpoint`` was written there.
@@ -81,7 +81,7 @@ def check_whole(path: str) -> None:
         raise UserError(f'checkpoint {path} cannot be gone on from: {problem}. Copy it again')
 
 
-def _read_whole(path: Path, tell: Callable[[str], None]) -> tuple[str, Any] | None:
+def _read_whole(path: Path, tell: Warn) -> tuple[str, Any] | None:
     """Path and content of a checkpoint; None if it is broken, which is told."""
     try:
         content = read_checkpoint(str(path))
@@ -92,7 +92,7 @@ def _read_whole(path: Path, tell: Callable[[str], None]) -> tuple[str, Any] | No
     return str(path), content
 
 
-def _written(path: Path, tell: Callable[[str], None]) -> tuple[str, int, int] | None:
+def _written(path: Path, tell: Warn) -> tuple[str, int, int] | None:
     """When a checkpoint was written, at which iteration; None if training cannot go on from it."""
     try:
         content = read_checkpoint(str(path), mmap=True)
@@ -127,7 +127,7 @@ def check_resumable(content: dict[str, Any], source: str) -> None:
 
 
 def check_class_order(
-    content: Mapping[str, Any], source: str, classes: Sequence[str], warn: Callable[[str], object]
+    content: Mapping[str, Any], source: str, classes: Sequence[str], warn: Warn
 ) -> None:
     """Refuse a checkpoint that was trained with the data's classes in another order.
 
@@ -151,7 +151,7 @@ def check_class_order(
     )
 
 
-def warn_if_random(model: nn.Module, warn: Callable[[str], object]) -> None:
+def warn_if_random(model: nn.Module, warn: Warn) -> None:
     """Warn of a backbone that trains, or is frozen, with the random weights that it began with.
 
     A classifier trains from random weights by its recipe; a detector or segmentor is far worse so.

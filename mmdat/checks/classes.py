@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmdat.errors import UserError, enumerate_names
+from mmdat.errors import UserError, Warn, enumerate_names
 
 from .coco import check_class_names
 from .config_tree import unwrap
-from .images import Warn
 
 
 def of(datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any, Sequence[str]]]:

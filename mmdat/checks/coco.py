@@ -5,14 +5,14 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmengine.logging import print_log
 from torch import nn
 
-from mmdat.errors import UserError, enumerate_names
+from mmdat.errors import UserError, Warn, enumerate_names
 
 from .coco_reading import Reading, SizeOf
 from .coco_repairs import overlap, plain_name
@@ -28,7 +28,6 @@ MARKED = 'marked by "ignore"'
 OTHER_CATEGORY = 'of categories that metainfo.classes lacks'
 # What programs name pixels without an object, as plain_name writes it.
 NO_OBJECTS = ('background', 'ignore')
-Warn = Callable[[str], object]
 
 
 @functools.cache

@@ -10,11 +10,11 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdat.errors import UserError, enumerate_names
+from mmdat.errors import UserError, Warn, enumerate_names
 
 from . import config_tree
 from .coco_repairs import plain_name
-from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, DataFiles, Warn, in_threads
+from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, DataFiles, in_threads
 
 # Default scope of a toolbox -> the data set of the papers, and the variable with its folder.
 DATA_OF_SCOPE = {

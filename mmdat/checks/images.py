@@ -15,13 +15,12 @@ from mmengine.dist import is_main_process
 from PIL import Image
 from rich.progress import track
 
-from mmdat.errors import UserError
+from mmdat.errors import UserError, Warn
 
 from .config_tree import transforms, unwrap
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
-Warn = Callable[[str], None]
 
 IMAGE_SUFFIXES = (
     *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.avif'),
@@ -274,13 +273,13 @@ def in_threads(
 
 def read_headers(paths: Sequence[str]) -> list[Header | None]:
     """Read the headers of image files; None for what Pillow cannot read."""
-    with _of_any_size():
+    with any_number_of_pixels():
         return in_threads(read_header, paths, 'Reading the headers of images')
 
 
 @contextmanager
-def _of_any_size() -> Iterator[None]:
-    """Lift Pillow's limit of pixels, which is there for the memory, while nothing is decoded."""
+def any_number_of_pixels() -> Iterator[None]:
+    """Lift Pillow's limit of pixels, where nothing is decoded or the memory is looked at."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -370,7 +369,7 @@ def check_images(
     if can_skip:
         return
     paths = [paths[index] for index in evenly_spaced(most or len(paths), len(paths))]
-    with _of_any_size():
+    with any_number_of_pixels():
         whole = in_threads(is_whole, paths, 'Looking for broken images')
     broken = [path for path, fine in zip(paths, whole, strict=True) if not fine]
     if broken:

@@ -13,14 +13,13 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from mmdat.errors import UserError, enumerate_names
+from mmdat.errors import UserError, Warn, enumerate_names
 
 from .config_tree import unwrap
 from .images import (
     JPEG_START,
     Annotated,
     DataFiles,
-    Warn,
     are_loaded,
     check_sizes,
     has_right_checksums,

@@ -1,7 +1,7 @@
 """Checks of whether the parts of a model fit each other, the data and a checkpoint."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmdat.checkpoints import recognize
 from mmdat.checkpoints.reading import weights_in
 from mmdat.checkpoints.recognition import AUTHORS
-from mmdat.errors import UserError, list_first
+from mmdat.errors import UserError, Warn, list_first
 from mmdat.models.backbones.base import HierarchicalBackbone
 
 from .config_tree import transforms, unwrap
@@ -168,10 +168,7 @@ def check_mixed_classes(model: nn.Module) -> None:
 
 
 def check_ignored(
-    model: nn.Module,
-    metrics: Mapping[str, Sequence[Any]],
-    classes: Sequence[str],
-    warn: Callable[[str], None],
+    model: nn.Module, metrics: Mapping[str, Sequence[Any]], classes: Sequence[str], warn: Warn
 ) -> None:
     """Refuse heads and metrics of segmentation that ignore different numbers in masks.
 
@@ -287,7 +284,7 @@ def check_predicts_masks(model: nn.Module, metrics: Mapping[str, Sequence[Any]])
                 )
 
 
-def check_padding(model: nn.Module, dataset: Any, warn: Callable[[str], None]) -> None:
+def check_padding(model: nn.Module, dataset: Any, warn: Warn) -> None:
     """Check to which size a segmentor's training images are padded.
 
     Args:

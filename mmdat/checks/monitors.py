@@ -8,7 +8,7 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.runner import ValLoop
 from torch import nn
 
-from mmdat.errors import UserError, suggest
+from mmdat.errors import UserError, Warn, suggest
 
 SAVE_BEST = 'default_hooks.checkpoint.save_best'
 PRECISIONS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -34,11 +34,7 @@ class Monitor(NamedTuple):
 
 
 def check_monitors(
-    hooks: Sequence[Hook],
-    schedulers: Any,
-    val_loop: Any,
-    model: nn.Module,
-    warn: Callable[[str], None],
+    hooks: Sequence[Hook], schedulers: Any, val_loop: Any, model: nn.Module, warn: Warn
 ) -> None:
     """Refuse parts of a training that wait for a metric that never comes, or prefer the worst.
 

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import RUNNERS
 
-from mmdat.errors import UserError, enumerate_names, suggest
+from mmdat.errors import UserError, Warn, enumerate_names, suggest
 
 from .config_tree import class_name, datasets, paths, value_at
 
@@ -213,7 +213,7 @@ def is_mixed(cfg: Config) -> bool:
     return class_name(cfg.optim_wrapper) == 'BFloat16OptimWrapper'
 
 
-def warn_of_slow_bfloat16(warn: Callable[[str], None]) -> None:
+def warn_of_slow_bfloat16(warn: Warn) -> None:
     """Warn of mixed precision on a CPU for which PyTorch has no fast bfloat16.
 
     With AVX2 alone oneDNN refuses it, and forward passes of Swin-T and DAT-T++ took 6 times as long
@@ -239,7 +239,7 @@ def check_bfloat16(cfg: Config) -> None:
             )
 
 
-def check_lr_scaling(cfg: Config, warn: Callable[[str], None]) -> None:
+def check_lr_scaling(cfg: Config, warn: Warn) -> None:
     """Refuse to scale the learning rate of a config that names no batch size to scale from.
 
     Args:
@@ -256,7 +256,7 @@ def check_lr_scaling(cfg: Config, warn: Callable[[str], None]) -> None:
         )
 
 
-def check_tta(cfg: Config, warn: Callable[[str], None]) -> None:
+def check_tta(cfg: Config, warn: Warn) -> None:
     """Refuse test-time augmentation if the config lacks ``tta_model`` or ``tta_pipeline``.
 
     Args:

@@ -1,6 +1,6 @@
 """Checks of a training's length, learning rate and batches, once data and schedulers are built."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
-from mmdat.errors import UserError
+from mmdat.errors import UserError, Warn
 
 # What is left of a training, as a share, when a schedule that ends before it is worth a word.
 LEAST_REST = 0.05
@@ -21,7 +21,7 @@ LEAST_REST = 0.05
 NO_RATE = 0.01
 
 
-def check_schedulers(schedulers: Any, loop: BaseLoop, warn: Callable[[str], None]) -> None:
+def check_schedulers(schedulers: Any, loop: BaseLoop, warn: Warn) -> None:
     """Warn of schedules of the learning rate that do not fit the length of a training.
 
     Args:
@@ -99,7 +99,7 @@ def _final_share(scheduler: _ParamScheduler) -> float:
     return getattr(scheduler, 'end_factor', 1)
 
 
-def check_intervals(loop: BaseLoop, hooks: Sequence[Hook], warn: Callable[[str], None]) -> None:
+def check_intervals(loop: BaseLoop, hooks: Sequence[Hook], warn: Warn) -> None:
     """Warn of a training that never validates, or keeps nothing before its end."""
     counts_iters = isinstance(loop, IterBasedTrainLoop)
     length, unit = (loop.max_iters, 'iterations') if counts_iters else (loop.max_epochs, 'epochs')
@@ -126,7 +126,7 @@ def check_intervals(loop: BaseLoop, hooks: Sequence[Hook], warn: Callable[[str],
                 )
 
 
-def check_batches(loader: DataLoader, split: str, warn: Callable[[str], None]) -> None:
+def check_batches(loader: DataLoader, split: str, warn: Warn) -> None:
     """Refuse a data loader that yields no batch; warn of images that are never tested."""
     images = _num_images(loader)
     if not isinstance(loader.sampler, InfiniteSampler) and not len(loader):

@@ -3,14 +3,14 @@
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from mmdat.errors import UserError, enumerate_names
+from mmdat.errors import UserError, Warn, enumerate_names
 
 from .config_keys import RUNNER_KEYS, names_read
 from .config_tree import paths, value_at
@@ -45,7 +45,7 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
         )
 
 
-def check_variables(cfg: Config, warn: Callable[[str], None]) -> None:
+def check_variables(cfg: Config, warn: Warn) -> None:
     """Warn of variables that a config sets after its base has used them, which has no effect."""
     if not cfg.filename.endswith('.py'):
         return

@@ -11,7 +11,7 @@ import numpy as np
 from mmengine import fileio
 from PIL import Image, ImageOps
 
-from mmdat.checks.images import UNREADABLE_SUFFIXES
+from mmdat.checks.images import UNREADABLE_SUFFIXES, any_number_of_pixels
 from mmdat.errors import reason
 
 SCALED = 'images of more than 8 bits are scaled from their smallest and largest value to 0 and 255'
@@ -109,14 +109,10 @@ def _decode(file: str, is_turning: bool) -> np.ndarray:
 
 
 def _decode_with_pil(file: str, is_turning: bool) -> np.ndarray:
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with Image.open(file) as opened:
-            if opened.width * opened.height * BYTES_PER_PIXEL > _memory():
-                raise MemoryError
-            image = ImageOps.exif_transpose(opened) if is_turning else opened.copy()
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with any_number_of_pixels(), Image.open(file) as opened:
+        if opened.width * opened.height * BYTES_PER_PIXEL > _memory():
+            raise MemoryError
+        image = ImageOps.exif_transpose(opened) if is_turning else opened.copy()
     if image.mode.startswith(('I', 'F')):  # one channel of more than 8 bits
         return cv2.cvtColor(np.asarray(image, np.float32), cv2.COLOR_GRAY2BGR)
     return cv2.cvtColor(np.asarray(image.convert('RGB')), cv2.COLOR_RGB2BGR)
