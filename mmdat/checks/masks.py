@@ -143,15 +143,21 @@ def check_mask_values(files: DataFiles, warn: Warn, ignore_index: int | None = I
         raise UserError(f'mask {wrong[0].path} {wrong[0].problem}{others}')
     _compare_palettes(masks, warn)
     classes = dataset.metainfo.get('classes') or ()
-    if classes:
-        item, is_complete = dataset.get_data_info(0), len(paths) == len(files.items)
-        table = class_table(item)
-        if ignore_index is not None and ignore_index != IGNORED:
-            _check_ignored(masks, table, ignore_index)
-            table[table == ignore_index] = IGNORED
-        _check_classes(
-            masks, item, table, classes, is_complete, files.in_training, warn, ignore_index
-        )
+    if not classes:
+        return
+    item = dataset.get_data_info(0)
+    table = class_table(item)
+    if ignore_index is not None and ignore_index != IGNORED:
+        _check_ignored(masks, table, ignore_index)
+        table[table == ignore_index] = IGNORED
+    seen = Seen(masks, classes, item, table, is_complete=len(paths) == len(files.items))
+    shift = _describe_shift(seen)
+    _check_known(seen)
+    _check_any_left(seen, shift, files.in_training)
+    if shift and set(range(len(classes))) <= set(seen.values):
+        warn(f'{shift} if 0 is a class')
+    elif seen.is_complete:
+        _warn_of_missing(seen, ignore_index, warn)
 
 
 def read_mask(path: str, backend: str = 'pillow') -> Mask:
@@ -276,73 +282,105 @@ def _check_ignored(masks: Sequence[Mask], table: np.ndarray, ignore_index: int) 
                 )
 
 
-def _check_classes(
-    masks: Sequence[Mask],
-    item: dict,
-    table: np.ndarray,
-    classes: Sequence[str],
-    is_complete: bool,
-    in_training: bool,
-    warn: Warn,
-    ignore_index: int | None,
-) -> None:
-    """Check the values of all masks.
+class Seen:
+    """The masks of a data set that were read, and what their values stand for.
 
-    Args:
+    Attributes:
+        masks: The masks.
+        classes: Names of the data set's classes.
+        item: What the data set knows of an image.
         table: As from :func:`class_table`.
         is_complete: Whether these are all masks of the data set.
-        ignore_index: The heads'; a class that it ignores need not occur.
+        values: Those that occur, from the least up.
+        listed: The first of them, for a sentence.
+        left: Classes that occur.
+        where: The masks, for a sentence.
+        is_reduced: Whether 0 is ignored, and 1 the first class.
     """
-    found = sorted({value for mask in masks for value in mask.values})
-    where = f'the {len(masks)} masks in {os.path.dirname(masks[0].path)}'
-    values = ', '.join(map(str, found[:8])) + (', ...' if len(found) > 8 else '')
-    last = len(classes)
-    is_reduced = item['reduce_zero_label'] and item.get('label_map') is None
-    shift = ''  # what is wrong if 0 is a class that reduce_zero_label ignores
-    if is_reduced and last > 1 and 0 in found and last not in found:
-        shift = (
-            f'{where} have the values {values}, of which reduce_zero_label=True ignores 0 and '
-            f"makes 1 the class '{classes[0]}', so that none is '{classes[-1]}': set "
-            'reduce_zero_label=False'
-        )
-        if is_background(classes[0]):
-            raise UserError(f'{shift}, as 0 is a class')
-    wrong = [value for value in found if not (0 <= table[value] < last or table[value] == IGNORED)]
+
+    def __init__(
+        self,
+        masks: Sequence[Mask],
+        classes: Sequence[str],
+        item: dict,
+        table: np.ndarray,
+        is_complete: bool,
+    ) -> None:
+        self.masks, self.classes, self.item, self.table = masks, classes, item, table
+        self.is_complete = is_complete
+        self.values = sorted({value for mask in masks for value in mask.values})
+        self.listed = ', '.join(map(str, self.values[:8]))
+        self.listed += ', ...' if len(self.values) > 8 else ''
+        self.left = {int(table[value]) for value in self.values} - {IGNORED}
+        self.where = f'the {len(masks)} masks in {os.path.dirname(masks[0].path)}'
+        self.is_reduced = item['reduce_zero_label'] and item.get('label_map') is None
+
+
+def _describe_shift(seen: Seen) -> str:
+    """Say what is wrong if 0, which ``reduce_zero_label`` ignores, is a class; refuse what is.
+
+    Returns:
+        Nothing where the last class occurs, so that 0 is none.
+    """
+    first, last = seen.classes[0], len(seen.classes)
+    if not seen.is_reduced or last < 2 or 0 not in seen.values or last in seen.values:
+        return ''
+    shift = (
+        f'{seen.where} have the values {seen.listed}, of which reduce_zero_label=True ignores 0 '
+        f"and makes 1 the class '{first}', so that none is '{seen.classes[-1]}': set "
+        'reduce_zero_label=False'
+    )
+    if is_background(first):
+        raise UserError(f'{shift}, as 0 is a class')
+    return shift
+
+
+def _check_known(seen: Seen) -> None:
+    """Refuse values that stand for no class and are not ignored."""
+    last, table = len(seen.classes), seen.table
+    wrong = [x for x in seen.values if not (0 <= table[x] < last or table[x] == IGNORED)]
     if wrong:
-        path = next(mask.path for mask in masks if wrong[0] in mask.values)
-        number = sum(not set(wrong).isdisjoint(mask.values) for mask in masks)
+        path = next(mask.path for mask in seen.masks if wrong[0] in mask.values)
+        number = sum(not set(wrong).isdisjoint(mask.values) for mask in seen.masks)
         raise UserError(
             f'mask {path} has the value {wrong[0]}, which is none of the {last} classes'
-            f'{" after reduce_zero_label" if is_reduced else ""} ({number} of {len(masks)} masks '
-            f'have such values; all have {values}): {_remedy(found, wrong, classes, item)}'
+            f'{" after reduce_zero_label" if seen.is_reduced else ""} ({number} of '
+            f'{len(seen.masks)} masks have such values; all have {seen.listed}): '
+            + _remedy(seen.values, wrong, seen.classes, seen.item)
         )
-    left = {int(table[value]) for value in found} - {IGNORED}
-    teaches_nothing = in_training and is_complete
-    if (is_complete and not left) or (
-        len(left) < 2 <= last and (teaches_nothing or set(found) == {0, IGNORED})
-    ):
-        ignored = [str(value) for value in found if table[value] == IGNORED]
-        only = f"'{classes[left.pop()]}' alone is" if left else 'no class is'
-        raise UserError(
-            shift
-            or f'{where} have the values {values}'
-            f'{", of which " + " and ".join(ignored) + " count as ignored" if ignored else ""}, so '
-            f'that {only} left: '
-            + (
-                _mask_values(found, classes)
-                if len(found) > 1
-                else 'check data_prefix.seg_map_path, and annotate all classes'
-            )
-        )
-    if shift and set(range(last)) <= set(found):
-        warn(f'{shift} if 0 is a class')
+
+
+def _check_any_left(seen: Seen, shift: str, in_training: bool) -> None:
+    """Refuse masks without any class, and masks of a training with one class of several.
+
+    Args:
+        shift: What to say instead where it is known.
+    """
+    teaches_nothing = in_training and seen.is_complete
+    is_mask_of_two = set(seen.values) == {0, IGNORED}
+    has_one = len(seen.left) < 2 <= len(seen.classes) and (teaches_nothing or is_mask_of_two)
+    if not has_one and (seen.left or not seen.is_complete):
         return
-    missing = [
-        name for index, name in enumerate(classes) if index not in left and index != ignore_index
-    ]
-    if missing and is_complete:
+    ignored = [str(value) for value in seen.values if seen.table[value] == IGNORED]
+    counted = f', of which {" and ".join(ignored)} count as ignored' if ignored else ''
+    names = [f"'{seen.classes[index]}' alone" for index in seen.left]
+    remedy = 'check data_prefix.seg_map_path, and annotate all classes'
+    if len(seen.values) > 1:
+        remedy = _mask_values(seen.values, seen.classes)
+    raise UserError(
+        shift
+        or f'{seen.where} have the values {seen.listed}{counted}, so that '
+        f'{names[0] if names else "no class"} is left: {remedy}'
+    )
+
+
+def _warn_of_missing(seen: Seen, ignore_index: int | None, warn: Warn) -> None:
+    """Warn of classes that are in no mask, but for that which the heads ignore."""
+    present = seen.left | {ignore_index}
+    missing = [name for index, name in enumerate(seen.classes) if index not in present]
+    if missing:
         warn(
-            f'{len(missing)} of the {last} classes are in none of {where}: '
+            f'{len(missing)} of the {len(seen.classes)} classes are in none of {seen.where}: '
             f'{enumerate_names(missing)}'
         )
 
