@@ -36,6 +36,8 @@ def check_names(datasets: Mapping[str, Any], warn: Warn) -> None:
             continue
         checked.append(classes)
         check_class_names(classes)
+        if hasattr(single, 'tally'):  # mmdat.CocoDataset: the reading of its file has told them
+            continue
         for problem in nearly_equal(classes):
             warn(f'metainfo.classes has {problem}: leave one of them out if they are one class')
 

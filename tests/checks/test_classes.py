@@ -40,6 +40,9 @@ def test_names_alike_are_told_once() -> None:
         "metainfo.classes has 'a' and 'A ', which differ in case or blanks alone: leave one of "
         'them out if they are one class'
     ]
+    read = data(('a', 'A '))
+    read.tally = None  # a file in COCO format, in which read_coco found them
+    assert warnings(read) == []
 
 
 def test_the_names_of_a_public_data_set_stay_as_they_are() -> None:
