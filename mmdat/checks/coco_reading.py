@@ -20,6 +20,7 @@ from .coco_repairs import (
     plain_name,
     polygons_of,
 )
+from .images import evenly_spaced
 
 Check = Callable[[dict], str | None]
 SizeOf = Callable[[Any], tuple[int, int] | None]
@@ -291,7 +292,8 @@ class Reading:
     ) -> Iterator[tuple[list[float], list[float]]]:
         """Yield boxes that mmdet uses, and those around their segmentations, of a sample."""
         sample = [item for item in annotations if item.get('segmentation')]
-        for item in sample[:: 1 + len(sample) // SAMPLE]:
+        for index in evenly_spaced(SAMPLE, len(sample)):
+            item = sample[index]
             image = self._known['images'][item['image_id']]
             box, whole = item['bbox'], [0, 0, image['width'], image['height']]
             if min(box[2:]) < 1 or not overlap(box, whole):
