@@ -23,6 +23,7 @@ from mmdat.files import file_fault
 
 from .config_keys import parameters
 from .config_tree import paths, value_at
+from .images import DECODES_NOT, UNREADABLE
 from .mmengine_private import PREPARATIONS, built_by
 
 # Toolbox -> the transform that gives its models what they take.
@@ -30,9 +31,7 @@ PACKING = dict(mmdet='PackDetInputs', mmseg='PackSegInputs', mmpretrain='PackInp
 LOST_PROCESS = r'gloo|NCCL|Connection (closed|reset) by peer'
 # What an exception's text has -> the user's mistake, with the pattern's groups in its braces.
 SENTENCES = {
-    r'(?:^|AssertionError: )failed to load image: (.*)': (
-        'image {} cannot be read (it does not decode): mend it, or take it out of the data set'
-    ),
+    r'(?:^|AssertionError: )failed to load image: (.*)': UNREADABLE.format('{}', DECODES_NOT),
     # mmengine says it of a data set without items.
     r'^need at least one array to concatenate$': (
         'a data set found no image in its folder: check data_prefix and, for other images than '

@@ -32,6 +32,8 @@ TAIL_BYTES = 4096
 MOST_HEADERS = 10_000
 # Images that are decoded to see whether what is special about them shows.
 MOST_DECODED = 16
+DECODES_NOT = 'it does not decode'
+UNREADABLE = 'image {} cannot be read ({}): mend it, or take it out of the data set'
 # Files from which on a progress bar is shown, as they take seconds.
 MANY_FILES = 5_000
 MOST_THREADS = 8

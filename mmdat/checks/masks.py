@@ -17,6 +17,7 @@ from mmdat.errors import UserError, Warn, enumerate_names
 
 from .config_tree import unwrap
 from .images import (
+    DECODES_NOT,
     JPEG_START,
     Annotated,
     DataFiles,
@@ -212,7 +213,7 @@ def decode_mask(content: bytes, backend: str = 'pillow') -> tuple[np.ndarray | N
     except (OSError, ValueError, SyntaxError, cv2.error):
         values = None
     if values is None or not has_right_checksums(BytesIO(content)):
-        return None, cannot_be_read('it does not decode')
+        return None, cannot_be_read(DECODES_NOT)
     if values.ndim == 3:
         values = values.squeeze(2) if values.shape[2] == 1 else values
     if values.ndim != 2:

@@ -11,7 +11,7 @@ import numpy as np
 from mmengine import fileio
 from PIL import Image, ImageOps
 
-from mmdat.checks.images import UNREADABLE_SUFFIXES, any_number_of_pixels
+from mmdat.checks.images import DECODES_NOT, UNREADABLE_SUFFIXES, any_number_of_pixels
 from mmdat.errors import reason
 
 SCALED = 'images of more than 8 bits are scaled from their smallest and largest value to 0 and 255'
@@ -94,7 +94,7 @@ def _reason(path: str, error: Exception) -> str:
         return told
     if path.lower().endswith(UNREADABLE_SUFFIXES):
         return 'this format is not read: convert it to JPEG or PNG'
-    return 'it does not decode'
+    return DECODES_NOT
 
 
 def _decode(file: str, is_turning: bool) -> np.ndarray:

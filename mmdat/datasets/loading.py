@@ -10,7 +10,7 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 
 from mmdat.checks import log_warning
-from mmdat.checks.images import misfit
+from mmdat.checks.images import DECODES_NOT, UNREADABLE, misfit
 from mmdat.errors import UserError
 from mmdat.registry import TRANSFORMS
 
@@ -73,12 +73,9 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             loaded = super().transform(results)
         except (AssertionError, OSError, ValueError, cv2.error) as error:
             failed += 1
-            reason = 'it does not decode' if not isinstance(error, OSError) else error.strerror
+            reason = error.strerror if isinstance(error, OSError) else DECODES_NOT
             if not self.skip_broken:
-                raise UserError(
-                    f'image {path} cannot be read ({reason}): mend it, or take it out '
-                    'of the data set'
-                ) from None
+                raise UserError(UNREADABLE.format(path, reason)) from None
             if self._most_are_broken():
                 fine, broken = self._counts.count_nonzero(dim=1).tolist()
                 raise UserError(
