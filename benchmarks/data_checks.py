@@ -38,7 +38,7 @@ def main() -> None:
         datasets = {
             split: DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val')
         }
-        for check in checks.of_first_step(model, datasets, {}, warn=lambda text: None):
+        for check in checks.first_step_checks(model, datasets, {}, warn=lambda text: None):
             name = f'{check.func.__module__.split(".")[-1]}.{check.func.__name__}'
             seconds[name] += cpu_seconds(check)
         items = [item for dataset in datasets.values() for item in items_of(dataset)]

@@ -114,7 +114,9 @@ def check_data(
                 for split in datasets
                 if (evaluator := _build_evaluator(cfg, split, report)) is not None
             }
-            for check in checks.of_first_step(model, datasets, evaluators, report.warnings.append):
+            for check in checks.first_step_checks(
+                model, datasets, evaluators, report.warnings.append
+            ):
                 report.attempt(check)
         report.splits = {split: summarize(dataset) for split, dataset in datasets.items()}
         if 'train' in report.splits:

@@ -13,9 +13,8 @@ from torch import nn
 
 from mmdat.checks import config_tree
 from mmdat.checks.folders import equal_files
-from mmdat.checks.images import evenly_spaced, in_threads, is_whole, read_header
+from mmdat.checks.images import evenly_spaced, is_whole, map_in_threads, read_header
 from mmdat.errors import UserError, enumerate_names
-
 
 # Files that are read to estimate the sizes of images and the part of the pixels of each class.
 READ = 200
@@ -139,7 +138,7 @@ def broken_images(dataset: Any) -> Iterator[str]:
     """Say how many images a training will skip, since they are not whole."""
     paths = [info['img_path'] for _, info in items_of(dataset)]
     paths = [path for path in paths if Path(path).is_file()]  # others are missing
-    whole = in_threads(is_whole, paths, 'Looking for broken images')
+    whole = map_in_threads(is_whole, paths, 'Looking for broken images')
     broken = [path for path, fine in zip(paths, whole, strict=True) if not fine]
     if broken:
         yield (

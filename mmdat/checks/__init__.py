@@ -185,11 +185,11 @@ def before_first_step(
     warn: Warn = log_warning,
 ) -> None:
     """Check that the parts of a model fit each other and the data, and the data's files."""
-    for check in of_first_step(model, datasets, evaluators or {}, warn):
+    for check in first_step_checks(model, datasets, evaluators or {}, warn):
         check()
 
 
-def of_first_step(
+def first_step_checks(
     model: nn.Module, datasets: Mapping[str, Any], evaluators: Mapping[str, Evaluator], warn: Warn
 ) -> Iterator[Callable[[], None]]:
     """Yield the checks of :func:`before_first_step`, none of which presupposes another."""
@@ -201,7 +201,7 @@ def of_first_step(
     yield partial(model_fit.check_topk, model)
     yield partial(model_fit.check_single_output, model)
     yield partial(model_fit.check_mixed_classes, model)
-    names = next((names for *_, names in classes.of(datasets)), ())
+    names = next((names for *_, names in classes.data_with_classes(datasets)), ())
     metrics = {split: evaluator.metrics for split, evaluator in evaluators.items()}
     yield partial(model_fit.check_ignored, model, metrics, names, warn)
     yield partial(model_fit.check_predicts_masks, model, metrics)

@@ -50,7 +50,7 @@ def latest_checkpoint(cfg: Config, warn: Warn) -> tuple[str, Any] | None:
     others = [path for path in folder.glob('*.pth') if path.name != name]
     if (folder / name).is_file() and (found := _read_whole(folder / name, broken.append)):
         return found
-    written = {path: time for path in others if (time := _written(path, broken.append))}
+    written = {path: time for path in others if (time := _read_progress(path, broken.append))}
     newest_first = sorted(written, key=lambda path: written[path], reverse=True)
     whole = (_read_whole(path, broken.append) for path in newest_first)
     found = next(filter(None, whole), None)
@@ -92,7 +92,7 @@ def _read_whole(path: Path, tell: Warn) -> tuple[str, Any] | None:
     return str(path), content
 
 
-def _written(path: Path, tell: Warn) -> tuple[str, int, int] | None:
+def _read_progress(path: Path, tell: Warn) -> tuple[str, int, int] | None:
     """When a checkpoint was written, at which iteration; None if training cannot go on from it."""
     try:
         content = read_checkpoint(str(path), mmap=True)
@@ -225,10 +225,10 @@ def check_optimizer(runner: Runner, content: Mapping[str, Any], source: str) -> 
             f'optim_wrapper.optimizer has changed; {remedy}'
         )
     changes = {
-        f'{name} {_first(old, name)} (not {_first(new, name)})': None
+        f'{name} {_initial_setting(old, name)} (not {_initial_setting(new, name)})': None
         for old, new in zip(saved, own, strict=True)
         for name in sorted(theirs & ours - {*NO_SETTINGS})
-        if _first(old, name) != _first(new, name)
+        if _initial_setting(old, name) != _initial_setting(new, name)
     }
     schedules, built = content.get('param_schedulers'), getattr(runner, 'param_schedulers', None)
     if isinstance(schedules, list) and isinstance(built, list):
@@ -249,7 +249,7 @@ def check_optimizer(runner: Runner, content: Mapping[str, Any], source: str) -> 
         )
 
 
-def _first(group: Mapping[str, Any], name: str) -> Any:
+def _initial_setting(group: Mapping[str, Any], name: str) -> Any:
     """A setting of a group of parameters, before any schedule changed it."""
     value = group.get(f'initial_{name}', group.get(name))
     if name == 'betas' and 'initial_momentum' in group:  # a schedule of the momentum changes one

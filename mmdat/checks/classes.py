@@ -9,7 +9,7 @@ from .coco import check_class_names
 from .config_tree import unwrap
 
 
-def of(datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any, Sequence[str]]]:
+def data_with_classes(datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any, Sequence[str]]]:
     """Yield the data sets that have classes, out of their wrappers.
 
     Yields:
@@ -30,7 +30,7 @@ def check_names(datasets: Mapping[str, Any], warn: Warn) -> None:
         warn: Is told of names that differ in case or blanks alone.
     """
     checked = []
-    for _, single, classes in of(datasets):
+    for _, single, classes in data_with_classes(datasets):
         own = getattr(single, 'METAINFO', {}).get('classes')
         if classes in checked or list(own or ()) == list(classes):
             continue
@@ -59,7 +59,7 @@ def nearly_equal(names: Sequence[str]) -> Iterator[str]:
 def check_same(datasets: Mapping[str, Any]) -> None:
     """Refuse data sets whose labels mean other classes than each other's."""
     first: tuple[str, list[str]] | None = None
-    for split, _, names in of(datasets):
+    for split, _, names in data_with_classes(datasets):
         classes = list(names)
         first = first or (split, classes)
         if classes != first[1]:

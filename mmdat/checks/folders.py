@@ -14,7 +14,7 @@ from mmdat.errors import UserError, Warn, enumerate_names
 
 from . import config_tree
 from .coco_repairs import plain_name
-from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, DataFiles, in_threads
+from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, DataFiles, map_in_threads
 
 # Default scope of a toolbox -> the data set of the papers, and the variable with its folder.
 DATA_OF_SCOPE = {
@@ -366,15 +366,15 @@ def equal_files(groups: Mapping[str, Hashable]) -> Iterator[list[str]]:
         groups: Path -> its group, such as a split or a class.
     """
     paths = [path for path in groups if os.path.isfile(path)]
-    found = _of_several_groups(zip(paths, map(os.path.getsize, paths), strict=True), groups)
+    found = _find_alike(zip(paths, map(os.path.getsize, paths), strict=True), groups)
     for key in (_middle, _digest):
         paths = [path for alike in found for path in alike]
-        values: list[Any] = in_threads(key, paths, 'Looking for copies')
-        found = _of_several_groups(zip(paths, values, strict=True), groups)
+        values: list[Any] = map_in_threads(key, paths, 'Looking for copies')
+        found = _find_alike(zip(paths, values, strict=True), groups)
     yield from found
 
 
-def _of_several_groups(
+def _find_alike(
     values: Iterable[tuple[str, Hashable]], groups: Mapping[str, Hashable]
 ) -> list[list[str]]:
     """Collect the files of each value that are not all in one group."""

@@ -262,7 +262,7 @@ def evenly_spaced(number: int, length: int) -> list[int]:
     return np.linspace(0, length - 1, min(number, length)).round().astype(int).tolist()
 
 
-def in_threads(
+def map_in_threads(
     function: Callable[[Item], Result], items: Sequence[Item], title: str, many: int = MANY_FILES
 ) -> list[Result]:
     """Apply a function that reads a file to many at once, with a progress bar for very many."""
@@ -276,7 +276,7 @@ def in_threads(
 def read_headers(paths: Sequence[str]) -> list[Header | None]:
     """Read the headers of image files; None for what Pillow cannot read."""
     with any_number_of_pixels():
-        return in_threads(read_header, paths, 'Reading the headers of images')
+        return map_in_threads(read_header, paths, 'Reading the headers of images')
 
 
 @contextmanager
@@ -372,7 +372,7 @@ def check_images(
         return
     paths = [paths[index] for index in evenly_spaced(most or len(paths), len(paths))]
     with any_number_of_pixels():
-        whole = in_threads(is_whole, paths, 'Looking for broken images')
+        whole = map_in_threads(is_whole, paths, 'Looking for broken images')
     broken = [path for path, fine in zip(paths, whole, strict=True) if not fine]
     if broken:
         others = f' ({len(broken)} are so)' if len(broken) > 1 else ''
@@ -448,7 +448,7 @@ def _check_kinds(images: Sequence[Annotated], dataset: Any, warn: Warn) -> None:
     count, source = len(images), images[0].source
     if deep := [image.path for image in images if image.header.is_deep]:
         such = f'{len(deep)} of {count} images of {source}, such as {deep[0]}, have'
-        decoded = [_load(path, color_type, backend) for path in _some(deep)]
+        decoded = [_load(path, color_type, backend) for path in _choose_few(deep)]
         loaded = [image for image in decoded if image is not None]
         if not loaded:
             raise UserError(
@@ -470,7 +470,7 @@ def _check_kinds(images: Sequence[Annotated], dataset: Any, warn: Warn) -> None:
             'for the same everywhere'
         )
     clear = [image.path for image in images if image.header.has_alpha]
-    if shown := [path for path in _some(clear) if _is_transparent(path)]:
+    if shown := [path for path in _choose_few(clear) if _is_transparent(path)]:
         warn(
             f'{len(clear)} of {count} images of {source}, such as {shown[0]}, have transparent '
             'pixels, which are loaded in the color that is stored below: save them on a ground '
@@ -495,7 +495,7 @@ def _load(path: str, color_type: str, backend: str) -> np.ndarray | None:
         return None
 
 
-def _some(paths: Sequence[str]) -> list[str]:
+def _choose_few(paths: Sequence[str]) -> list[str]:
     """Choose evenly spaced paths, few enough to be decoded."""
     return [paths[index] for index in evenly_spaced(MOST_DECODED, len(paths))]
 

@@ -24,9 +24,9 @@ from .images import (
     are_loaded,
     check_sizes,
     has_right_checksums,
-    in_threads,
     is_turning,
     loader_of,
+    map_in_threads,
     read_headers,
 )
 
@@ -138,7 +138,7 @@ def check_mask_values(files: DataFiles, warn: Warn, ignore_index: int | None = I
     loader = loader_of(dataset, ANNOTATION_LOADERS)
     read = partial(read_mask, backend=getattr(loader, 'imdecode_backend', 'pillow'))
     paths = [item.mask for item in files.spaced(MOST_MASKS)]
-    masks = in_threads(read, paths, 'Looking at masks', MANY_MASKS)
+    masks = map_in_threads(read, paths, 'Looking at masks', MANY_MASKS)
     if wrong := [mask for mask in masks if mask.problem]:
         others = f' ({len(wrong)} of {len(masks)} masks are so)' if len(wrong) > 1 else ''
         raise UserError(f'mask {wrong[0].path} {wrong[0].problem}{others}')

@@ -17,7 +17,7 @@ from mmdat.models.backbones.base import HierarchicalBackbone
 from .config_tree import transforms, unwrap
 
 # Packages whose parts of a detector are called after the masks that they predict.
-OF_DETECTORS = ('mmdat', 'mmdet', 'mmcv', 'mmengine', 'torch')
+DETECTOR_PACKAGES = ('mmdat', 'mmdet', 'mmcv', 'mmengine', 'torch')
 SEGMENTING = ('decode_head', 'auxiliary_head')  # the heads of a segmentor
 # Parts that read an FPN's maps from the first one on; masks or semantics may be of another map.
 ANCHORED = ('bbox_head', 'rpn_head')
@@ -273,7 +273,7 @@ def check_predicts_masks(model: nn.Module, metrics: Mapping[str, Sequence[Any]])
     for name, module in model.named_modules():
         package = type(module).__module__.partition('.')[0]
         # Of a user's own part nothing is known.
-        if 'mask' in name or (package not in OF_DETECTORS and not name.startswith('backbone')):
+        if 'mask' in name or (package not in DETECTOR_PACKAGES and not name.startswith('backbone')):
             return
     for split, of_split in metrics.items():
         for metric in of_split:

@@ -14,7 +14,7 @@ SAVE_BEST = 'default_hooks.checkpoint.save_best'
 PRECISIONS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 RECALLS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
 # iou_metrics of IoUMetric -> the names of what it gives beside aAcc.
-OF_IOU_METRICS = dict(
+IOU_RESULTS = dict(
     mIoU=('mIoU', 'mAcc'), mDice=('mDice', 'mAcc'), mFscore=('mFscore', 'mPrecision', 'mRecall')
 )
 
@@ -43,7 +43,7 @@ def check_monitors(
         val_loop: The loop of validation, built; None if the training does not validate.
     """
     names = None if val_loop is None else _names_of_results(val_loop)
-    for place, metric, rule in (*_of_hooks(hooks), *_of_schedulers(schedulers)):
+    for place, metric, rule in (*_hook_monitors(hooks), *_scheduler_monitors(schedulers)):
         setting = f'{place} is {metric!r}'
         if val_loop is None:
             if place != SAVE_BEST:
@@ -71,7 +71,7 @@ def check_given(place: str, metric: str, names: Collection[str]) -> None:
         raise UserError(f'{place} is {metric!r}, which val_evaluator does not give: {remedy}')
 
 
-def _of_hooks(hooks: Sequence[Hook]) -> Iterator[Monitor]:
+def _hook_monitors(hooks: Sequence[Hook]) -> Iterator[Monitor]:
     for hook in hooks:
         if isinstance(hook, CheckpointHook) and hook.save_best:
             for metric, rule in zip(hook.key_indicators, hook.rules, strict=True):
@@ -80,10 +80,10 @@ def _of_hooks(hooks: Sequence[Hook]) -> Iterator[Monitor]:
             yield Monitor(f'monitor of {type(hook).__name__}', hook.monitor, hook.rule)
 
 
-def _of_schedulers(schedulers: Any) -> Iterator[Monitor]:
+def _scheduler_monitors(schedulers: Any) -> Iterator[Monitor]:
     if isinstance(schedulers, Mapping):  # those of several optimizers by name
         for own in schedulers.values():
-            yield from _of_schedulers(own)
+            yield from _scheduler_monitors(own)
         return
     for index, scheduler in enumerate(schedulers or ()):
         if getattr(scheduler, 'need_val_args', False):
@@ -141,7 +141,7 @@ def _names_of_iou(metric: Any) -> Iterator[str]:
     yield 'aAcc'
     kinds = [metric.metrics] if isinstance(metric.metrics, str) else metric.metrics
     for kind in kinds:
-        yield from OF_IOU_METRICS.get(kind, ())
+        yield from IOU_RESULTS.get(kind, ())
 
 
 def _names_of_accuracy(metric: Any) -> Iterator[str]:

@@ -35,7 +35,7 @@ def check_schedulers(schedulers: Any, loop: BaseLoop, warn: Warn) -> None:
         for problem in _misfits(scheduler, loop):
             warn(f'param_scheduler.{index} ({type(scheduler).__name__}) {problem}')
     rates = [scheduler for scheduler in schedulers if scheduler.param_name == 'lr']
-    last = max(rates, key=lambda scheduler: _in_iters(scheduler.end, scheduler, loop), default=None)
+    last = max(rates, key=lambda rate: _last_iteration(rate, loop), default=None)
     if last is None or (last.by_epoch and isinstance(loop, IterBasedTrainLoop)):
         return
     length, unit = _length(last, loop)
@@ -86,8 +86,9 @@ def _length(scheduler: _ParamScheduler, loop: BaseLoop) -> tuple[int, str]:
     return (loop.max_epochs, 'epochs') if scheduler.by_epoch else (loop.max_iters, 'iterations')
 
 
-def _in_iters(step: int, scheduler: _ParamScheduler, loop: BaseLoop) -> int:
-    return step * len(loop.dataloader) if scheduler.by_epoch else step
+def _last_iteration(scheduler: _ParamScheduler, loop: BaseLoop) -> int:
+    """The iteration at which a scheduler ends."""
+    return scheduler.end * (len(loop.dataloader) if scheduler.by_epoch else 1)
 
 
 def _final_share(scheduler: _ParamScheduler) -> float:

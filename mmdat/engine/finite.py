@@ -163,12 +163,12 @@ def _first_not_finite(runner: Runner, data_batch: Any) -> str:
     model = runner.model
     found: list[str] = []
 
-    def look(name: str, outputs: Any) -> None:
+    def note(name: str, outputs: Any) -> None:
         if not found and not all(torch.isfinite(part).all() for part in _tensors(outputs)):
             found.append(name)
 
     handles = [
-        module.register_forward_hook(lambda _, __, outputs, name=name: look(name, outputs))
+        module.register_forward_hook(lambda _, __, outputs, name=name: note(name, outputs))
         for name, module in model.named_modules()
         if name and not any(module.children())
     ]

@@ -31,7 +31,7 @@ class CheckFitHook(Hook):
         UserError: Before the first iteration; names what does not fit.
     """
 
-    _of_first_step: list[RemovableHandle]
+    _first_step_hooks: list[RemovableHandle]
 
     def before_run(self, runner: Runner) -> None:
         model = unwrap(runner.model)
@@ -75,7 +75,7 @@ class CheckFitHook(Hook):
         checks.checkpoint.warn_if_finished(runner, mmengine_private.source_of_weights(runner))
         if not mmengine_private.loads_weights(runner):
             checks.checkpoint.warn_if_random(unwrap(runner.model), runner.logger.warning)
-        self._of_first_step = checks.schedule.watch_batch_norm(
+        self._first_step_hooks = checks.schedule.watch_batch_norm(
             unwrap(runner.model), runner.train_dataloader
         )
 
@@ -85,8 +85,8 @@ class CheckFitHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        while self._of_first_step:
-            self._of_first_step.pop().remove()
+        while self._first_step_hooks:
+            self._first_step_hooks.pop().remove()
 
 
 @HOOKS.register_module()
