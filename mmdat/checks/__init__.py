@@ -34,10 +34,11 @@ training begins                 | ``checkpoint.warn_if_finished``  | ``engine.Ch
 the first training step         | ``schedule.watch_batch_norm``    | ``engine.CheckFitHook``
 a training step                 | ``masks.check_mask_classes``     | ``engine.CheckFitHook``
 
-A check returns nothing and raises :class:`mmdat.errors.UserError`, whose sentence names what is
-wrong and says what to do; what it is not about passes. In all checks ``model`` is without wrappers,
-``dataset`` is built, as are ``datasets`` and ``evaluators`` by split, ``source`` is what a sentence
-calls a file, and ``warn`` is told what may be wrong, once of each kind, and how often it is so.
+A check returns nothing. It raises :class:`mmdat.errors.UserError`, whose sentence names what is
+wrong and says what to do; models and data that it is not made for pass. In all checks ``model`` is
+without wrappers, ``dataset`` is built, as are ``datasets`` and ``evaluators`` by split, ``files``
+are those of data sets, ``source`` is what a sentence calls a file, and ``warn`` is told what may be
+wrong, once of each kind, and how often it is so.
 
 Readers (``read_config``, ``read_coco``, ``read_results``, ``latest_checkpoint``) return what they
 read. ``config_tree`` walks through configs and wrapped data sets. What mmengine keeps private and

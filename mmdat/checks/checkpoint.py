@@ -19,10 +19,11 @@ from mmdat.models.backbones.base import HierarchicalBackbone
 
 from .config_tree import first_metainfo
 
-# What a checkpoint needs beside the weights for training to go on where it stopped.
+# Entries beside the weights from which training goes on where it stopped.
 TRAINING_STATE = ('meta', 'message_hub', 'optimizer')
-# What of an optimizer's groups is no setting, and of a schedule's state.
+# Entries of an optimizer's groups that are no settings.
 NO_SETTINGS = ('params', 'param_names', 'foreach', 'fused', 'capturable', 'differentiable')
+# Entries of a schedule's state that training changes, or that no config sets.
 COUNTERS = (
     *('base_values', 'last_step', 'verbose', 'anneal_func'),
     *('best', 'cooldown_counter', 'num_bad_epochs'),

@@ -21,7 +21,7 @@ from .mmengine_private import is_subset
 
 # Detections of a class in an image that COCO's average precision counts.
 MOST_EVALUATED = 100
-# COCO's own data have a crowd to a hundred objects, of which nothing is to be said.
+# Crowds are reported if there is one to so many objects; COCO's own data have one to a hundred.
 MANY_CROWDS = 10
 CROWD = 'crowds (iscrowd is 1), which are ignored'
 MARKED = 'marked by "ignore"'
@@ -193,7 +193,7 @@ class Tally:
             mask = instance.get('mask')
             if instance['ignore_flag']:
                 reason = CROWD
-            # mmdet takes no polygon of two points.
+            # mmdet leaves out polygons of two points.
             elif needs_masks and isinstance(mask, list) and all(len(part) < 6 for part in mask):
                 reason = 'without a polygon of three points'
             else:

@@ -33,9 +33,9 @@ FIELDS: dict[str, dict[str, Rule]] = {
     'images': dict(id=ID, file_name=STRING, height=LENGTH, width=LENGTH),
     'categories': dict(id=ID, name=STRING),
 }
-# Boxes that are compared with their segmentations, at most and at least.
+# How many boxes are compared with their segmentations, at most and at least.
 SAMPLE, FEW = 1000, 4
-# Boxes that lie as corners would, from which on this is told, and is refused.
+# How many boxes must lie as corners would for a warning, and for a refusal.
 SUSPICIOUS, CERTAIN = 10, 50
 # How a box is written by mistake -> what makes x, y, width, height of it.
 READINGS: dict[str, Callable[..., list[float]]] = {
@@ -169,7 +169,7 @@ class Reading:
             width > 0
             and height > 0
             and not 0.01 * width * height <= area <= 1.2 * (width + 1) * (height + 1)
-            # Of a thin object, that of its box says little.
+            # A thin object covers little of its box: its area is compared with the segmentation's.
             and not 0.01 * area_of(item) <= area <= width * height
         ):
             self._mend(item, 'area', area_of(item), 'computed from the segmentation or box')
@@ -186,7 +186,7 @@ class Reading:
             self._num_beyond += 1
         if x < width <= right and y < height <= bottom:
             self._num_like_corners += 1
-            # Clearly: boxes of whole images may end a pixel before them.
+            # Boxes count that are clearly there: one of a whole image may end a pixel too early.
             is_left, is_high = 2 * x + width < 0.9 * right, 2 * y + height < 0.9 * bottom
             self._num_top_left += is_left and is_high
         return None
@@ -345,7 +345,7 @@ def _is_box(value: Any) -> bool:
 def _segmentation_problem(segmentation: Any, image: dict) -> str | None:
     """Say what is wrong with the polygons or run lengths of an object."""
     if isinstance(segmentation, list):
-        # Polygons of two points, which some programs write, mmdet leaves out.
+        # mmdet leaves out polygons of two points, which some programs write.
         for polygon in segmentation:
             if not are_finite(polygon) or len(polygon) < 4:
                 return (

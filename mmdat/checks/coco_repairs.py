@@ -55,7 +55,7 @@ def _as_integer(value: Any) -> Any:
     if type(value) is int:
         return value
     number = as_number(value)
-    # '007' is a name.
+    # Text such as '007' is a name: it would not be written so as a number.
     return number if isinstance(value, float) or str(number) == value else value
 
 

@@ -14,7 +14,7 @@ from .config_tree import items, value_at
 from .folders import DATA_OF_SCOPE
 from .mmengine_private import imported_names
 
-# What a registry finds by name without an import; a dump with names could not find other classes.
+# Packages whose classes a registry finds by name without an import, as a dump needs it.
 PACKAGES = ('mmdat', 'mmengine', 'mmcv', 'torch', *DATA_OF_SCOPE)
 ROOTS = [value for value in vars(mmengine_registry).values() if isinstance(value, Registry)]
 
@@ -41,12 +41,12 @@ def _name_types(value: Any, scope: str | None) -> None:
         is_type = key in ('type', 'constructor') and isinstance(value, MutableMapping)
         package = str(getattr(item, '__module__', item)).partition('.')[0]
         if is_type and package in PACKAGES and (name := _registered_name(_imported(item), scope)):
-            value[key] = name  # what has none stays lazy, so that it can be dumped
+            value[key] = name  # without one it stays lazy, to be dumped
         _name_types(item, scope)
 
 
 def _imported(item: Any) -> Any:
-    """What a type is, or what the module and name that it gives are."""
+    """Import what a type names by module and name; anything else is returned as it is."""
     return get_object_from_string(item) if isinstance(item, str) and '.' in item else item
 
 

@@ -89,8 +89,8 @@ WRAPPERS = ('', 'OptimWrapper', 'AmpOptimWrapper', 'ApexOptimWrapper', 'BFloat16
 CLIPPING: dict[str, tuple[Callable, str]] = dict(
     norm=(clip_grad_norm_, 'max_norm'), value=(clip_grad_value_, 'clip_value')
 )
-# Whole numbers of which mmengine takes others, and trains otherwise or trips over them: the least.
-# An infinite interval is none.
+# Key -> the least whole number that makes sense there. mmengine takes others too, and then fails
+# late or trains in another way. An infinite interval means that there is none.
 LEAST = {
     'auto_scale_lr.base_batch_size': 1,
     'default_hooks.checkpoint.interval': -1,  # none, as 0
@@ -118,7 +118,7 @@ IOU_METRIC_KEYS = {
 }
 SUPPRESSIONS = ('nms', 'nms_match', 'nms_quadri', 'nms_rotated', 'soft_nms')  # of mmcv
 IOU_METRICS = ('mDice', 'mFscore', 'mIoU')
-# Dicts without a list of valid keys: a key spelled almost like its neighbor is taken for a slip.
+# Dicts whose valid keys nobody lists: a key that is spelled almost like another is a slip.
 FREE_DICTS = ('model.train_cfg', 'model.test_cfg', 'tta_model.tta_cfg')
 
 
@@ -181,7 +181,7 @@ def check_scope(cfg: Config) -> None:
             f'config {cfg.filename} is for mmdet 2, mmsegmentation 0 or mmcls 0, as its '
             f'{enumerate_names(old)} show: write it anew, on a base of the installed toolbox'
         )
-    if scope not in [*DATA_OF_SCOPE]:  # a list: it may be what cannot be a key
+    if scope not in [*DATA_OF_SCOPE]:  # a list, since the scope may not be hashable
         raise UserError(
             f'default_scope of config {cfg.filename} is {scope!r}, which is none of '
             f'{enumerate_names(DATA_OF_SCOPE)}'
@@ -203,7 +203,7 @@ def _check_numbers(cfg: Config) -> None:
             continue
         if _is_custom(cfg, path.rpartition('.')[0]):
             continue
-        # Also 8000.0, as mmdet's configs have it.
+        # mmdet's configs have whole numbers such as 8000.0.
         if not (fits(value, float) and value % 1 == 0 and value >= least):
             raise UserError(f'{path} must be a whole number of at least {least}, got {value!r}')
 

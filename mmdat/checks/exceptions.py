@@ -145,7 +145,7 @@ def _nearest_type(name: str, registry: Any) -> str | None:
         for each in child.module_dict
     }
     same = [full for full, each in scoped.items() if each == name]
-    # Of so many, a class of the user's own is often a little like some.
+    # Among so many names, one is often a little like a class of the user's own.
     return min(same, default=None) or nearest(
         name, {*registry.module_dict, *root.module_dict, *scoped}, cutoff=0.8
     )

@@ -314,7 +314,7 @@ def check_unlisted(files: Mapping[str, Sequence[DataFiles]], warn: Warn) -> None
             file = str(getattr(single, 'ann_file', ''))
             if not file.endswith('.json') or 'img' not in single.data_prefix:
                 continue
-            tally = getattr(single, 'tally', None)  # of mmdat.CocoDataset
+            tally = getattr(single, 'tally', None)  # mmdat.CocoDataset has one
             if tally is None and single.filter_cfg and not single.test_mode:
                 return  # there is no telling what it left out
             for item in listed.items:

@@ -243,7 +243,7 @@ def load_image(dataset: Any, path: str) -> np.ndarray:
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """What a model is fed, (height, width) or (height, width, channels), BGR, as RGB uint8."""
+    """Turn a loaded image, (height, width[, channels]) in BGR, into RGB, uint8, for a picture."""
     channels = image.reshape(*image.shape[:2], -1)
     channels = channels[..., 2::-1] if channels.shape[2] > 2 else channels[..., :1]
     if channels.dtype == np.uint16:
@@ -266,7 +266,7 @@ def map_in_threads(
     function: Callable[[Item], Result], items: Sequence[Item], title: str, many: int = MANY_FILES
 ) -> list[Result]:
     """Apply a function that reads a file to many at once, with a progress bar for very many."""
-    # More than few would wait for each other, as half of the work is in Python.
+    # Half of the work is in Python, so that many threads would wait for each other.
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         results: Iterable[Result] = pool.map(function, items)
         is_shown = len(items) >= many and is_main_process()
@@ -417,7 +417,7 @@ def read_header(path: str) -> Header | None:
     try:
         with Image.open(path) as image:
             exif = Image.Exif()
-            # Not by Pillow's getexif, which takes an orientation in XMP too, and decodes a PNG.
+            # Pillow's getexif would take an orientation in XMP too, and decode a PNG.
             if image.format in TURNED_FORMATS and 'exif' in image.info:
                 exif.load(image.info['exif'])
             return Header(
@@ -435,7 +435,7 @@ def _bits(image: Image.Image) -> int:
     """How many bits a value has in a file that was opened with Pillow."""
     if image.mode in ('I', 'F'):
         return 32
-    # Of color images with 16 bits, Pillow's mode tells of the 8 that it keeps.
+    # Pillow's mode names the 8 bits that it keeps of color images with 16; the tile names all.
     tiles = getattr(image, 'tile', [])
     return 16 if ';16' in f'{image.mode} {tiles[:1]}' else 8
 
@@ -486,7 +486,7 @@ def _check_kinds(images: Sequence[Annotated], dataset: Any, warn: Warn) -> None:
 
 def _load(path: str, color_type: str, backend: str) -> np.ndarray | None:
     """Load an image as mmcv's transform does; None if that fails."""
-    import mmcv  # which the backbones can do without
+    import mmcv  # here, since the backbones can do without
 
     content = np.fromfile(path, np.uint8).tobytes()
     try:

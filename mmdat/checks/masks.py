@@ -206,7 +206,7 @@ def decode_mask(content: bytes, backend: str = 'pillow') -> tuple[np.ndarray | N
             'is compressed with loss (JPEG or WebP), which changes values: save it as PNG, from '
             'the original'
         )
-    import mmcv  # which the backbones can do without
+    import mmcv  # here, since the backbones can do without
 
     try:
         values = mmcv.imfrombytes(content, flag='unchanged', backend=backend)
@@ -318,10 +318,13 @@ class Seen:
 
 
 def _describe_shift(seen: Seen) -> str:
-    """Say what is wrong if 0, which ``reduce_zero_label`` ignores, is a class; refuse what is.
+    """Say what is wrong if 0, which ``reduce_zero_label`` ignores, is a class.
 
     Returns:
-        Nothing where the last class occurs, so that 0 is none.
+        The sentence; empty where the last class occurs, so that 0 is none.
+
+    Raises:
+        UserError: If 0 is one for certain, since the first class is the background.
     """
     first, last = seen.classes[0], len(seen.classes)
     if not seen.is_reduced or last < 2 or 0 not in seen.values or last in seen.values:

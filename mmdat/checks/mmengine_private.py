@@ -21,7 +21,7 @@ KEYS = dict(
     set_randomness='randomness',
     setup_env='env_cfg',
 )
-# What a runner does with a config before the first step: code -> name of the method, or the key.
+# Code of each method that prepares a run -> the method's name, or the key that it reads.
 PREPARATIONS = {
     method.__code__: KEYS.get(name, name)
     for runner in (Runner, FlexibleRunner)

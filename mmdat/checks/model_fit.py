@@ -16,7 +16,7 @@ from mmdat.models.backbones.base import HierarchicalBackbone
 
 from .config_tree import transforms, unwrap
 
-# Packages whose parts of a detector are called after the masks that they predict.
+# Packages in which the parts of a detector that predict masks have 'mask' in their names.
 DETECTOR_PACKAGES = ('mmdat', 'mmdet', 'mmcv', 'mmengine', 'torch')
 SEGMENTING = ('decode_head', 'auxiliary_head')  # the heads of a segmentor
 # Parts that read an FPN's maps from the first one on; masks or semantics may be of another map.
@@ -71,7 +71,7 @@ def check_strides(model: nn.Module) -> None:
             expected = strides[: len(given)]
         else:
             continue
-        # YOLACT's are of the maps of one size of images: 30.6 for 32, 110 for 128.
+        # YOLACT gives the strides of one size of images, such as 30.6 in place of 32.
         if not given or (
             len(given) == len(expected)
             and all(0.7 < a / b < 1.4 for a, b in zip(given, expected, strict=True))
@@ -102,7 +102,7 @@ def check_image_channels(model: nn.Module) -> None:
 
 
 def unbuilt(model: nn.Module) -> tuple[str, ...]:
-    """What names of weights begin with whose stage or norm a model's backbone does not build."""
+    """Prefixes of weights of the stages and norms that a model's backbone does not build."""
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, HierarchicalBackbone):
         return ()
@@ -185,7 +185,7 @@ def check_ignored(
         for split, of_split in metrics.items()
         for metric in of_split
     ]
-    # None is that of losses of masks, which ignore nothing.
+    # Losses of masks ignore nothing: they have None.
     numbers: dict[str, int] = {
         place: part.ignore_index
         for place, part in places
@@ -272,7 +272,7 @@ def check_predicts_masks(model: nn.Module, metrics: Mapping[str, Sequence[Any]])
     """Refuse to measure masks of a detector of mmdet that has no part for them."""
     for name, module in model.named_modules():
         package = type(module).__module__.partition('.')[0]
-        # Of a user's own part nothing is known.
+        # A part of the user's own may predict masks, whatever its name.
         if 'mask' in name or (package not in DETECTOR_PACKAGES and not name.startswith('backbone')):
             return
     for split, of_split in metrics.items():

@@ -97,7 +97,7 @@ def check_same_data(
             'with this config'
         )
     classes = tuple(dataset.metainfo['classes'])
-    # Of the data set that was tested on, which mmdat's tests write with the first prediction.
+    # mmdat's tests write the classes of the tested data set with the first prediction.
     tested = predictions[0].get('classes') or classes
     for number, (old, new) in enumerate(zip_longest(tested, classes)):
         if old != new:

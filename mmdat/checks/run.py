@@ -99,7 +99,7 @@ def check_parts(cfg: Config, parts: tuple[str, ...]) -> None:
         parts: Dotted keys.
     """
     for part in parts:
-        if value_at(cfg, part) is None:  # an empty dict is one
+        if value_at(cfg, part) is None:  # an empty dict is a part
             raise UserError(f'config {cfg.filename} has no {part}: add one')
 
 

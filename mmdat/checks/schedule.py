@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mmdat.errors import UserError, Warn
 
-# What is left of a training, as a share, when a schedule that ends before it is worth a word.
+# A schedule that ends early is reported if more than this share of the training is left.
 LEAST_REST = 0.05
 # The share of the first learning rate below which nothing is learned.
 NO_RATE = 0.01
@@ -48,7 +48,7 @@ def check_schedulers(schedulers: Any, loop: BaseLoop, warn: Warn) -> None:
 
 
 def _misfits(scheduler: _ParamScheduler, loop: BaseLoop) -> Iterator[str]:
-    """Yield what of a scheduler never comes about in a training."""
+    """Yield what a scheduler is set to do and cannot do in a training of this length."""
     if scheduler.by_epoch and isinstance(loop, IterBasedTrainLoop):
         yield 'counts epochs, but the training iterations: it has no effect without by_epoch=False'
         return
@@ -92,7 +92,7 @@ def _last_iteration(scheduler: _ParamScheduler, loop: BaseLoop) -> int:
 
 
 def _final_share(scheduler: _ParamScheduler) -> float:
-    """What a scheduler leaves of the learning rate at its end; 1 if it has no such end."""
+    """Share of the learning rate that a scheduler ends at; 1 if it sets none."""
     if (share := getattr(scheduler, 'eta_min_ratio', None)) is not None:
         return share
     if (rate := getattr(scheduler, 'eta_min', None)) is not None:

@@ -66,7 +66,7 @@ class AttentionVisualizationHook(Hook):
         step = runner.iter if is_by_iteration else runner.epoch
         recordings = record_batch(unwrap(runner.model), batch)
         for pixels, recording in zip(batch['inputs'], recordings, strict=True):
-            # From BGR, the first three channels of more, or one.
+            # The image is the first three channels, which are BGR, or the only one.
             channels = pixels[:3].flip(0) if len(pixels) >= 3 else pixels[:1]
             image = channels.permute(1, 2, 0).expand(-1, -1, 3)
             picture = draw_deformed_points(

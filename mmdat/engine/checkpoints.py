@@ -24,7 +24,7 @@ from .finite import IN_A_ROW, all_finite
 
 # Entry of the message hub: the iteration whose validation is in the checkpoint.
 VALIDATED = 'mmdat_validated_at_iter'
-# What a training that is asked to stop writes; the next regular checkpoint takes its place.
+# The checkpoint of a training that is asked to stop; the next regular one takes its place.
 STOPPED = 'stopped.pth'
 # Entry of a checkpoint: gradients of a step whose batches were not all done.
 GRADIENTS = 'gradients'
@@ -62,9 +62,9 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
                 "write it as in 'epoch_{}.pth'"
             ) from error
         if is_main_process() and '://' not in self.out_dir:
-            os.makedirs(self.out_dir, exist_ok=True)  # that of the config's out_dir is new
+            os.makedirs(self.out_dir, exist_ok=True)  # one below the config's out_dir may be new
             for path in Path(self.out_dir).glob(partial_path(Path('*.pth')).name):
-                path.unlink()  # of a run that was killed as it wrote
+                path.unlink()  # a run was killed as it wrote this
         for name, parameter in runner.model.named_parameters():
             if self._gradients and name in self._gradients:
                 parameter.grad = self._gradients[name].to(parameter.device)
@@ -107,7 +107,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         saved = self._saved
         self._meta = dict(epoch=runner.epoch, iter=runner.iter)
         super().after_val_epoch(runner, metrics)
-        # With the metrics, so that a resumed training need not validate again.
+        # With the metrics in the checkpoint a resumed training need not validate again.
         if saved is not None and saved is self._saved and saved[1]['iter'] == runner.iter:
             self._save_checkpoint_with_step(runner, *saved)
         self._meta = None
@@ -155,13 +155,13 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         if self.max_keep_ckpts > 0:
             if step not in steps[-1:]:
                 steps.append(step)
-            # With the one that is removed below: should this be cut off, the resumed run does it.
+            # This names the step that is removed below: a run that is cut off here can still do it.
             runner.message_hub.update_info('keep_ckpt_ids', steps)
             self.keep_ckpt_ids = deque(steps, self.max_keep_ckpts)
         meta = dict(self._meta or meta)
         self._saved = step, meta
         self._write(runner, self.filename_tmpl.format(step), meta, self.by_epoch)
-        # A checkpoint after a last step that was skipped takes the place of none.
+        # Where the last step was skipped, no older checkpoint is removed.
         if is_main_process() and not runner.message_hub.get_info(IN_A_ROW, 0):
             outdated = steps[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
             # Without a {} in filename_tmpl all have the name of the one just written.

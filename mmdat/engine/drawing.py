@@ -15,7 +15,7 @@ from mmdat.checks import config_tree
 from mmdat.checks.images import load_image
 from mmdat.registry import HOOKS
 
-# In pixels: the least side of a picture that a class is written on.
+# Shorter side, in pixels, to which smaller images are enlarged so that a class can be read.
 LEGIBLE = 256
 # Pictures of images in other formats are PNGs.
 KEPT_SUFFIXES = ('.jpg', '.jpeg', '.png')

@@ -48,7 +48,7 @@ class FiniteLossHook(Hook):
         if not isinstance(wrapper, OptimWrapper) or isinstance(wrapper, OptimWrapperDict):
             return  # several optimizers, whose losses a model's own step knows
         update_params, step = type(wrapper).update_params, wrapper.step
-        scaler = getattr(wrapper, 'loss_scaler', None)  # of mixed precision in float16
+        scaler = getattr(wrapper, 'loss_scaler', None)  # mixed precision in float16 has one
         unchecked: list[Tensor] = []
 
         def update_if_finite(loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -60,7 +60,7 @@ class FiniteLossHook(Hook):
                 if not is_finite:
                     wrapper.zero_grad()
 
-        @functools.wraps(step)  # by which mmengine's schedulers know that they count its calls
+        @functools.wraps(step)  # so that mmengine's schedulers know that they count its calls
         def step_if_finite(**kwargs: Any) -> None:
             gradients = [
                 parameter.grad
@@ -76,7 +76,7 @@ class FiniteLossHook(Hook):
                 problem = LOSS
             elif not gradients_are:
                 problem = f'gradient of {_last_without_finite_gradient(runner)}'
-            if loss_is_finite and scaler is not None:  # which takes no step that is not finite
+            if loss_is_finite and scaler is not None:  # it takes no step that is not finite
                 scale = scaler.get_scale() if problem else 0.0
                 step(**kwargs)
                 if problem and 1 <= scaler.get_scale() < scale:
@@ -149,7 +149,7 @@ def _norm(tensors: list[Tensor]) -> Tensor:
 
 
 def _last_without_finite_gradient(runner: Runner) -> str:
-    """Name of the parameter next to the loss, as a rule, of those whose gradient is not finite."""
+    """Name the last parameter whose gradient is not finite: as a rule that next to the loss."""
     found = [
         name
         for name, parameter in runner.model.named_parameters()
@@ -159,7 +159,7 @@ def _last_without_finite_gradient(runner: Runner) -> str:
 
 
 def _first_not_finite(runner: Runner, data_batch: Any) -> str:
-    """Name of the first layer of the model whose output is not finite for a batch."""
+    """Name the first layer of the model whose output is not finite for a batch."""
     model = runner.model
     found: list[str] = []
 

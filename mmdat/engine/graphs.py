@@ -118,7 +118,7 @@ class _Replay:
 
 
 class _Forward(nn.Module):
-    """What a graph is captured of: PyTorch replaces the forward pass of what it captures."""
+    """The module that a graph is captured from, whose forward pass PyTorch replaces."""
 
     def __init__(self, backbone: nn.Module, run: Callable[[Tensor], Any]) -> None:
         super().__init__()

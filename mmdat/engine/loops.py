@@ -22,7 +22,7 @@ from mmdat.registry import LOOPS
 from .checkpoints import VALIDATED
 from .stopping import requests_to_stop, shield_workers
 
-# Where in the batch an image is, or what else of an iteration draws random numbers.
+# Places of what draws random numbers and is no image of a batch.
 STEP, VALIDATION = -1, -2
 # Entry of mmengine's message hub, which is in each checkpoint.
 POSITION = 'mmdat_position'

@@ -14,8 +14,8 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-# In this time a launcher may pass on a signal that its processes got themselves.
-SAME_REQUEST = 1.0  # seconds
+# Seconds in which a signal that a launcher passes on counts as the one that was sent to all.
+SAME_REQUEST = 1.0
 
 _requests: dict[int, float] = {}  # a signal handler can leave its word in no other place
 _shielded: set[int] = set()  # ids of processes, as a fork has its parent's
@@ -30,7 +30,7 @@ def requested() -> int:
 def requests_to_stop() -> Iterator[None]:
     """Take the first signal as a request, see :func:`requested`; a second one ends the process."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # which alone gets signals
+        yield  # the main thread alone gets signals
         return
     before = {number: signal.signal(number, _request) for number in SIGNALS}
     try:
@@ -87,6 +87,6 @@ def _wait_for_parent() -> None:
     os._exit(0)
 
 
-# Of processes of multiprocessing alone: a program that another fork starts would have the signals
-# blocked, and nobody to wait for them.
+# Only processes of multiprocessing are shielded: a program that another fork starts would keep the
+# signals blocked, with nobody to wait for them.
 register_after_fork(requests_to_stop, _shield_forked)
