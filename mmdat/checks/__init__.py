@@ -211,7 +211,7 @@ def first_step_checks(
     yield partial(masks.check_same_zero, datasets)
     for split, evaluator in evaluators.items():
         yield partial(model_fit.check_parts_evaluated, evaluator, datasets[split], split)
-        for metric, single in model_fit.evaluated(evaluator, datasets[split]):
+        for metric, single in model_fit.metrics_with_data(evaluator, datasets[split]):
             yield partial(model_fit.check_metric, metric, single, split)
             yield partial(coco.check_evaluator, metric, single)
     num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)

@@ -225,7 +225,7 @@ def check_topk(model: nn.Module) -> None:
             _check_most(f'model.{name}.topk', head.topk, num_classes)
 
 
-def evaluated(evaluator: Evaluator, dataset: Any) -> Iterator[tuple[Any, Any]]:
+def metrics_with_data(evaluator: Evaluator, dataset: Any) -> Iterator[tuple[Any, Any]]:
     """Yield each metric of an evaluator with each data set whose images it is given.
 
     mmdet's ``MultiDatasetsEvaluator`` has one for each part of a concatenated data set.
