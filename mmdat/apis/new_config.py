@@ -418,15 +418,15 @@ def _nested(changes: Mapping[str, Any], cfg: Config) -> dict[str, Any]:
         for key in parents:
             place = place.setdefault(key, {})
         place[last] = value
-    return {key: _with_lists(value, cfg, key) for key, value in tree.items()}
+    return {key: _replace_lists(value, cfg, key) for key, value in tree.items()}
 
 
-def _with_lists(value: Any, cfg: Config, path: str) -> Any:
+def _replace_lists(value: Any, cfg: Config, path: str) -> Any:
     if not isinstance(value, dict):
         return value
     old = config_tree.value_at(cfg, path)
     if not isinstance(old, (list, tuple)):
-        return {key: _with_lists(item, cfg, f'{path}.{key}') for key, item in value.items()}
+        return {key: _replace_lists(item, cfg, f'{path}.{key}') for key, item in value.items()}
     first = next(iter(value.values()))
     flat = all(not isinstance(item, dict) for item in first.values())
     if flat and len(value) == len(old) and all(item == first for item in value.values()):

@@ -182,11 +182,11 @@ def _run(
     notify: Callable[[str], None],
 ) -> Iterator[Prediction]:
     """Predict inputs batch by batch; what there is to notify of is told once."""
-    told: set[str] = set()
+    notified: set[str] = set()
 
     def notify_once(text: str) -> None:
-        if text not in told:
-            told.add(text)
+        if text not in notified:
+            notified.add(text)
             notify(text)
 
     frames = read_frames(inputs, on_unreadable, notify_once, predictor.is_turning)

@@ -93,7 +93,7 @@ class Predictor:
         overlap: float | None = None,
         cfg_options: dict[str, Any] | None = None,
     ) -> None:
-        told = dict(score_thr=score_thr is not None, overlap=overlap is not None)
+        is_given = dict(score_thr=score_thr is not None, overlap=overlap is not None)
         score_thr = SCORE_THR if score_thr is None else score_thr
         overlap = OVERLAP if overlap is None else overlap
         check_share('--score-thr', score_thr)
@@ -111,9 +111,9 @@ class Predictor:
         self.toolbox = toolbox_of(cfg).name
         if slice_size is not None and self.toolbox == 'mmpretrain':
             raise UserError('--slice is not for classifiers: leave it out')
-        if told['overlap'] and slice_size is None:
+        if is_given['overlap'] and slice_size is None:
             checks.log_warning('--overlap has no effect without --slice')
-        if told['score_thr'] and self.toolbox != 'mmdet':
+        if is_given['score_thr'] and self.toolbox != 'mmdet':
             checks.log_warning('--score-thr has no effect: it is for detectors')
         color_type = color_type_of(cfg)
         self._is_gray = color_type == 'grayscale'
@@ -252,7 +252,7 @@ class Predictor:
                     if self.toolbox == 'mmdet':
                         _bound_masks(sample)
                 samples: list[BaseDataElement] = [None] * len(items)
-                for indices in _equal(items):
+                for indices in _group_by_shape(items):
                     chosen = [items[index] for index in indices]
                     if self.toolbox == 'mmseg' and not in_tiles:
                         for item in chosen:
@@ -292,7 +292,7 @@ class Predictor:
         return winners.cpu().numpy().astype(dtype)
 
 
-def _equal(items: Sequence[dict[str, Any]]) -> Iterable[list[int]]:
+def _group_by_shape(items: Sequence[dict[str, Any]]) -> Iterable[list[int]]:
     """Indices of images that run together: of equal shapes, or padding changes the results."""
     batches: dict[Any, list[int]] = {}
     for index, item in enumerate(items):

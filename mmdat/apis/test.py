@@ -70,12 +70,12 @@ def test(
         for _, dataset in config_tree.datasets(cfg, 'test'):
             dataset.pipeline = cfg.tta_pipeline
     # All metrics write files, for which they need no annotations.
-    if all(_of_metrics(cfg, 'format_only')):
+    if all(_values_of_metrics(cfg, 'format_only')):
         for _, dataset in config_tree.datasets(cfg, 'test'):
             dataset.pipeline = _without_annotations(dataset.pipeline)
     with explained(cfg):
         runner = build_runner(cfg, warnings)
-        if any(_of_metrics(cfg, 'output_dir')):
+        if any(_values_of_metrics(cfg, 'output_dir')):
             checks.masks.check_written_names(runner.test_loop.dataloader.dataset)
         with parts_in_bfloat16(runner.model) if amp else contextlib.nullcontext():
             return runner.test()
@@ -94,7 +94,7 @@ def _add_hook(cfg: Config, hook: dict[str, Any]) -> None:
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or ()), hook]
 
 
-def _of_metrics(cfg: Config, key: str) -> Iterator[Any]:
+def _values_of_metrics(cfg: Config, key: str) -> Iterator[Any]:
     """Yield what each metric of a test has for a key; None if it has none."""
     for _, metric in config_tree.metrics(cfg, 'test'):
         yield metric.get(key) if isinstance(metric, Mapping) else getattr(metric, key, None)

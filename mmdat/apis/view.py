@@ -166,15 +166,15 @@ def serve(
 def _settings_of_gradio(**settings: str) -> Iterator[None]:
     """Put settings in place of the environment's, which could open files, or the page to others."""
 
-    def taken() -> dict[str, str]:
+    def take_settings() -> dict[str, str]:
         return {name: os.environ.pop(name) for name in list(os.environ) if name[:7] == 'GRADIO_'}
 
-    before = taken()
+    before = take_settings()
     os.environ.update({f'GRADIO_{name}': value for name, value in settings.items()})
     try:
         yield
     finally:
-        taken()
+        take_settings()
         os.environ.update(before)
 
 
@@ -238,16 +238,16 @@ def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
                 for name in ('picture', 'attention')
             )
 
-        def told(text: str, kind: str = 'note') -> dict[Any, Any]:
+        def tell(text: str, kind: str = 'note') -> dict[Any, Any]:
             return {message: f'<div class="{kind}">{html.escape(text)}</div>'}
 
-        def show(at: Scene | None, name: str, score_thr: Number) -> dict[Any, Any]:
+        def show_picture(at: Scene | None, name: str, score_thr: Number) -> dict[Any, Any]:
             if at is None:
                 return {}
             drawn, found = viewer.picture(at, name, nearest(score_thr, LEAST_SCORE, 1))
-            return {picture: drawn, **told(f'{at.name}{found}')}
+            return {picture: drawn, **tell(f'{at.name}{found}')}
 
-        def look(at: Scene | None, name: str, *wanted: Number) -> dict[Any, Any]:
+        def show_attention(at: Scene | None, name: str, *wanted: Number) -> dict[Any, Any]:
             if at is None:
                 return {}
             chosen = viewer.limit(name, *wanted)
@@ -268,13 +268,13 @@ def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
             try:
                 return {attention: viewer.attention(at, name, *chosen), **updates}
             except UserError as error:
-                return told(str(error), 'error')
+                return tell(str(error), 'error')
 
-        def show_and_look(
+        def show_both(
             at: Scene | None, name: str, score_thr: Number, *wanted: int
         ) -> Iterator[dict[Any, Any]]:
-            yield show(at, name, score_thr)
-            yield look(at, name, *wanted)
+            yield show_picture(at, name, score_thr)
+            yield show_attention(at, name, *wanted)
 
         def read_upload(upload: dict[str, Any], *chosen: Any) -> Iterator[dict[Any, Any]]:
             yield from read(upload['path'], *chosen)
@@ -283,10 +283,10 @@ def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
             try:
                 at = viewer.read(path)
             except UserError as error:
-                yield {file: None, **told(str(error), 'error')}
+                yield {file: None, **tell(str(error), 'error')}
                 return
             yield {file: None, scene: at}
-            yield from show_and_look(at, *chosen)
+            yield from show_both(at, *chosen)
 
         def read_example(event: gr.SelectData, *chosen: Any) -> Iterator[dict[Any, Any]]:
             yield from read(examples[event.index], *chosen)
@@ -295,7 +295,7 @@ def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
             if at is not None:
                 x, y = event.index
                 at.query = (x + 0.5) / at.scale, (y + 0.5) / at.scale
-            return look(at, *chosen)
+            return show_attention(at, *chosen)
 
         where = [model, *sliders]
         settings = [model, threshold, *sliders]
@@ -308,11 +308,11 @@ def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
         )
         file.upload(read_upload, [file, *settings], [file, scene, *drawings], **common)
         gallery.select(read_example, settings, [file, scene, *drawings], **common)
-        model.input(show_and_look, [scene, *settings], drawings, **common)
-        threshold.input(show, [scene, model, threshold], [message, picture], **common)
+        model.input(show_both, [scene, *settings], drawings, **common)
+        threshold.input(show_picture, [scene, model, threshold], [message, picture], **common)
         picture.select(click, [scene, *where], drawings, **common)
         for moving in sliders:
-            moving.input(look, [scene, *where], drawings, **common)
+            moving.input(show_attention, [scene, *where], drawings, **common)
     return page
 
 

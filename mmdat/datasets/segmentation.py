@@ -83,7 +83,7 @@ class SegmentationDataset(BaseSegDataset):
     def load_data_list(self) -> list[dict]:
         image_folder = self.data_prefix['img_path']
         mask_folder = self.data_prefix.get('seg_map_path')
-        images = _by_name(image_folder, self.img_suffix, mask_folder, 'img_suffix')
+        images = _files_by_name(image_folder, self.img_suffix, mask_folder, 'img_suffix')
         if not images:
             raise UserError(
                 f'there is no image{f" *{self.img_suffix}" * bool(self.img_suffix)} in '
@@ -93,7 +93,7 @@ class SegmentationDataset(BaseSegDataset):
             images = self._listed(images, image_folder)
         masks = {}
         if mask_folder:
-            masks = _by_name(mask_folder, self.seg_map_suffix, image_folder, 'seg_map_suffix')
+            masks = _files_by_name(mask_folder, self.seg_map_suffix, image_folder, 'seg_map_suffix')
             images = self._with_masks(images, masks, mask_folder)
         data_list = []
         for name, path in sorted(images.items()):
@@ -146,7 +146,7 @@ class SegmentationDataset(BaseSegDataset):
         return {name: path for name, path in images.items() if name in masks}
 
 
-def _by_name(folder: str, suffix: str, other: str | None, option: str) -> dict[str, str]:
+def _files_by_name(folder: str, suffix: str, other: str | None, option: str) -> dict[str, str]:
     """Find the files in a folder that end in a suffix.
 
     Args:

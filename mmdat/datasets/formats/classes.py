@@ -69,16 +69,16 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         UserError: If there are less than two classes.
     """
     folder = Folder(data if data.is_dir() else data.parent, share, seed)
-    named = _listed(data, folder)
+    named = _read_lists(data, folder)
     tables = [path for path in folder.files if path.lower().endswith('.csv')]
     if not named and data.is_dir() and len(tables) == 1:
-        in_folders = {name for split in _in_folders(folder).values() for name in split.values()}
+        in_folders = {name for split in _read_folders(folder).values() for name in split.values()}
         folder.notes.clear()  # made anew if the folders are the classes
         if len(in_folders) < 2:
-            named = _listed(data / tables[0], folder)
+            named = _read_lists(data / tables[0], folder)
     kind = 'lists of images and classes' if named else 'a folder for each class'
     if not named:
-        named = _divided_by_lists(_in_folders(folder), folder)
+        named = _divide_by_lists(_read_folders(folder), folder)
     classes = sorted({name for split in named.values() for name in split.values()})
     if len(classes) < 2:
         raise NotRecognizedError(
@@ -111,11 +111,11 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
     )
 
 
-def _listed(data: Path, folder: Folder) -> dict[str, dict[str, str]]:
+def _read_lists(data: Path, folder: Folder) -> dict[str, dict[str, str]]:
     """Read lists with a line for each image: its path and its class, or the class's number."""
     named: dict[str, dict[str, str]] = {}
     chosen = [data.relative_to(folder.root).as_posix()]
-    for path in chosen if data.is_file() else _lists(folder):
+    for path in chosen if data.is_file() else _find_lists(folder):
         items, where = _items(folder, path, _rows(folder, path)), folder.root / path
         if not any(label for _, label, _ in items):
             continue
@@ -135,10 +135,10 @@ def _listed(data: Path, folder: Folder) -> dict[str, dict[str, str]]:
                 )
             found[name] = at
         check_distinct(found.items(), where)
-    return _named_by_file(named, folder)
+    return _replace_numbers(named, folder)
 
 
-def _lists(folder: Folder) -> list[str]:
+def _find_lists(folder: Folder) -> list[str]:
     """List the files that may name the images of a split."""
     return [
         path
@@ -147,9 +147,7 @@ def _lists(folder: Folder) -> list[str]:
     ]
 
 
-def _divided_by_lists(
-    named: dict[str, dict[str, str]], folder: Folder
-) -> dict[str, dict[str, str]]:
+def _divide_by_lists(named: dict[str, dict[str, str]], folder: Folder) -> dict[str, dict[str, str]]:
     """Divide the images of folders without splits by lists of them, as Food-101 has them.
 
     Raises:
@@ -158,7 +156,7 @@ def _divided_by_lists(
     if set(named) != {'train'}:
         return named
     splits: dict[str, dict[str, str]] = {}
-    for path in _lists(folder):
+    for path in _find_lists(folder):
         found = {line: folder.find(line, path) for line in read_lines(folder.root / path)}
         if not any(found.values()):
             continue
@@ -252,14 +250,14 @@ def _items(folder: Folder, path: str, rows: list[list[str]]) -> list[tuple[str, 
     return items
 
 
-def _named_by_file(named: dict[str, dict[str, str]], folder: Folder) -> dict[str, dict[str, str]]:
+def _replace_numbers(named: dict[str, dict[str, str]], folder: Folder) -> dict[str, dict[str, str]]:
     """Replace numbers of classes by their names: in a file line by line, or of the folders."""
     labels = {label for split in named.values() for label in split.values()}
     texts = files_named(folder, NAMES_FILES)
     if not all(label.isdigit() for label in labels):
         return named
     if not texts:
-        return _named_by_folder(named)
+        return _name_by_folders(named)
     names = read_names(folder, texts)
     if max(map(int, labels), default=0) >= len(names):
         raise UserError(
@@ -272,7 +270,7 @@ def _named_by_file(named: dict[str, dict[str, str]], folder: Folder) -> dict[str
     }
 
 
-def _named_by_folder(named: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+def _name_by_folders(named: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
     """Replace numbers of classes by the names of the folders, where each number has its own."""
     pairs = {
         (PurePosixPath(path).parent.name, label)
@@ -288,7 +286,7 @@ def _named_by_folder(named: dict[str, dict[str, str]]) -> dict[str, dict[str, st
     }
 
 
-def _in_folders(folder: Folder) -> dict[str, dict[str, str]]:
+def _read_folders(folder: Folder) -> dict[str, dict[str, str]]:
     """Take the class of each image from its folder, in folders for splits or without."""
     paths = [PurePosixPath(path) for path in folder.paths]
     depth = 0

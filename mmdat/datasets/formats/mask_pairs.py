@@ -48,11 +48,11 @@ def pair_masks(folder: Folder) -> dict[str, str]:
         NotRecognizedError: If there are none.
         UserError: If there are JPEG files alone where masks would be.
     """
-    photos, masks, blurred, is_clear = _by_key(folder, '[a-z]+')
+    photos, masks, blurred, is_clear = _key_files(folder, '[a-z]+')
     if not is_clear:  # as images1/a.jpg and images2/a.jpg
-        photos, masks, blurred, _ = _by_key(folder, r'[^\W\d_]+|\d+')
+        photos, masks, blurred, _ = _key_files(folder, r'[^\W\d_]+|\d+')
     pairs = {path: masks[key][-1] for key, path in photos.items() if key in masks}
-    if not pairs and (pairs := _by_name(photos, masks)):
+    if not pairs and (pairs := _pair_by_name(photos, masks)):
         image, mask = next(iter(pairs.items()))
         folder.note(
             f'Folders do not say which mask is whose: names alone do, as those of {image} and '
@@ -76,7 +76,7 @@ def pair_masks(folder: Folder) -> dict[str, str]:
     return pairs
 
 
-def _by_key(
+def _key_files(
     folder: Folder, pattern: str
 ) -> tuple[dict[tuple, str], dict[tuple, Ranked], set[str], bool]:
     """Give images and masks that belong together one key.
@@ -155,7 +155,7 @@ def _by_key(
     return photos, masks, blurred, is_clear
 
 
-def _by_name(photos: Mapping[tuple, str], masks: Mapping[tuple, Ranked]) -> dict[str, str]:
+def _pair_by_name(photos: Mapping[tuple, str], masks: Mapping[tuple, Ranked]) -> dict[str, str]:
     """Pair images with masks of the same name wherever they lie, but not of another split.
 
     Where names do not tell apart several images, or several masks of one rank, there is no pair.

@@ -41,7 +41,7 @@ def read_yolo(data: Path, folder: Folder) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: If a line is not YOLO's, or an image of a list is not there.
     """
-    found = _description(data, folder)
+    found = _read_description(data, folder)
     if found is None:
         return {}
     near, names, splits, is_pose = found
@@ -70,7 +70,7 @@ def read_yolo(data: Path, folder: Folder) -> dict[str, dict[str, Any]]:
     return {split: _convert(folder.root, parts, names, polygons) for split, parts in rows.items()}
 
 
-def _description(
+def _read_description(
     data: Path, folder: Folder
 ) -> tuple[str, list[str], dict[str, list[str]], bool] | None:
     """Find what names the classes, the images of each split, and whether there are keypoints."""
@@ -99,7 +99,7 @@ def _description(
         _refuse_without_names(folder, [_label_of(path, labels) for path in paths], broken)
     if not texts or not paths:
         return None
-    splits = _listed(folder)
+    splits = _read_lists(folder)
     if left := splits and len(set(paths) - {path for part in splits.values() for path in part}):
         folder.note(f'{left} images with labels are in no list such as train.txt: left out.')
     for path in () if splits else folder.paths:
@@ -124,7 +124,7 @@ def _names(named: Any, where: Path) -> list[str]:
     return names
 
 
-def _listed(folder: Folder) -> dict[str, list[str]]:
+def _read_lists(folder: Folder) -> dict[str, list[str]]:
     """Take the images of each split from the lists that Darknet reads; none without train.txt."""
     splits: dict[str, list[str]] = {}
     for path in folder.files:
@@ -152,12 +152,16 @@ def _refuse_without_names(folder: Folder, labels: list[str | None], why: str) ->
 def _splits(path: str, content: dict[str, Any], folder: Folder) -> dict[str, list[str]]:
     """List the images of the folders and lists that a YAML file names, by split."""
     start = PurePosixPath(path).parent
-    bases = [start / _inside(str(content.get('path') or ''), folder.root), start, PurePosixPath()]
+    bases = [
+        start / _relative_path(str(content.get('path') or ''), folder.root),
+        start,
+        PurePosixPath(),
+    ]
     splits: dict[str, list[str]] = {}
     for split in SPLITS:
         places = content.get(split) or []
         for place in [places] if isinstance(places, str) else places:
-            listed = list(_images_at(_inside(place, folder.root), bases, folder, path))
+            listed = list(_images_at(_relative_path(place, folder.root), bases, folder, path))
             if not listed and split == 'test':  # Roboflow names one that is not there
                 folder.note(f'{path} names {place!r} for test, where no image is: left out.')
                 continue
@@ -170,7 +174,7 @@ def _splits(path: str, content: dict[str, Any], folder: Folder) -> dict[str, lis
     return splits
 
 
-def _inside(place: str, root: Path) -> str:
+def _relative_path(place: str, root: Path) -> str:
     """Write a path relative to the root if it is below it, without dots at its beginning."""
     if Path(place).is_absolute() and Path(place).is_relative_to(root):
         return str(Path(place).relative_to(root))
