@@ -65,7 +65,7 @@ def draw_classified(
 
     A class with a lower score than ``score_thr`` is not named.
     """
-    # Of the names that ImageNet gives a class, the first.
+    # ImageNet gives a class several names: the first is drawn.
     names = [name.split(',')[0] for name in dataset.metainfo['classes']]
     by_path = {sample['img_path']: sample for sample in predictions}
     cells = []

@@ -208,7 +208,7 @@ def _build_evaluator(cfg: Config, split: str, report: DataReport) -> Evaluator |
 
 
 def _explained(cfg: Config, build: Callable[[], Any]) -> Any:
-    # pycocotools reports its progress.
+    # pycocotools prints its progress, which belongs to no report.
     with explained(cfg), contextlib.redirect_stdout(io.StringIO()):
         return build()
 

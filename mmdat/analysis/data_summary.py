@@ -20,7 +20,7 @@ from mmdat.errors import UserError, enumerate_names
 READ = 200
 # A class with fewer objects or images to train on is hardly learned.
 FEW = 10
-# A box that overlaps the smallest anchor less, wherever that lies, is background to it.
+# Least IoU with an anchor for a box to be learned. A small box may reach it nowhere.
 LEAST_IOU = 0.3
 
 

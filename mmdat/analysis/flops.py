@@ -72,7 +72,7 @@ def count_complexity(cfg: Config, shape: Sequence[int] | None = None) -> Complex
         UserError: For a mistake in the config or the shape.
     """
     shape = image_shape(cfg, shape)
-    # What cannot be run without values, or is a mistake, fails in many ways.
+    # A model that needs values fails in many ways without; so does a mistake, which fails again.
     with contextlib.suppress(Exception):
         return _count(cfg, shape, with_values=False)
     return _count(cfg, shape, with_values=True)

@@ -17,7 +17,7 @@ from mmdat.visualization.curves import save_figure
 from .tables import TITLES, percent
 
 JPEG_QUALITY = 85
-# Of more classes, those that are most often confused are shown.
+# Most classes in the confusion matrix: those that are most often confused.
 MOST_CLASSES = 20
 # Share of a row above which a cell of the confusion matrix is dark.
 DARK = 0.85
@@ -71,7 +71,7 @@ def _jpeg(picture: np.ndarray) -> str:
 
 
 def _png(figure: Figure) -> str:
-    """A drawing of thin lines, which JPEG would blur."""
+    """Encode a drawing as PNG, as JPEG would blur its thin lines."""
     buffer = io.BytesIO()
     save_figure(figure, buffer)
     return _data_uri('png', buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Proposals of mmdet's two-stage detectors, of which as many are counted as the papers did."""
+"""Limits on the proposals of mmdet's two-stage detectors, to count MACs as the papers did."""
 
 from functools import partial
 from typing import Any
@@ -60,6 +60,6 @@ def choose_without_values(detector: BaseModel) -> None:
 
 
 def _extract(extractor: SingleRoIExtractor, features: tuple[Tensor, ...], rois: Tensor) -> Tensor:
-    """Stand for the features of regions, which levels would be chosen for by size."""
+    """Return zeros for the features of regions: values would be needed to choose their levels."""
     size = extractor.roi_layers[0].output_size
     return features[0].new_zeros(len(rois), extractor.out_channels, *size)

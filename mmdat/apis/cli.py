@@ -96,7 +96,7 @@ def command_line(main: Callable[[], None]) -> None:
 
 
 def _tell_of_thread(args: threading.ExceptHookArgs) -> None:
-    """Print what ends a thread, but not that TensorBoard's cannot write: its next call tells so."""
+    """Print what ends a thread, unless it cannot write: TensorBoard's next call tells of that."""
     if args.exc_value is None or not file_fault(args.exc_value):
         threading.__excepthook__(args)
 

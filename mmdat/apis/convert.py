@@ -1,4 +1,4 @@
-"""Checkpoints that the authors published: whether one fits a config, and as an ordinary one."""
+"""Published checkpoints: writing one with OpenMMLab's names, or comparing one with a config."""
 
 import io
 import os

@@ -148,7 +148,7 @@ def _validation_panel(name: str) -> str:
 
 
 def _short_names(paths: Sequence[str]) -> list[str]:
-    """As many last parts of paths as tell them apart, the same number of all."""
+    """Shorten paths to their last parts: as many of each as tell all of them apart."""
     for length in range(1, max(path.count('/') for path in paths) + 1):
         names = ['/'.join(path.split('/')[-length:]) for path in paths]
         if len(set(names)) == len(names):

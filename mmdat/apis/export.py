@@ -127,9 +127,9 @@ def _check_file(path: Path) -> None:
 def _exportable(
     model: BaseModel, toolbox: str
 ) -> tuple[nn.Module, Callable[[Tensor], tuple[Tensor, ...]]]:
-    """The module from images to a named tuple, of all of a model or of what can be exported.
+    """Return what is exported, the whole model or its backbone and neck, and what to compare with.
 
-    With it comes what the toolbox itself computes of this.
+    The one is a module from images to a named tuple, the other the toolbox's own function.
     """
     kinds: dict[str, Callable[[BaseModel], nn.Module]] = dict(
         mmpretrain=ExportableClassifier, mmseg=ExportableSegmentor, mmdet=_exportable_detector

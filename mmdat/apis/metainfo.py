@@ -42,7 +42,7 @@ def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
 
 
 def color_type_of(cfg: Config) -> str:
-    """How a test of a config loads images, as mmcv calls it: ``'color'``, ``'grayscale'``, ...
+    """The ``color_type`` with which a test loads images: ``'color'``, ``'grayscale'``, ...
 
     Raises:
         UserError: If it loads them so that an image in memory does not take its place, or with

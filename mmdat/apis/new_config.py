@@ -40,7 +40,7 @@ from mmdat.errors import UserError
 from .config_text import WIDTH, Code, assignment
 from .model import load_config
 
-# What a config is written from, of a base.
+# Keys that a base must have: the new config is computed from them.
 PARTS = (
     'train_dataloader.dataset', 'train_dataloader.batch_size', 'val_dataloader.dataset',
     'val_evaluator', 'train_cfg', 'optim_wrapper.optimizer.type', 'optim_wrapper.optimizer.lr',
@@ -54,15 +54,15 @@ TASKS = dict(
     mmseg=('semantic segmentation', 'configs/upernet_dat_pp_t_ade20k.py'),
     mmpretrain=('classification', 'configs/dat_pp_t_in1k.py'),
 )
-# So many steps train a small model of a few classes; of fewer images, epochs are more.
+# Steps that train a small model of a few classes: the fewer images, the more epochs.
 LEAST_STEPS = 3000
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 100
-# From so many images on the base's schedule stays.
+# Images from which on the schedule of the base stays.
 MANY_IMAGES = 20_000
 WARM_UP_SHARE = 0.1
 VALIDATIONS = 10
 MOST_ROWS = 40
-# Paths stay whole.
+# How a comment is wrapped: a path in it stays whole.
 COMMENT: Any = dict(
     initial_indent='# ', subsequent_indent='# ', break_long_words=False, break_on_hyphens=False
 )
@@ -530,7 +530,8 @@ def _fit_schedulers(
         ratio: New length over the base's.
         lr_ratio: New learning rate over the base's.
     """
-    # Warm-ups are in steps whatever the length is in; what begins where one ends, begins there.
+    # A warm-up counts steps even where the training counts epochs. A scheduler that begins where
+    # a warm-up of the base ends begins where the new one ends.
     most = max(1, int(all_steps * WARM_UP_SHARE))
     warm = {
         item['end']: min(item['end'], most)

@@ -181,7 +181,7 @@ def _run(
     on_unreadable: Callable[[str, str], None],
     notify: Callable[[str], None],
 ) -> Iterator[Prediction]:
-    """Predict inputs batch by batch; what there is to notify of is told once."""
+    """Predict inputs batch by batch, and give each notice once."""
     notified: set[str] = set()
 
     def notify_once(text: str) -> None:

@@ -20,7 +20,7 @@ from mmdat.visualization.predictions import Color, draw_classes_of_pixels, draw_
 from .predictor import Predictor
 from .results import Instances, Prediction
 
-TOP = 5  # classes of a classifier that are told
+TOP = 5  # classes of a classifier that are named
 PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 MOST_JPEG = 65500  # pixels a side
 # MPEG-4 counts time in at most 65535 parts of a second, and OpenCV in decimal ones.

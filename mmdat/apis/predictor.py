@@ -301,7 +301,7 @@ def _group_by_shape(items: Sequence[dict[str, Any]]) -> Iterable[list[int]]:
 
 
 def _raise_thresholds(model: nn.Module, score_thr: float) -> None:
-    """Let the heads of a detector drop what is left out in any case, before they draw its masks."""
+    """Raise the thresholds of a detector's heads, which draw masks of all that is above them."""
     for name in ('bbox_head', 'roi_head'):
         test_cfg: Any = getattr(getattr(model, name, None), 'test_cfg', None) or {}
         if 'score_thr' in test_cfg:

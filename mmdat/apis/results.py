@@ -30,7 +30,7 @@ class Instances:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about an image; of the last three, what its task has is not None.
+    """What a model predicts for an image: one of the last three attributes, the others are None.
 
     Attributes:
         name: Path of the image or video below the folder that all inputs share.

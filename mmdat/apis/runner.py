@@ -1,4 +1,4 @@
-"""From a config to mmengine's runner, on GPUs and on CPUs, with mmdat's checks in every run."""
+"""mmengine's runner of a config, on GPUs and on CPUs, with mmdat's checks in every run."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -58,8 +58,8 @@ def build_runner(cfg: Config, warnings: Iterable[str] = ()) -> Runner:
         warnings: What was found before there was a log; goes into it.
     """
     added = add_checks(cfg)
-    # Of equal names mmengine makes one visualizer for a process, which writes where the first run
-    # does; without one it gets the run's.
+    # mmengine makes one visualizer of a name in a process, which writes where the first run does.
+    # Without a name it gets the run's.
     (cfg.get('visualizer') or {}).pop('name', None)
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         _prepare_processes_on_cpu(cfg)
@@ -119,7 +119,7 @@ def make_resumable(cfg: Config, warn: Callable[[str], None]) -> None:
     """Put the loop and the hook with which training resumes exactly in the place of mmengine's.
 
     Args:
-        warn: Is told of another loop.
+        warn: Takes a sentence about a loop that is not mmengine's.
     """
     train_cfg = cfg.train_cfg
     if 'type' not in train_cfg and 'by_epoch' in train_cfg:

@@ -1,4 +1,4 @@
-"""What of a run's log is left out of the terminal, so that the rest is seen; the file has all."""
+"""A short log on the terminal, in which what matters is seen; the log's file has all."""
 
 import contextlib
 import logging

@@ -74,5 +74,5 @@ def in_toolbox(cfg: Config) -> Iterator[None]:
 
 
 def visualizer_of(cfg: Config) -> dict[str, Any]:
-    """The config of what draws predictions and annotations, its toolbox's where it names none."""
+    """The visualizer that a config names, or else that of its toolbox."""
     return dict(cfg.get('visualizer') or dict(type=toolbox_of(cfg).visualizer))

@@ -79,7 +79,7 @@ def train(
 def _check_source(cfg: Config, resume: str | None, warn: Callable[[str], None]) -> None:
     """Say in a config what training starts or goes on from, and check it."""
     if resume is None and cfg.get('resume') and cfg.get('load_from') is None:
-        # As mmengine understands it, and its FlexibleRunner.
+        # mmengine takes True for the newest checkpoint, its FlexibleRunner a path too.
         resume = cfg.resume if isinstance(cfg.resume, str) else 'auto'
     content = None
     if resume in ('auto', 'latest'):
@@ -99,7 +99,7 @@ def _check_source(cfg: Config, resume: str | None, warn: Callable[[str], None]) 
     if cfg.get('load_from') is not None:
         resumes = cfg.get('resume', False)
         if content is None:
-            # Of a training that goes on, all is needed; else weights alone.
+            # A training that goes on needs all of it, one that starts from it the weights alone.
             content = read_checkpoint(cfg.load_from, skip_objects=not resumes)
             if resumes:
                 check_whole(cfg.load_from)

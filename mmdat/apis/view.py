@@ -84,7 +84,7 @@ def view(
         )
     with serve(Viewer(predictors), paths, port, host) as url:
         print(f'Open {url} in a browser; Ctrl-C ends it', flush=True)
-        # As Ctrl-C, so that uploads are deleted then too.
+        # SIGTERM ends the viewer as Ctrl-C does, so that uploads are deleted then too.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             threading.Event().wait()
@@ -164,7 +164,7 @@ def serve(
 
 @contextmanager
 def _settings_of_gradio(**settings: str) -> Iterator[None]:
-    """Put settings in place of the environment's, which could open files, or the page to others."""
+    """Replace the settings of the environment, which could open files, or the page to others."""
 
     def take_settings() -> dict[str, str]:
         return {name: os.environ.pop(name) for name in list(os.environ) if name[:7] == 'GRADIO_'}

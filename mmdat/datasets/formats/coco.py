@@ -25,7 +25,7 @@ from .labelme import read_labelme
 from .voc import read_voc
 from .yolo import read_yolo
 
-# What COCO's own folder has of the same images beside the instances.
+# Names of files in COCO's own folder that hold other annotations of the same images.
 COCO_ALSO = re.compile('captions|keypoints|stuff|panoptic|image_info')
 KNOWN = 'COCO JSON, YOLO (data.yaml or classes.txt), Pascal VOC (XML) and labelme (JSON)'
 
@@ -300,7 +300,7 @@ def _why_renumbered(split: CocoSplit, first: CocoSplit, classes: list[str]) -> s
 
 
 def _renumber(split: CocoSplit, classes: list[str]) -> None:
-    """Number the categories and annotations of a split from 1, in a copy that is yet to write."""
+    """Number the categories and annotations of a split from 1, in a copy that is written later."""
     content = split.content
     numbers = {name: number for number, name in enumerate(classes, 1)}
     new = {item['id']: numbers.get(item['name']) for item in content['categories']}
@@ -333,7 +333,7 @@ def _classes_of(split: CocoSplit) -> dict[Any, set]:
 
 
 def _take(split: CocoSplit, ids: list[Any]) -> CocoSplit:
-    """Take some of the images of a split, by id, into one that is yet to write."""
+    """Take some of the images of a split, by id, into a split whose file is written later."""
     kept = set(ids)
     content = {
         'images': [item for item in split.content['images'] if item['id'] in kept],

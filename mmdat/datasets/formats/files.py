@@ -226,7 +226,7 @@ def image_sets(folder: Folder, kind: str) -> dict[str, str]:
         kind: ``'Main'`` or ``'Segmentation'``.
     """
     splits: dict[str, str] = {}
-    # What is in trainval alone is trained on.
+    # trainval comes first, so that train and val replace what it says: the rest is trained on.
     for name, split in [('trainval', 'train'), *SPLIT_WORDS.items()]:
         for path in folder.files:
             if path.endswith(f'ImageSets/{kind}/{name}.txt'):
@@ -379,7 +379,7 @@ def hold_back(
         raise UserError(f'there is {len(items)} image with annotations: at least 2 are needed')
     random.Random(seed).shuffle(items)
     left = Counter(name for classes in classes_of.values() for name in set(classes))
-    # Item by item from all classes in turn, as each class's share of the held-back is due.
+    # The classes take turns: an item is due when its class has had the same share of its items.
     seen: Counter = Counter()
     due = {}
     for item in items:

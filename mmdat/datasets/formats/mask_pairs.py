@@ -11,13 +11,13 @@ from mmdat.errors import UserError
 from .files import Folder, NotRecognizedError, split_of_folder
 
 IMAGE_WORDS = ('images', 'image', 'imgs', 'img', 'jpegimages', 'photos', 'inputs')
-# The first that is there counts: programs write pictures of the masks beside them.
+# Words for folders of masks, the surest first: programs write pictures of the masks into others.
 MASK_WORDS = (
     'segmentationclasspng', 'segmentationclass', 'masks', 'mask', 'labels', 'label', 'annotations',
     'annotation', 'annot', 'ann', 'gt', 'groundtruth', 'targets', 'segmentation',
 )  # fmt: skip
 MASK_END = re.compile(r'[_-](masks?|seg|segmentation|labels?|gt)$', re.IGNORECASE)
-# What the name of a mask may have more than its image's: Cityscapes' first, CamVid's last.
+# Parts of a mask's name that its image's lacks: those of Cityscapes first, of CamVid last.
 MORE_IN_MASKS = (
     re.compile('(_gtFine)?_labelTrainIds$'),
     re.compile('_gtFine_labelIds$'),
@@ -161,7 +161,7 @@ def _pair_by_name(photos: Mapping[tuple, str], masks: Mapping[tuple, Ranked]) ->
     Where names do not tell apart several images, or several masks of one rank, there is no pair.
     """
     by_name: dict[str, dict[str | None, list[str]]] = defaultdict(lambda: defaultdict(list))
-    # Images lie in folders that are named so, if there are such.
+    # If there are folders that are named for images, the images lie in them.
     named = [path for key, path in photos.items() if isinstance(key[0], tuple)]
     for path in named or photos.values():
         by_name[PurePosixPath(path).stem][split_of_folder(path)].append(path)

@@ -19,23 +19,25 @@ from mmdat.errors import UserError, enumerate_names
 from .files import Folder, choose_first, files_named, read_lines, read_text
 from .mask_pairs import CITYSCAPES_END
 
-# Names of the classes of Cityscapes are those of its values for training; its labelIds of them.
+# Values in the labelIds files of Cityscapes, of the classes that are trained on, in their order.
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)
 LISTS_OF_CLASSES = (
     'labelmap.txt', 'class_names.txt', 'classes.txt', 'labels.txt', '_classes.csv', 'classes.json',
     'labels.json', 'class_names.json', 'label_map.json', 'meta.json', 'class_dict.csv',
 )  # fmt: skip
-# Pattern of their images' names, data set of mmsegmentation, and value of its first class.
+# Data sets of papers: pattern of the images' names, class of mmsegmentation, value of the first
+# class.
 PAPERS = (
     (r'ADE_(train|val)_\d{8}', 'ADE20KDataset', 1),
     (r'(19|20)\d\d_\d{6}', 'PascalVOCDataset', 0),
     (rf'[a-z-]+_\d{{6}}_\d{{6}}{CITYSCAPES_END}', 'CityscapesDataset', 0),
 )
-# More values without names are no classes if they go beyond this number.
+# Values without names are no classes if there are more than MOST_GRAYS and one is above
+# MOST_NUMBERED.
 MOST_GRAYS, MOST_NUMBERED = 32, 200
 MOST_READ = 2000  # masks that are looked at
 Color = tuple[int, int, int]
-# By value, None for what is ignored; or in the order of the values.
+# Names of classes by value, where None is ignored, or in the order of the values.
 Names = Mapping[int, str | None] | list[str]
 BLACK = (0, 0, 0)
 

@@ -84,7 +84,7 @@ def _read_description(
             broken = broken or f' ({where} is not YAML: {" ".join(str(error).split())})'
             continue
         if isinstance(content, dict) and content.get('names') and SPLITS[0] in content:
-            # As text: YAML takes a class "no" for False.
+            # Names are read as text, since YAML takes a class "no" for False.
             names = _names(yaml.load(text, yaml.BaseLoader)['names'], where)
             count = content.get('nc', len(names))
             if str(count).isdecimal() and int(count) != len(names):
@@ -278,7 +278,7 @@ def _convert(
 def _object(
     row: list[float], size: tuple[int, int], names: list[str], as_polygon: bool
 ) -> dict[str, Any]:
-    """Give an object its box in pixels, or its polygon: of a box, the four corners."""
+    """Give an object its box in pixels, or its polygon; that of a box has four corners."""
     label, *shares = row
     numbers = [share * side for share, side in zip(shares, itertools.cycle(size), strict=False)]
     name = names[int(label)]
