@@ -21,7 +21,7 @@ from mmdat.errors import UserError, reason, suggest
 
 from .curves import write_curves
 from .runner import build_runner, make_resumable, read_run_config, use_mixed_precision
-from .toolboxes import toolbox_of
+from .toolboxes import visualizer_of
 
 
 def train(
@@ -112,7 +112,7 @@ def _add_vis_backends(cfg: Config, packages: Sequence[str]) -> None:
         if package not in VIS_BACKENDS:
             raise UserError(f'{package!r} is no visual backend: {suggest(package, VIS_BACKENDS)}')
         if VIS_BACKENDS[package] not in vis_backends_in(cfg):
-            visualizer = dict(cfg.get('visualizer') or dict(type=toolbox_of(cfg).visualizer))
+            visualizer = visualizer_of(cfg)
             backends = visualizer.get('vis_backends') or dict(type='LocalVisBackend')
             backends = [backends] if isinstance(backends, dict) else list(backends)
             added = dict(type=VIS_BACKENDS[package])
