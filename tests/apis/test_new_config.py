@@ -462,7 +462,7 @@ def test_a_base_without_a_part_is_refused(part: str, tmp_path: Path) -> None:
     parent.pop(last)
     base = tmp_path / 'base.py'
     cfg.dump(base)
-    for split in ('train', 'test'):
+    for split in ('train', 'val', 'test'):
         write_folders_of_classes(tmp_path / 'data' / split)
     out = tmp_path / 'mine.py'
     with pytest.raises(UserError, match=rf'base.py has no {part}(\.\w+)*: add one'):
