@@ -162,7 +162,9 @@ def warn_if_random(model: nn.Module, warn: Warn) -> None:
         warn: Is told of it where the authors published weights or stages are frozen.
     """
     backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, HierarchicalBackbone) or model.init_cfg or backbone.init_cfg:
+    if not isinstance(backbone, HierarchicalBackbone):
+        return
+    if getattr(model, 'init_cfg', None) or backbone.init_cfg:
         return
     name = f'{IN_NAMES.get(type(backbone).__name__)}_{str(backbone.arch)[0]}_in1k'
     such = f", such as dict(type='Pretrained', checkpoint='{PREFIX}{name}')"
