@@ -36,7 +36,7 @@ from mmdat.visualization.comparison import (
     draw_titled,
     resize,
 )
-from mmdat.visualization.predictions import draw_text, random_colors
+from mmdat.visualization.predictions import distinct_colors, draw_text
 
 from .data_summary import (
     READ,
@@ -227,7 +227,7 @@ def _draw(datasets: dict[str, Any], num_images: int) -> np.ndarray:
 def _draw_annotated(dataset: Any, info: dict[str, Any]) -> np.ndarray:
     """Draw an image with its annotations; (height, width, 3), RGB uint8."""
     names = [str(name) for name in dataset.metainfo.get('classes') or ()]
-    palette = list(dataset.metainfo.get('palette') or random_colors(len(names)))
+    palette = list(dataset.metainfo.get('palette') or distinct_colors(len(names)))
     loaded = load(dataset, info)
     if loaded is None:
         return draw_text(np.zeros((SIDE, SIDE, 3), np.uint8), 'cannot be loaded')

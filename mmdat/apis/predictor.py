@@ -25,7 +25,7 @@ from mmdat.checks.mmengine_private import in_scope
 from mmdat.checks.run import check_device, check_least, check_share
 from mmdat.errors import UserError
 from mmdat.visualization import ImageMapping, Recording, record_attention, record_batch
-from mmdat.visualization.predictions import random_colors
+from mmdat.visualization.predictions import distinct_colors
 
 from .metainfo import (
     annotations_of,
@@ -134,7 +134,7 @@ class Predictor:
         self.classes = class_names(metainfo, self._model)
         palette = metainfo.get('palette')
         if not isinstance(palette, (list, tuple)) or len(palette) < len(self.classes):
-            palette = random_colors(len(self.classes))
+            palette = distinct_colors(len(self.classes))
         self.palette = [tuple(map(int, color)) for color in palette]
         is_detector = self.toolbox == 'mmdet'
         annotations = annotations_of(dataset) if is_detector else {}

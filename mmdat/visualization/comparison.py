@@ -8,7 +8,7 @@ from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw
 
 from .fonts import font_for
-from .predictions import draw_classes_of_pixels, draw_instances, random_colors
+from .predictions import distinct_colors, draw_classes_of_pixels, draw_instances
 
 PICTURES_PER_ROW = 4
 # Predictions below it are not drawn, unless another is given.
@@ -119,7 +119,7 @@ def draw_segments(
     image = resize(image)
     size = image.shape[1::-1]
     resized = cv2.resize(segments.astype(np.int32), size, interpolation=cv2.INTER_NEAREST)
-    return draw_classes_of_pixels(image, resized, classes, palette or random_colors(len(classes)))
+    return draw_classes_of_pixels(image, resized, classes, palette or distinct_colors(len(classes)))
 
 
 def draw_objects(
@@ -129,7 +129,7 @@ def draw_objects(
     palette: Palette | None = None,
 ) -> np.ndarray:
     """Draw masks, boxes, names and scores on an image, resized so that they can be read."""
-    palette = palette or random_colors(len(classes))
+    palette = palette or distinct_colors(len(classes))
     scale = SIDE / max(image.shape[:2])
     image = resize(image)
     size = image.shape[1::-1]

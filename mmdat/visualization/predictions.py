@@ -1,5 +1,6 @@
 """Pictures of what a model predicts, drawn on the image in its own size but for small ones."""
 
+import colorsys
 from collections.abc import Iterable, Sequence
 
 import cv2
@@ -11,15 +12,25 @@ from .fonts import font_for
 Color = Sequence[int]
 
 OPACITY = 0.45
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+# Saturation and brightness of as many colors as the eye tells apart by their hues, then of as many
+# more.
+SHADES = ((0.9, 1.0), (0.5, 1.0), (0.9, 0.65))
+SHADED_HUES = 10
 # In heights of a text: where its box is tried, from its place down.
 SHIFTS = (0, 1, -1, 2, -2, 3, -3)
 LEGIBLE = 224  # in pixels: the least longer side of an image that lines are written on
 
 
-def random_colors(number: int) -> list[tuple[int, int, int]]:
-    """Draw RGB colors at random, the same in each run, for classes that have none."""
-    colors = np.random.default_rng(0).integers(0, 256, (number, 3))
-    return [(red, green, blue) for red, green, blue in colors.tolist()]
+def distinct_colors(number: int) -> list[tuple[int, int, int]]:
+    """RGB colors for classes that have none: bright, and far from those before, in each run."""
+    colors = []
+    for index in range(number):
+        hue = index * GOLDEN_RATIO % 1  # which spreads any number of hues evenly
+        saturation, value = SHADES[index // SHADED_HUES % len(SHADES)]
+        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return colors
 
 
 def draw_instances(

@@ -10,7 +10,12 @@ from fontTools.ttLib import TTFont
 from matplotlib.font_manager import findfont
 
 from mmdat.visualization import fonts
-from mmdat.visualization.predictions import draw_classes_of_pixels, draw_instances, draw_text
+from mmdat.visualization.predictions import (
+    distinct_colors,
+    draw_classes_of_pixels,
+    draw_instances,
+    draw_text,
+)
 
 GRAY = np.full((120, 200, 3), 128, np.uint8)
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -18,6 +23,14 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 def is_near(picture: np.ndarray, color: tuple[int, ...]) -> np.ndarray:
     return (np.abs(picture.astype(int) - color) < 40).all(-1)
+
+
+def test_classes_without_colors_get_bright_ones_that_differ() -> None:
+    colors = np.array(distinct_colors(30))
+    assert (colors.max(-1) > 150).all()
+    apart = np.abs(colors[:, None] - colors).sum(-1) + 1000 * np.eye(30, dtype=int)
+    assert apart[:10, :10].min() > 70 and apart.min() > 40
+    assert distinct_colors(3) == [tuple(color) for color in colors[:3].tolist()]
 
 
 def test_boxes_masks_and_names_are_where_the_objects_are() -> None:
