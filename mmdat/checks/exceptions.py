@@ -133,22 +133,25 @@ def _explain(error: Exception, cfg: Config) -> str | None:
 
 
 def _nearest_type(name: str, registry: Any) -> str | None:
-    """The name spelled most like ``name`` of what a registry, or one beside it, can build."""
+    """The type, with the scope it needs, spelled most like ``name`` whatever scope that has."""
     if not isinstance(registry, Registry):
         return None
     root = registry
     while root.parent is not None:
         root = root.parent
-    scoped = {
-        f'{scope}.{each}': each
-        for scope, child in root.children.items()
+    # Name without a scope -> how a config writes it. Later ones replace earlier ones.
+    types = {
+        each: f'{scope}.{each}'
+        for scope, child in sorted(root.children.items(), reverse=True)
         for each in child.module_dict
     }
-    same = [full for full, each in scoped.items() if each == name]
+    types |= {each: each for each in (*root.module_dict, *registry.module_dict)}
+    scope, _, bare = name.rpartition('.')
+    if scope in root.children:
+        types |= {each: f'{scope}.{each}' for each in root.children[scope].module_dict}
     # Among so many names, one is often a little like a class of the user's own.
-    return min(same, default=None) or nearest(
-        name, {*registry.module_dict, *root.module_dict, *scoped}, cutoff=0.8
-    )
+    near = nearest(bare, types, cutoff=0.8)
+    return types[near] if near else nearest(name, types.values(), cutoff=0.8)
 
 
 def _missing_file(error: FileNotFoundError, text: str, cfg: Config) -> str:

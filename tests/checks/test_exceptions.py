@@ -80,6 +80,16 @@ def build_evaluator(runner: Runner, cfg: Config) -> Any:
         ),
         (
             build_backbone,
+            {'model.backbone.type': 'DATPlusplus'},
+            r"nothing of that name is registered in .*; did you mean 'mmdat.DATPlusPlus'\?",
+        ),
+        (
+            build_backbone,
+            {'model.backbone.type': 'mmdet.DATPlusPlus'},
+            r"nothing of that name is registered in .*; did you mean 'mmdat.DATPlusPlus'\?",
+        ),
+        (
+            build_backbone,
             {'model.backbone.arch': 'tny'},
             r"DATPlusPlus has no arch 'tny': did you mean 'tiny'\?",
         ),
