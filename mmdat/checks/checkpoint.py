@@ -28,8 +28,6 @@ COUNTERS = (
     *('base_values', 'last_step', 'verbose', 'anneal_func'),
     *('best', 'cooldown_counter', 'num_bad_epochs'),
 )
-# Backbone -> how the names of published checkpoints begin.
-IN_NAMES = dict(DATPlusPlus='dat_pp', ScalableViT='scalablevit')
 # Types of optim_wrapper, however the text of a config names them.
 MIXED_PRECISION = re.compile(r"(Amp|Apex|BFloat16)OptimWrapper'")
 
@@ -164,9 +162,9 @@ def warn_if_random(model: nn.Module, warn: Warn) -> None:
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, HierarchicalBackbone):
         return
-    if getattr(model, 'init_cfg', None) or backbone.init_cfg:
+    if 'Pretrained' in f'{getattr(model, "init_cfg", "")} {backbone.init_cfg}':
         return
-    name = f'{IN_NAMES.get(type(backbone).__name__)}_{str(backbone.arch)[0]}_in1k'
+    name = f'{backbone.PUBLISHED_PREFIX}_{str(backbone.arch)[0]}_in1k'
     such = f", such as dict(type='Pretrained', checkpoint='{PREFIX}{name}')"
     remedy = f'give model.backbone.init_cfg weights{such if name in PUBLISHED else ""}'
     if backbone.frozen_stages >= 0:

@@ -36,7 +36,7 @@ from mmdat.checks.checkpoint import (
     warn_if_random,
 )
 from mmdat.errors import UserError
-from mmdat.models import DATPlusPlus, ScalableViT
+from mmdat.models import DAT, DATPlusPlus, ScalableViT
 
 
 def written(content: object) -> bytes:
@@ -288,6 +288,8 @@ def test_settings_that_a_resumed_training_does_not_take_over_are_told(
         (DATPlusPlus('tiny'), "random weights, .*'mmdat://dat_pp_t_in1k'"),
         (ScalableViT('small', frozen_stages=1), "as they are: .*'mmdat://scalablevit_s_in1k'"),
         (DATPlusPlus('nano', frozen_stages=0), 'keeps random .* model.backbone.init_cfg weights$'),
+        (DAT('tiny'), None),
+        (DATPlusPlus('tiny', init_cfg=dict(type='Normal', layer='Linear')), 'random weights'),
         (DATPlusPlus('nano'), None),  # of which there are no weights
         (DATPlusPlus('tiny', init_cfg=dict(type='Pretrained', checkpoint='a.pth')), None),
         (nn.Identity(), None),

@@ -70,6 +70,8 @@ class HierarchicalBackbone(BaseModule):
     # The authors' names of the modules of a classifier's head, by mmpretrain's, and of its norm.
     PUBLISHED_HEAD: ClassVar[Mapping[str, str]]
     PUBLISHED_NORM: ClassVar[str]
+    # How the names of published checkpoints begin; None where no weights are known.
+    PUBLISHED_PREFIX: ClassVar[str | None] = None
     NORM_EPS: ClassVar[float] = 1e-5
     init_cfg: Any
 

@@ -41,6 +41,7 @@ class DATPlusPlus(DAT):
     """
 
     ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = DAT_PP_ARCHITECTURES
+    PUBLISHED_PREFIX = 'dat_pp'
     DEFAULTS: ClassVar[Mapping[str, Any]] = dict(
         stride=(8, 4, 2, 1),
         offset_kernel_size=(9, 7, 5, 3),

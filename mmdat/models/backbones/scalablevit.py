@@ -135,6 +135,7 @@ class ScalableViT(HierarchicalBackbone):
     """
 
     ARCHITECTURES: ClassVar[Mapping[str, Mapping[str, Any]]] = SCALABLEVIT_ARCHITECTURES
+    PUBLISHED_PREFIX = 'scalablevit'
     DEFAULTS: ClassVar[Mapping[str, Any]] = dict(reduction_ratio=(8, 4, 2, 1))
     SETTINGS = ScalableViTSettings
     PUBLISHED_HEAD = scalablevit_published.CLASSIFIER_HEAD
