@@ -51,6 +51,16 @@ def boxes_of(found: Detection, split: str) -> dict[str, list[tuple[str, list[flo
     return boxes
 
 
+@pytest.mark.parametrize('parent', ['none', '', 'parts', None])
+def test_a_group_of_classes_without_objects_is_none(parent: str | None, tmp_path: Path) -> None:
+    write_roboflow(tmp_path)
+    for path in tmp_path.rglob('*.json'):
+        content = json.loads(path.read_text())
+        content['categories'][0]['supercategory'] = parent
+        path.write_text(json.dumps(content))
+    assert read_detection(tmp_path, 0.5, 0).classes == ('bolt', 'nut')
+
+
 @pytest.mark.parametrize('program', DIALECTS)
 def test_boxes_of_a_program_are_read(program: str, tmp_path: Path) -> None:
     write, with_masks, split = DIALECTS[program]

@@ -257,7 +257,15 @@ def _unite_classes(folder: Folder, splits: dict[str, CocoSplit]) -> tuple[str, .
         named = {item['id']: item['name'] for item in split.content['categories']}
         used |= {named.get(item['category_id'], '') for item in split.content['annotations']}
     names = list(dict.fromkeys(item['name'] for item in categories))
-    empty = {item['name'] for item in categories if needs_objects(item, categories)} - used
+    parents = [item.get('supercategory') for item in categories]
+    groups = {
+        parent for parent, item in zip(parents, categories, strict=True) if parent != item['name']
+    }
+    empty = {
+        item['name']
+        for item in categories
+        if item['name'] in groups or needs_objects(item, categories)
+    } - used
     classes = [name for name in names if name not in empty]
     if dropped := [name for name in names if name in empty]:
         folder.note(f'No class: {enumerate_names(dropped)}, which no object has.')
