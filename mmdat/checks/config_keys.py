@@ -199,7 +199,8 @@ def _check_numbers(cfg: Config) -> None:
     """Refuse numbers with which a training would end in an error, or go the wrong way."""
     for path, least in LEAST.items():
         value = value_at(cfg, path)
-        if value is None or (fits(value, float) and value == inf and 'val_' in path):
+        may_be_endless = 'val_' in path or path.endswith('interval')
+        if value is None or (fits(value, float) and value == inf and may_be_endless):
             continue
         if _is_custom(cfg, path.rpartition('.')[0]):
             continue

@@ -147,6 +147,7 @@ def test_key_that_nothing_reads_is_refused(text: str, sentence: str, tmp_path: P
         "model = dict(test_cfg=dict(rcnn=dict(nms=dict(type='my_soft_nms'))))",
         'train_cfg = dict(val_interval=2.0)',
         "train_cfg = dict(val_interval=float('inf'))",
+        "default_hooks = dict(checkpoint=dict(interval=float('inf')))",
         "optim_wrapper = dict(type='MyWrapper', clip_grad=dict(type='agc', ratio=0.1))",
         "val_evaluator = dict(_delete_=True, type='MultiDatasetsEvaluator', metrics=[])",
     ],
