@@ -153,7 +153,7 @@ class Predictor:
         Raises:
             UserError: For what is no such image, or not in a list.
         """
-        if not isinstance(images, Sequence) and getattr(images, 'ndim', 0) < 4:
+        if not hasattr(images, '__getitem__') or getattr(images, 'ndim', 4) < 4:
             got = type(images).__name__
             raise UserError(f'images come in a list, also a single one: give [image], got {got}')
         for image in images:

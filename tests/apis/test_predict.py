@@ -571,6 +571,17 @@ def test_an_image_without_its_list_is_refused(images: Any, model: Callable[[str]
         Predictor(*model(DETECTOR))(images)
 
 
+def test_images_may_be_loaded_as_they_are_asked_for(model: Callable[[str], Model]) -> None:
+    class Lazy:
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> np.ndarray:
+            return ([np.zeros((64, 64, 3), np.uint8)] * 2)[index]
+
+    assert len(Predictor(*model(DETECTOR))(Lazy())) == 2
+
+
 @pytest.mark.parametrize('inputs', [np.zeros((4, 4, 3), np.uint8), [np.zeros((4, 4, 3))], 0])
 def test_what_is_no_path_is_a_sentence(inputs: Any) -> None:
     with pytest.raises(UserError, match='got (ndarray|int): mmdat.apis.predictor.Predictor'):
