@@ -131,10 +131,11 @@ def list_files(datasets: Mapping[str, Any]) -> dict[str, list[DataFiles]]:
 
 def _listed(item: dict) -> Listed:
     path, mask = item.get('img_path'), item.get('seg_map_path')
+    width, height = item.get('width') or 0, item.get('height') or 0
     return Listed(
         path=path if isinstance(path, str) else '',
         mask=mask or '',
-        size=(item.get('width') or 0, item.get('height') or 0),
+        size=(width, height) if width or height else (0, 0),  # one tuple for all
         label=item.get('gt_label'),
     )
 
