@@ -136,9 +136,7 @@ def _nearest_type(name: str, registry: Any) -> str | None:
     """The type, with the scope it needs, spelled most like ``name`` whatever scope that has."""
     if not isinstance(registry, Registry):
         return None
-    root = registry
-    while root.parent is not None:
-        root = root.parent
+    root = registry.root
     # Name without a scope -> how a config writes it. Later ones replace earlier ones.
     types = {
         each: f'{scope}.{each}'

@@ -112,7 +112,7 @@ class DataFiles:
 
     @cached_property
     def headers(self) -> list[Header | None]:
-        """Headers of the sample's images."""
+        """Header of each image of :attr:`sample`; None of a file that is missing or no image."""
         return read_headers([item.path for item in self.sample])
 
     def spaced(self, most: int) -> list[Listed]:

@@ -158,7 +158,7 @@ class Folder:
             self._by_name[PurePosixPath(_folded(path)[-1]).stem].append(path)
 
     def note(self, text: str) -> None:
-        """Note what was decided."""
+        """Keep a sentence for the user about what was decided in reading the folder."""
         self.notes.append(text)
 
     def find(self, name: str, near: str) -> str | None:
