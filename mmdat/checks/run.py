@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def check_launcher(launcher: str) -> None:
 
 
 def check_writable(option: str, folder: str | Path) -> None:
-    """Refuse a folder that can neither be written to nor made."""
+    """Refuse a folder that can neither be written to nor made, and an empty text."""
+    if not os.fspath(folder):  # of a variable that is not set; Path takes it for the current folder
+        raise UserError(f'{option} is empty: give a folder')
     path = Path(folder).resolve()
     existing = next(path for path in (path, *path.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -104,17 +107,17 @@ def check_parts(cfg: Config, parts: tuple[str, ...]) -> None:
 
 
 def check_least(option: str, value: int, least: int) -> None:
-    """Refuse a number that is too small, or not whole."""
-    if value != int(value):
-        raise UserError(f'{option} must be a whole number, got {value}')
+    """Refuse a number that is too small, and what is no integer."""
+    if not isinstance(value, Integral):
+        raise UserError(f'{option} must be a whole number, got {value!r}')
     if value < least:
         raise UserError(f'{option} must be at least {least}, got {value}')
 
 
 def check_share(option: str, value: float, most: float = 1) -> None:
-    """Refuse a number that is below 0 or above ``most``."""
-    if not 0 <= value <= most:
-        raise UserError(f'{option} must be at least 0 and at most {most:g}, got {value}')
+    """Refuse a number that is below 0 or above ``most``, and what is no number."""
+    if not isinstance(value, Real) or not 0 <= value <= most:
+        raise UserError(f'{option} must be a number from 0 to {most:g}, got {value!r}')
 
 
 def check_shape(shape: Sequence[int]) -> None:
@@ -136,7 +139,7 @@ def check_device(name: str) -> None:
     """Refuse a device that this machine does not have."""
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise UserError(f'--device {name} is no device: give cpu, cuda or cuda:N') from error
     available = dict(cpu=1, cuda=torch.cuda.device_count())
     if (device.index or 0) >= available.get(device.type, 0):

@@ -346,7 +346,7 @@ def test_a_wrapped_data_set_is_refused(config: Config, perfect: Results, tmp_pat
 def test_a_threshold_that_no_score_can_have_is_refused(
     config: Config, perfect: Results, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match='--score-thr must be at least 0 and at most 1, got 1.5'):
+    with pytest.raises(UserError, match='--score-thr must be a number from 0 to 1, got 1.5'):
         report_on(perfect, config, tmp_path, score_thr=1.5)
 
 

@@ -489,11 +489,13 @@ def test_an_image_that_the_memory_is_too_small_for_is_skipped(
 @pytest.mark.parametrize(
     'options, sentence',
     [
-        (dict(score_thr=1.5), '--score-thr must be at least 0 and at most 1, got 1.5'),
+        (dict(score_thr=1.5), '--score-thr must be a number from 0 to 1, got 1.5'),
+        (dict(score_thr='0.5'), "--score-thr must be a number from 0 to 1, got '0.5'"),
         (dict(batch_size=0), '--batch-size must be at least 1, got 0'),
-        (dict(batch_size=1.5), '--batch-size must be a whole number, got 1.5'),
+        (dict(batch_size=2.0), '--batch-size must be a whole number, got 2.0'),
+        (dict(batch_size='2'), "--batch-size must be a whole number, got '2'"),
         (dict(slice_size=8), '--slice must be at least 32, got 8'),
-        (dict(overlap=0.95), '--overlap must be at least 0 and at most 0.9, got 0.95'),
+        (dict(overlap=0.95), '--overlap must be a number from 0 to 0.9, got 0.95'),
         (dict(device='cuda:7'), '--device cuda:7 is not here'),
         (dict(slice_size=64), '--slice is not for classifiers'),
         (dict(cfg_options={'modle.head': 1}), "unknown key 'modle.head'"),

@@ -1,6 +1,7 @@
 """Wrong flags and places, and configs that lack what a run needs, are refused."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,8 @@ def test_a_place_for_no_predictions_is_refused(out: str, sentence: str, tmp_path
         (run.check_shape, (), '--shape takes a height .* got none'),
         (run.check_cfg_option, 'key', "--cfg-options takes KEY=VALUE, got 'key'"),
         (run.check_device, 'gpu', '--device gpu is no device'),
+        (run.check_device, None, '--device None is no device'),
+        (partial(run.check_writable, '--out-dir'), '', '^--out-dir is empty: give a folder'),
     ],
 )
 def test_wrong_flags_of_tools_are_refused(
