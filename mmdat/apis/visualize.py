@@ -60,7 +60,7 @@ def write_attention(
     check_writable('--out', out_dir)
     found = find_inputs(inputs, [Path(out_dir)])
     images = [item for item in found if not item.is_video]
-    unreadable = {item.path: 'it is no image' for item in found if item.is_video}
+    unreadable: dict[str, str] = {}
     predictor = Predictor(config, checkpoint, device=device, cfg_options=cfg_options)
     _check_queries(queries, images, predictor.is_turning)
     console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
@@ -74,7 +74,10 @@ def write_attention(
         console.print(f'{path} cannot be read: {why}', style='red')
 
     with Progress(*COLUMNS, console=console) as progress:
-        task = progress.add_task('', total=len(images), rate='')
+        task = progress.add_task('', total=len(found), rate='')
+        for item in found:
+            if item.is_video:
+                on_unreadable(item.path, 'it is a video, and attention is drawn in images alone')
         frames = read_frames(images, on_unreadable, console.print, predictor.is_turning)
         for frame in frames:
             try:

@@ -62,6 +62,12 @@ def test_pictures_lie_as_their_images_do(
     assert run('photos', *model, '--query', '2,2', '9,9', '--out', 'none') == (
         f'error: {tmp_path}/photos/z.png: query 9,9 lies outside the image of 8 x 8 pixels'
     )
+    Path('clip.mp4').touch()
+    assert run('clip.mp4', *model) == (
+        f'error: inputs that could not be read and were skipped: 1 ({tmp_path}/clip.mp4)'
+    )
+    told = capsys.readouterr().err
+    assert f'{tmp_path}/clip.mp4 cannot be read: it is a video, and attention is drawn in' in told
     assert run('photos', *model, '--query', '3') == (
         'error: --query takes X,Y in pixels, such as 320,240, got 3'
     )
