@@ -80,11 +80,12 @@ def predict(
     """
     found = find_inputs(inputs)
     predictor = Predictor(config, checkpoint, **options)
+    return _run(predictor, found, warn_of_unreadable, log_warning)
 
-    def on_unreadable(path: str, why: str) -> None:
-        log_warning(f'{path} cannot be read: {why}')
 
-    return _run(predictor, found, on_unreadable, log_warning)
+def warn_of_unreadable(path: str, why: str) -> None:
+    """Log that an input cannot be read, and why."""
+    log_warning(f'{path} cannot be read: {why}')
 
 
 def write_predictions(

@@ -2,6 +2,7 @@
 
 import html
 import importlib.util
+import itertools
 import os
 import signal
 import socket
@@ -12,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
+from PIL import Image
 
 from mmdat.checks.config_file import read_config
 from mmdat.datasets.images import read_image
-from mmdat.datasets.inputs import find_inputs
+from mmdat.datasets.inputs import find_inputs, read_frames
 from mmdat.errors import UserError
 
+from .predict import warn_of_unreadable
 from .predictor import SCORE_THR, Predictor
 from .toolboxes import toolbox_of
 from .viewer import Number, Scene, Viewer, nearest
@@ -70,8 +71,9 @@ def view(
         raise UserError("the viewer needs gradio: install it with pip install 'mmdat[view]'")
     paths = []
     if examples is not None:
-        inputs = find_inputs(examples)
-        paths = [item.path for item in inputs if not item.is_video][:MOST_EXAMPLES]
+        images = (item for item in find_inputs(examples) if not item.is_video)
+        frames = read_frames(images, warn_of_unreadable, notify=lambda text: None)
+        paths = [frame.path for frame in itertools.islice(frames, MOST_EXAMPLES)]
     predictors: dict[str, Predictor] = {}
     for config, checkpoint in models:
         cfg = read_config(os.fspath(config))
@@ -106,8 +108,10 @@ def serve(
         host: Address to listen on; ``'0.0.0.0'`` is all of this machine.
 
     Raises:
-        UserError: If the port is taken, or the host is none of this machine.
+        UserError: If the port is none, or taken, or the host is none of this machine.
     """
+    if port is not None and not 0 < port < 2**16:
+        raise UserError(f'--port must be from 1 to 65535, got {port}')
     try:
         socket.create_server((host, 0)).close()
     except OSError as error:
@@ -316,7 +320,7 @@ def build_page(viewer: Viewer, examples: Sequence[str]) -> Any:
     return page
 
 
-def _thumbnail(path: str) -> np.ndarray:
-    image = read_image(path)[..., ::-1]
-    scale = THUMBNAIL / max(image.shape[:2])
-    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+def _thumbnail(path: str) -> Image.Image:
+    image = Image.fromarray(read_image(path)[..., ::-1])
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return image

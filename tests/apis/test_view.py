@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import cv2
@@ -200,6 +201,20 @@ def test_the_page_needs_gradio(monkeypatch: pytest.MonkeyPatch) -> None:
         view([('config.py', 'checkpoint.pth')])
 
 
+def test_an_example_that_cannot_be_read_is_left_out(
+    models: dict[str, tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'broken.png').write_bytes(b'no image')
+    cv2.imwrite(str(tmp_path / 'thin.png'), np.zeros((3, 4000, 3), np.uint8))
+    served = Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr(view_module, 'serve', served)
+    with pytest.raises(KeyboardInterrupt):
+        view([models[CLASSIFIER]], tmp_path)
+    (example,) = served.call_args.args[1]
+    assert example == str(tmp_path / 'thin.png')
+    assert view_module._thumbnail(example).size == (160, 1)
+
+
 @pytest.fixture(scope='module')
 def address(
     viewer: Viewer, tmp_path_factory: pytest.TempPathFactory
@@ -326,6 +341,16 @@ def test_an_address_of_another_machine_is_told() -> None:
     with (
         pytest.raises(UserError, match='^203.0.113.1 is no address of this machine'),
         serve(viewer, host='203.0.113.1'),
+    ):
+        pass
+
+
+@pytest.mark.parametrize('port', [0, 65536])
+def test_what_is_no_port_is_told(port: int) -> None:
+    viewer: Any = None
+    with (
+        pytest.raises(UserError, match=f'^--port must be from 1 to 65535, got {port}$'),
+        serve(viewer, port=port),
     ):
         pass
 
