@@ -50,8 +50,8 @@ class Task:
         draw: Draws the predictions for the images of some indices, down to a score if there are
             scores; of each (height, width, 3), RGB uint8.
         confuse: Counts what each class was found as, down to a score if there are scores.
-        counted: What is counted, as a sentence for people.
-        drawn: What the pictures show besides, with a place for the least score.
+        counted: What is counted, as a sentence for people, with a place for the least score.
+        drawn: What the pictures show besides, likewise.
     """
 
     file_name: str
@@ -68,9 +68,9 @@ TASKS = dict(
         average_precision,
         draw_detections,
         confused_objects,
-        'What the objects of each class (row) were found as (column), by boxes that overlap with '
-        f'an IoU of {MATCHING_IOU} or more. Last column: objects that were missed. Last row: boxes '
-        'where there is no object.',
+        'What the objects of each class (row) were found as (column), by boxes with a score of '
+        f'{{:g}} or more that overlap with an IoU of {MATCHING_IOU} or more. Last column: objects '
+        'that were missed. Last row: boxes where there is no object.',
         ' Objects with a score of {:g} or more.',
     ),
     mmseg=Task(
@@ -157,16 +157,24 @@ def write_report(
     out_dir = results.parent if out_dir is None else Path(out_dir)
     check_writable('--out-dir', out_dir)
     task = TASKS[scope]
+    if checkpoint is None:
+        folder, name = last_checkpoint(cfg, results.parent)
+        checkpoint = str(folder / name) if (folder / name).is_file() else None
+    points = []
     with in_toolbox(cfg):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
         check_same_data(predictions, dataset, results)
-        tables = task.measure(predictions, dataset)
         indices = evenly_spaced(num_images, len(dataset))
+        shown = evenly_spaced(MOST_PICTURES, len(indices))
+        if checkpoint is not None:  # before what takes long, as it may be of another model
+            chosen = [indices[i] for i in shown[:MOST_POINTS]]
+            points = draw_points(cfg, checkpoint, dataset, chosen)
+        tables = task.measure(predictions, dataset)
         pictures = task.draw(predictions, dataset, indices, score_thr)
         confusion = shown_confusion(
             task.confuse(predictions, dataset, score_thr),
             dataset.metainfo['classes'],
-            task.counted + ' In percent of the row.',
+            task.counted.format(score_thr) + ' In percent of the row.',
         )
     out_dir.mkdir(parents=True, exist_ok=True)
     report = Report(
@@ -179,16 +187,6 @@ def write_report(
     mmcv.imwrite(cv2.cvtColor(arrange(pictures), cv2.COLOR_RGB2BGR), str(report.pictures))
     report.table.write_text(to_markdown(tables), encoding='utf-8')
     report.figures.write_text(json.dumps(tables, indent=2) + '\n', encoding='utf-8')
-    if checkpoint is None:
-        folder, name = last_checkpoint(cfg, results.parent)
-        checkpoint = str(folder / name) if (folder / name).is_file() else None
-    shown = evenly_spaced(MOST_PICTURES, len(indices))
-    points = []
-    if checkpoint is not None:
-        with in_toolbox(cfg):
-            points = draw_points(
-                cfg, checkpoint, dataset, [indices[i] for i in shown[:MOST_POINTS]]
-            )
     write_page(
         report.page,
         title=Path(cfg.filename or scope).stem,

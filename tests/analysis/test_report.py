@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.nano import write_nano
 from mmdet.datasets import CocoDataset, VOCDataset
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
@@ -348,6 +349,25 @@ def test_a_threshold_that_no_score_can_have_is_refused(
 ) -> None:
     with pytest.raises(UserError, match='--score-thr must be a number from 0 to 1, got 1.5'):
         report_on(perfect, config, tmp_path, score_thr=1.5)
+
+
+def test_the_page_says_from_which_score_on_objects_are_counted(
+    config: Config, perfect: Results, tmp_path: Path
+) -> None:
+    page = report_on(perfect, config, tmp_path, score_thr=0.7).page.read_text()
+    assert 'by boxes with a score of 0.7 or more that overlap with an IoU of 0.5 or more' in page
+
+
+def test_a_checkpoint_of_another_model_is_told_before_anything_is_written(
+    config: Config, perfect: Results, tmp_path: Path
+) -> None:
+    path, _ = write_nano('retinanet_dat_t_coco', tmp_path)
+    _, other = write_nano('mask_rcnn_scalablevit_s_coco', tmp_path)
+    cfg = Config.fromfile(path)
+    cfg.test_dataloader.dataset = config.test_dataloader.dataset
+    with pytest.raises(UserError, match=f'{other} is of another model'):
+        report_on(perfect, cfg, tmp_path, out_dir=tmp_path / 'report', checkpoint=other)
+    assert not (tmp_path / 'report').exists()
 
 
 def test_wrong_config_or_folder_is_told_in_a_sentence(
