@@ -63,6 +63,10 @@ SENTENCES = {
         'find their names with TORCH_DISTRIBUTED_DEBUG=DETAIL, then take them out of the model or '
         'set find_unused_parameters=True in the config'
     ),
+    r'failed to listen on any local network address\. port: (\d+)': (
+        'processes cannot meet at port {} of this machine (MASTER_PORT), which is in use, as by '
+        'another training: give another one'
+    ),
     r'DataLoader worker \(pid.*\) (is killed by [^.]*|exited)': (
         'a worker process of a data loader was ended (it {}), as by a machine that is short of '
         'memory: lower num_workers or batch_size; a training goes on with --resume'

@@ -18,11 +18,15 @@ from mmdat.errors import UserError, Warn, enumerate_names, suggest
 
 from .config_tree import class_name, datasets, paths, value_at
 
-# Launcher -> an environment variable that its program sets, and that program.
+# Launcher -> environment variables by which processes find each other, and the program that sets
+# them.
 LAUNCHERS = {
-    'pytorch': ('RANK', 'torchrun'),
-    'slurm': ('SLURM_PROCID', 'srun'),
-    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
+    'pytorch': (('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), 'torchrun'),
+    'slurm': (('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'), 'srun'),
+    'mpi': (
+        (*(f'OMPI_COMM_WORLD_{name}' for name in ('RANK', 'LOCAL_RANK', 'SIZE')), 'MASTER_ADDR'),
+        'mpirun -x MASTER_ADDR=HOST',
+    ),
 }
 # Package -> mmengine's visual backend that needs it.
 VIS_BACKENDS = dict(
@@ -49,11 +53,16 @@ def check_launcher(launcher: str) -> None:
         return
     if launcher not in LAUNCHERS:
         raise UserError(f'launcher {launcher!r} is none: {suggest(launcher, ["none", *LAUNCHERS])}')
-    variable, program = LAUNCHERS[launcher]
-    if variable not in os.environ:
+    variables, program = LAUNCHERS[launcher]
+    if missing := [name for name in variables if name not in os.environ]:
         raise UserError(
-            f'--launcher {launcher} must be started by {program}: '
-            'start it so, or leave --launcher away'
+            f'--launcher {launcher} must be started by {program}, and the environment lacks '
+            f'{enumerate_names(missing)}: start it so, or leave --launcher away'
+        )
+    if launcher != 'pytorch' and not torch.cuda.is_available():
+        raise UserError(
+            f'--launcher {launcher} needs GPUs, and none is available: on CPUs start processes by '
+            'torchrun with --launcher pytorch'
         )
 
 

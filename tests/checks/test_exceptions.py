@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -337,6 +338,16 @@ def test_batch_norm_of_one_image_and_an_epoch_without_a_step_are_told() -> None:
         nn.BatchNorm1d(2)(torch.rand(1, 2))
     with pytest.raises(UserError, match='yields no batch'), explained(Config()):
         CosineAnnealingLR.build_iter_from_epoch(T_max=3, epoch_length=0)
+
+
+def test_a_port_that_is_in_use_is_told() -> None:
+    with socket.create_server(('', 0)) as taken:
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(UserError, match=f'at port {port} .* is in use, as by another training'),
+            explained(Config()),
+        ):
+            distributed.TCPStore('127.0.0.1', port, is_master=True)
 
 
 def test_images_of_several_sizes_in_a_batch_are_told() -> None:

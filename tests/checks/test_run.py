@@ -38,17 +38,25 @@ def cfg(tmp_path: Path) -> Config:
     return cfg
 
 
-@pytest.mark.parametrize(
-    'launcher, program', [('pytorch', 'torchrun'), ('slurm', 'srun'), ('mpi', 'mpirun')]
-)
+@pytest.mark.parametrize('launcher', run.LAUNCHERS)
 def test_a_launcher_that_did_not_start_the_process_is_refused(
-    launcher: str, program: str, monkeypatch: pytest.MonkeyPatch
+    launcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    variable = run.LAUNCHERS[launcher][0]
-    monkeypatch.setenv(variable, '0')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    variables, program = run.LAUNCHERS[launcher]
+    for variable in variables:
+        monkeypatch.setenv(variable, '0')
     run.check_launcher(launcher)
-    monkeypatch.delenv(variable)
-    with pytest.raises(UserError, match=f'--launcher {launcher} must be started by {program}'):
+    for variable in variables:
+        with monkeypatch.context() as without:
+            without.delenv(variable)
+            with pytest.raises(UserError, match=f"by {program}, .* lacks '{variable}': start"):
+                run.check_launcher(launcher)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    if launcher == 'pytorch':
+        run.check_launcher(launcher)
+        return
+    with pytest.raises(UserError, match=f'--launcher {launcher} needs GPUs, .* by torchrun with'):
         run.check_launcher(launcher)
 
 

@@ -168,6 +168,35 @@ def test_slurm_is_asked_for_gpus(
     assert Path(run[0]).is_file()
 
 
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
+@pytest.mark.parametrize(
+    'variables, meeting',
+    [
+        ({}, ['--standalone', '--local_addr=127.0.0.1']),
+        (
+            dict(PORT='12345'),
+            ['--nnodes=1', '--node_rank=0', '--master_addr=127.0.0.1', '--master_port=12345'],
+        ),
+        (
+            dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='first'),
+            ['--nnodes=2', '--node_rank=1', '--master_addr=first', '--master_port=29500'],
+        ),
+    ],
+)
+def test_processes_meet_at_a_free_port_unless_it_is_given(
+    script: str, variables: dict[str, str], meeting: list[str], tmp_path: Path
+) -> None:
+    python = tmp_path / 'python'
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    files = ['a b.py'] if script == 'dist_train.sh' else ['a b.py', 'b.pth']
+    result = run_script(script, *files, '4', '--amp', cwd=tmp_path, **variables)
+    given = result.stdout.splitlines()
+    start = ['-m', 'torch.distributed.run', *meeting, '--nproc_per_node=4']
+    assert given[: len(start)] == start
+    assert given[len(start) + 1 :] == [*files, '--launcher', 'pytorch', '--amp']
+
+
 @pytest.mark.parametrize(
     'flags, first, starts, status',
     [
