@@ -122,8 +122,9 @@ def make_resumable(cfg: Config, warn: Callable[[str], None]) -> None:
         warn: Takes a sentence about a loop that is not mmengine's.
     """
     train_cfg = cfg.train_cfg
-    if 'type' not in train_cfg and 'by_epoch' in train_cfg:
-        train_cfg.type = f'{"Epoch" if train_cfg.pop("by_epoch") else "Iter"}BasedTrainLoop'
+    if 'type' not in train_cfg:
+        by_epoch = train_cfg.pop('by_epoch', 'max_epochs' in train_cfg)
+        train_cfg.type = f'{"Epoch" if by_epoch else "Iter"}BasedTrainLoop'
     loop = _resolved(LOOPS, train_cfg, cfg)
     for name, resumable in RESUMABLE_LOOPS.items():
         if loop is LOOPS.get(name):

@@ -162,6 +162,7 @@ def check_schedule(runner: Runner) -> None:
     """Check that batches, learning rates and intervals fit the data and the training's length."""
     warn = runner.logger.warning
     for split, loop in mmengine_private.built_loops(runner).items():
+        schedule.check_ends(loop, split)
         schedule.check_batches(loop.dataloader, split, warn)
         if split == 'train':
             schedule.check_schedulers(runner.param_schedulers, loop, warn)

@@ -7,7 +7,7 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.dist import all_gather_object
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import _ParamScheduler
-from mmengine.runner import BaseLoop, IterBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, TestLoop, ValLoop
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
@@ -15,6 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from mmdat.errors import UserError, Warn
 
+# Loops that go through all batches of a loader.
+PASSES = (EpochBasedTrainLoop, ValLoop, TestLoop)
 # A schedule that ends early is reported if more than this share of the training is left.
 LEAST_REST = 0.05
 # The share of the first learning rate below which nothing is learned.
@@ -39,15 +41,17 @@ def check_schedulers(schedulers: Any, loop: BaseLoop, warn: Warn) -> None:
     if last is None or (last.by_epoch and isinstance(loop, IterBasedTrainLoop)):
         return
     length, unit = _length(last, loop)
-    if length - last.end > LEAST_REST * length and _final_share(last) <= NO_RATE:
+    key, target = _target(last)
+    end = target if key == 'periods' else last.end
+    if length - end > LEAST_REST * length and _final_share(last) <= NO_RATE:
         warn(
             f'param_scheduler.{schedulers.index(last)} ({type(last).__name__}) ends after '
-            f'{last.end} of {length} {unit}: the rest is trained at a learning rate of next to 0; '
-            f'set its end to {length}'
+            f'{end} of {length} {unit}: the rest is trained at a learning rate of next to 0; '
+            f'set its {"periods" if key == "periods" else "end"} to {length}'
         )
 
 
-def _misfits(scheduler: _ParamScheduler, loop: BaseLoop) -> Iterator[str]:
+def _misfits(scheduler: Any, loop: BaseLoop) -> Iterator[str]:
     """Yield what a scheduler is set to do and cannot do in a training of this length."""
     if scheduler.by_epoch and isinstance(loop, IterBasedTrainLoop):
         yield 'counts epochs, but the training iterations: it has no effect without by_epoch=False'
@@ -56,8 +60,9 @@ def _misfits(scheduler: _ParamScheduler, loop: BaseLoop) -> Iterator[str]:
     training = f'but the training has {length} {unit}'
     steps = getattr(scheduler, 'total_steps', None)  # those of OneCycleLR
     available = min(scheduler.end, length) - scheduler.begin
-    period = getattr(scheduler, 'T_max', None)
-    target = scheduler.end if period is None else scheduler.begin + period
+    key, target = _target(scheduler)
+    restarts = getattr(scheduler, 'cumulative_periods', ())
+    least, rate = getattr(scheduler, 'eta_min', None) or 0, max(scheduler.base_values, default=0)
     late = sorted(step for step in getattr(scheduler, 'milestones', ()) if step >= length)
     if scheduler.begin >= length:
         yield f'begins after {scheduler.begin} {unit}, {training}: it has no effect'
@@ -71,14 +76,28 @@ def _misfits(scheduler: _ParamScheduler, loop: BaseLoop) -> Iterator[str]:
         )
     elif getattr(scheduler, 'step_size', 0) >= length - scheduler.begin:
         yield f'has the step_size {scheduler.step_size}, {training}: it has no effect'
-    elif target > length and (period is not None or hasattr(scheduler, 'total_iters')):
-        key = 'end' if period is None else 'T_max'
+    elif (
+        target > length
+        and (key != 'end' or hasattr(scheduler, 'total_iters'))
+        and length - scheduler.begin not in restarts
+    ):
         yield f'leads to {target} {unit}, {training}: it ends halfway; set its {key} to fit'
-    elif period is not None and min(scheduler.end, length) - target > LEAST_REST * length:
+    elif key == 'T_max' and min(scheduler.end, length) - target > LEAST_REST * length:
         yield (
-            f'has T_max {period}, {training}: the learning rate rises again after {target}; '
-            'set T_max to fit'
+            f'has T_max {scheduler.T_max}, {training}: the learning rate rises again after '
+            f'{target}; set T_max to fit'
         )
+    elif scheduler.param_name == 'lr' and least > rate:
+        yield f'leads to {least:g} (eta_min), which is above the learning rate {rate:g}: lower it'
+
+
+def _target(scheduler: Any) -> tuple[str, int]:
+    """Key that says how long the curve of a scheduler is, and the step at which it is complete."""
+    if hasattr(scheduler, 'T_max'):
+        return 'T_max', scheduler.begin + scheduler.T_max
+    if hasattr(scheduler, 'periods'):
+        return 'periods', scheduler.begin + sum(scheduler.periods)
+    return 'end', scheduler.end
 
 
 def _length(scheduler: _ParamScheduler, loop: BaseLoop) -> tuple[int, str]:
@@ -138,6 +157,18 @@ def check_batches(loader: DataLoader, split: str, warn: Warn) -> None:
     if split != 'train' and loader.drop_last and (left_out := images % (loader.batch_size or 1)):
         warn(
             f'{split}_dataloader.drop_last leaves {left_out} of {images} images out of the figures'
+        )
+
+
+def check_ends(loop: BaseLoop, split: str) -> None:
+    """Refuse a pass through all batches that never ends; loops of a user's own may end it."""
+    loader: Any = loop.dataloader
+    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+    if isinstance(sampler, InfiniteSampler) and isinstance(loop, PASSES):
+        by_iterations = ', or train by iterations (train_cfg.max_iters)' if split == 'train' else ''
+        raise UserError(
+            f'{split}_dataloader.sampler is an InfiniteSampler, with which an epoch never ends: '
+            f"set its type to 'DefaultSampler'{by_iterations}"
         )
 
 

@@ -189,10 +189,13 @@ class _ResumableLoop(BaseLoop):
         if position['sampler_seed'] is not None:
             self._sampler.seed = position['sampler_seed']
         done, batches = position['batch'], position['batches']
-        if done and batches != len(self.dataloader):
+        now = len(self.dataloader)
+        if batches != now and isinstance(self, EpochBasedTrainLoop):
             self.runner.logger.warning(
-                f'The epoch had {batches} batches and now has {len(self.dataloader)}: it begins '
-                f'anew, though {done} batches were done'
+                f'An epoch had {batches} batches and now has {now}, as with another batch_size, '
+                'number of processes or data: schedules that count iterations, also by '
+                'convert_to_iter_based, stay those of the old epochs'
+                + (f'; this epoch begins anew, though {done} batches were done' if done else '')
             )
             done = 0
         if not done:

@@ -116,6 +116,8 @@ class OwnLoop(EpochBasedTrainLoop):
     [
         (dict(by_epoch=True, max_epochs=3), 'mmdat.ResumableEpochLoop'),
         (dict(by_epoch=False, max_iters=3), 'mmdat.ResumableIterLoop'),
+        (dict(max_epochs=3), 'mmdat.ResumableEpochLoop'),
+        (dict(max_iters=3), 'mmdat.ResumableIterLoop'),
         (dict(type='EpochBasedTrainLoop'), 'mmdat.ResumableEpochLoop'),
         (dict(type=IterBasedTrainLoop), 'mmdat.ResumableIterLoop'),
         (dict(type='mmdat.ResumableIterLoop'), 'mmdat.ResumableIterLoop'),

@@ -9,9 +9,9 @@ import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import CheckpointHook
 from mmengine.optim import scheduler as schedulers
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from mmdat.checks import schedule
 from mmdat.errors import UserError
@@ -47,6 +47,7 @@ def built(*configs: dict[str, Any]) -> list[Any]:
     return [getattr(schedulers, cfg.pop('type'))(optimizer, **cfg) for cfg in map(dict, configs)]
 
 
+RESTARTS = dict(type='CosineRestartLR', periods=[4, 5], restart_weights=[1, 0.5], eta_min=0)
 WARM_UP = dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=20)
 
 
@@ -63,6 +64,9 @@ WARM_UP = dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=20)
         ([dict(type='StepLR', step_size=4, end=12)], epochs(12)),
         ([dict(type='OneCycleLR', eta_max=1, total_steps=12)], epochs(12)),
         ([dict(type='ExponentialLR', gamma=0.9)], epochs(12)),
+        ([RESTARTS], epochs(9)),
+        ([RESTARTS], epochs(4)),
+        ([dict(type='CosineAnnealingLR', T_max=12, eta_min=RATE)], epochs(12)),
         ([], epochs(1)),
     ],
 )
@@ -124,6 +128,13 @@ def test_a_schedule_that_fits_is_not_told(configs: list[dict], loop: Any) -> Non
         (dict(type='OneCycleLR', eta_max=1, end=36), epochs(12), 'set total_steps to 12'),
         (dict(type='StepLR', step_size=30), epochs(12), 'has the step_size 30, but the training'),
         (dict(type='PolyLR', begin=5, end=9), epochs(5), 'begins after 5 epochs, but the train'),
+        (RESTARTS, epochs(12), 'ends after 9 of 12 epochs: the rest is trained at a learning rate'),
+        (RESTARTS, epochs(5), 'leads to 9 epochs, but the training has 5 epochs: it ends halfway'),
+        (
+            dict(type='CosineAnnealingLR', T_max=12, eta_min=1),
+            epochs(12),
+            'leads to 1 (eta_min), which is above the learning rate 0.1: lower it',
+        ),
         (
             dict(type='MultiStepLR', milestones=[1]),
             iterations(9),
@@ -174,6 +185,24 @@ def test_a_loader_without_a_batch_is_refused_and_images_left_untested_are_told()
     assert found == ['val_dataloader.drop_last leaves 3 of 19 images out of the figures']
     with pytest.raises(UserError, match='train_dataloader yields no batch: 5 images .* fewer'):
         schedule.check_batches(DataLoader(range(5), 8, drop_last=True), 'train', found.append)
+
+
+def test_an_epoch_that_never_ends_is_refused() -> None:
+    sampler = InfiniteSampler(range(4))
+    by_pairs = BatchSampler(sampler, 2, drop_last=False)
+    for loader in (
+        DataLoader(range(4), sampler=sampler),
+        DataLoader(range(4), batch_sampler=by_pairs),
+    ):
+        for split, loop in (('train', epochs(3)), ('val', loop_of(ValLoop, 1))):
+            loop.dataloader = loader
+            with pytest.raises(
+                UserError, match=f'^{split}_dataloader.sampler is an InfiniteSampler'
+            ):
+                schedule.check_ends(loop, split)
+        loop = iterations(3)
+        loop.dataloader = loader
+        schedule.check_ends(loop, 'train')
 
 
 class Pyramid(nn.Module):

@@ -130,16 +130,23 @@ def test_checkpoints_of_mmengines_loops_are_resumed(
     assert len(runner.train_dataloader.dataset.loaded) == left
 
 
+@pytest.mark.parametrize(
+    'name, loaded, end',
+    [
+        ('epochs, saved in between', 22, '; this epoch begins anew, though 2 batches were done'),
+        ('epochs', 22, ''),
+    ],
+)
 def test_an_epoch_of_other_data_begins_anew(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, loaded: int, end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name = 'epochs, saved in between'
     run_killed(tmp_path, name, 'after_train_iter', 7)
     runner = run(tmp_path, name, resume=True, loader=dict(batch_size=4), log_level='WARNING')
-    assert len(runner.train_dataloader.dataset.loaded) == 22
-    assert (
-        'The epoch had 4 batches and now has 3: it begins anew, though 2' in capsys.readouterr().out
-    )
+    assert len(runner.train_dataloader.dataset.loaded) == loaded
+    told = ' '.join(capsys.readouterr().out.split())
+    assert 'An epoch had 4 batches and now has 3, as with another batch_size' in told
+    assert f'stay those of the old epochs{end}' in told
+    assert ('begins anew' in told) == bool(end)
 
 
 def test_a_sampler_of_millions_of_images_begins_late_at_once() -> None:
