@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
@@ -10,9 +11,10 @@ from operator import gt
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
+from mmengine.runner import Priority, Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
@@ -66,6 +68,7 @@ NESTED_KEYS = {
         *parameters(CheckpointHook.__init__),
         *parameters(Runner.save_checkpoint),
     },
+    'compile': {'target', *parameters(torch.compile)} - {'model'},
     'env_cfg': {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'},
     'env_cfg.mp_cfg': parameters(set_multi_processing) - {'distributed'},
     'optim_wrapper.paramwise_cfg': {
@@ -94,12 +97,27 @@ CLIPPING: dict[str, tuple[Callable, str]] = dict(
 LEAST = {
     'auto_scale_lr.base_batch_size': 1,
     'default_hooks.checkpoint.interval': -1,  # none, as 0
+    'default_hooks.checkpoint.max_keep_ckpts': -1,  # all
     'optim_wrapper.accumulative_counts': 1,
     'train_cfg.max_epochs': 0,
     'train_cfg.max_iters': 0,
     'train_cfg.val_begin': 0,
     'train_cfg.val_interval': 1,
 }
+# Parts in which text that is a number is meant as one.
+NUMERIC = (
+    'optim_wrapper',
+    'param_scheduler',
+    'randomness',
+    'train_cfg',
+    *(
+        f'{split}_dataloader.{key}'
+        for split in ('train', 'val', 'test')
+        for key in ('batch_size', 'num_workers')
+    ),
+)
+NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?', re.IGNORECASE)
+LOG_LEVELS = ('CRITICAL', 'DEBUG', 'ERROR', 'INFO', 'WARNING')
 # Constructors of optimizers that read paramwise_cfg as NESTED_KEYS has it, but for
 # layer_decay_rate, which ours alone reads.
 DEFAULT_CONSTRUCTORS = ('DefaultOptimWrapperConstructor', None)
@@ -145,13 +163,18 @@ def check_keys(cfg: Config) -> None:
             'optim_wrapper.paramwise_cfg.layer_decay_rate needs optim_wrapper.constructor='
             "'mmdat.BackboneDecayConstructor'"
         )
-    hooks = cfg.get('default_hooks') or {}
-    for name, hook in hooks.items():
-        if isinstance(hook, Mapping) and 'type' not in hook:
-            raise UserError(
-                f"unknown key 'default_hooks.{name}', or it lacks a type: "
-                f'{suggest(name, hooks.keys() - {name})}'
-            )
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer', dict(type=None))
+    if constructor in PARAMWISE_CONSTRUCTORS and not _is_typed(optimizer):
+        raise UserError(
+            "optim_wrapper.optimizer must be a dict with a type, such as 'AdamW', got "
+            f'{optimizer!r}'
+        )
+    level = cfg.get('log_level')
+    if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
+        raise UserError(f'log_level is {level!r}: {suggest(level, LOG_LEVELS)}')
+    if not isinstance(cfg.get('compile'), bool | Mapping | None):
+        raise UserError(f'compile must be True, False or a dict, got {cfg.compile!r}')
+    _check_hooks(cfg)
     for name in ('val_evaluator', 'test_evaluator'):
         evaluator = cfg.get(name)
         if (
@@ -163,12 +186,53 @@ def check_keys(cfg: Config) -> None:
                 f"unknown key '{name}.metrics' for {evaluator['type']}: did you mean 'metric'?"
             )
     _check_numbers(cfg)
+    for path in NUMERIC:
+        _check_no_text(value_at(cfg, path), path)
     _check_clipping(cfg)
     _check_suppression(cfg)
     _check_segmentor(cfg)
     for path in FREE_DICTS:
         for key, neighbor in _near_twins(value_at(cfg, path), path):
             raise UserError(f"unknown key '{key}': did you mean {neighbor!r}?")
+
+
+def _check_hooks(cfg: Config) -> None:
+    """Refuse hooks that are no dicts with a type, and priorities that there are not."""
+    defaults, own = cfg.get('default_hooks') or {}, cfg.get('custom_hooks') or ()
+    if isinstance(own, (str, Mapping)):
+        raise UserError(f'custom_hooks must be a list of dicts with a type, got {own!r}')
+    for name, hook in defaults.items():
+        if isinstance(hook, Mapping) and 'type' not in hook:
+            raise UserError(
+                f"unknown key 'default_hooks.{name}', or it lacks a type: "
+                f'{suggest(name, defaults.keys() - {name})}'
+            )
+    for path, hook in (
+        *((f'default_hooks.{name}', hook) for name, hook in defaults.items()),
+        *((f'custom_hooks.{index}', hook) for index, hook in enumerate(own)),
+    ):
+        if hook is not None and not _is_typed(hook):
+            raise UserError(f'{path} must be a dict with a type, got {hook!r}')
+        priority = value_at(cfg, f'{path}.priority')
+        if isinstance(priority, str) and priority.upper() not in Priority.__members__:
+            raise UserError(
+                f'{path}.priority is {priority!r}: {suggest(priority, Priority.__members__)}'
+            )
+
+
+def _is_typed(part: Any) -> bool:
+    """Whether a part of a config is a dict with a type, or is built."""
+    return 'type' in part if isinstance(part, Mapping) else not isinstance(part, str | None)
+
+
+def _check_no_text(value: Any, path: str) -> None:
+    """Refuse numbers that are text, with which mmengine ends late and says nothing of them."""
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        raise UserError(f'{path} is the text {value!r}: give the number {value}')
+    if isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            _check_no_text(item, f'{path}.{key}')
 
 
 def check_scope(cfg: Config) -> None:

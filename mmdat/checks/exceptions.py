@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from mmdat.errors import UserError, nearest, reason, suggest
 from mmdat.files import file_fault
 
-from .config_keys import parameters
+from .config_keys import RUNNER_KEYS, parameters
 from .config_tree import paths, value_at
 from .images import DECODES_NOT, UNREADABLE
 from .mmengine_private import PREPARATIONS, built_by
@@ -62,6 +62,10 @@ SENTENCES = {
         'some trained parameters had no gradient in a step, which several processes cannot train: '
         'find their names with TORCH_DISTRIBUTED_DEBUG=DETAIL, then take them out of the model or '
         'set find_unused_parameters=True in the config'
+    ),
+    r"step\(\) missing 1 required positional argument: 'closure'": (
+        'optim_wrapper.optimizer computes the loss several times a step, as LBFGS does, which no '
+        "training here can: set another type, such as 'AdamW'"
     ),
     r'failed to listen on any local network address\. port: (\d+)': (
         'processes cannot meet at port {} of this machine (MASTER_PORT), which is in use, as by '
@@ -279,6 +283,7 @@ def _where(cfg: Config, name: Any, built: Any = None) -> str:
     if built is not None:
         keys = set(built) - {'type'}
         found = [path for path in found if set(value_at(cfg, path)) >= keys] or found
+    found = [path for path in found if path.split('.')[0] in RUNNER_KEYS] or found
     return ' or '.join(found[:2]) or str(name)
 
 

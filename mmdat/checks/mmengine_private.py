@@ -17,6 +17,7 @@ from mmengine.utils import manager
 KEYS = dict(
     build_logger='log_level',
     register_custom_hooks='custom_hooks',
+    register_default_hooks='default_hooks',
     scale_lr='auto_scale_lr',
     set_randomness='randomness',
     setup_env='env_cfg',

@@ -112,6 +112,37 @@ def test_variables_of_a_base_pass(variables: str, tmp_path: Path) -> None:
             'train_dataloder = dict(batch_size=1)',
             r"unknown key 'train_dataloder' in config .*: did you mean 'train_dataloader'\?",
         ),
+        ("log_level = 'DEBGU'", "log_level is 'DEBGU': did you mean 'DEBUG'"),
+        ("compile = 'True'", "compile must be True, False or a dict, got 'True'"),
+        ("compile = dict(mdoe='default')", "'compile.mdoe': did you mean 'mode'"),
+        ("custom_hooks = 'EMAHook'", "custom_hooks must be a list of .* got 'EMAHook'"),
+        ("custom_hooks = ['EMAHook']", "custom_hooks.0 must be a dict with .* got 'EMAHook'"),
+        ('custom_hooks = [dict(momentum=1)]', "custom_hooks.0 must be a dict with .* got {'mom"),
+        (
+            "custom_hooks = [dict(type='EMAHook', priority='HIHG')]",
+            "custom_hooks.0.priority is 'HIHG': did you mean 'HIGH'",
+        ),
+        (
+            "default_hooks = dict(logger=dict(priority='lowst'))",
+            "default_hooks.logger.priority is 'lowst': did you mean 'LOWEST'",
+        ),
+        ('optim_wrapper = dict(optimizer=None)', r'optimizer must be a dict with .* got None'),
+        (
+            'optim_wrapper = dict(optimizer=dict(_delete_=True, lr=1))',
+            r"optimizer must be a dict with a type, such as 'AdamW', got {'lr': 1}",
+        ),
+        (
+            "optim_wrapper = dict(optimizer=dict(lr='1e-4'))",
+            "optim_wrapper.optimizer.lr is the text '1e-4': give the number 1e-4",
+        ),
+        (
+            "param_scheduler = [dict(type='CosineAnnealingLR', T_max='12')]",
+            "param_scheduler.0.T_max is the text '12': give the number 12",
+        ),
+        (
+            "train_dataloader = dict(num_workers='2')",
+            "train_dataloader.num_workers is the text '2': give the number 2",
+        ),
         ('train_cfg = 3', r'train_cfg must be a dict, got 3'),
         ('model = None', r'config .*config.py has no model'),
         *(
@@ -168,6 +199,7 @@ def test_what_projects_and_zoos_have_passes(text: str, tmp_path: Path) -> None:
         ('optim_wrapper.accumulative_counts', [0, 1.5], 1),
         ('auto_scale_lr.base_batch_size', [0, -4, 'a'], 1),
         ('default_hooks.checkpoint.interval', [-2, 0.5, '1'], -1),
+        ('default_hooks.checkpoint.max_keep_ckpts', [-3, '3'], -1),
     ],
 )
 def test_number_that_mmengine_trips_over_is_refused(

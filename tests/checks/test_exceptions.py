@@ -340,6 +340,15 @@ def test_batch_norm_of_one_image_and_an_epoch_without_a_step_are_told() -> None:
         CosineAnnealingLR.build_iter_from_epoch(T_max=3, epoch_length=0)
 
 
+def test_an_optimizer_of_several_losses_a_step_is_told() -> None:
+    optimizer: Any = torch.optim.LBFGS([nn.Parameter(torch.zeros(1))])
+    with (
+        pytest.raises(UserError, match='optimizer .* as LBFGS does, .* such as'),
+        explained(Config()),
+    ):
+        optimizer.step()
+
+
 def test_a_port_that_is_in_use_is_told() -> None:
     with socket.create_server(('', 0)) as taken:
         port = taken.getsockname()[1]
