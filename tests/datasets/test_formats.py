@@ -1086,6 +1086,32 @@ def write_boxes_of_voc(root: Path, of: str = '{}', name: str = ' a\n') -> None:
         )
 
 
+@pytest.mark.parametrize(
+    'outline, box',
+    [
+        ('<x1>1</x1><y1>2</y1><x2>6</x2><y2>2</y2><x3>6</x3><y3>5</y3>', [1, 1, 2, 3]),
+        (
+            '<username>anna</username><pt><x>1</x><y>2</y></pt><pt><x>6</x><y>2</y></pt>'
+            '<pt><x>6</x><y>5</y></pt>',
+            [1, 2, 5, 3],
+        ),
+    ],
+    ids=['Roboflow, beside a box', 'LabelMe, alone'],
+)
+def test_outlines_in_files_of_voc_are_read(outline: str, box: list, tmp_path: Path) -> None:
+    write_boxes_of_voc(tmp_path)
+    text = (tmp_path / '0.xml').read_text()
+    if '<pt>' in outline:
+        text = re.sub('<bndbox>.*</bndbox>', '', text)
+    text = text.replace('</object>', f'<polygon>{outline}</polygon></object>')
+    gone = '<object><name>b</name><deleted>1</deleted></object>'
+    (tmp_path / '0.xml').write_text(text.replace('</annotation>', f'{gone}</annotation>'))
+    found = read_detection(tmp_path, 0.5, 0)
+    assert found.classes == ('a',) and box in boxes(found) and found.without_mask() == 3
+    outlines = [x['segmentation'] for s in found.splits.values() for x in s.content['annotations']]
+    assert [[1, 2, 6, 2, 6, 5]] in outlines
+
+
 def test_boxes_of_voc_with_sides_in_the_other_order_are_told(tmp_path: Path) -> None:
     write_boxes_of_voc(tmp_path)
     text = (tmp_path / '2.xml').read_text()

@@ -1,4 +1,4 @@
-"""Pascal VOC's boxes: an XML file for each image."""
+"""Pascal VOC's boxes: an XML file for each image, in which some programs write outlines, too."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from .files import SPLITS, Folder, find_each, image_sets, split_of, upright_size
 
 
 def read_voc(folder: Folder) -> dict[str, dict[str, Any]]:
-    """Read Pascal VOC's boxes, and return the content of a COCO file for each split.
+    """Read Pascal VOC's boxes and outlines, and return the content of a COCO file for each split.
 
     The splits are those of ``ImageSets/Main``, or else of the folders.
 
@@ -44,7 +44,11 @@ def read_voc(folder: Folder) -> dict[str, dict[str, Any]]:
         folder.note(f'{left} images are in no list of ImageSets/Main: they are left out.')
     turned: list[Path] = []
     objects = {
-        path: [_object(item, folder.root / path, turned) for item in tree.findall('object')]
+        path: [
+            _object(item, folder.root / path, turned)
+            for item in tree.findall('object')
+            if item.findtext('deleted') != '1'  # as LabelMe marks it
+        ]
         for path, tree in trees.items()
     }
     if turned:
@@ -109,29 +113,41 @@ def _parse(path: Path) -> ET.Element:
 
 
 def _object(item: ET.Element, path: Path, turned: list[Path]) -> dict[str, Any]:
-    """Read the name and box of an object; add the file to ``turned`` if its sides are exchanged.
+    """Read the name, box and outline of an object; add the file to ``turned`` if sides are.
+
+    An outline, as Roboflow and LabelMe write it, may do without a box.
 
     Raises:
-        UserError: If it has no name, or no box of four numbers.
+        UserError: If it has no name, or neither a box of four numbers nor an outline.
     """
     name = (item.findtext('name') or '').strip()
     if not name:
         raise UserError(f'{path} has an object without a name: give it one, or take it out')
     try:
-        xs, ys = (
-            [float(item.findtext(f'bndbox/{axis}{end}') or 'none') for end in ('min', 'max')]
-            for axis in 'xy'
-        )
-        if not all(map(math.isfinite, xs + ys)):
+        points = [
+            float(number.text or 'none')
+            for number in item.iterfind('polygon//*')
+            if re.fullmatch(r'[xy]\d*', number.tag)
+        ]
+        outline = dict(segmentation=[points]) if len(points) >= 6 else {}
+        has_box = not outline or item.find('bndbox') is not None
+        xs, ys = points[::2], points[1::2]
+        if has_box:
+            xs, ys = (
+                [float(item.findtext(f'bndbox/{axis}{end}') or 'none') for end in ('min', 'max')]
+                for axis in 'xy'
+            )
+        if not all(map(math.isfinite, xs + ys + points)):
             raise ValueError
     except ValueError:
         raise UserError(
-            f'{path} has an object {name!r} without a box of four numbers (bndbox): mend it, or '
-            'take it out'
+            f'{path} has an object {name!r} without a box of four numbers (bndbox) or an outline '
+            '(polygon): mend it, or take it out'
         ) from None
-    if xs[0] > xs[1] or ys[0] > ys[1]:
+    if has_box and (xs[0] > xs[1] or ys[0] > ys[1]):
         turned.append(path)
-    return dict(name=name, bbox=[min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)])
+    box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    return dict(name=name, bbox=box, **outline)
 
 
 def _size(tree: ET.Element) -> tuple[int, int] | None:
