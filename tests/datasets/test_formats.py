@@ -967,13 +967,60 @@ def test_names_of_classes_are_text(names: str, tmp_path: Path) -> None:
     assert found.classes == ('yes', 'no') and found.objects('train') == dict(no=2)
 
 
+def test_numbers_of_classes_may_have_gaps(tmp_path: Path) -> None:
+    write_boxes_of_yolo(tmp_path, names='{7: a, 1: b}')
+    found = read_detection(tmp_path, 0.5, 0)
+    assert found.classes == ('b', 'a') and found.objects('train') == dict(b=2)
+
+
+@pytest.mark.parametrize('key', ['val', 'valid', 'validation'])
+def test_paths_of_yolo_may_lead_up_and_splits_have_other_names(key: str, tmp_path: Path) -> None:
+    for folder in ('one', 'two'):
+        write_boxes_of_yolo(tmp_path / folder)
+        (tmp_path / folder / 'data.yaml').unlink()
+    (tmp_path / 'sets').mkdir()
+    (tmp_path / 'sets' / 'data.yaml').write_text(
+        f'path: ..\ntrain: {tmp_path}/one\n{key}: two\nnames: [a, b]\n'
+    )
+    found = read_detection(tmp_path, 0.5, 0)
+    assert {split: len(found.images(split)) for split in found.splits} == dict(train=4, val=4)
+
+
+def test_folders_of_yolo_on_another_computer_are_found(tmp_path: Path) -> None:
+    for split in ('train', 'val'):
+        write_boxes_of_yolo(tmp_path / split / 'images')
+        (tmp_path / split / 'images' / 'data.yaml').unlink()
+    paths = 'train: /content/parts-1/train/images\nval: parts-1/val/images\n'
+    (tmp_path / 'data.yaml').write_text(f'{paths}names: [a, b]\n')
+    found = read_detection(tmp_path, 0.5, 0)
+    assert {split: len(found.images(split)) for split in found.splits} == dict(train=4, val=4)
+    (tmp_path / 'images').mkdir()  # says of no split that it is the one
+    (tmp_path / 'data.yaml').write_text('train: /data/dogs/images\nnames: [a, b]\n')
+    with pytest.raises(UserError, match="names '/data/dogs/images' for train, where no image"):
+        read_detection(tmp_path, 0.5, 0)
+
+
+@pytest.mark.parametrize('more', ['', 'kpt_shape: [1, 3]\n'])
+def test_names_of_yolo_without_splits_are_read(more: str, tmp_path: Path) -> None:
+    for split in ('train', 'val'):
+        write_boxes_of_yolo(tmp_path / split, ' 0.1 0.1 1' if more else '')
+        (tmp_path / split / 'data.yaml').unlink()
+    (tmp_path / 'data.yaml').write_text(f'names: [a, b]\nnc: 2\n{more}')
+    found = read_detection(tmp_path, 0.5, 0)
+    assert found.classes == ('a', 'b') and boxes(found) == [[2, 2, 4, 4]] * 8
+    assert {split: len(found.images(split)) for split in found.splits} == dict(train=4, val=4)
+
+
 @pytest.mark.parametrize(
     'names, sentence',
     [
         ('a, b', "has the names 'a, b', which are no list"),
-        ('[a, a]', 'gives the classes 0 and 1 .* the same name'),
+        ('[a, a]', 'gives the classes 0 and 1 the same name'),
         ('[a, ""]', 'has no name for class 1'),
-        ('{1: a, 2: b}', "numbers its names '1' and '2': they must be 0 to 1"),
+        ('{1: a, c: b}', "numbers its names '1' and 'c': they must be whole numbers"),
+        ('{2: a, 4: b}', 'line 1 .* is not a class from 2 to 4'),
+        ('[a]', "line 1 '1 0.5 0.5 0.5 0.5', which is not a class from 0 to 0"),
+        ('{2: a, 4: a}', 'gives the classes 2 and 4 the same name'),
         ('[a, , b]', 'no file names the classes .*data.yaml is not YAML'),
     ],
 )

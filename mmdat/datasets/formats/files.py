@@ -294,26 +294,27 @@ def read_names(folder: Folder, paths: list[str]) -> list[str]:
     """
     first = choose_first(folder, paths)
     names = [line.strip() for line in read_text(first).rstrip().splitlines()]
-    check_names(names, first)
+    check_names(dict(enumerate(names)), first)
     return names
 
 
-def check_names(names: list[str], where: Path) -> None:
+def check_names(names: Mapping[int, str], where: Path) -> None:
     """Refuse names of classes, which go by their numbers, if one is empty or there twice.
 
     Raises:
         UserError: Names the file and the class.
     """
-    for number, name in enumerate(names):
+    first: dict[str, int] = {}
+    for number, name in names.items():
         if not name:
             raise UserError(
                 f'{where} has no name for class {number} (counted from 0): give it one, or take '
                 'the empty line out'
             )
-        if names.index(name) < number:
+        if (other := first.setdefault(name, number)) != number:
             raise UserError(
-                f'{where} gives the classes {names.index(name)} and {number} (counted from 0) the '
-                f'same name, {name!r}: give each its own'
+                f'{where} gives the classes {other} and {number} the same name, '
+                f'{name!r}: give each its own'
             )
 
 

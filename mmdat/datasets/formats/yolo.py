@@ -2,11 +2,13 @@
 
 import itertools
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from textwrap import shorten
 from typing import Any
 
 import yaml
@@ -25,6 +27,7 @@ from .files import (
     read_lines,
     read_names,
     read_text,
+    split_of,
     split_of_folder,
     upright_size,
 )
@@ -72,10 +75,11 @@ def read_yolo(data: Path, folder: Folder) -> dict[str, dict[str, Any]]:
 
 def _read_description(
     data: Path, folder: Folder
-) -> tuple[str, list[str], dict[str, list[str]], bool] | None:
+) -> tuple[str, dict[int, str], dict[str, list[str]], bool] | None:
     """Find what names the classes, the images of each split, and whether there are keypoints."""
     yamls = [path for path in folder.files if path.lower().endswith(('.yaml', '.yml'))]
     broken = ''
+    unsplit = None  # a YAML file that names classes, but no images
     for path in [str(data.relative_to(folder.root))] if data.is_file() else yamls:
         where = folder.root / path
         try:
@@ -83,44 +87,50 @@ def _read_description(
         except yaml.YAMLError as error:
             broken = broken or f' ({where} is not YAML: {" ".join(str(error).split())})'
             continue
-        if isinstance(content, dict) and content.get('names') and SPLITS[0] in content:
-            # Names are read as text, since YAML takes a class "no" for False.
-            names = _names(yaml.load(text, yaml.BaseLoader)['names'], where)
-            count = content.get('nc', len(names))
-            if str(count).isdecimal() and int(count) != len(names):
-                raise UserError(
-                    f'{where} has {count} classes (nc), but {len(names)} names: make them agree'
-                )
-            return path, names, _splits(path, content, folder), 'kpt_shape' in content
+        if isinstance(content, dict) and content.get('names'):
+            if SPLITS[0] in content:
+                names = _names(text, content, where)
+                return path, names, _splits(path, content, folder), 'kpt_shape' in content
+            unsplit = unsplit or (path, text, content)
     texts = files_named(folder, NAMES_FILES)
     labels = _labels(path for path in folder.files if path not in texts)
     paths = [path for path in folder.paths if _label_of(path, labels)]
-    if not texts and paths:
+    if not texts and not unsplit and paths:
         _refuse_without_names(folder, [_label_of(path, labels) for path in paths], broken)
-    if not texts or not paths:
+    if not paths or not (texts or unsplit):
         return None
     splits = _read_lists(folder)
     if left := splits and len(set(paths) - {path for part in splits.values() for path in part}):
         folder.note(f'{left} images with labels are in no list such as train.txt: left out.')
     for path in () if splits else folder.paths:
         splits.setdefault(split_of_folder(path) or SPLITS[0], []).append(path)
-    return texts[0], read_names(folder, texts), splits, False
+    if texts or unsplit is None:
+        return texts[0], dict(enumerate(read_names(folder, texts))), splits, False
+    path, text, content = unsplit
+    return path, _names(text, content, folder.root / path), splits, 'kpt_shape' in content
 
 
-def _names(named: Any, where: Path) -> list[str]:
+def _names(text: str, content: dict[str, Any], where: Path) -> dict[int, str]:
     """Take the names of the classes of a YAML file, a list or by number."""
+    # Names are read as text, since YAML takes a class "no" for False.
+    named = yaml.load(text, yaml.BaseLoader)['names']
     if isinstance(named, str):
         raise UserError(f'{where} has the names {named!r}, which are no list: write [a, b, ...]')
-    names = list(named)
-    if isinstance(named, dict):
-        if sorted(named) != sorted(map(str, range(len(named)))):
-            raise UserError(
-                f'{where} numbers its names {enumerate_names(named)}: they must be 0 to '
-                f'{len(named) - 1}'
-            )
-        names = [named[str(number)] for number in range(len(named))]
-    names = [str(name).strip() for name in names]
+    if not isinstance(named, dict):
+        named = dict(enumerate(named))
+    if not all(str(number).isdecimal() for number in named):
+        raise UserError(
+            f'{where} numbers its names {enumerate_names(named)}: they must be whole numbers, the '
+            'classes in the labels'
+        )
+    names = {int(number): str(name).strip() for number, name in named.items()}
+    names = dict(sorted(names.items()))
     check_names(names, where)
+    count = content.get('nc', len(names))
+    if str(count).isdecimal() and int(count) != len(names):
+        raise UserError(
+            f'{where} has {count} classes (nc), but {len(names)} names: make them agree'
+        )
     return names
 
 
@@ -158,8 +168,8 @@ def _splits(path: str, content: dict[str, Any], folder: Folder) -> dict[str, lis
         PurePosixPath(),
     ]
     splits: dict[str, list[str]] = {}
-    for split in SPLITS:
-        places = content.get(split) or []
+    for key, split in SPLIT_WORDS.items():
+        places = content.get(key) or []
         for place in [places] if isinstance(places, str) else places:
             listed = list(_images_at(_relative_path(place, folder.root), bases, folder, path))
             if not listed and split == 'test':  # Roboflow names one that is not there
@@ -167,7 +177,7 @@ def _splits(path: str, content: dict[str, Any], folder: Folder) -> dict[str, lis
                 continue
             if not listed:
                 raise UserError(
-                    f'{folder.root / path} names {place!r} for {split}, where no image is: give '
+                    f'{folder.root / path} names {place!r} for {key}, where no image is: give '
                     'the folder that has the images as DATA, or mend the path'
                 )
             splits.setdefault(split, []).extend(listed)
@@ -183,8 +193,11 @@ def _relative_path(place: str, root: Path) -> str:
 
 def _images_at(place: str, bases: list[PurePosixPath], folder: Folder, near: str) -> Iterator[str]:
     """Yield the images of a folder, or of a text file that lists them."""
-    for base in bases:
-        target = str(base / place)
+    parts = PurePosixPath(place).parts
+    # Folders of another computer come before what is below the root.
+    ends = [PurePosixPath(*parts[index:]) for index in range(1, len(parts))]
+    for path in (*(base / place for base in bases), *(end for end in ends if split_of(str(end)))):
+        target = os.path.normpath(path)
         if target in folder.files and not is_image(target):
             for line in read_lines(folder.root / target):
                 found = folder.find(line, target)
@@ -235,7 +248,9 @@ def _note_shared(folder: Folder, label_of: Mapping[str, str | None]) -> None:
         )
 
 
-def _rows(root: Path, label: str | None, names: list[str], is_pose: bool) -> list[list[float]]:
+def _rows(
+    root: Path, label: str | None, names: Mapping[int, str], is_pose: bool
+) -> list[list[float]]:
     """Read the lines of a label file: a class, and a box, maybe with keypoints, or a polygon."""
     rows = []
     for number, line in enumerate(read_text(root / label).splitlines() if label else (), 1):
@@ -251,18 +266,19 @@ def _rows(root: Path, label: str | None, names: list[str], is_pose: bool) -> lis
             del row[5]
         within = all(-SLACK <= value <= 1 + SLACK for value in row[1:])
         fits = len(row) == 5 or (len(row) > 6 and len(row) % 2)
-        if not (fits and within and row[0] in range(len(names)) and all(map(math.isfinite, row))):
+        if not (fits and within and row[0] in names and all(map(math.isfinite, row))):
+            begun = shorten(line, 60, placeholder=' ...')
             raise UserError(
-                f'{root / str(label)} has in line {number} {line.strip()[:60]!r}, which is not a '
-                f'class from 0 to {len(names) - 1} and a box (4 numbers) or a polygon, in shares '
-                "of the image's sides: mend it, or take it out"
+                f'{root / str(label)} has in line {number} {begun!r}, which is not a class from '
+                f'{min(names)} to {max(names)} and a box (4 numbers) or a polygon, in shares of '
+                "the image's sides: mend it, or take it out"
             )
         rows.append(row)
     return rows
 
 
 def _convert(
-    root: Path, rows: dict[str, list[list[float]]], names: list[str], polygons: bool
+    root: Path, rows: dict[str, list[list[float]]], names: Mapping[int, str], polygons: bool
 ) -> dict[str, Any]:
     with ThreadPoolExecutor() as threads:
         sizes = list(threads.map(lambda path: upright_size(root / path), rows))
@@ -271,12 +287,12 @@ def _convert(
             (path, size, [_object(row, size, names, polygons) for row in lines])
             for (path, lines), size in zip(rows.items(), sizes, strict=True)
         ],
-        names,
+        list(names.values()),
     )
 
 
 def _object(
-    row: list[float], size: tuple[int, int], names: list[str], as_polygon: bool
+    row: list[float], size: tuple[int, int], names: Mapping[int, str], as_polygon: bool
 ) -> dict[str, Any]:
     """Give an object its box in pixels, or its polygon; that of a box has four corners."""
     label, *shares = row
