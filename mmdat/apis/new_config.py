@@ -139,10 +139,11 @@ def new_config(
         check_parts(cfg, ('train_cfg.max_epochs',))
     draft = Draft()
     write, found = _find(cfg, folder, val_share, seed, zero)
-    found.notes += [
-        f'The data have the classes {pair}: give both one name if they are one class.'
-        for pair in nearly_equal(found.classes)
-    ]
+    if pairs := list(nearly_equal(found.classes)):
+        more = f', and {len(pairs) - 1} more such pairs' if len(pairs) > 1 else ''
+        found.notes.append(
+            f'The data have the classes {pairs[0]}{more}: give both one name if they are one class.'
+        )
     title = f'{Path(base).stem} on {found.root}: {found.kind}, {len(found.classes)} classes.'
     draft.comment(' '.join(title.split()))
     draft.values['_base_'] = _base_path(base, path)
