@@ -634,6 +634,26 @@ def test_a_column_of_a_list_names_the_splits(text: str, tmp_path: Path) -> None:
     )
 
 
+def test_lines_of_json_are_a_list(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['train/a.jpg', 'train/b.jpg', 'test/c.jpg'])
+    lines = '{{"file_name": "{}.jpg", "label": "{}", "boxes": [1, 2]}}\n'
+    (tmp_path / 'train' / 'metadata.jsonl').write_text(
+        lines.format('a', 'cat') + lines.format('b', 'dog')
+    )
+    (tmp_path / 'test' / 'metadata.jsonl').write_text('{"label": "dog", "file_name": "c.jpg"}')
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.splits['train'].labels == {'train/a.jpg': 0, 'train/b.jpg': 1}
+    assert found.splits['val'].labels == {'test/c.jpg': 1}
+    for text, sentence in (
+        ('{"file_name": "a.jpg", "objects": [3]}', 'has images of no classes'),
+        ('{"file_name": "a.jpg"', 'metadata.jsonl is not a JSON object in each line'),
+    ):
+        (tmp_path / 'train' / 'metadata.jsonl').write_text(text)
+        (tmp_path / 'test' / 'metadata.jsonl').write_text('')
+        with pytest.raises(UserError, match=sentence):
+            read_classified(tmp_path, 0.5, 0)
+
+
 @pytest.mark.parametrize(
     'text, sentence',
     [

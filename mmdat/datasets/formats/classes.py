@@ -1,6 +1,7 @@
 """Images by class: in a folder for each class, or in a list."""
 
 import csv
+import json
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection
@@ -27,7 +28,8 @@ from .files import (
 
 # Folders of data for other tasks.
 NO_CLASSES = {'images', 'labels', 'masks', 'annotations', 'JPEGImages', 'SegmentationClass'}
-LISTS = ('.txt', '.csv')
+TABLES = ('.csv', '.jsonl')
+LISTS = ('.txt', *TABLES)
 CLASS_COLUMNS = ('label', 'class', 'category', 'class_name', 'label_name')
 SPLIT_COLUMNS = ('split', 'set', 'subset')
 
@@ -70,7 +72,7 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
     """
     folder = Folder(data if data.is_dir() else data.parent, share, seed)
     named = _read_lists(data, folder)
-    tables = [path for path in folder.files if path.lower().endswith('.csv')]
+    tables = [path for path in folder.files if path.lower().endswith(TABLES)]
     if not named and data.is_dir() and len(tables) == 1:
         in_folders = {name for split in _read_folders(folder).values() for name in split.values()}
         folder.notes.clear()  # made anew if the folders are the classes
@@ -177,8 +179,21 @@ def _divide_by_lists(named: dict[str, dict[str, str]], folder: Folder) -> dict[s
 
 
 def _rows(folder: Folder, path: str) -> list[list[str]]:
-    """Split the lines of a list at tabs, semicolons or commas; or else at their last blank."""
+    """Split the lines of a list at tabs, semicolons or commas; or else at their last blank.
+
+    Of lines of JSON the keys come first; those that hold more than text or a number are left out.
+    """
     lines = read_lines(folder.root / path)
+    if path.lower().endswith('.jsonl'):
+        try:
+            items = [dict(json.loads(line)) for line in lines]
+        except (TypeError, ValueError):
+            raise UserError(
+                f'{folder.root / path} is not a JSON object in each line: mend it, or take it out'
+            ) from None
+        nested = {key for item in items for key in item if isinstance(item[key], (dict, list))}
+        keys = [key for key in {key: 0 for item in items for key in item} if key not in nested]
+        return [keys, *([str(item.get(key, '')) for key in keys] for item in items)]
     sign = next((sign for sign in '\t;,' if lines and sign in lines[0]), None)
     split = csv.reader(lines, delimiter=sign) if sign else (line.rsplit(' ', 1) for line in lines)
     return [[cell.strip().strip('"') for cell in row] for row in split]
