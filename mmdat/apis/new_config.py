@@ -290,7 +290,8 @@ def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, ba
             if split.image_suffix:
                 datasets[name]['img_suffix'] = split.image_suffix
         if split.listed:
-            stems = [os.path.splitext(image)[0] for image in split.pairs]
+            end = '' if found.rewritten else split.image_suffix
+            stems = [image.removesuffix(end or os.path.splitext(image)[1]) for image in split.pairs]
             datasets[name]['ann_file'] = _list_file(draft, path, name, stems)
         if found.rewritten:
             masks = path.with_name(f'{path.stem}_masks') / name

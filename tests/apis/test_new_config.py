@@ -142,7 +142,8 @@ def test_masks_in_color_are_written_anew_and_trained_on(tmp_path: Path) -> None:
     train_a_step(tmp_path / 'mine.py')
 
 
-def test_cityscapes_is_trained_on_as_it_lies(tmp_path: Path) -> None:
+@pytest.mark.parametrize('lonely', [False, True], ids=['all masks', 'a mask is missing'])
+def test_cityscapes_is_trained_on_as_it_lies(lonely: bool, tmp_path: Path) -> None:
     """Without those of its values that are no class (labelIds)."""
     for split, city in (('train', 'aachen'), ('val', 'ulm')):
         for index in range(2):
@@ -153,10 +154,14 @@ def test_cityscapes_is_trained_on_as_it_lies(tmp_path: Path) -> None:
             mask = tmp_path / 'data' / 'gtFine' / f'{name}_gtFine_labelIds.png'
             mask.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.resize(np.arange(34, dtype=np.uint8), (80, 96))).save(mask)
+    if lonely:
+        image = tmp_path / 'data' / 'leftImg8bit' / 'train' / 'aachen'
+        write_images(image, ['aachen_000000_000019_leftImg8bit.png'])
     new_config(nano('mmseg'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
     cfg = Config.fromfile(tmp_path / 'mine.py')
     assert len(cfg.classes) == 19 and cfg.data.mask_values[26] == 'car'
     assert not (tmp_path / 'mine_masks').exists()
+    assert (tmp_path / 'mine_train.txt').exists() == lonely
     train_a_step(tmp_path / 'mine.py')
 
 

@@ -354,17 +354,25 @@ def write_cityscapes(root: Path, ends: tuple[str, ...]) -> None:
                 Image.fromarray(np.array([values], np.uint8)).save(path)
 
 
-@pytest.mark.parametrize('ids', ['labelTrainIds', 'labelIds'])
-def test_the_folders_of_cityscapes_are_read(ids: str, tmp_path: Path) -> None:
+def test_masks_of_instances_of_voc_are_no_images(tmp_path: Path) -> None:
+    write_masks(tmp_path, 'JPEGImages SegmentationClass', np.arange(3))
+    shutil.copytree(tmp_path / 'SegmentationClass', tmp_path / 'SegmentationObject')
+    assert not any('have no mask' in note for note in read_segmented(tmp_path, 0.5, 0, None).notes)
+
+
+@pytest.mark.parametrize('ids, kind', [('labelTrainIds', 'png'), ('labelIds', 'jpg')])
+def test_the_folders_of_cityscapes_are_read(ids: str, kind: str, tmp_path: Path) -> None:
     ends = dict.fromkeys([ids, 'labelIds', 'instanceIds', 'color'])
     write_cityscapes(tmp_path, tuple(ends))
+    for image in tmp_path.rglob('*_leftImg8bit.png'):
+        image.rename(image.with_suffix(f'.{kind}'))
     found = read_segmented(tmp_path, 0.25, 0, None)
     split = found.splits['train']
     assert split.pairs == {
-        f'aachen_000000_00001{i}_leftImg8bit.png': f'aachen_000000_00001{i}_gtFine_{ids}.png'
+        f'aachen_000000_00001{i}_leftImg8bit.{kind}': f'aachen_000000_00001{i}_gtFine_{ids}.png'
         for i in range(2)
     }
-    assert (split.suffix, split.image_suffix) == (f'_gtFine_{ids}.png', '_leftImg8bit.png')
+    assert (split.suffix, split.image_suffix) == (f'_gtFine_{ids}.png', f'_leftImg8bit.{kind}')
     assert not (found.rewritten or split.listed or found.zero_is_nothing)
     (note,) = found.notes
     assert note.startswith('17 of 19 classes are in no mask: ')
@@ -460,6 +468,7 @@ def test_colors_count_where_numbers_differ(kinds: str, tmp_path: Path) -> None:
          '"color": "#008000"}]}', ('background', 'car', 'road')),
         ('classes.json', '[{"name": "car", "color": [128, 0, 0]}, {"name": "road", "color": '
          '[0, 128, 0]}]', ('background', 'car', 'road')),
+        ('label_colors.txt', '128 0 0\t\tcar\n0 0 0\tsky\n0 128 0 road', ('car', 'sky', 'road')),
     ],
 )  # fmt: skip
 def test_colors_have_the_names_that_a_file_gives_them(

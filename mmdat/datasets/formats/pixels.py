@@ -191,7 +191,7 @@ def _split(folder: Folder, pairs: dict[str, str]) -> MaskSplit:
         second,
         relative,
         '' if suffix in relative.values() else suffix,
-        f'{image_end}.png' if image_end and suffix else '',
+        image_end + os.path.splitext(next(iter(relative)))[1] if image_end and suffix else '',
         listed=inside != len(pairs),
         are_parallel=are_images or suffix not in ('', *relative.values()),
     )
