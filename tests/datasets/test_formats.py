@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import time
 import unicodedata
 from functools import partial
@@ -158,6 +159,11 @@ MEANINGS = {
         ('classes.json', '{"road": 1, "sky": 2}'),
         (('road', 'sky'), True, None),
     ),
+    'numbered by Hugging Face': (
+        [0, 1],
+        ('id2label.json', '{"0": "sky", "1": "road"}'),
+        (('sky', 'road'), False, None),
+    ),
     'no names': ([0, 1, 255], None, (('background', 'class_1'), False, None)),
 }
 
@@ -240,6 +246,9 @@ def test_masks_beside_their_images_end_in_a_word(tmp_path: Path) -> None:
         ('{0} {0}', '{}.JPG', 'mask_{}.png', ''),
         ('{0} {0}annot', '{}.png', '{}.png', ''),
         ('{0} {0}_labels', '{}.png', '{}_L.png', '_L.png'),
+        ('images/{0} labels/{0}', '{}.png', '{}_P.png', '_P.png'),
+        ('{0}/image_2 {0}/semantic', '{}.png', '{}.png', ''),
+        ('{0}/701_StillsRaw_full {0}/LabeledApproved_full', '{}.png', '{}_L.png', '_L.png'),
         ('images/{0} masks/{0}', '{}_L.png', '{}_L.png', ''),
         ('{0} {0}/masks', 'mask_{}.png', 'mask_{}.png', ''),
     ],

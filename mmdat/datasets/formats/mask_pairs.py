@@ -15,22 +15,25 @@ IMAGE_WORDS = ('images', 'image', 'imgs', 'img', 'jpegimages', 'photos', 'inputs
 MASK_WORDS = (
     'segmentationclasspng', 'segmentationclass', 'masks', 'mask', 'labels', 'label', 'annotations',
     'annotation', 'annot', 'ann', 'gt', 'groundtruth', 'targets', 'segmentation',
+    'semantic',
 )  # fmt: skip
 MASK_END = re.compile(r'[_-](masks?|seg|segmentation|labels?|gt)$', re.IGNORECASE)
-# Parts of a mask's name that its image's lacks: those of Cityscapes first, of CamVid last.
+# Parts of a mask's name that its image's lacks: those of Cityscapes first, of CamVid last (_P as
+# fastai has it).
 MORE_IN_MASKS = (
     re.compile('(_gtFine)?_labelTrainIds$'),
     re.compile('_gtFine_labelIds$'),
     MASK_END,
     re.compile(r'^(masks?|seg|labels?|gt)[_-]', re.IGNORECASE),
     re.compile(rf'({"|".join(map(re.escape, IMAGE_SUFFIXES))})$', re.IGNORECASE),
-    re.compile('_L$'),
+    re.compile('_[LP]$'),
 )
 CITYSCAPES_END = '_leftImg8bit'
-CITYSCAPES_NO_MASK = re.compile('_gtCoarse_|_gtFine_(color|instance)')
+NO_MASK = re.compile('_gtCoarse_|_gtFine_(color|instance)|SegmentationObject/')
 FOLDERS = dict(
     leftimg8bit='images', gtfine='gt', trainannot='train annot', valannot='val annot',
     testannot='test annot', ground_truth='gt', **{'ground truth': 'gt', 'ground-truth': 'gt'},
+    **{'701_stillsraw_full': 'images', 'labeledapproved_full': 'labels'},
 )  # fmt: skip
 Ranked = tuple[int, int, str]  # rank of a mask, rank of the key that fits it, and its path
 Candidate = tuple[list[tuple], int, str]  # keys that a mask may have, its rank and its path
@@ -98,7 +101,7 @@ def _key_files(
     plain = {PurePosixPath(path).with_suffix('').parts for path in folder.paths}
     for path in folder.paths:
         parts = PurePosixPath(path).with_suffix('').parts
-        if CITYSCAPES_NO_MASK.search(parts[-1]):
+        if NO_MASK.search(path):
             continue
         ends = [(*parts[:-1], name) for name in _names_of_images(parts[-1])]
         for index in reversed(range(len(parts) - 1)):

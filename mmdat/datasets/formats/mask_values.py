@@ -24,6 +24,7 @@ CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33)
 LISTS_OF_CLASSES = (
     'labelmap.txt', 'class_names.txt', 'classes.txt', 'labels.txt', '_classes.csv', 'classes.json',
     'labels.json', 'class_names.json', 'label_map.json', 'meta.json', 'class_dict.csv',
+    'id2label.json', 'label_colors.txt', 'codes.txt',
 )  # fmt: skip
 # Data sets of papers: pattern of the images' names, class of mmsegmentation, value of the first
 # class.
@@ -159,12 +160,12 @@ def read_class_names(folder: Folder) -> tuple[Names, dict[Color, str]]:
     lines = [line for line in read_lines(path) if line[0] != '#']
     if path.suffix == '.csv':
         cells = [[cell.strip() for cell in row] for row in csv.reader(lines)]
-        if colored := [row for row in cells if ''.join(row[1:4]).isdigit() and len(row) > 3]:
-            return [row[0] for row in colored], {_color(row[1:4]): row[0] for row in colored}
+        if tinted := [row for row in cells if ''.join(row[1:4]).isdigit() and len(row) > 3]:
+            return [row[0] for row in tinted], {_color(row[1:4]): row[0] for row in tinted}
         return {int(row[0]): row[1] for row in cells if row[0].isdigit()}, {}
+    colors: dict[Color, str] = {}
     if path.name == 'labelmap.txt' and all(':' in line for line in lines):  # CVAT's
         fields = [line.split(':') for line in lines]
-        colors: dict[Color, str] = {}
         for name, color, *_ in fields:
             if color:
                 try:
@@ -175,6 +176,10 @@ def read_class_names(folder: Folder) -> tuple[Names, dict[Color, str]]:
                         'green and blue, such as 128,0,0'
                     ) from None
         return [name for name, *_ in fields], colors
+    colored = [re.fullmatch(r'(\d+)\s+(\d+)\s+(\d+)\s+(.+)', line) for line in lines]
+    if all(colored):  # CamVid's
+        colors = {_color(match.groups()[:3]): match[4] for match in colored if match}
+        return list(colors.values()), colors
     numbered = [re.fullmatch(r'(\d+)[\s:,;]+(.+)', line) for line in lines]
     if all(numbered):
         return {int(match[1]): match[2].strip() for match in numbered if match}, {}
