@@ -62,6 +62,7 @@ MANY_IMAGES = 20_000
 WARM_UP_SHARE = 0.1
 VALIDATIONS = 10
 MOST_ROWS = 40
+PACKED = ('.zip', '.gz', '.tgz', '.tar', '.bz2', '.xz', '.7z', '.rar')
 # How a comment is wrapped: a path in it stays whole.
 COMMENT: Any = dict(
     initial_indent='# ', subsequent_indent='# ', break_long_words=False, break_on_hyphens=False
@@ -175,6 +176,8 @@ def _check_paths(path: Path, folder: Path, base: str, out: str, data: str) -> No
         raise UserError(f'DATA {data} does not exist: give a folder or an annotation file')
     if folder.is_file() and folder.name.lower().endswith(IMAGE_SUFFIXES):
         raise UserError(f'DATA {data} is an image: give its folder')
+    if folder.is_file() and folder.name.lower().endswith(PACKED):
+        raise UserError(f'DATA {data} is packed: unpack it, and give the folder')
     if folder.is_dir() and not any(find_files(str(folder), ('',))):
         raise UserError(f'DATA {data} holds no files')
     if path.is_relative_to(folder):
@@ -206,6 +209,8 @@ def _find(
             raise UserError(
                 f'{data} holds {found.kind}: give a BASE of {task}, such as {example}'
             ) from error
+        if packed := next(find_files(str(data), PACKED), None):
+            raise UserError(f'{error}; or is it in {packed}? Unpack that first') from error
         raise
 
 

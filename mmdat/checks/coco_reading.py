@@ -75,7 +75,7 @@ class Reading:
         yield from self.item_problems(content)
         yield from self._category_problems(content)
         annotations = content.get('annotations', [])
-        yield from self._box_problems(annotations)
+        yield from self.box_problems(annotations)
         self._look_for_double_images(content['images'])
         self.clear_crowds(annotations)
         self.number(annotations)
@@ -238,7 +238,7 @@ class Reading:
                 len(doubles)
             )
 
-    def _box_problems(self, annotations: list[dict]) -> Iterator[str]:
+    def box_problems(self, annotations: list[dict]) -> Iterator[str]:
         """Yield that boxes seem to be corners; else count those that cannot be right."""
         beyond, num_boxes = self._num_beyond, len(annotations)
         if 2 * beyond > num_boxes == self._num_like_corners:

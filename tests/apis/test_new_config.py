@@ -315,6 +315,10 @@ def write_nothing(root: Path) -> None:
     write_json(root / 'notes.json', {'a': 1})
 
 
+def write_packed(root: Path) -> None:
+    (root / 'train.json.gz').touch()
+
+
 def write_yolo_of_pixels(root: Path) -> None:
     write_yolo(root)
     label = next((root / 'train' / 'labels').iterdir())
@@ -332,7 +336,7 @@ def write_two_files(root: Path) -> None:
     write_json(root / 'train' / 'old.json', content)
 
 
-def write_annotations(root: Path, **changes: int) -> None:
+def write_annotations(root: Path, **changes: Any) -> None:
     """One image and one annotation, with changes of it."""
     write_images(root, ['a.jpg'])
     item = dict(id=3, image_id=1, category_id=1, bbox=[1, 2, 30, 40])
@@ -367,6 +371,11 @@ BOX_OF_NAN = '<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>nan</xmax><ymax>4</ymax>
         (write_yolo_of_pixels, r"in line 1 '0 40 30 20 10', which is not a class from 0 to 1"),
         (write_lost_image, r'1 of 2 images of .*_annotations.coco.json are not below'),
         (write_two_files, r'give the one to use as DATA'),
+        (write_packed, r'or is it in .*train.json.gz\? Unpack that first'),
+        (
+            partial(write_annotations, bbox=[60, 50, 90, 75], area='1'),
+            r'data/[a-z.]+json is not in COCO format: 1 of the 1 boxes reach beyond their image',
+        ),
     ],
 )
 def test_data_that_does_not_do_leaves_nothing_behind(
@@ -418,12 +427,14 @@ def test_data_of_another_task_names_a_base_for_it(
         ('base.py', 'nowhere', r'nowhere does not exist: give a folder or an annotation file'),
         ('base.py', 'empty', r'empty holds no files'),
         ('base.py', 'full/a.PNG', r'a.PNG is an image: give its folder'),
+        ('base.py', 'full/a.ZIP', r'a.ZIP is packed: unpack it, and give the folder'),
     ],
 )
 def test_arguments_that_are_mixed_up_are_told(
     base: str, data: str, sentence: str, tmp_path: Path
 ) -> None:
     write_images(tmp_path / 'full', ['a.PNG'])
+    (tmp_path / 'full' / 'a.ZIP').touch()
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'base.py').touch()
     with pytest.raises(UserError, match=sentence):

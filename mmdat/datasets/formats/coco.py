@@ -226,6 +226,8 @@ def _read_coco_file(folder: Folder, path: str, content: dict[str, Any]) -> CocoS
         raise UserError(f'annotation file {where} is not in COCO format: {problem}')
     reading.clear_crowds(content['annotations'])
     mended = bool(reading.findings)
+    for problem in reading.box_problems(content['annotations']):
+        raise UserError(f'annotation file {where} is not in COCO format: {problem}')
     for number, item in enumerate(content['annotations'], 1):
         item.setdefault('id', number)
     prefixes = {
