@@ -54,6 +54,11 @@ class Input:
         path = urlsplit(self.path).path if '://' in self.path else self.path
         return self.is_live or path.lower().endswith(VIDEO_SUFFIXES)
 
+    @property
+    def is_utf8(self) -> bool:
+        """Whether the path is in UTF-8; OpenCV would end the process at another."""
+        return self.path.encode(errors='ignore').decode() == self.path
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -131,7 +136,7 @@ def count_frames(inputs: Iterable[Input]) -> int | None:
     total = 0
     for item in inputs:
         frames = 1
-        if item.is_video:
+        if item.is_video and item.is_utf8:
             if item.is_live:
                 return None
             video = _open_video(item.path)
@@ -158,6 +163,8 @@ def read_frames(
     """
     for item in inputs:
         try:
+            if not item.is_utf8:
+                raise UnreadableError('its path is not in UTF-8: rename it')
             if item.is_video:
                 yield from _read_video(item, notify)
             else:

@@ -1,6 +1,7 @@
 """What is found where images and videos are named, and how it is read."""
 
 import functools
+import os
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -156,6 +157,16 @@ def read(arguments: list[str]) -> tuple[list[tuple], dict[str, str]]:
         for frame in read_frames(find_inputs(arguments), unreadable.__setitem__)
     ]
     return frames, unreadable
+
+
+def test_a_path_that_is_not_in_utf8_is_told(tmp_path: Path) -> None:
+    for name in (b'\xe9.png', b'\xe9.mp4'):
+        Path(os.fsdecode(bytes(tmp_path) + b'/' + name)).touch()
+    inputs = find_inputs(tmp_path)
+    assert count_frames(inputs) == 2
+    unreadable: dict[str, str] = {}
+    assert not list(read_frames(inputs, unreadable.__setitem__))
+    assert list(unreadable.values()) == ['its path is not in UTF-8: rename it'] * 2
 
 
 def test_a_video_is_read_frame_by_frame_and_what_is_broken_is_told(tmp_path: Path) -> None:
