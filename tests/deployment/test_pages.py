@@ -18,6 +18,7 @@ import pytest
 import torch
 from helpers.imports import ROOT
 from mmengine.registry import DefaultScope
+from pycocotools import mask as mask_api
 from torch import Tensor, nn
 
 from mmdat.apis import predict
@@ -104,6 +105,10 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     return printed.getvalue()
 
 
+# The small detector has no masks, and no product of matrices that could be quantized.
+only_demo = pytest.mark.parametrize('shared_file', ['demo'], indirect=True)
+
+
 @pytest.fixture(
     scope='module',
     params=[pytest.param(name, marks=pytest.mark.slow) for name in ('small', 'demo')],
@@ -164,6 +169,24 @@ def test_the_code_of_the_page_finds_the_boxes_that_are_predicted(file: Exported)
     assert {line.split()[0] for line in lines} == {expected.classes[i] for i in objects.labels}
 
 
+@pytest.mark.slow
+@only_demo
+def test_masks_are_those_that_are_predicted_without_mmdat(file: Exported) -> None:
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(USE, names)
+    copied = (ROOT / 'mmdat/deployment/masks.py').read_text()
+    assert re.findall(r'^(?:from|import) .*', copied, re.M) == ['import numpy as np']
+    exec(copied, names)
+    (call,) = re.findall(r'`(paste_masks\([^`]*)`', PAGE)
+    masks = eval(call.replace('\n', ' '), names)
+    (expected,) = predict(str(file.config), 'model.pth', 'image.jpg')
+    assert expected.instances is not None and expected.instances.masks
+    reference = mask_api.decode(expected.instances.masks).transpose(2, 0, 1).astype(bool)
+    assert masks.shape == reference.shape and reference.any()
+    assert (masks != reference).mean() < 1e-4
+
+
 def test_the_file_says_what_comes_before_it(file: Exported) -> None:
     import onnx
 
@@ -205,10 +228,6 @@ def test_a_check_that_compares_nothing_fails(
     with pytest.raises(UserError, match='is written, but not checked, as the model finds no obj'):
         export(str(file.config), 'model.pth', str(out), check=True)
     assert out.exists()
-
-
-# The small detector has no product of matrices that could be quantized.
-only_demo = pytest.mark.parametrize('shared_file', ['demo'], indirect=True)
 
 
 @pytest.mark.slow
