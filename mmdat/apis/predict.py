@@ -182,15 +182,8 @@ def _run(
     on_unreadable: Callable[[str, str], None],
     notify: Callable[[str], None],
 ) -> Iterator[Prediction]:
-    """Predict inputs batch by batch, and give each notice once."""
-    notified: set[str] = set()
-
-    def notify_once(text: str) -> None:
-        if text not in notified:
-            notified.add(text)
-            notify(text)
-
-    frames = read_frames(inputs, on_unreadable, notify_once, predictor.is_turning)
+    """Predict inputs batch by batch."""
+    frames = read_frames(inputs, on_unreadable, notify, predictor.is_turning)
     while batch := list(itertools.islice(frames, predictor.batch_size)):
         for frame, output in _outputs(predictor, batch, on_unreadable):
             yield Prediction(

@@ -318,7 +318,7 @@ def check_weights_fit(
     backbone_only: bool,
     unneeded: tuple[str, ...] = (),
 ) -> None:
-    """Refuse a checkpoint of another model.
+    """Refuse a checkpoint of another model, and one whose weights are no numbers (NaN).
 
     Args:
         weights: The model's weights by name.
@@ -365,6 +365,11 @@ def check_weights_fit(
         raise UserError(
             f"{source} is of another model than the config's: it holds {both}; "
             f'it {", ".join(filter(None, problems))}{way}'
+        )
+    if no_numbers := sorted(name for name in expected if loaded[name].isnan().any()):
+        raise UserError(
+            f'{source} holds weights that are no numbers (NaN), as of a training that diverged: '
+            f'{list_first(no_numbers)}; give an earlier checkpoint'
         )
 
 

@@ -158,17 +158,24 @@ def read_frames(
 
     Args:
         on_unreadable: Is told the path of an input that cannot be read, and why.
-        notify: Is told what was done to an image that one might not expect.
+        notify: Is told, once, what was done to images that one might not expect.
         is_turning: Whether to turn images upright, as their EXIF data says.
     """
+    notified: set[str] = set()
+
+    def notify_once(text: str) -> None:
+        if text not in notified:
+            notified.add(text)
+            notify(text)
+
     for item in inputs:
         try:
             if not item.is_utf8:
                 raise UnreadableError('its path is not in UTF-8: rename it')
             if item.is_video:
-                yield from _read_video(item, notify)
+                yield from _read_video(item, notify_once)
             else:
-                yield Frame(item.name, item.path, read_image(item.path, notify, is_turning))
+                yield Frame(item.name, item.path, read_image(item.path, notify_once, is_turning))
         except UnreadableError as error:
             on_unreadable(item.path, str(error))
 

@@ -404,6 +404,14 @@ def test_a_checkpoint_of_another_model_is_refused(
         check_weights_fit(given, WEIGHTS, 'x.pth', backbone_only=True)
 
 
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    given = WEIGHTS | {'head.weight': torch.tensor([1, torch.nan])}
+    sentence = 'x.pth holds weights that are no numbers .*: head.weight; give an earlier checkpoint'
+    with pytest.raises(UserError, match=sentence):
+        check_weights_fit(dict(state_dict=given), WEIGHTS, 'x.pth', backbone_only=False)
+    check_weights_fit(given, WEIGHTS, 'x.pth', backbone_only=True)
+
+
 CLASSIFIER = {'head.fc.weight': (4, 128)}
 SEGMENTOR = {'decode_head.conv_seg.weight': (4, 128, 1, 1)}
 MASK_RCNN = {

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mmdat.datasets.images import SCALED
 from mmdat.datasets.inputs import Input, count_frames, find_inputs, read_frames
 from mmdat.errors import UserError
 
@@ -193,6 +194,14 @@ def test_frames_are_counted_where_that_can_be(tmp_path: Path) -> None:
     assert count_frames(inputs) == 7
     assert count_frames([*inputs, Input('camera_0', '0')]) is None
     assert count_frames([*inputs, Input('x', 'rtsp://10.0.0.7/live')]) is None
+
+
+def test_what_holds_for_many_images_is_told_once(tmp_path: Path) -> None:
+    for name in 'ab':
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.zeros((8, 8), np.uint16))
+    told: list[str] = []
+    assert len(list(read_frames(find_inputs(tmp_path), {}.__setitem__, told.append))) == 2
+    assert told == [SCALED]
 
 
 def test_a_video_that_ends_early_is_told(tmp_path: Path) -> None:
