@@ -62,7 +62,7 @@ def build_runner(cfg: Config, warnings: Iterable[str] = ()) -> Runner:
     # Without a name it gets the run's.
     (cfg.get('visualizer') or {}).pop('name', None)
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
-        _prepare_processes_on_cpu(cfg)
+        prepare_processes_on_cpu(cfg)
     with short_terminal():
         runner = RUNNERS.build(cfg)
     log = Path(runner.work_dir, runner.timestamp, f'{runner.timestamp}.log').resolve()
@@ -171,11 +171,12 @@ def _metrics(cfg: Config) -> Iterator[Any]:
             yield metric
 
 
-def _prepare_processes_on_cpu(cfg: Config) -> None:
+def prepare_processes_on_cpu(cfg: Config) -> None:
     """Start a process group on CPUs; mmengine would ask for GPUs, but takes one that is there."""
     torch.distributed.init_process_group('gloo')
     # Statistics over processes are for GPUs alone; in one process the runner does this.
     config_tree.replace_values(cfg.model, 'type', 'SyncBN', 'BN')
+    cfg.pop('sync_bn', None)
     if is_sharded(cfg):
         # Without this the weights, which lie on the CPU, are offloaded to the CPU: PyTorch frees
         # them there, and the process dies of a segmentation fault.
@@ -185,9 +186,10 @@ def _prepare_processes_on_cpu(cfg: Config) -> None:
             state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
             optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True),
         )
-    cfg.model_wrapper_cfg = dict(
-        type='MMDistributedDataParallel',
-        device_ids=None,
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
-    )
+    cfg.model_wrapper_cfg = {
+        'type': 'MMDistributedDataParallel',
+        'broadcast_buffers': False,
+        'find_unused_parameters': cfg.get('find_unused_parameters', False),
+        **(cfg.get('model_wrapper_cfg') or {}),
+        'device_ids': None,
+    }

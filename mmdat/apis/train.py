@@ -15,7 +15,7 @@ from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks.checkpoint import check_whole, latest_checkpoint
 from mmdat.checks.exceptions import explained
-from mmdat.checks.mmengine_private import built_loops
+from mmdat.checks.mmengine_private import built_loops, keeps_numbers
 from mmdat.checks.run import VIS_BACKENDS, vis_backends_in
 from mmdat.errors import UserError, reason, suggest
 
@@ -125,11 +125,12 @@ def _add_vis_backends(cfg: Config, packages: Sequence[str]) -> None:
 
 def _where_to_look(runner: Runner) -> str:
     folder = os.path.abspath(runner.work_dir)
-    text = (
-        f'Watch this training in {folder}: log {runner.timestamp}/{runner.timestamp}.log; losses '
-        'and metrics as curves.png when it ends, or now by '
-        f'`tools/analysis_tools/plot.py {shlex.quote(folder)}`'
-    )
+    text = f'Watch this training in {folder}: log {runner.timestamp}/{runner.timestamp}.log'
+    if keeps_numbers(runner):
+        text += (
+            '; losses and metrics as curves.png when it ends, or now by '
+            f'`tools/analysis_tools/plot.py {shlex.quote(folder)}`'
+        )
     if runner.visualizer.get_backend(VIS_BACKENDS['tensorboard']) is not None:
         text += f'; `tensorboard --logdir {shlex.quote(folder)}`'
     return text
@@ -137,7 +138,7 @@ def _where_to_look(runner: Runner) -> str:
 
 def _draw_curves(runner: Runner) -> None:
     loop = built_loops(runner).get('train')
-    if loop is None or loop.iter == 0 or not is_main_process():
+    if loop is None or loop.iter == 0 or not keeps_numbers(runner) or not is_main_process():
         return
     try:
         runner.logger.info(f'Curves: {write_curves([runner.work_dir]).resolve()}')

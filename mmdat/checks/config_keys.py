@@ -22,7 +22,7 @@ from mmdat.errors import UserError, enumerate_names, suggest
 from mmdat.models.arch import fits
 from mmdat.stack import require
 
-from .config_tree import class_name, metrics, paths, value_at
+from .config_tree import class_name, items, metrics, paths, value_at
 from .folders import DATA_OF_SCOPE
 
 
@@ -229,10 +229,8 @@ def _check_no_text(value: Any, path: str) -> None:
     """Refuse numbers that are text, with which mmengine ends late and says nothing of them."""
     if isinstance(value, str) and NUMBER.fullmatch(value):
         raise UserError(f'{path} is the text {value!r}: give the number {value}')
-    if isinstance(value, Mapping | list | tuple):
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, item in items:
-            _check_no_text(item, f'{path}.{key}')
+    for key, item in items(value):
+        _check_no_text(item, f'{path}.{key}')
 
 
 def check_scope(cfg: Config) -> None:

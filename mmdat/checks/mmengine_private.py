@@ -12,6 +12,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope, build_from_cfg
 from mmengine.runner import BaseLoop, FlexibleRunner, Runner
 from mmengine.utils import manager
+from mmengine.visualization import LocalVisBackend
 
 # Methods of a runner -> the key of a config that they read, where their names do not say it.
 KEYS = dict(
@@ -76,6 +77,12 @@ def built_loops(runner: Runner) -> dict[str, Any]:
     """Split -> the loop that a runner has built; its properties would build others."""
     loops = dict(train=runner._train_loop, val=runner._val_loop, test=runner._test_loop)
     return {split: loop for split, loop in loops.items() if isinstance(loop, BaseLoop)}
+
+
+def keeps_numbers(runner: Runner) -> bool:
+    """Whether a runner writes losses and metrics into files, from which curves are drawn."""
+    backends = runner.visualizer._vis_backends.values()
+    return any(isinstance(backend, LocalVisBackend) for backend in backends)
 
 
 def is_subset(dataset: BaseDataset) -> bool:

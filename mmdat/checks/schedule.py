@@ -131,6 +131,11 @@ def check_intervals(loop: BaseLoop, hooks: Sequence[Hook], warn: Warn) -> None:
     for hook in hooks:
         if not isinstance(hook, CheckpointHook):
             continue
+        if hook.max_keep_ckpts == 0:
+            warn(
+                'default_hooks.checkpoint.max_keep_ckpts is 0, which keeps all checkpoints, as -1 '
+                'does: set it to 1 for the last alone'
+            )
         if hook.by_epoch and counts_iters:
             warn(
                 'default_hooks.checkpoint counts epochs, but the training iterations: there is '
@@ -149,6 +154,8 @@ def check_intervals(loop: BaseLoop, hooks: Sequence[Hook], warn: Warn) -> None:
 def check_batches(loader: DataLoader, split: str, warn: Warn) -> None:
     """Refuse a data loader that yields no batch; warn of images that are never tested."""
     images = _num_images(loader)
+    if not images:
+        raise UserError(f'{split}_dataloader has no image: check its data set')
     if not isinstance(loader.sampler, InfiniteSampler) and not len(loader):
         raise UserError(
             f'{split}_dataloader yields no batch: {images} images (for each process) are fewer '

@@ -61,6 +61,11 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
                 f'filename_tmpl {self.filename_tmpl!r} of the checkpoint hook takes no number: '
                 "write it as in 'epoch_{}.pth'"
             ) from error
+        if '/' in self.filename_tmpl:
+            raise UserError(
+                f'filename_tmpl {self.filename_tmpl!r} of the checkpoint hook has a folder, where '
+                '--resume finds nothing: set out_dir'
+            )
         if is_main_process() and '://' not in self.out_dir:
             os.makedirs(self.out_dir, exist_ok=True)  # one below the config's out_dir may be new
             for path in Path(self.out_dir).glob(partial_path(Path('*.pth')).name):

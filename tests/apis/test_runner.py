@@ -17,7 +17,7 @@ from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, IterBasedTrainLoop
 
-from mmdat.apis.runner import add_checks, make_resumable
+from mmdat.apis.runner import add_checks, make_resumable, prepare_processes_on_cpu
 from mmdat.apis.terminal import short_terminal
 from mmdat.checkpoints import read_weights
 from mmdat.errors import UserError
@@ -146,3 +146,19 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
     logger.info('what follows is not to hide that')
     with pytest.raises(OSError):
         full.close()
+
+
+def test_processes_on_cpus_are_wrapped_as_the_config_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, 'init_process_group', lambda backend: None)
+    wrapper = dict(static_graph=True, device_ids=[0])
+    norm = dict(norm_cfg=dict(type='SyncBN'))
+    cfg = Config(dict(model=norm, sync_bn='torch', model_wrapper_cfg=wrapper))
+    prepare_processes_on_cpu(cfg)
+    assert cfg.model_wrapper_cfg == dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=False,
+        static_graph=True,
+        device_ids=None,
+    )
+    assert cfg.model.norm_cfg.type == 'BN' and 'sync_bn' not in cfg

@@ -88,6 +88,18 @@ def test_an_interrupted_training_says_where_to_look_and_leaves_curves(
     assert cv2.imread(str(work_dir / 'curves.png')).std() > 10
 
 
+def test_no_picture_is_promised_without_the_backend_that_keeps_its_numbers(
+    trained: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    work_dir = tmp_path / 'work'
+    shutil.copytree(trained.work_dir, work_dir)
+    options = {'train_cfg.max_epochs': 2, 'visualizer.vis_backends': []}
+    train(str(trained.config), str(work_dir), resume='latest', cfg_options=options)
+    told = capfd.readouterr().out
+    assert f'Watch this training in {work_dir}: log 20' in told
+    assert 'curves' not in told.lower()
+
+
 def test_a_missing_visual_backend_is_told_in_a_sentence(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

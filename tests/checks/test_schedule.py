@@ -158,6 +158,7 @@ def test_a_schedule_that_does_not_fit_is_told_once(config: dict, loop: Any, sent
         (iterations(30), dict(interval=90, by_epoch=False), None),
         (epochs(3, val_begin=4), dict(), 'train_cfg.val_begin is 4, but the training has 3 epochs'),
         (iterations(3, val_begin=4), dict(by_epoch=False), 'the training has 3 iterations'),
+        (epochs(3), dict(max_keep_ckpts=0), 'max_keep_ckpts is 0, which keeps all checkpoints'),
         (iterations(30), dict(interval=1), 'no checkpoint before the end without by_epoch=False'),
         (epochs(3), dict(interval=4, save_last=False), 'has 3 epochs: there is no checkpoint'),
         (
@@ -183,6 +184,9 @@ def test_a_loader_without_a_batch_is_refused_and_images_left_untested_are_told()
     assert not found
     schedule.check_batches(DataLoader(range(19), 8, drop_last=True), 'val', found.append)
     assert found == ['val_dataloader.drop_last leaves 3 of 19 images out of the figures']
+    empty: Any = []
+    with pytest.raises(UserError, match='^val_dataloader has no image: check its data set$'):
+        schedule.check_batches(DataLoader(empty), 'val', found.append)
     with pytest.raises(UserError, match='train_dataloader yields no batch: 5 images .* fewer'):
         schedule.check_batches(DataLoader(range(5), 8, drop_last=True), 'train', found.append)
 

@@ -73,6 +73,11 @@ def test_a_name_for_checkpoints_without_a_place_for_the_number_is_refused(tmp_pa
         run(tmp_path, checkpoint=dict(filename_tmpl='e_{epoch}.pth'))
 
 
+def test_a_name_for_checkpoints_with_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"filename_tmpl 'sub/e_{}.pth' .* has a folder, .*out_dir"):
+        run(tmp_path, checkpoint=dict(filename_tmpl='sub/e_{}.pth'))
+
+
 def test_a_folder_for_checkpoints_is_made(tmp_path: Path) -> None:
     run(tmp_path / 'work', checkpoint=dict(out_dir=str(tmp_path / 'new' / 'kept')))
     assert (tmp_path / 'new' / 'kept' / 'work' / 'epoch_4.pth').is_file()
