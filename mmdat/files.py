@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import re
@@ -67,6 +68,27 @@ def writing_to(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f'{path} cannot be written: {error.strerror or reason(error)}') from error
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same out of a folder, until this ends or is killed.
+
+    Raises:
+        UserError: If one is in it.
+    """
+    path = folder / '.lock'
+    with path.open('w') as file:
+        try:
+            # Unlike flock's, these locks are not those of forked workers, too.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # else the disk has no locks
+                raise UserError(
+                    f'another training is writing to {folder}: give another --work-dir, or wait '
+                    'until it has ended'
+                ) from error
+        yield
 
 
 def file_fault(error: BaseException) -> str | None:

@@ -4,6 +4,8 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from mmdat.checks.exceptions import explained
 from mmdat.checks.mmengine_private import built_loops, keeps_numbers
 from mmdat.checks.run import VIS_BACKENDS, vis_backends_in
 from mmdat.errors import UserError, reason, suggest
+from mmdat.files import alone_in
 
 from .curves import write_curves
 from .runner import build_runner, make_resumable, read_run_config, use_mixed_precision
@@ -64,8 +67,10 @@ def train(
     if (cfg.get('randomness') or {}).get('deterministic'):
         # Without it, PyTorch refuses to multiply matrices on a GPU then.
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    with explained(cfg):
+    with explained(cfg), ExitStack() as stack:
         runner = build_runner(cfg, warnings)
+        if is_main_process():
+            stack.enter_context(alone_in(Path(runner.work_dir)))
         runner.logger.info(_where_to_look(runner))
         try:
             runner.train()
