@@ -1204,6 +1204,10 @@ def test_boxes_of_voc_with_sides_in_the_other_order_are_told(tmp_path: Path) -> 
     found = read_detection(tmp_path, 0.5, 0)
     assert all(width > 0 and height > 0 for _, _, width, height in boxes(found))
     assert [5, 1, 2, 3] in boxes(found)
+    for path in tmp_path.glob('[013].xml'):
+        path.write_text(path.read_text().replace('<xmin>1<', '<xmin>7<'))
+    with pytest.raises(UserError, match='4 of 4 boxes have an xmin above .*: write corners'):
+        read_detection(tmp_path, 0.5, 0)
     note = '1 boxes have an xmin above their xmax, or ymin above ymax, such as in 2.xml'
     assert found.notes[0].startswith(note)
 

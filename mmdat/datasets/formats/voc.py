@@ -51,6 +51,12 @@ def read_voc(folder: Folder) -> dict[str, dict[str, Any]]:
         ]
         for path, tree in trees.items()
     }
+    total = sum(map(len, objects.values()))
+    if 2 * len(turned) > total:
+        raise UserError(
+            f'{len(turned)} of {total} boxes have an xmin above their xmax, or ymin above ymax, '
+            f'such as in {turned[0]}: write corners, if xmax and ymax hold the width and height'
+        )
     if turned:
         folder.note(
             f'{len(turned)} boxes have an xmin above their xmax, or ymin above ymax, such as in '
