@@ -119,9 +119,10 @@ def _parse(path: Path) -> ET.Element:
 
 
 def _object(item: ET.Element, path: Path, turned: list[Path]) -> dict[str, Any]:
-    """Read the name, box and outline of an object; add the file to ``turned`` if sides are.
+    """Read the name, box and outline of an object.
 
-    An outline, as Roboflow and LabelMe write it, may do without a box.
+    An outline, as Roboflow and LabelMe write it, may do without a box. The file is added to
+    ``turned`` if the sides of the box are exchanged.
 
     Raises:
         UserError: If it has no name, or neither a box of four numbers nor an outline.
