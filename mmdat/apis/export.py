@@ -64,7 +64,7 @@ def export(
     toolbox = toolbox_of(cfg).name
     with in_scope(toolbox):
         with explained(cfg), quiet():
-            model = build_model(cfg).eval()
+            model = build_model(cfg).eval().requires_grad_(False)  # nor does what a .pt2 returns
             trained_on = load_weights(model, checkpoint).get('dataset_meta')
             classes = class_names(metainfo_of(dataset_of(cfg), trained_on), model)
         exportable, own = _exportable(model, toolbox)

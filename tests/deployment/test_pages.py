@@ -211,6 +211,12 @@ def test_the_command_of_readme_checks_a_file_of_pytorch(
     objects = re.findall(r'(\d+) +│$', printed, re.M)
     assert len(objects) == 3 and all(map(int, objects))
 
+    extra = {'metadata.json': ''}
+    assert repr(extra) in PAGE
+    outputs = torch.export.load('model.pt2', extra_files=extra).module()(torch.rand(1, 3, 64, 96))
+    outputs['boxes'].numpy()  # which a tensor with a gradient refuses
+    assert json.loads(json.loads(extra['metadata.json'])['classes'])[0] == 'circle'
+
 
 class Nothing(nn.Module):
     """A detector that finds no object."""
