@@ -275,7 +275,7 @@ def test_the_page_shows_its_examples_and_no_interface(address: tuple[str, str, s
     )
     (thumbnail,) = gallery['value']
     status, data = ask(netloc, urlsplit(thumbnail['image']['url']).path)
-    assert status == 200 and Image.open(io.BytesIO(data)).size == (160, 120)
+    assert status == 200 and Image.open(io.BytesIO(data)).size == (64, 48)
     for route in ('/docs', '/openapi.json', '/gradio_api/openapi.json', '/monitoring'):
         assert ask(netloc, route)[0] != 200 or b'/predict' not in ask(netloc, route)[1], route
     assert json.loads(ask(netloc, '/gradio_api/info')[1]) == dict(
