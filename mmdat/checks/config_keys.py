@@ -136,6 +136,7 @@ IOU_METRIC_KEYS = {
 }
 SUPPRESSIONS = ('nms', 'nms_match', 'nms_quadri', 'nms_rotated', 'soft_nms')  # of mmcv
 IOU_METRICS = ('mDice', 'mFscore', 'mIoU')
+MIXING = ('CopyPaste', 'MixUp', 'Mosaic')  # of mmdet, each of several images
 # Dicts whose valid keys nobody lists: a key that is spelled almost like another is a slip.
 FREE_DICTS = ('model.train_cfg', 'model.test_cfg', 'tta_model.tta_cfg')
 
@@ -191,6 +192,7 @@ def check_keys(cfg: Config) -> None:
     _check_clipping(cfg)
     _check_suppression(cfg)
     _check_segmentor(cfg)
+    _check_mixing(cfg)
     for path in FREE_DICTS:
         for key, neighbor in _near_twins(value_at(cfg, path), path):
             raise UserError(f"unknown key '{key}': did you mean {neighbor!r}?")
@@ -327,6 +329,26 @@ def _check_segmentor(cfg: Config) -> None:
             if kind not in IOU_METRICS:
                 raise UserError(
                     f'{name}.iou_metrics has {kind!r}: {suggest(str(kind), IOU_METRICS)}'
+                )
+
+
+def _check_mixing(cfg: Config) -> None:
+    """Refuse transforms of mmdet that mix images where they get one, or masks, which they lose."""
+    for path in paths(cfg.get('train_dataloader'), 'pipeline', prefix='train_dataloader.'):
+        dataset = value_at(cfg, path.removesuffix('.pipeline'))
+        for _, transform in items(dataset['pipeline']):
+            name = class_name(transform) if isinstance(transform, Mapping) else ''
+            if name not in MIXING or cfg.get('default_scope') != 'mmdet':
+                continue
+            if class_name(dataset) != 'MultiImageMixDataset':
+                raise UserError(
+                    f'{path} has {name}, which mixes several images and gets one there: put it '
+                    'into the pipeline of a MultiImageMixDataset around this data set'
+                )
+            if name != 'CopyPaste' and [*paths(dataset.get('dataset'), 'with_mask', True)]:
+                raise UserError(
+                    f'{path} has {name}, which mixes no masks: take Cached{name} in the pipeline '
+                    'of the data set itself, or leave out with_mask'
                 )
 
 

@@ -190,6 +190,34 @@ def test_what_projects_and_zoos_have_passes(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    'mixes, transform, with_mask, sentence',
+    [
+        (False, 'Mosaic', False, 'dataset.pipeline has Mosaic, .* a MultiImageMixDataset around'),
+        (False, 'CopyPaste', True, 'dataset.pipeline has CopyPaste, which mixes several images'),
+        (False, 'CachedMosaic', True, None),
+        (True, 'Mosaic', False, None),
+        (True, 'CopyPaste', True, None),
+        (True, 'mmdet.MixUp', True, 'has MixUp, which mixes no masks: take CachedMixUp in'),
+    ],
+)
+def test_images_are_mixed_where_they_can_be(
+    mixes: bool, transform: str, with_mask: bool, sentence: str | None
+) -> None:
+    cfg = Config.fromfile(ROOT / 'configs' / 'mask_rcnn_dat_pp_t_coco.py')
+    load = dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask)
+    dataset = dict(type='CocoDataset', pipeline=[load])
+    if mixes:
+        dataset = dict(type='MultiImageMixDataset', dataset=dataset, pipeline=[])
+    dataset['pipeline'].append(dict(type=transform))
+    cfg.train_dataloader.dataset = dataset
+    if sentence is None:
+        check_keys(cfg)
+        return
+    with pytest.raises(UserError, match=sentence):
+        check_keys(cfg)
+
+
+@pytest.mark.parametrize(
     'path, values, least',
     [
         ('train_cfg.val_interval', [0, -1, 1.5, 'a'], 1),
