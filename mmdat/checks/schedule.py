@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mmdat.errors import UserError, Warn
 
-# Loops that go through all batches of a loader.
+# Loops that go through all batches of a loader, unless a class of the user's changes that.
 PASSES = (EpochBasedTrainLoop, ValLoop, TestLoop)
 # A schedule that ends early is reported if more than this share of the training is left.
 LEAST_REST = 0.05
@@ -43,11 +43,18 @@ def check_schedulers(schedulers: Any, loop: BaseLoop, warn: Warn) -> None:
     length, unit = _length(last, loop)
     key, target = _target(last)
     end = target if key == 'periods' else last.end
+    name = f'param_scheduler.{schedulers.index(last)} ({type(last).__name__})'
     if length - end > LEAST_REST * length and _final_share(last) <= NO_RATE:
+        fit = 'periods to fit' if end < last.end else f'end to {length}'
         warn(
-            f'param_scheduler.{schedulers.index(last)} ({type(last).__name__}) ends after '
-            f'{end} of {length} {unit}: the rest is trained at a learning rate of next to 0; '
-            f'set its {"periods" if key == "periods" else "end"} to {length}'
+            f'{name} ends after {end} of {length} {unit}: the rest is trained at a learning rate '
+            f'of next to 0; set its {fit}'
+        )
+    # One that another follows may raise the rate, as in a cyclic schedule.
+    if (rate := getattr(last, 'eta_min', None)) is not None and rate > max(last.base_values):
+        warn(
+            f'{name} leads to {rate:g} (eta_min), which is above the learning rate '
+            f'{max(last.base_values):g}: lower it'
         )
 
 
@@ -62,7 +69,6 @@ def _misfits(scheduler: Any, loop: BaseLoop) -> Iterator[str]:
     available = min(scheduler.end, length) - scheduler.begin
     key, target = _target(scheduler)
     restarts = getattr(scheduler, 'cumulative_periods', ())
-    least, rate = getattr(scheduler, 'eta_min', None) or 0, max(scheduler.base_values, default=0)
     late = sorted(step for step in getattr(scheduler, 'milestones', ()) if step >= length)
     if scheduler.begin >= length:
         yield f'begins after {scheduler.begin} {unit}, {training}: it has no effect'
@@ -87,8 +93,6 @@ def _misfits(scheduler: Any, loop: BaseLoop) -> Iterator[str]:
             f'has T_max {scheduler.T_max}, {training}: the learning rate rises again after '
             f'{target}; set T_max to fit'
         )
-    elif scheduler.param_name == 'lr' and least > rate:
-        yield f'leads to {least:g} (eta_min), which is above the learning rate {rate:g}: lower it'
 
 
 def _target(scheduler: Any) -> tuple[str, int]:
@@ -96,7 +100,7 @@ def _target(scheduler: Any) -> tuple[str, int]:
     if hasattr(scheduler, 'T_max'):
         return 'T_max', scheduler.begin + scheduler.T_max
     if hasattr(scheduler, 'periods'):
-        return 'periods', scheduler.begin + sum(scheduler.periods)
+        return 'periods', min(scheduler.end, scheduler.begin + sum(scheduler.periods))
     return 'end', scheduler.end
 
 
@@ -171,7 +175,8 @@ def check_ends(loop: BaseLoop, split: str) -> None:
     """Refuse a pass through all batches that never ends; loops of a user's own may end it."""
     loader: Any = loop.dataloader
     sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
-    if isinstance(sampler, InfiniteSampler) and isinstance(loop, PASSES):
+    is_own = type(loop).__module__.split('.')[0] not in ('mmengine', 'mmdat')
+    if isinstance(sampler, InfiniteSampler) and isinstance(loop, PASSES) and not is_own:
         by_iterations = ', or train by iterations (train_cfg.max_iters)' if split == 'train' else ''
         raise UserError(
             f'{split}_dataloader.sampler is an InfiniteSampler, with which an epoch never ends: '

@@ -47,6 +47,10 @@ def built(*configs: dict[str, Any]) -> list[Any]:
     return [getattr(schedulers, cfg.pop('type'))(optimizer, **cfg) for cfg in map(dict, configs)]
 
 
+class OwnLoop(EpochBasedTrainLoop):
+    """A loop of a user's own, which may end an epoch as it likes."""
+
+
 RESTARTS = dict(type='CosineRestartLR', periods=[4, 5], restart_weights=[1, 0.5], eta_min=0)
 WARM_UP = dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=20)
 
@@ -66,6 +70,15 @@ WARM_UP = dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=20)
         ([dict(type='ExponentialLR', gamma=0.9)], epochs(12)),
         ([RESTARTS], epochs(9)),
         ([RESTARTS], epochs(4)),
+        ([dict(RESTARTS, end=4)], epochs(4)),
+        ([dict(type='ReduceOnPlateauLR', monitor='loss')], epochs(12)),
+        (
+            [
+                dict(type='CosineAnnealingLR', T_max=4, eta_min=10 * RATE, end=4),
+                dict(type='CosineAnnealingLR', T_max=8, eta_min=1e-4 * RATE, begin=4, end=12),
+            ],
+            epochs(12),
+        ),
         ([dict(type='CosineAnnealingLR', T_max=12, eta_min=RATE)], epochs(12)),
         ([], epochs(1)),
     ],
@@ -129,6 +142,7 @@ def test_a_schedule_that_fits_is_not_told(configs: list[dict], loop: Any) -> Non
         (dict(type='StepLR', step_size=30), epochs(12), 'has the step_size 30, but the training'),
         (dict(type='PolyLR', begin=5, end=9), epochs(5), 'begins after 5 epochs, but the train'),
         (RESTARTS, epochs(12), 'ends after 9 of 12 epochs: the rest is trained at a learning rate'),
+        (dict(RESTARTS, end=4), epochs(12), 'rate of next to 0; set its end to 12'),
         (RESTARTS, epochs(5), 'leads to 9 epochs, but the training has 5 epochs: it ends halfway'),
         (
             dict(type='CosineAnnealingLR', T_max=12, eta_min=1),
@@ -204,9 +218,9 @@ def test_an_epoch_that_never_ends_is_refused() -> None:
                 UserError, match=f'^{split}_dataloader.sampler is an InfiniteSampler'
             ):
                 schedule.check_ends(loop, split)
-        loop = iterations(3)
-        loop.dataloader = loader
-        schedule.check_ends(loop, 'train')
+        for loop in (iterations(3), loop_of(OwnLoop, 3)):
+            loop.dataloader = loader
+            schedule.check_ends(loop, 'train')
 
 
 class Pyramid(nn.Module):
