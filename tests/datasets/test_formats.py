@@ -251,6 +251,7 @@ def test_masks_beside_their_images_end_in_a_word(tmp_path: Path) -> None:
         ('{0}/701_StillsRaw_full {0}/LabeledApproved_full', '{}.png', '{}_L.png', '_L.png'),
         ('images/{0} masks/{0}', '{}_L.png', '{}_L.png', ''),
         ('{0} {0}/masks', 'mask_{}.png', 'mask_{}.png', ''),
+        ('{0}/semantic_images {0}/semantic_masks', '{}.JPG', '{}.png', ''),
     ],
 )
 def test_names_of_masks_may_have_more_than_those_of_images(
@@ -673,6 +674,31 @@ def test_lines_of_json_are_a_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    'text',
+    [
+        '{"file_name": "cat/0.jpg", "text": "a cat"}',
+        '{"file_name": "cat/0.jpg", "width": 4, "height": 4}',
+        '{"loss": 0.3, "step": 1}',
+        'version https://git-lfs.github.com/spec/v1',
+        '[1, 2]',
+        '3',
+        '',
+    ],
+)
+def test_lines_of_json_without_classes_are_left_out(text: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path, [f'{name}/{i}.jpg' for name in ('cat', 'dog') for i in range(4)])
+    (tmp_path / 'train.jsonl').write_text(text)
+    assert read_classified(tmp_path, 0.5, 0).kind == 'a folder for each class'
+
+
+def test_a_table_beside_lines_of_json_is_a_list(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['images/a.jpg', 'images/b.jpg'])
+    (tmp_path / 'all.csv').write_text('filename,label\na.jpg,cat\nb.jpg,dog\n')
+    (tmp_path / 'captions.jsonl').write_text('{"file_name": "a.jpg", "text": "a cat"}')
+    assert read_classified(tmp_path, 0.5, 0).classes == ('cat', 'dog')
+
+
+@pytest.mark.parametrize(
     'text, sentence',
     [
         ('file,cat,dog\na.jpg,1,1\nb.jpg,0,1\n', 'image a.jpg of .* has 2 classes, but'),
@@ -1006,9 +1032,18 @@ def test_names_of_classes_are_text(names: str, tmp_path: Path) -> None:
 
 
 def test_numbers_of_classes_may_have_gaps(tmp_path: Path) -> None:
-    write_boxes_of_yolo(tmp_path, names='{7: a, 1: b}')
-    found = read_detection(tmp_path, 0.5, 0)
-    assert found.classes == ('b', 'a') and found.objects('train') == dict(b=2)
+    for count in ('', 'nc: 2', 'nc: 8'):  # names, or numbers from 0 on
+        write_boxes_of_yolo(tmp_path, names=f'{{7: a, 1: b}}\n{count}')
+        found = read_detection(tmp_path, 0.5, 0)
+        assert found.classes == ('b', 'a') and found.objects('train') == dict(b=2)
+
+
+@pytest.mark.parametrize('value', ['0.1', 'true', '{epochs: 3}', '[3]'])
+def test_keys_of_a_training_are_no_splits_of_yolo(value: str, tmp_path: Path) -> None:
+    write_boxes_of_yolo(tmp_path)
+    with (tmp_path / 'data.yaml').open('a') as file:
+        file.write(f'\ntraining: {value}\nvalidation: {value}\n')
+    assert len(boxes(read_detection(tmp_path, 0.5, 0))) == 4
 
 
 @pytest.mark.parametrize('key', ['val', 'valid', 'validation'])
@@ -1171,10 +1206,13 @@ def write_boxes_of_voc(root: Path, of: str = '{}', name: str = ' a\n') -> None:
         )
 
 
+RING = '<x1>1</x1><y1>2</y1><x2>6</x2><y2>2</y2><x3>6</x3><y3>5</y3>'
+
+
 @pytest.mark.parametrize(
     'outline, box',
     [
-        ('<x1>1</x1><y1>2</y1><x2>6</x2><y2>2</y2><x3>6</x3><y3>5</y3>', [1, 1, 2, 3]),
+        (RING, [1, 1, 2, 3]),
         (
             '<username>anna</username><pt><x>1</x><y>2</y></pt><pt><x>6</x><y>2</y></pt>'
             '<pt><x>6</x><y>5</y></pt>',
@@ -1195,6 +1233,23 @@ def test_outlines_in_files_of_voc_are_read(outline: str, box: list, tmp_path: Pa
     assert found.classes == ('a',) and box in boxes(found) and found.without_mask() == 3
     outlines = [x['segmentation'] for s in found.splits.values() for x in s.content['annotations']]
     assert [[1, 2, 6, 2, 6, 5]] in outlines
+
+
+@pytest.mark.parametrize(
+    'points, count',
+    [('', 0), ('<x1/><y1/>', 0), (''.join(f'<x{i}>2</x{i}>' for i in range(7)), 0), (RING, 2)],
+    ids=['none', 'empty', 'odd', 'two parts'],
+)
+def test_an_object_of_voc_may_have_any_number_of_outlines(
+    points: str, count: int, tmp_path: Path
+) -> None:
+    write_boxes_of_voc(tmp_path)
+    for path in tmp_path.glob('*.xml'):
+        rings = f'<polygon>{points}</polygon>' * 2
+        path.write_text(path.read_text().replace('</object>', f'{rings}</object>'))
+    found = read_detection(tmp_path, 0.5, 0)
+    outlines = [x['segmentation'] for s in found.splits.values() for x in s.content['annotations']]
+    assert outlines == [[[1, 2, 6, 2, 6, 5]] * count] * 4
 
 
 def test_boxes_of_voc_with_sides_in_the_other_order_are_told(tmp_path: Path) -> None:

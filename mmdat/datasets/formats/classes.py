@@ -28,8 +28,7 @@ from .files import (
 
 # Folders of data for other tasks.
 NO_CLASSES = {'images', 'labels', 'masks', 'annotations', 'JPEGImages', 'SegmentationClass'}
-TABLES = ('.csv', '.jsonl')
-LISTS = ('.txt', *TABLES)
+LISTS = ('.txt', '.csv', '.jsonl')
 CLASS_COLUMNS = ('label', 'class', 'category', 'class_name', 'label_name')
 SPLIT_COLUMNS = ('split', 'set', 'subset')
 
@@ -71,13 +70,17 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         UserError: If there are less than two classes.
     """
     folder = Folder(data if data.is_dir() else data.parent, share, seed)
-    named = _read_lists(data, folder)
-    tables = [path for path in folder.files if path.lower().endswith(TABLES)]
-    if not named and data.is_dir() and len(tables) == 1:
+    chosen = [data.relative_to(folder.root).as_posix()]
+    named = _read_lists(chosen if data.is_file() else _find_lists(folder), folder)
+    tables = [path for path in folder.files if path.lower().endswith('.csv')]
+    if len(tables) != 1:
+        tables = [path for path in folder.files if path.lower().endswith('.jsonl')]
+    is_clear = len(tables) == 1 or (tables and all(map(split_of, tables)))
+    if not named and data.is_dir() and is_clear:
         in_folders = {name for split in _read_folders(folder).values() for name in split.values()}
         folder.notes.clear()  # made anew if the folders are the classes
         if len(in_folders) < 2:
-            named = _read_lists(data / tables[0], folder)
+            named = _read_lists(tables, folder)
     kind = 'lists of images and classes' if named else 'a folder for each class'
     if not named:
         named = _divide_by_lists(_read_folders(folder), folder)
@@ -113,11 +116,10 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
     )
 
 
-def _read_lists(data: Path, folder: Folder) -> dict[str, dict[str, str]]:
+def _read_lists(paths: list[str], folder: Folder) -> dict[str, dict[str, str]]:
     """Read lists with a line for each image: its path and its class, or the class's number."""
     named: dict[str, dict[str, str]] = {}
-    chosen = [data.relative_to(folder.root).as_posix()]
-    for path in chosen if data.is_file() else _find_lists(folder):
+    for path in paths:
         items, where = _items(folder, path, _rows(folder, path)), folder.root / path
         if not any(label for _, label, _ in items):
             continue
@@ -145,8 +147,20 @@ def _find_lists(folder: Folder) -> list[str]:
     return [
         path
         for path in folder.files
-        if path.lower().endswith(LISTS) and split_of(path) and '/ImageSets/' not in f'/{path}'
+        if path.lower().endswith(LISTS)
+        and split_of(path)
+        and '/ImageSets/' not in f'/{path}'
+        and (not path.lower().endswith('.jsonl') or _has_classes(folder.root / path))
     ]
+
+
+def _has_classes(path: Path) -> bool:
+    """Whether the first line of JSON has a class; others have captions, or curves of trainings."""
+    try:
+        keys = {key.lower() for key in dict(json.loads(read_lines(path)[0]))}
+    except (AttributeError, IndexError, TypeError, ValueError, UserError):
+        return False
+    return not keys.isdisjoint(CLASS_COLUMNS)
 
 
 def _divide_by_lists(named: dict[str, dict[str, str]], folder: Folder) -> dict[str, dict[str, str]]:

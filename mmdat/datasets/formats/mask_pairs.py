@@ -109,6 +109,8 @@ def _key_files(
             words = re.findall(pattern, FOLDERS.get(name, name))
             mask_word = next((word for word in MASK_WORDS if word in words), None)
             image_word = next((word for word in IMAGE_WORDS if word in words), None)
+            if mask_word == 'semantic' and image_word:  # as in semantic_images
+                mask_word = None
             word = mask_word or image_word
             if word is None:
                 continue

@@ -131,13 +131,9 @@ def _object(item: ET.Element, path: Path, turned: list[Path]) -> dict[str, Any]:
     if not name:
         raise UserError(f'{path} has an object without a name: give it one, or take it out')
     try:
-        points = [
-            float(number.text or 'none')
-            for number in item.iterfind('polygon//*')
-            if re.fullmatch(r'[xy]\d*', number.tag)
-        ]
-        outline = dict(segmentation=[points]) if len(points) >= 6 else {}
-        has_box = not outline or item.find('bndbox') is not None
+        rings = [ring for ring in map(_ring, item.iterfind('polygon')) if ring]
+        has_box = not rings or item.find('bndbox') is not None
+        points = [number for ring in rings for number in ring]
         xs, ys = points[::2], points[1::2]
         if has_box:
             xs, ys = (
@@ -154,7 +150,14 @@ def _object(item: ET.Element, path: Path, turned: list[Path]) -> dict[str, Any]:
     if has_box and (xs[0] > xs[1] or ys[0] > ys[1]):
         turned.append(path)
     box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    return dict(name=name, bbox=box, **outline)
+    return dict(name=name, bbox=box, **(dict(segmentation=rings) if rings else {}))
+
+
+def _ring(polygon: ET.Element) -> list[float]:
+    """Read x and y of a polygon's points in turn; empty if they are less than three."""
+    texts = [item.text or '' for item in polygon.iter() if re.fullmatch(r'[xy]\d*', item.tag)]
+    numbers = [float(text) for text in texts if text.strip()]
+    return numbers if len(numbers) >= 6 and len(numbers) % 2 == 0 else []
 
 
 def _size(tree: ET.Element) -> tuple[int, int] | None:

@@ -127,7 +127,7 @@ def _names(text: str, content: dict[str, Any], where: Path) -> dict[int, str]:
     names = dict(sorted(names.items()))
     check_names(names, where)
     count = content.get('nc', len(names))
-    if str(count).isdecimal() and int(count) != len(names):
+    if str(count).isdecimal() and int(count) not in (len(names), max(names) + 1):
         raise UserError(
             f'{where} has {count} classes (nc), but {len(names)} names: make them agree'
         )
@@ -170,7 +170,10 @@ def _splits(path: str, content: dict[str, Any], folder: Folder) -> dict[str, lis
     splits: dict[str, list[str]] = {}
     for key, split in SPLIT_WORDS.items():
         places = content.get(key) or []
-        for place in [places] if isinstance(places, str) else places:
+        places = [places] if isinstance(places, str) else places
+        if key not in SPLITS and not _are_texts(places):  # as training: {epochs: 3}
+            continue
+        for place in places:
             listed = list(_images_at(_relative_path(place, folder.root), bases, folder, path))
             if not listed and split == 'test':  # Roboflow names one that is not there
                 folder.note(f'{path} names {place!r} for test, where no image is: left out.')
@@ -182,6 +185,10 @@ def _splits(path: str, content: dict[str, Any], folder: Folder) -> dict[str, lis
                 )
             splits.setdefault(split, []).extend(listed)
     return splits
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _relative_path(place: str, root: Path) -> str:
@@ -200,16 +207,16 @@ def _images_at(place: str, bases: list[PurePosixPath], folder: Folder, near: str
         target = os.path.normpath(path)
         if target in folder.files and not is_image(target):
             for line in read_lines(folder.root / target):
-                found = folder.find(line, target)
-                if found is None:
+                image = folder.find(line, target)
+                if image is None:
                     raise UserError(
                         f'image {line} of {folder.root / target} is not below {folder.root}'
                     )
-                yield found
+                yield image
             return
         inside = '' if target == '.' else f'{target}/'
-        if (folder.root / target).is_dir():
-            yield from (path for path in folder.paths if path.startswith(inside))
+        if found := [path for path in folder.paths if path.startswith(inside)]:
+            yield from found
             return
 
 
