@@ -19,6 +19,7 @@ from mmengine.registry import DATASETS
 from mmdat.apis.curves import read_log
 from mmdat.apis.model import load_config
 from mmdat.apis.toolboxes import in_toolbox, toolbox_of
+from mmdat.checks import log_warning
 from mmdat.checks.checkpoint import last_checkpoint
 from mmdat.checks.images import evenly_spaced
 from mmdat.checks.results import check_same_data, read_results
@@ -140,7 +141,7 @@ def write_report(
             that are named.
         command: The command that the page names.
         checkpoint: Weights with which the page shows where deformable attention looks; the last of
-            the training whose log is beside the results if None, if it is there.
+            the training whose log is beside the results if None, if it is there and fits.
 
     Raises:
         UserError: ``results`` is missing, is no pickle of results or belongs to another task or
@@ -157,6 +158,7 @@ def write_report(
     out_dir = results.parent if out_dir is None else Path(out_dir)
     check_writable('--out-dir', out_dir)
     task = TASKS[scope]
+    is_named = checkpoint is not None
     if checkpoint is None:
         folder, name = last_checkpoint(cfg, results.parent)
         checkpoint = str(folder / name) if (folder / name).is_file() else None
@@ -168,7 +170,12 @@ def write_report(
         shown = evenly_spaced(MOST_PICTURES, len(indices))
         if checkpoint is not None:  # before what takes long, as it may be of another model
             chosen = [indices[i] for i in shown[:MOST_POINTS]]
-            points = draw_points(cfg, checkpoint, dataset, chosen)
+            try:
+                points = draw_points(cfg, checkpoint, dataset, chosen)
+            except UserError as error:
+                if is_named:
+                    raise
+                log_warning(f'The page does not show where attention looks: {error}')
         tables = task.measure(predictions, dataset)
         pictures = task.draw(predictions, dataset, indices, score_thr)
         confusion = shown_confusion(

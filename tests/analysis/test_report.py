@@ -359,7 +359,7 @@ def test_the_page_says_from_which_score_on_objects_are_counted(
 
 
 def test_a_checkpoint_of_another_model_is_told_before_anything_is_written(
-    config: Config, perfect: Results, tmp_path: Path
+    config: Config, perfect: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, _ = write_nano('retinanet_dat_t_coco', tmp_path)
     _, other = write_nano('mask_rcnn_scalablevit_s_coco', tmp_path)
@@ -368,6 +368,13 @@ def test_a_checkpoint_of_another_model_is_told_before_anything_is_written(
     with pytest.raises(UserError, match=f'{other} is of another model'):
         report_on(perfect, cfg, tmp_path, out_dir=tmp_path / 'report', checkpoint=other)
     assert not (tmp_path / 'report').exists()
+    # One that nobody named, as the last of a training that diverged, ends no report.
+    (tmp_path / 'last_checkpoint').write_text(str(other))
+    told: list[str] = []
+    monkeypatch.setattr('mmdat.analysis.report.log_warning', told.append)
+    report = report_on(perfect, cfg, tmp_path)
+    assert 'attention looks' not in report.page.read_text()
+    assert f'does not show where attention looks: {other} is of an' in told[0]
 
 
 def test_wrong_config_or_folder_is_told_in_a_sentence(
