@@ -8,8 +8,9 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import EarlyStoppingHook
-from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, RUNNERS, Registry
+from mmengine.registry import DATASETS, HOOKS, LOOPS, METRICS, MODEL_WRAPPERS, RUNNERS, Registry
 from mmengine.runner import Runner
+from torch.nn.parallel import DistributedDataParallel
 
 from mmdat.checks import config_tree
 from mmdat.checks.config_file import read_config
@@ -186,10 +187,15 @@ def prepare_processes_on_cpu(cfg: Config) -> None:
             state_dict_config=dict(type='FullStateDictConfig', rank0_only=True),
             optim_state_dict_config=dict(type='FullOptimStateDictConfig', rank0_only=True),
         )
-    cfg.model_wrapper_cfg = {
-        'type': 'MMDistributedDataParallel',
-        'broadcast_buffers': False,
-        'find_unused_parameters': cfg.get('find_unused_parameters', False),
-        **(cfg.get('model_wrapper_cfg') or {}),
-        'device_ids': None,
-    }
+    given = cfg.get('model_wrapper_cfg') or {}
+    if config_tree.class_name(given) == 'MMFullyShardedDataParallel':  # for GPUs alone
+        given = {}
+    wrapper = {'type': 'MMDistributedDataParallel', **given}
+    if issubclass(_resolved(MODEL_WRAPPERS, wrapper, cfg) or object, DistributedDataParallel):
+        wrapper = {
+            'broadcast_buffers': False,
+            'find_unused_parameters': cfg.get('find_unused_parameters', False),
+            **wrapper,
+            'device_ids': None,  # else mmengine gives it a GPU
+        }
+    cfg.model_wrapper_cfg = wrapper

@@ -148,17 +148,37 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
         full.close()
 
 
-def test_processes_on_cpus_are_wrapped_as_the_config_says(monkeypatch: pytest.MonkeyPatch) -> None:
+class OwnWrapper(torch.nn.Module):
+    """A wrapper that is none of PyTorch's."""
+
+
+PARALLEL = dict(
+    type='MMDistributedDataParallel',
+    broadcast_buffers=False,
+    find_unused_parameters=False,
+    device_ids=None,
+)
+
+
+@pytest.mark.parametrize(
+    'given, used',
+    [
+        (None, PARALLEL),
+        (dict(static_graph=True, device_ids=[0]), dict(PARALLEL, static_graph=True)),
+        (dict(type='MMFullyShardedDataParallel', cpu_offload=True), PARALLEL),
+        (
+            dict(type='MMSeparateDistributedDataParallel'),
+            dict(PARALLEL, type='MMSeparateDistributedDataParallel'),
+        ),
+        (dict(type=OwnWrapper, depth=2), dict(type=OwnWrapper, depth=2)),
+    ],
+)
+def test_processes_on_cpus_are_wrapped_as_the_config_says(
+    given: Any, used: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.distributed, 'init_process_group', lambda backend: None)
-    wrapper = dict(static_graph=True, device_ids=[0])
     norm = dict(norm_cfg=dict(type='SyncBN'))
-    cfg = Config(dict(model=norm, sync_bn='torch', model_wrapper_cfg=wrapper))
+    cfg = Config(dict(model=norm, sync_bn='torch', model_wrapper_cfg=given))
     prepare_processes_on_cpu(cfg)
-    assert cfg.model_wrapper_cfg == dict(
-        type='MMDistributedDataParallel',
-        broadcast_buffers=False,
-        find_unused_parameters=False,
-        static_graph=True,
-        device_ids=None,
-    )
+    assert cfg.model_wrapper_cfg == used
     assert cfg.model.norm_cfg.type == 'BN' and 'sync_bn' not in cfg
