@@ -74,11 +74,13 @@ def writing_to(path: Path) -> Iterator[None]:
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes that ask for the same out of a folder, until this ends or is killed.
 
+    The folder is made if it is not there.
+
     Raises:
         UserError: If one is in it.
     """
-    path = folder / '.lock'
-    with path.open('w') as file:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / '.lock').open('w') as file:
         try:
             # Unlike flock's, these locks are not those of forked workers, too.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,6 +22,7 @@ def test_a_folder_is_for_one_process_and_free_when_it_ends(tmp_path: Path) -> No
             enter()
 
     log = tmp_path / 'log'
+    tmp_path /= 'work'
     with alone_in(tmp_path):
         end(start(be_refused, log), log)
     end(start(enter, log), log)

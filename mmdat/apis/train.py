@@ -18,7 +18,7 @@ from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.checks.checkpoint import check_whole, latest_checkpoint
 from mmdat.checks.exceptions import explained
 from mmdat.checks.mmengine_private import built_loops, keeps_numbers
-from mmdat.checks.run import VIS_BACKENDS, vis_backends_in
+from mmdat.checks.run import LAUNCHERS, VIS_BACKENDS, vis_backends_in
 from mmdat.errors import UserError, reason, suggest
 from mmdat.files import alone_in
 
@@ -68,9 +68,9 @@ def train(
         # Without it, PyTorch refuses to multiply matrices on a GPU then.
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     with explained(cfg), ExitStack() as stack:
+        if _is_first(launcher):  # before the runner writes its config over another's
+            stack.enter_context(alone_in(Path(cfg.work_dir)))
         runner = build_runner(cfg, warnings)
-        if is_main_process():
-            stack.enter_context(alone_in(Path(runner.work_dir)))
         runner.logger.info(_where_to_look(runner))
         try:
             runner.train()
@@ -79,6 +79,11 @@ def train(
             if isinstance(sys.exc_info()[1], SystemExit):  # all processes were asked to stop
                 barrier()  # else a launcher ends this one when another has ended
     return runner
+
+
+def _is_first(launcher: str) -> bool:
+    """Whether this is the first process of those that a launcher started, before they meet."""
+    return launcher == 'none' or int(os.environ[LAUNCHERS[launcher][0][0]]) == 0
 
 
 def _check_source(cfg: Config, resume: str | None, warn: Callable[[str], None]) -> None:

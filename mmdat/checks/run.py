@@ -18,8 +18,8 @@ from mmdat.errors import UserError, Warn, enumerate_names, suggest
 
 from .config_tree import class_name, datasets, paths, value_at
 
-# Launcher -> environment variables by which processes find each other, and the program that sets
-# them.
+# Launcher -> environment variables by which processes find each other, first the one with the
+# number of this process, and the program that sets them.
 LAUNCHERS = {
     'pytorch': (('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), 'torchrun'),
     'slurm': (('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'), 'srun'),

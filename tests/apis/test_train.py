@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import pytest
 import torch
+from helpers.forks import end, start
 
 from mmdat.analysis.data import check_data
 from mmdat.apis import test as evaluate
@@ -20,6 +21,7 @@ from mmdat.checks.config_file import read_config
 from mmdat.datasets import LoadImageFromFile
 from mmdat.engine import CountBrokenImagesHook
 from mmdat.errors import UserError
+from mmdat.files import alone_in
 from mmdat.ops import cpu
 
 
@@ -49,6 +51,20 @@ def test_training_goes_on_where_it_stopped(trained: Any, tmp_path: Path) -> None
     (picture,) = work_dir.glob('*/vis_data/vis_image/deformed*')
     assert picture.name == 'deformed_points_0.png_2.png'
     assert cv2.imread(str(picture)).shape[1] == 496
+
+
+def test_a_training_that_is_refused_leaves_the_files_of_the_one_that_runs(
+    config: Path, tmp_path: Path
+) -> None:
+    work_dir = tmp_path / 'work'
+
+    def be_refused() -> None:
+        with pytest.raises(UserError, match=f'another training is writing to {work_dir}: give'):
+            train(str(config), str(work_dir))
+
+    with alone_in(work_dir):
+        end(start(be_refused, tmp_path / 'log'), tmp_path / 'log')
+    assert [path.name for path in work_dir.iterdir()] == ['.lock']
 
 
 def test_an_interrupted_training_says_where_to_look_and_leaves_curves(
