@@ -17,7 +17,7 @@ TOOLS=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
 # A machine by itself takes a port that is free, so that several runs have room on it.
-MEETING=(--standalone --local_addr=127.0.0.1)
+MEETING=(--standalone --nnodes=1 --local_addr=127.0.0.1)
 if [ -n "${PORT:-}" ] || [ "${NNODES:-1}" != 1 ]; then
     MEETING=(--nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}"
         --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")

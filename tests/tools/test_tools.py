@@ -172,7 +172,7 @@ def test_slurm_is_asked_for_gpus(
 @pytest.mark.parametrize(
     'variables, meeting',
     [
-        ({}, ['--standalone', '--local_addr=127.0.0.1']),
+        ({}, ['--standalone', '--nnodes=1', '--local_addr=127.0.0.1']),
         (
             dict(PORT='12345'),
             ['--nnodes=1', '--node_rank=0', '--master_addr=127.0.0.1', '--master_port=12345'],
