@@ -167,6 +167,7 @@ def check_schedule(runner: Runner) -> None:
         if split == 'train':
             schedule.check_schedulers(runner.param_schedulers, loop, warn)
             schedule.check_intervals(loop, runner.hooks, warn)
+            schedule.check_custom_keys(runner.model, runner.cfg.get('optim_wrapper'), warn)
             if isinstance(loop, EpochBasedTrainLoop):
                 schedule.check_same_batches(loop.dataloader)
 

@@ -13,7 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
-from mmdat.errors import UserError, Warn
+from mmdat.errors import UserError, Warn, nearest
+
+from . import config_tree
 
 # Loops that go through all batches of a loader, unless a class of the user's changes that.
 PASSES = (EpochBasedTrainLoop, ValLoop, TestLoop)
@@ -21,6 +23,8 @@ PASSES = (EpochBasedTrainLoop, ValLoop, TestLoop)
 LEAST_REST = 0.05
 # The share of the first learning rate below which nothing is learned.
 NO_RATE = 0.01
+# Parts of names so long, and so much alike as difflib has it, are one and a slip of it.
+LEAST_LETTERS, ALIKE = 5, 0.8
 
 
 def check_schedulers(schedulers: Any, loop: BaseLoop, warn: Warn) -> None:
@@ -121,6 +125,28 @@ def _final_share(scheduler: _ParamScheduler) -> float:
     if (rate := getattr(scheduler, 'eta_min', None)) is not None:
         return rate / max(scheduler.base_values)
     return getattr(scheduler, 'end_factor', 1)
+
+
+def check_custom_keys(model: nn.Module, optim_wrapper: Any, warn: Warn) -> None:
+    """Warn of learning rates and decays for parameters whose name is misspelled.
+
+    A key that resembles no parameter passes: recipes have keys for parts that a model may lack.
+
+    Args:
+        optim_wrapper: The part of the config.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    parts = {part for name in names for part in name.split('.')}
+    for key in config_tree.value_at(optim_wrapper, 'paramwise_cfg.custom_keys') or ():
+        if any(key in name for name in names):
+            continue
+        for part in key.split('.'):
+            close = nearest(part, parts, ALIKE) if len(part) >= LEAST_LETTERS else None
+            if close and part not in parts:
+                warn(
+                    f'optim_wrapper.paramwise_cfg.custom_keys has {key!r}, which is in the name '
+                    f'of no parameter, and has no effect: did you mean {close!r}?'
+                )
 
 
 def check_intervals(loop: BaseLoop, hooks: Sequence[Hook], warn: Warn) -> None:

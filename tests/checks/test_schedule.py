@@ -268,3 +268,18 @@ def test_processes_with_different_numbers_of_batches_are_refused(
     monkeypatch.setattr(schedule, 'all_gather_object', lambda count: [count, count - 1])
     with pytest.raises(UserError, match='from 3 to 4 batches .* sampler.round_up=False'):
         schedule.check_same_batches(loader)
+
+
+def test_a_misspelled_name_of_parameters_is_told() -> None:
+    model = nn.ModuleDict(dict(backbone=Pyramid()))
+    keys = ('backbone', 'backbone.stem', 'backbne', 'backbone.stme', 'absolute_pos_embed', 'fc')
+    wrapper = dict(paramwise_cfg=dict(custom_keys={key: dict(lr_mult=0.1) for key in keys}))
+    found: list[str] = []
+    schedule.check_custom_keys(model, wrapper, found.append)
+    assert found == [
+        "optim_wrapper.paramwise_cfg.custom_keys has 'backbne', which is in the name of no "
+        "parameter, and has no effect: did you mean 'backbone'?"
+    ]
+    for none in (None, dict(optimizer=dict(type='SGD')), dict(paramwise_cfg=None)):
+        schedule.check_custom_keys(model, none, found.append)
+    assert len(found) == 1
