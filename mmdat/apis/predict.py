@@ -182,7 +182,7 @@ def _run(
     on_unreadable: Callable[[str, str], None],
     notify: Callable[[str], None],
 ) -> Iterator[Prediction]:
-    """Predict inputs batch by batch."""
+    """Predict images, and the frames of videos, in batches; yield a prediction of each in turn."""
     frames = read_frames(inputs, on_unreadable, notify, predictor.is_turning)
     while batch := list(itertools.islice(frames, predictor.batch_size)):
         for frame, output in _outputs(predictor, batch, on_unreadable):
