@@ -1,5 +1,6 @@
 """Small data and a small config for tests that train."""
 
+import gc
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,16 @@ torch.set_num_threads(1)
 mmengine.config.config.FormatCode = lambda text, **_: (text, False)
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from what was imported.
+
+    Each of its passes, of which a data set of mmengine asks for one, took as long as a small model.
+    """
+    gc.collect()
+    gc.freeze()
+
 
 # What a user writes for data of their own: Mask R-CNN on the shared parts.
 CONFIG = """
