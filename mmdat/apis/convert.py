@@ -15,6 +15,7 @@ from torch import Tensor
 from mmdat.checkpoints import convert_published_checkpoint, read_weights
 from mmdat.checkpoints.conversion import find_backbone
 from mmdat.checkpoints.matching import match_model
+from mmdat.checkpoints.shapes import without_values
 from mmdat.checks.config_file import read_config
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_parts
@@ -147,5 +148,5 @@ def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
 def _build(config: str) -> HierarchicalBackbone:
     cfg = read_config(config)
     check_parts(cfg, ('model.backbone',))
-    with explained(cfg), torch.device('meta'):
+    with explained(cfg), without_values():
         return MODELS.build(dict(cfg.model.backbone, init_cfg=None))

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mmdat.errors import UserError
@@ -15,6 +14,7 @@ from .layout import PublishedBackbone
 from .matching import convert_published_checkpoint
 from .reading import read_weights
 from .recognition import recognize
+from .shapes import without_values
 
 FAMILIES = ('DAT', 'DATPlusPlus', 'ScalableViT')
 
@@ -60,7 +60,7 @@ def _architectures(pretrain_img_size: int) -> Iterator[tuple[str, PublishedBackb
 
 @functools.cache
 def _without_weights(family: str, arch: str, pretrain_img_size: int) -> PublishedBackbone:
-    with torch.device('meta'):
+    with without_values():
         return MODELS.get(family)(arch, pretrain_img_size=pretrain_img_size)
 
 

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from mmdat.errors import enumerate_names
@@ -11,6 +10,7 @@ from mmdat.registry import MODELS
 
 from .layout import published_names
 from .reading import strip_prefix
+from .shapes import without_values
 
 # Share of an architecture's parameters that weights must have to be called by its name, whatever
 # output norms and heads they have, and to be called like it.
@@ -75,7 +75,7 @@ def _architectures() -> list[tuple[str, Shapes]]:
     found = []
     for family in MODELS.module_dict.values():
         for arch in getattr(family, 'ARCHITECTURES', ()):
-            with torch.device('meta'):
+            with without_values():
                 backbone = family(arch)
             ours = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
             theirs = published_names(backbone)

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mmdat.ops.flops  # noqa: F401  so that mmdat's operators are counted
 from mmdat.apis.model import build_model, load_config
+from mmdat.checkpoints.shapes import without_values
 from mmdat.ops import prefer_implementation
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -22,8 +23,9 @@ def count_on_meta(
     """
     cfg = load_config(CONFIGS / f'{name}.py')
     cfg.model.backbone.init_cfg = None
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), without_values():
         model = build_model(cfg).eval()
+    with torch.device('meta'):
         image = torch.empty(1, 3, *shape)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), prefer_implementation('tiled'):
         if backbone_only:
