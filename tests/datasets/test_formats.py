@@ -238,6 +238,19 @@ def test_masks_beside_their_images_end_in_a_word(tmp_path: Path) -> None:
     assert found.splits['val'].suffix == '_mask.png'
 
 
+@pytest.mark.parametrize('folder', ['semantic', 'labels', 'images', 'train/segmentation'])
+def test_a_word_in_the_folder_makes_no_mask_of_a_photo_that_has_one(
+    folder: str, tmp_path: Path
+) -> None:
+    write_masks(tmp_path, f'{folder}/{{0}} {folder}/{{0}}', np.array([0, 1]))
+    for mask in tmp_path.rglob('*.png'):
+        mask.rename(mask.with_name(f'{mask.stem}_mask.png'))
+    found = read_segmented(tmp_path, 0.2, 0, None)
+    pairs = [pair for split in found.splits.values() for pair in split.pairs.items()]
+    assert len(pairs) > 2 and not any('left out' in note for note in found.notes)
+    assert all(mask == image.replace('.JPG', '_mask.png') for image, mask in pairs)
+
+
 @pytest.mark.parametrize(
     'layout, image, mask, suffix',
     [

@@ -99,12 +99,15 @@ def _key_files(
     blurred: set[str] = set()
     is_clear = True
     plain = {PurePosixPath(path).with_suffix('').parts for path in folder.paths}
+    # Photos with masks beside them, whose folder may have any word, as semantic.
+    marked = {base for parts in plain if (base := _without_end(parts)) != parts} & plain
     for path in folder.paths:
         parts = PurePosixPath(path).with_suffix('').parts
         if NO_MASK.search(path):
             continue
         ends = [(*parts[:-1], name) for name in _names_of_images(parts[-1])]
-        for index in reversed(range(len(parts) - 1)):
+        is_beside = _without_end(parts) in marked
+        for index in () if is_beside else reversed(range(len(parts) - 1)):
             name = parts[index].lower()
             words = re.findall(pattern, FOLDERS.get(name, name))
             mask_word = next((word for word in MASK_WORDS if word in words), None)
@@ -158,6 +161,11 @@ def _key_files(
         at = next((number for number, key in enumerate(keys) if key in photos), 0)
         masks[keys[at]] = min(masks.get(keys[at], (rank, at, path)), (rank, at, path))
     return photos, masks, blurred, is_clear
+
+
+def _without_end(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """A path without the word for a mask that its name may end in."""
+    return (*parts[:-1], MASK_END.sub('', parts[-1]))
 
 
 def _pair_by_name(photos: Mapping[tuple, str], masks: Mapping[tuple, Ranked]) -> dict[str, str]:
