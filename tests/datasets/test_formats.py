@@ -377,6 +377,16 @@ def write_cityscapes(root: Path, ends: tuple[str, ...]) -> None:
                 Image.fromarray(np.array([values], np.uint8)).save(path)
 
 
+def test_images_in_no_list_of_voc_are_told(tmp_path: Path) -> None:
+    write_masks(tmp_path, 'JPEGImages SegmentationClass', np.arange(3))
+    stems = sorted(path.stem for path in (tmp_path / 'JPEGImages').iterdir())
+    lists = tmp_path / 'ImageSets' / 'Segmentation'
+    lists.mkdir(parents=True)
+    (lists / 'train.txt').write_text('\n'.join(stems[1:]))
+    note = '1 images are in no list of ImageSets/Segmentation: they are left out.'
+    assert note in read_segmented(tmp_path, 0.5, 0, None).notes
+
+
 def test_masks_of_instances_of_voc_are_no_images(tmp_path: Path) -> None:
     write_masks(tmp_path, 'JPEGImages SegmentationClass', np.arange(3))
     shutil.copytree(tmp_path / 'SegmentationClass', tmp_path / 'SegmentationObject')
@@ -959,6 +969,104 @@ def test_files_that_are_left_out_are_told(tmp_path: Path) -> None:
     assert note in read_detection(tmp_path, 0.5, 0).notes
 
 
+def write_triangles(root: Path, names: str = '123') -> None:
+    """Write files of labelme with a triangle in each image."""
+    for name in names:
+        triangle = dict(label='a', points=[[0, 0], [4, 0], [0, 4]], shape_type='polygon')
+        write_pictures(root, [f'{name}.jpg'])
+        write_json(root / f'{name}.json', dict(shapes=[triangle], imagePath=f'{name}.jpg'))
+
+
+def write_coco_of_three(root: Path) -> None:
+    write_coco(root, {'1.jpg': 'a', '2.jpg': 'a', '3.jpg': 'a'})
+
+
+@pytest.mark.parametrize(
+    'write', [write_coco_of_three, lambda root: write_boxes_of_voc(root), write_triangles]
+)
+def test_images_without_annotations_are_told(write: Any, tmp_path: Path) -> None:
+    write(tmp_path)
+    write_pictures(tmp_path, ['8.jpg', '9.jpg', 'SegmentationClass/1.png', 'test/1.png'])
+    (tmp_path / 'test/1.png').rename(tmp_path / 'test/5.png')
+    found = read_detection(tmp_path, 0.5, 0)
+    note = '3 images, such as 8.jpg, have no annotations, or are in no list: they are left out.'
+    assert note in found.notes
+
+
+def test_images_of_yolo_without_labels_are_told(tmp_path: Path) -> None:
+    write_boxes_of_yolo(tmp_path)
+    assert not any('label file' in note for note in read_detection(tmp_path, 0.5, 0).notes)
+    (tmp_path / '0.txt').unlink()
+    (tmp_path / '1.txt').write_text('')
+    found = read_detection(tmp_path, 0.5, 0)
+    note = '1 of 4 images have no label file (.txt): they are taken as images without objects.'
+    assert note in found.notes and sum(len(found.images(split)) for split in found.splits) == 4
+
+
+def test_rectangles_that_become_masks_are_told(tmp_path: Path) -> None:
+    write_triangles(tmp_path)
+    content = json.loads((tmp_path / '1.json').read_text())
+    content['shapes'][0] |= dict(points=[[0, 0], [4, 4]], shape_type='rectangle')
+    write_json(tmp_path / '1.json', content)
+    note = '1 of 3 shapes are rectangles: these are taken as the masks.'
+    assert note in read_detection(tmp_path, 0.5, 0).notes
+
+
+def divide(root: Path, pattern: str, by: float) -> None:
+    """Divide the numbers in files that a pattern finds."""
+    for path in root.rglob('*'):
+        if path.suffix in ('.json', '.xml'):
+            text = re.sub(pattern, lambda m: f'{m[1]}{float(m[2]) / by}', path.read_text())
+            path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    'write, pattern, kind',
+    [
+        (lambda root: write_boxes_of_voc(root), r'(<[xy]m\w+>)(\d+)', 'Pascal VOC'),
+        (write_triangles, r'([\[ ])(\d+)(?=[,\]])', 'labelme'),
+        (write_coco_of_three, r'([\[ ])(\d+)(?=, \d+[,\]]|\])', 'COCO JSON'),
+    ],
+)
+def test_boxes_in_shares_of_the_sides_are_refused(
+    write: Any, pattern: str, kind: str, tmp_path: Path
+) -> None:
+    write(tmp_path)
+    read_detection(tmp_path, 0.5, 0)
+    divide(tmp_path, pattern, 10)
+    with pytest.raises(UserError, match=f'boxes of the {kind} files of .* in the image .*jpg: wri'):
+        read_detection(tmp_path, 0.5, 0)
+
+
+@pytest.mark.parametrize(
+    'content, sentence',
+    [
+        ({'_via_img_metadata': {}}, 'a.json is of VGG Image Annotator: export the data as COCO'),
+        ({'1.jpg5': {'regions': [{'region_attributes': {}}]}}, 'of VGG Image Annotator: export'),
+        ([{'annotations': [{'value': {'polygonlabels': ['a']}}]}], 'is of Label Studio: export'),
+        ({'objects': [{'classTitle': 'a'}]}, 'is of Supervisely: export the data as COCO there'),
+        ({'dm_format_version': '1.0', 'items': []}, 'Datumaro: export the data as coco_instances'),
+        ({'data_list': []}, 'export your annotations in one of them; for folders of masks give'),
+    ],
+)
+def test_what_to_export_from_a_program_is_named(
+    content: Any, sentence: str, tmp_path: Path
+) -> None:
+    write_pictures(tmp_path, ['1.jpg'])
+    write_json(tmp_path / 'a.json', content)
+    with pytest.raises(UserError, match=sentence):
+        read_detection(tmp_path, 0.5, 0)
+
+
+def test_a_file_of_keypoints_has_boxes_too(tmp_path: Path) -> None:
+    write_coco_of_three(tmp_path)
+    (tmp_path / 'a.json').rename(tmp_path / 'person_keypoints.json')
+    assert len(boxes(read_detection(tmp_path, 0.5, 0))) == 3
+    (tmp_path / 'person_keypoints.json').rename(tmp_path / 'captions.json')
+    with pytest.raises(UserError, match='holds no boxes or masks of objects'):
+        read_detection(tmp_path, 0.5, 0)
+
+
 def test_images_of_one_name_in_other_letters_are_told_apart(tmp_path: Path) -> None:
     write_coco(tmp_path, {'a.jpg': 'a', 'A.jpg': 'b', 'B.JPG': 'a'})
     found = read_detection(tmp_path, 0.4, 0)
@@ -1034,7 +1142,29 @@ def test_of_poses_the_boxes_are_read(points: str, tmp_path: Path) -> None:
         file.write('kpt_shape: [2, 3]\n')
     found = read_detection(tmp_path, 0.5, 0)
     assert boxes(found) == [[2, 2, 4, 4]] * 4
-    assert found.notes[0].startswith('data.yaml has keypoints (kpt_shape)')
+    assert found.notes[0].startswith('The labels have keypoints: of these the boxes alone')
+
+
+@pytest.mark.parametrize(
+    'points, is_pose',
+    [
+        (' 0.1 0.1 1 0.2 0.2 0', True),
+        (' 0.1 0.1 1.0 0.2 0.2 2.000000', True),
+        (' .1 .1 2 ' * 3, True),
+        (' 0.1 0.1 0.9 0.2 0.2 0', False),
+        (' 0.9 0.1 0.1 0.9', False),
+    ],
+)
+def test_points_with_visibilities_are_no_polygon(
+    points: str, is_pose: bool, tmp_path: Path
+) -> None:
+    write_boxes_of_yolo(tmp_path, points)
+    found = read_detection(tmp_path, 0.5, 0)
+    assert (boxes(found) == [[2, 2, 4, 4]] * 4) == is_pose
+    assert any('have keypoints' in note for note in found.notes) == is_pose
+    (tmp_path / '3.txt').write_text('1 0 0 1 0 1 1 0.5 0.5 0.2 0.9\n')  # of one polygon all are
+    if points.endswith('0.2 0'):
+        assert boxes(read_detection(tmp_path, 0.5, 0))[0] != [2, 2, 4, 4]
 
 
 @pytest.mark.parametrize('names', ['[yes, no]', '{0: yes, 1: no}', "{'1': no, '0': yes}"])
@@ -1191,7 +1321,8 @@ def test_lists_of_darknet_are_splits(tmp_path: Path) -> None:
     (tmp_path / 'valid.txt').write_text('data/3.jpg\n')
     found = read_detection(tmp_path, 0.5, 0)
     assert [len(found.images(split)) for split in ('train', 'val')] == [2, 1]
-    assert found.notes[0] == '1 images with labels are in no list such as train.txt: left out.'
+    note = '1 images, such as 2.jpg, have no annotations, or are in no list: they are left out.'
+    assert found.notes[0] == note
 
 
 def test_images_that_share_a_label_are_told(tmp_path: Path) -> None:

@@ -29,6 +29,15 @@ from .yolo import read_yolo
 COCO_ALSO = re.compile('captions|keypoints|stuff|panoptic|image_info')
 KNOWN = 'COCO JSON, YOLO (data.yaml or classes.txt), Pascal VOC (XML) and labelme (JSON)'
 
+# What only the JSON files of a program hold -> its name, and the format to export there.
+PROGRAMS = {
+    b'"_via_img_metadata"|"region_attributes"': ('VGG Image Annotator', 'COCO'),
+    b'"(rectangle|polygon|brush)labels"': ('Label Studio', 'COCO'),
+    b'"classTitle"': ('Supervisely', 'COCO'),
+    b'"dm_format_version"': ('Datumaro', 'coco_instances'),
+}
+MOST_LOOKED_AT = 20
+
 
 @dataclass
 class CocoSplit:
@@ -100,10 +109,18 @@ def read_detection(data: Path, share: float, seed: int) -> Detection:
         raise UserError(
             f'the {kind} files of {folder.root} have no object: there is nothing to learn'
         )
+    folder.note_unused(
+        {
+            split.prefix + item['file_name']
+            for split in splits.values()
+            for item in split.content['images']
+        }
+    )
     _choose_splits(folder, splits)
     found = Detection(
         kind=kind, root=folder.root, classes=classes, splits=splits, notes=folder.notes
     )
+    _check_in_pixels(found)
     parts = [split.content['annotations'] for split in splits.values()]
     if crowds := sum(_is_crowd(item) for part in parts for item in part):
         if not found.objects('train'):
@@ -120,6 +137,27 @@ def read_detection(data: Path, share: float, seed: int) -> Detection:
         if absent := [name for name in classes if not count[name]]:
             folder.note(f'{split} has no object of {enumerate_names(absent)}.')
     return found
+
+
+def _check_in_pixels(found: Detection) -> None:
+    """Refuse boxes that are all shares of the sides of their images.
+
+    Raises:
+        UserError: Names an image and its box.
+    """
+    contents = [split.content for split in found.splits.values()]
+    boxes = [
+        (item['bbox'], item, content) for content in contents for item in content['annotations']
+    ]
+    if boxes and all(x + width <= 1 and y + height <= 1 for (x, y, width, height), *_ in boxes):
+        box, item, content = boxes[0]
+        name = next(x['file_name'] for x in content['images'] if x['id'] == item['image_id'])
+        x, y, width, height = box
+        raise UserError(
+            f'all {len(boxes)} boxes of the {found.kind} files of {found.root} lie in the first '
+            f'pixel, as that of x {x:g}, y {y:g}, width {width:g} and height {height:g} in the '
+            f"image {name}: write pixels, not shares of the image's sides"
+        )
 
 
 def _recognize(data: Path, folder: Folder) -> tuple[str, dict[str, CocoSplit]]:
@@ -139,9 +177,17 @@ def _recognize(data: Path, folder: Folder) -> tuple[str, dict[str, CocoSplit]]:
         contents = read()
         if contents:
             return kind, {name: CocoSplit(content) for name, content in contents.items()}
+    remedy = (
+        'export your annotations in one of them; for folders of masks give a BASE of semantic '
+        'segmentation'
+    )
+    for path in jsons[:MOST_LOOKED_AT]:
+        content = (folder.root / path).read_bytes()
+        for pattern, (program, export) in PROGRAMS.items():
+            if re.search(pattern, content):
+                remedy = f'{path} is of {program}: export the data as {export} there'
     raise NotRecognizedError(
-        f'{data} holds no boxes or masks of objects in a known format ({KNOWN}): export your '
-        'annotations in one of them; for folders of masks give a BASE of semantic segmentation'
+        f'{data} holds no boxes or masks of objects in a known format ({KNOWN}): {remedy}'
     )
 
 
@@ -149,11 +195,10 @@ def _coco_files(folder: Folder, paths: list[str]) -> Iterator[tuple[str, dict[st
     """Yield the files in COCO format with their content."""
     # COCO's own folder has captions and keypoints of the same images too.
     named = [path for path in paths if 'instances' in PurePosixPath(path).name]
-    others = [
-        path
-        for path in paths
-        if path not in named and not COCO_ALSO.search(PurePosixPath(path).name.lower())
-    ]
+    others = [path for path in paths if path not in named]
+    plain = [path for path in others if not COCO_ALSO.search(PurePosixPath(path).name.lower())]
+    # Files of keypoints have boxes and masks of persons, too.
+    others = plain if named or plain else [path for path in others if 'keypoints' in path]
     for path in [*named, *others]:
         try:
             content = read_json(folder.root / path)

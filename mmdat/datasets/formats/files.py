@@ -161,6 +161,21 @@ class Folder:
         """Keep a sentence for the user about what was decided in reading the folder."""
         self.notes.append(text)
 
+    def note_unused(self, used: Collection[str]) -> None:
+        """Note the images that are left out, but for those that may be masks of others."""
+        folders = {PurePosixPath(path).parent for path in used}
+        stems = {PurePosixPath(path).stem for path in used}
+        left = [
+            path
+            for path in map(PurePosixPath, sorted({*self.paths} - {*used}))
+            if path.parent in folders or path.stem not in stems
+        ]
+        if left:
+            self.note(
+                f'{len(left)} images, such as {left[0]}, have no annotations, or are in no list: '
+                'they are left out.'
+            )
+
     def find(self, name: str, near: str) -> str | None:
         r"""Find an image by the name that a file of annotations has for it.
 

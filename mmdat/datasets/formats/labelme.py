@@ -55,6 +55,13 @@ def read_labelme(folder: Folder, paths: list[str]) -> dict[str, dict[str, Any]]:
     classes = sorted(
         {item['name'] for parts in read.values() for *_, objects in parts for item in objects}
     )
+    shapes = [
+        shape for parts in files.values() for _, content in parts for shape in content['shapes']
+    ]
+    if count := sum(shape.get('shape_type') == 'rectangle' for shape in shapes):
+        folder.note(
+            f'{count} of {len(shapes)} shapes are rectangles: these are taken as the masks.'
+        )
     if skipped:
         kinds = ', '.join(f'{count} of the kind {kind}' for kind, count in skipped.items())
         folder.note(f'Shapes without an area, or of unknown kinds, are left out: {kinds}.')

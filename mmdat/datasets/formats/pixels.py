@@ -159,6 +159,8 @@ def _find_splits(folder: Folder) -> tuple[dict[str, MaskSplit], str]:
         split = lists.get(stem) if lists else split_of_folder(image)
         if split or not lists:
             by_split.setdefault(split or 'train', {})[image] = mask
+    if left := len(pairs) - sum(map(len, by_split.values())):
+        folder.note(f'{left} images are in no list of ImageSets/Segmentation: they are left out.')
     kind = "VOC's layout" if lists else 'folders of images and masks'
     if {'training', 'annotations'} <= {part for path in pairs.values() for part in path.split('/')}:
         kind = "ADE20K's layout"

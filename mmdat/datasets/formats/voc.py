@@ -40,8 +40,6 @@ def read_voc(folder: Folder) -> dict[str, dict[str, Any]]:
         if listed and split is None:
             continue
         splits.setdefault(split or split_of(path) or SPLITS[0], []).append(path)
-    if left := len(trees) - sum(map(len, splits.values())):
-        folder.note(f'{left} images are in no list of ImageSets/Main: they are left out.')
     turned: list[Path] = []
     objects = {
         path: [

@@ -32,6 +32,7 @@ from .files import (
     upright_size,
 )
 
+VISIBILITY = re.compile(r'[012](\.0*)?')  # of a point of a pose
 SLACK = 0.01  # by how much shares may leave the image, of rounding
 
 
@@ -52,6 +53,12 @@ def read_yolo(data: Path, folder: Folder) -> dict[str, dict[str, Any]]:
     paths = dict.fromkeys(path for listed in splits.values() for path in listed)
     label_of = {path: _label_of(path, labels) for path in paths}
     _note_shared(folder, label_of)
+    if empty := list(label_of.values()).count(None):
+        folder.note(
+            f'{empty} of {len(label_of)} images have no label file (.txt): they are taken as '
+            'images without objects.'
+        )
+    is_pose |= _are_poses(folder.root, set(filter(None, label_of.values())))
     rows = {
         split: {path: _rows(folder.root, label_of[path], names, is_pose) for path in listed}
         for split, listed in splits.items()
@@ -64,7 +71,7 @@ def read_yolo(data: Path, folder: Folder) -> dict[str, dict[str, Any]]:
             'object: labels lie in the folder labels beside images, or beside the images'
         )
     if is_pose:
-        folder.note(f'{near} has keypoints (kpt_shape): of the labels the boxes alone are read.')
+        folder.note('The labels have keypoints: of these the boxes alone are read.')
     polygons = max(counts) > 5
     if polygons and 5 in counts:
         folder.note(
@@ -100,8 +107,6 @@ def _read_description(
     if not paths or not (texts or unsplit):
         return None
     splits = _read_lists(folder)
-    if left := splits and len(set(paths) - {path for part in splits.values() for path in part}):
-        folder.note(f'{left} images with labels are in no list such as train.txt: left out.')
     for path in () if splits else folder.paths:
         splits.setdefault(split_of_folder(path) or SPLITS[0], []).append(path)
     if texts or unsplit is None:
@@ -253,6 +258,15 @@ def _note_shared(folder: Folder, label_of: Mapping[str, str | None]) -> None:
             f'{len(shared)} label files are for several images each, such as {shared[0][0]} and '
             f'{shared[0][1]}: all of them get its objects.'
         )
+
+
+def _are_poses(root: Path, labels: Iterable[str]) -> bool:
+    """Whether all lines have points of x, y and a visibility of 0, 1 or 2 behind a box."""
+    rows = (line.split() for label in labels for line in read_lines(root / label))
+    return all(
+        len(row) % 3 == 2 and len(row) > 5 and all(map(VISIBILITY.fullmatch, row[7::3]))
+        for row in rows
+    )
 
 
 def _rows(
