@@ -643,6 +643,9 @@ def test_lists_without_classes_divide_folders_of_classes(tmp_path: Path) -> None
         (['filename, cat, dog', 'my cat.jpg, 1, 0', 'dog.jpg, 0, 1'], '', ('cat', 'dog')),
         (['id,label,file', '7,"c, at",my cat.jpg', '8,dog,dog.jpg'], '', ('c, at', 'dog')),
         (['C:\\pets\\my cat.jpg\tcat', 'dog.jpg\tdog'], '', ('cat', 'dog')),
+        (['my cat.jpg 9', 'dog.jpg 10'], '', ('9', '10')),
+        (['my cat.jpg cat', 'dog.jpg old dog'], '', ('cat', 'old dog')),
+        (['my cat cat', 'dog old dog'], '', ('cat', 'old dog')),
     ],
 )
 def test_a_list_of_images_and_classes_is_read(
@@ -731,13 +734,62 @@ def test_a_table_beside_lines_of_json_is_a_list(tmp_path: Path) -> None:
         ('a.jpg,cat\nc.jpg,dog\n', 'image c.jpg of .*train.csv is not below'),
         ('x,cat\ny,dog\n', 'has images of no classes'),
         ('file,split\na.jpg,train\nb.jpg,val\n', 'has images of no classes'),
+        ('file,id\na.jpg,1\nb.jpg,2\nc/d.jpg,3\n', 'has images of 1 classes'),
+        (
+            'file,who\nc/a.jpg,x\nd/b.jpg,y\nd/c.jpg,x\n',
+            "train.csv has the column 'who', but the images lie in the folders 'c' and 'd': if",
+        ),
         ('file,label,split\na.jpg,a,val\nb.jpg,b,val\n', 'alone: name a folder, list or split tr'),
     ],
 )
 def test_a_list_that_tells_no_class_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
-    write_pictures(tmp_path, ['a.jpg', 'b.jpg'])
+    write_pictures(tmp_path, ['a.jpg', 'b.jpg', *re.findall('[cd]/.\\.jpg', text)])
     (tmp_path / 'train.csv').write_text(text)
     with pytest.raises(UserError, match=sentence):
+        read_classified(tmp_path, 0.5, 0)
+
+
+def test_images_beside_those_of_a_list_are_told(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['cat/a.jpg', 'dog/b.jpg', 'dog/c.jpg'])
+    (tmp_path / 'train.csv').write_text('file,label\na.jpg,cat\nb.jpg,dog\n')
+    note = '1 images, such as dog/c.jpg, have no annotations, or are in no list: they are left out.'
+    assert note in read_classified(tmp_path, 0.5, 0).notes
+
+
+def test_lists_that_contradict_each_other_are_named(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['a.jpg', 'b.jpg'])
+    (tmp_path / 'family_train.txt').write_text('a x\nb y\n')
+    (tmp_path / 'variant_train.txt').write_text('a x1\nb y1\n')
+    sentence = "a of .*variant_train.txt has the classes 'x' of family_train.txt and 'x1': give"
+    with pytest.raises(UserError, match=sentence):
+        read_classified(tmp_path, 0.5, 0)
+
+
+def test_folders_of_training_name_the_numbers_of_lists(tmp_path: Path) -> None:
+    """As ImageNet's lists, where the images of val lie in one folder."""
+    write_pictures(tmp_path, ['train/n02/1.jpg', 'train/n01/2.jpg', 'val/3.jpg', 'val/4.jpg'])
+    (tmp_path / 'meta').mkdir()
+    (tmp_path / 'meta/train.txt').write_text('n02/1.jpg 1\nn01/2.jpg 0\n')
+    (tmp_path / 'meta/val.txt').write_text('3.jpg 1\n4.jpg 0\n')
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.classes == ('n01', 'n02')
+    assert found.splits['val'].labels == {'val/3.jpg': 1, 'val/4.jpg': 0}
+    (tmp_path / 'meta/val.txt').write_text('3.jpg 10\n4.jpg 2\n')
+    assert read_classified(tmp_path, 0.5, 0).classes == ('0', '1', '2', '10')
+
+
+@pytest.mark.parametrize(
+    'layout',
+    [
+        'JPEGImages SegmentationClass SegmentationObject',
+        'leftImg8bit/train gtFine/train',
+        'annotations/panoptic train2017 val2017',
+        'image_2 semantic semantic_rgb',
+    ],
+)
+def test_folders_for_other_tasks_are_no_classes(layout: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path, [f'{name}/{i}.png' for name in layout.split() for i in range(2)])
+    with pytest.raises(UserError, match='which hold no classes of images: give a BASE of'):
         read_classified(tmp_path, 0.5, 0)
 
 

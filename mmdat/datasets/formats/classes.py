@@ -2,9 +2,10 @@
 
 import csv
 import json
+import sys
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -27,7 +28,11 @@ from .files import (
 )
 
 # Folders of data for other tasks.
-NO_CLASSES = {'images', 'labels', 'masks', 'annotations', 'JPEGImages', 'SegmentationClass'}
+NO_CLASSES = {
+    'images', 'labels', 'masks', 'annotations', 'JPEGImages', 'SegmentationClass',
+    'SegmentationObject', 'leftImg8bit', 'gtFine', 'gtCoarse', 'image_2', 'instance', 'semantic',
+    'semantic_rgb',
+}  # fmt: skip
 LISTS = ('.txt', '.csv', '.jsonl')
 CLASS_COLUMNS = ('label', 'class', 'category', 'class_name', 'label_name')
 SPLIT_COLUMNS = ('split', 'set', 'subset')
@@ -84,13 +89,15 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
     kind = 'lists of images and classes' if named else 'a folder for each class'
     if not named:
         named = _divide_by_lists(_read_folders(folder), folder)
-    classes = sorted({name for split in named.values() for name in split.values()})
+    else:
+        folder.note_unused({path for split in named.values() for path in split})
+    classes = sorted({name for split in named.values() for name in split.values()}, key=_in_order)
     if len(classes) < 2:
         raise NotRecognizedError(
             f'{data} has images of {len(classes) or "no"} classes: at least 2 are needed to tell '
             'apart, each in a folder of its own or in a list with lines "path class"'
         )
-    if set(classes) <= NO_CLASSES:
+    if all(map(_holds_no_class, classes)):
         raise NotRecognizedError(
             f'{data} has the folders {enumerate_names(classes)}, which hold no classes of images: '
             'give a BASE of detection or semantic segmentation'
@@ -116,9 +123,20 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
     )
 
 
+def _holds_no_class(name: str) -> bool:
+    """Whether the name of a folder is one of a split, or of data for another task."""
+    return name in NO_CLASSES or split_of(name) is not None
+
+
+def _in_order(name: str) -> tuple[int, str]:
+    """Sort numbers as such, before other names."""
+    return (int(name) if name.isdecimal() else sys.maxsize, name)
+
+
 def _read_lists(paths: list[str], folder: Folder) -> dict[str, dict[str, str]]:
     """Read lists with a line for each image: its path and its class, or the class's number."""
     named: dict[str, dict[str, str]] = {}
+    list_of: dict[str, str] = {}
     for path in paths:
         items, where = _items(folder, path, _rows(folder, path)), folder.root / path
         if not any(label for _, label, _ in items):
@@ -131,10 +149,12 @@ def _read_lists(paths: list[str], folder: Folder) -> dict[str, dict[str, str]]:
                 raise UserError(
                     f'image {name} of {where} is not below {folder.root}, or more than once'
                 )
+            other = list_of.setdefault(at, path)
             if not label or split.setdefault(at, label) != label:
+                of = f' of {other}' if other != path else ''
                 raise UserError(
                     f'image {name} of {where} has '
-                    + (f'the classes {split[at]!r} and {label!r}' if label else 'no class')
+                    + (f'the classes {split[at]!r}{of} and {label!r}' if label else 'no class')
                     + ': give it one, or take it out'
                 )
             found[name] = at
@@ -172,7 +192,7 @@ def _divide_by_lists(named: dict[str, dict[str, str]], folder: Folder) -> dict[s
     if set(named) != {'train'}:
         return named
     splits: dict[str, dict[str, str]] = {}
-    for path in _find_lists(folder):
+    for path in (path for path in _find_lists(folder) if path.lower().endswith('.txt')):
         found = {line: folder.find(line, path) for line in read_lines(folder.root / path)}
         if not any(found.values()):
             continue
@@ -209,8 +229,16 @@ def _rows(folder: Folder, path: str) -> list[list[str]]:
         keys = [key for key in {key: 0 for item in items for key in item} if key not in nested]
         return [keys, *([str(item.get(key, '')) for key in keys] for item in items)]
     sign = next((sign for sign in '\t;,' if lines and sign in lines[0]), None)
-    split = csv.reader(lines, delimiter=sign) if sign else (line.rsplit(' ', 1) for line in lines)
+    split = csv.reader(lines, delimiter=sign) if sign else _at_blanks(folder, path, lines)
     return [[cell.strip().strip('"') for cell in row] for row in split]
+
+
+def _at_blanks(folder: Folder, path: str, lines: list[str]) -> Iterator[list[str]]:
+    """Split lines at the last blank, or at the first one if an image is before that alone."""
+    for line in lines:
+        first, last = line.split(' ', 1), line.rsplit(' ', 1)
+        is_first = is_image(first[0]) or not folder.find(last[0], path)
+        yield first if is_first and folder.find(first[0], path) else last
 
 
 def _split_named(word: str, where: Path) -> str | None:
@@ -261,6 +289,8 @@ def _items(folder: Folder, path: str, rows: list[list[str]]) -> list[tuple[str, 
     named = [index for index in rest if has_header and header[index].lower() in CLASS_COLUMNS]
     if len(rest) == 1 or named:
         column = [*named, *rest][0]
+        if has_header and not named and not _are_classes(folder, path, column, at, rows):
+            return []
         return [(row[at], row[column], row[split]) for row in body]
     if not has_header or any(row[index] not in ('0', '1') for row in body for index in rest):
         raise UserError(
@@ -277,6 +307,32 @@ def _items(folder: Folder, path: str, rows: list[list[str]]) -> list[tuple[str, 
             )
         items.append((row[at], classes[0], row[split]))
     return items
+
+
+def _are_classes(folder: Folder, path: str, column: int, at: int, rows: list[list[str]]) -> bool:
+    """Whether a column whose name says nothing has classes: there are less than images.
+
+    Args:
+        at: The column of the images.
+        rows: The lines, of which the first has the names.
+
+    Raises:
+        UserError: If the images lie in folders that may be other classes.
+    """
+    body = rows[1:]
+    if len(body) > 2 and len({row[column] for row in body}) == len(body):
+        return False
+    pairs = {
+        (PurePosixPath(folder.find(row[at], path) or '').parent.name, row[column]) for row in body
+    }
+    places = {place for place, _ in pairs}
+    if 1 < len(places) < len(pairs) and not all(map(_holds_no_class, places)):
+        raise UserError(
+            f'{folder.root / path} has the column {rows[0][column]!r}, but the images lie in the '
+            f'folders {enumerate_names(sorted(places))}: if the column has the class, name it '
+            'label, or else take the file out'
+        )
+    return True
 
 
 def _replace_numbers(named: dict[str, dict[str, str]], folder: Folder) -> dict[str, dict[str, str]]:
@@ -300,14 +356,14 @@ def _replace_numbers(named: dict[str, dict[str, str]], folder: Folder) -> dict[s
 
 
 def _name_by_folders(named: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
-    """Replace numbers of classes by the names of the folders, where each number has its own."""
+    """Replace numbers of classes by the names of the folders, if in training each has its own."""
     pairs = {
-        (PurePosixPath(path).parent.name, label)
-        for split in named.values()
-        for path, label in split.items()
+        (PurePosixPath(path).parent.name, label) for path, label in named.get('train', {}).items()
     }
     names = {label: name for name, label in pairs}
     if len({name for name, _ in pairs} - {''}) < len(pairs) or len(names) < len(pairs):
+        return named
+    if {label for split in named.values() for label in split.values()} - names.keys():
         return named
     return {
         split: {path: names[label] for path, label in paths.items()}
