@@ -140,8 +140,7 @@ def new_config(
         check_parts(cfg, ('train_cfg.max_epochs',))
     draft = Draft()
     write, found = _find(cfg, folder, val_share, seed, zero)
-    if pairs := list(nearly_equal(found.classes)):
-        more = f', and {len(pairs) - 1} more such pairs' if len(pairs) > 1 else ''
+    if pairs := nearly_equal(found.classes):
         found.notes.append(
             f'The data have the classes {pairs[0]}{more}: give both one name if they are one class.'
         )

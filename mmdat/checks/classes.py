@@ -38,22 +38,25 @@ def check_names(datasets: Mapping[str, Any], warn: Warn) -> None:
         check_class_names(classes)
         if hasattr(single, 'tally'):  # mmdat.CocoDataset: the reading of its file has told them
             continue
-        for problem in nearly_equal(classes):
-            warn(f'metainfo.classes has {problem}: leave one of them out if they are one class')
+        if pairs := nearly_equal(classes):
+            warn(f'metainfo.classes has {pairs}: leave one of each out if they are one class')
 
 
-def nearly_equal(names: Sequence[str]) -> Iterator[str]:
-    """Name the names that differ from another in case or blanks alone.
+def nearly_equal(names: Sequence[str]) -> str:
+    """Name the first two names that differ in case or blanks alone; empty if there are none.
 
     Example:
-        >>> list(nearly_equal(['Cat', 'dog', 'cat ']))
-        ["'Cat' and 'cat ', which differ in case or blanks alone"]
+        >>> nearly_equal(['Cat', 'dog', 'cat ', 'DOG'])
+        "'Cat' and 'cat ', which differ in case or blanks alone, and 1 more such pairs"
     """
     alike: dict[str, str] = {}
-    for name in names:
-        other = alike.setdefault(' '.join(name.casefold().split()), name)
-        if other != name:
-            yield f'{other!r} and {name!r}, which differ in case or blanks alone'
+    pairs = [
+        f'{other!r} and {name!r}, which differ in case or blanks alone'
+        for name in names
+        if (other := alike.setdefault(' '.join(name.casefold().split()), name)) != name
+    ]
+    more = f', and {len(pairs) - 1} more such pairs' if len(pairs) > 1 else ''
+    return f'{pairs[0]}{more}' if pairs else ''
 
 
 def check_same(datasets: Mapping[str, Any]) -> None:

@@ -38,8 +38,10 @@ def test_classes_that_are_no_names_are_refused(classes: Any, sentence: str) -> N
 def test_names_alike_are_told_once() -> None:
     assert warnings(data(('a', 'b', 'A ')), data(('a', 'b', 'A '))) == [
         "metainfo.classes has 'a' and 'A ', which differ in case or blanks alone: leave one of "
-        'them out if they are one class'
+        'each out if they are one class'
     ]
+    (told,) = warnings(data(('a', 'b', 'A', 'c', 'B', ' c')))
+    assert "'a' and 'A', which differ in case or blanks alone, and 2 more such pairs: leave" in told
     read = data(('a', 'A '))
     read.tally = None  # a file in COCO format, in which read_coco found them
     assert warnings(read) == []
