@@ -278,11 +278,14 @@ def _split_of(frames: list[FrameType]) -> str:
 
 
 def _where(cfg: Config, name: Any, built: Any = None) -> str:
-    """Name up to two dicts in ``cfg`` of type ``name``, those with all keys of ``built`` if any."""
+    """Name up to two dicts in ``cfg`` of type ``name``, those most like ``built`` if any."""
     found = [path.removesuffix('.type') for path in paths(cfg, 'type', name)]
     if built is not None:
         keys = set(built) - {'type'}
         found = [path for path in found if set(value_at(cfg, path)) >= keys] or found
+        # Of the data sets of several splits, the one with these values.
+        same = [path for path in found if all(value_at(cfg, path).get(k) == built[k] for k in keys)]
+        found = same or found
     found = [path for path in found if path.split('.')[0] in RUNNER_KEYS] or found
     return ' or '.join(found[:2]) or str(name)
 

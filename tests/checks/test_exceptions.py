@@ -24,7 +24,7 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.model import ImgDataPreprocessor
 from mmengine.optim.scheduler import CosineAnnealingLR
-from mmengine.registry import DefaultScope
+from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, Runner, TestLoop, ValLoop
 from mmengine.structures import InstanceData
 from mmseg.evaluation import IoUMetric
@@ -119,6 +119,11 @@ def build_evaluator(runner: Runner, cfg: Config) -> Any:
             lambda runner, cfg: MODELS.build(cfg.model.neck),
             {'model.neck.num_outs': 1},
             r'^model.neck cannot be used: AssertionError: assert num_outs >= ',
+        ),
+        (
+            lambda runner, cfg: DATASETS.build(cfg.test_dataloader.dataset),
+            {'test_dataloader.dataset.metainfo': 3},
+            r'^test_dataloader.dataset cannot be used: .',
         ),
         (
             build_dataloader,
