@@ -142,7 +142,7 @@ def new_config(
     write, found = _find(cfg, folder, val_share, seed, zero)
     if pairs := nearly_equal(found.classes):
         found.notes.append(
-            f'The data have the classes {pairs[0]}{more}: give both one name if they are one class.'
+            f'The data have the classes {pairs}: give both one name if they are one class.'
         )
     title = f'{Path(base).stem} on {found.root}: {found.kind}, {len(found.classes)} classes.'
     draft.comment(' '.join(title.split()))
@@ -233,9 +233,11 @@ def _write_detection(draft: Draft, cfg: Config, path: Path, found: Detection, ba
         for step in config_tree.transforms(dataset.get('pipeline') or [])
     )
     if needs_masks and (count := found.without_mask()):
+        total = sum(len(split.content['annotations']) for split in found.splits.values())
         raise UserError(
-            f'{cfg.filename} learns masks, but {count} objects in {found.root} have a box alone: '
-            f'give a BASE that learns boxes, such as {BOXES_ALONE}'
+            f'{cfg.filename} learns masks, but {count} of {total} objects in {found.root} have a '
+            f'box alone: give a BASE that learns boxes, such as {BOXES_ALONE}'
+            + (', or outline these objects, or take them out' if count < total else '')
         )
     draft.values['data'] = dict(
         type='mmdat.CocoDataset', data_root=f'{found.root}/', metainfo=dict(classes=Code('classes'))

@@ -225,6 +225,7 @@ def first_step_checks(
         writes_alone = bool(formats) and all(formats)  # whatever is in the masks
         for listed in files[split]:
             single = listed.dataset
+            yield partial(masks.check_annotated, listed)
             yield partial(model_fit.check_num_classes, model, single)
             if listed.in_training:
                 yield partial(model_fit.check_padding, model, single, warn)

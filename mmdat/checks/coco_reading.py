@@ -151,7 +151,10 @@ class Reading:
                 return problem
             self._mend(item, 'segmentation', segmentation, 'written as lists of x, y, x, y, ...')
         if self._needs_masks and not segmentation:
-            return "has no 'segmentation', which the config needs"
+            return (
+                "has no 'segmentation', which with_mask=True needs (for boxes alone take a model "
+                'without masks)'
+            )
         box: Any = item.get('bbox')
         if not _is_box(box):
             box = box_of(item)

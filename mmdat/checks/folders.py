@@ -179,7 +179,7 @@ def check_labels(files: DataFiles, warn: Warn, num_classes: int | None = None) -
     counts = [0] * len(classes)
     labels: dict[str, int] = {}
     doubles: list[str] = []
-    for path, _, _, label in files.items:
+    for path, _, _, label, *_ in files.items:
         if not 0 <= label < len(classes):
             raise UserError(
                 f'{source} gives image {path} the class '

@@ -80,12 +80,16 @@ class Listed(NamedTuple):
         mask: The file of its mask; empty without one.
         size: Width and height that its annotation gives; 0 for what is not known.
         label: Number of its class; anything else where it has not one class.
+        has_objects: Whether it has a list of objects, which may be empty.
+        has_outlines: Whether each of them has a mask.
     """
 
     path: str
     mask: str
     size: tuple[int, int]
     label: Any
+    has_objects: bool
+    has_outlines: bool
 
 
 class DataFiles:
@@ -137,6 +141,8 @@ def _listed(item: dict) -> Listed:
         mask=mask or '',
         size=(width, height) if width or height else (0, 0),  # one tuple for all
         label=item.get('gt_label'),
+        has_objects='instances' in item,
+        has_outlines=all('mask' in instance for instance in item.get('instances') or ()),
     )
 
 

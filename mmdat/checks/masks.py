@@ -89,6 +89,25 @@ def check_same_zero(datasets: Mapping[str, Any]) -> None:
             )
 
 
+def check_annotated(files: DataFiles) -> None:
+    """Refuse a data set without the boxes, masks or maps that its pipeline loads."""
+    items, count, dataset = files.items, len(files.items), files.dataset
+    loader = loader_of(dataset, ANNOTATION_LOADERS) if items else None
+    bare = sum(not item.has_outlines for item in items)
+    lacks = dict(
+        with_bbox=('boxes', 0 if any(item.has_objects for item in items) else count),
+        with_mask=('masks of objects (boxes alone)', bare),
+        with_seg=('maps of classes (seg_map_path)', 0 if any(i.mask for i in items) else count),
+    )
+    for key, (what, number) in lacks.items():
+        if number and getattr(loader, key, False):
+            raise UserError(
+                f'{number} of {count} images of {dataset.ann_file or type(dataset).__name__} have '
+                f'no {what}, which {key}=True of {type(loader).__name__} loads: take data that '
+                'have them, or a model and a pipeline that do without'
+            )
+
+
 def check_mask_files(files: DataFiles) -> None:
     """Refuse a data set of semantic segmentation in which a mask is missing."""
     if not _has_masks(files.dataset):

@@ -366,7 +366,7 @@ BOX_OF_NAN = '<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>nan</xmax><ymax>4</ymax>
         (write_annotations, r'such as a.json, have no annotations'),
         (write_voc_without_box, r"a.xml has an object 'nut' without a box"),
         (partial(write_voc_without_box, box=BOX_OF_NAN), r"an object 'nut' without a box"),
-        (write_yolo, r'learns masks, but 6 objects in .* have a box alone: give a BASE'),
+        (write_yolo, r'learns masks, but 6 of 6 objects in .* have a box alone: give a BASE'),
         (write_nothing, r'holds no boxes or masks of objects in a known format'),
         (write_yolo_of_pixels, r"in line 1 '0 40 30 20 10', which is not a class from 0 to 1"),
         (write_lost_image, r'1 of 2 images of .*_annotations.coco.json are not below'),

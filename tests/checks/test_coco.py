@@ -80,7 +80,7 @@ def test_masks_are_needed_only_where_they_are_used(tmp_path: Path) -> None:
     path = write(tmp_path / 'boxes.json', content)
     read_coco(path)
     with pytest.raises(
-        UserError, match=r"id 1 has no 'segmentation', which the conf.* \(2 items there have faults"
+        UserError, match=r"id 1 has no 'segmentation', which with_m.* \(2 items there have faults"
     ):
         read_coco(path, needs_masks=True)
 

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from helpers.imports import ROOT
+from mmdet.datasets.transforms import LoadAnnotations
 from mmengine.config import Config
 from mmengine.structures import PixelData
 from mmseg.datasets import BaseSegDataset
@@ -20,6 +22,7 @@ from torch import nn
 from mmdat.checks import masks
 from mmdat.checks.images import DataFiles
 from mmdat.checks.masks import (
+    check_annotated,
     check_mask_classes,
     check_mask_files,
     check_mask_sizes,
@@ -329,3 +332,37 @@ def test_splits_that_read_0_differently_are_refused() -> None:
     check_same_zero(dict(train=data(True), val=data(False, {0: 'a'})))
     with pytest.raises(UserError, match=r'of the train data is False, that of the val data True'):
         check_same_zero(dict(train=data(False), val=data(True)))
+
+
+@pytest.mark.parametrize(
+    'item, key, sentence',
+    [
+        (dict(instances=[dict(bbox=[0, 0, 2, 2])]), 'with_mask', 'masks of objects (boxes alone)'),
+        (dict(gt_label=1), 'with_bbox', 'boxes'),
+        (dict(seg_map_path='a.png'), 'with_bbox', 'boxes'),
+        (dict(instances=[dict(bbox=[0, 0, 2, 2], mask=[])]), 'with_seg', 'maps of classes'),
+        (dict(instances=[], seg_map_path=None), 'with_seg', 'maps of classes'),
+    ],
+)
+def test_annotations_that_a_pipeline_loads_must_be_there(
+    item: dict[str, Any], key: str, sentence: str
+) -> None:
+    """As of boxes alone for masks, or of images by class for a detector."""
+    load = LoadAnnotations(**{'with_bbox': False, key: True})
+    error = str(_annotated(item, load))
+    assert error.startswith(f'2 of 2 images of a.json have no {sentence}') and f'{key}=' in error
+    fine = dict(instances=[dict(bbox=[0, 0, 2, 2], mask=[])], seg_map_path='a.png')
+    assert _annotated(fine, load) is None
+    assert _annotated(item, LoadAnnotations(with_bbox=False, with_label=False)) is None
+
+
+def _annotated(item: dict[str, Any], load: Any) -> UserError | None:
+    """What a data set of two such items is refused with."""
+    data = MagicMock(pipeline=SimpleNamespace(transforms=[load]), ann_file='a.json')
+    data.__len__.return_value = 2
+    data.get_data_info.return_value = item
+    try:
+        check_annotated(DataFiles(data))
+    except UserError as error:
+        return error
+    return None

@@ -95,7 +95,7 @@ def test_images_to_be_tested_need_no_annotations(coco_root: Path) -> None:
 def test_masks_are_needed_if_they_are_loaded(coco_root: Path, pipeline: tuple[dict, ...]) -> None:
     change(coco_root, 'val2017', lambda content: content['annotations'][1].pop('segmentation'))
     assert len(build(coco_root)) == 2
-    with pytest.raises(UserError, match=r"id 1 has no 'segmentation', which the config needs"):
+    with pytest.raises(UserError, match=r"id 1 has no 'segmentation', which with_mask=True"):
         build(coco_root, pipeline=pipeline)
 
 

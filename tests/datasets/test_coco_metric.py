@@ -227,7 +227,7 @@ def test_file_for_other_images_or_classes_is_refused(tmp_path: Path) -> None:
     boxes = content()
     del boxes['annotations'][0]['segmentation']
     path = write(tmp_path, boxes, 'boxes.json')
-    with pytest.raises(UserError, match=r"id 1 has no 'segmentation', which the config needs"):
+    with pytest.raises(UserError, match=r"id 1 has no 'segmentation', which with_mask=True"):
         CocoMetric(ann_file=path, metric=['bbox', 'segm'])
 
 
