@@ -387,9 +387,13 @@ def test_images_in_no_list_of_voc_are_told(tmp_path: Path) -> None:
     assert note in read_segmented(tmp_path, 0.5, 0, None).notes
 
 
-def test_masks_of_instances_of_voc_are_no_images(tmp_path: Path) -> None:
-    write_masks(tmp_path, 'JPEGImages SegmentationClass', np.arange(3))
-    shutil.copytree(tmp_path / 'SegmentationClass', tmp_path / 'SegmentationObject')
+@pytest.mark.parametrize(
+    'masks, instances', [('SegmentationClass', 'SegmentationObject'), ('semantic', 'instance')]
+)
+def test_masks_of_instances_are_no_images(masks: str, instances: str, tmp_path: Path) -> None:
+    """As in the folders of VOC and KITTI."""
+    write_masks(tmp_path, f'images {masks}', np.arange(3))
+    shutil.copytree(tmp_path / masks, tmp_path / instances)
     assert not any('have no mask' in note for note in read_segmented(tmp_path, 0.5, 0, None).notes)
 
 
@@ -775,7 +779,13 @@ def test_folders_of_training_name_the_numbers_of_lists(tmp_path: Path) -> None:
     assert found.classes == ('n01', 'n02')
     assert found.splits['val'].labels == {'val/3.jpg': 1, 'val/4.jpg': 0}
     (tmp_path / 'meta/val.txt').write_text('3.jpg 10\n4.jpg 2\n')
-    assert read_classified(tmp_path, 0.5, 0).classes == ('0', '1', '2', '10')
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.classes == ('0', '1', '2', '10')
+    assert found.notes == [
+        'The classes have numbers alone: name them in classes.txt, a line each.',
+        "train has no image of '2' and '10'.",
+        "val has no image of '0' and '1'.",
+    ]
 
 
 @pytest.mark.parametrize(

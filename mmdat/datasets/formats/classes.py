@@ -91,6 +91,8 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         named = _divide_by_lists(_read_folders(folder), folder)
     else:
         folder.note_unused({path for split in named.values() for path in split})
+        if all(name.isdecimal() for split in named.values() for name in split.values()):
+            folder.note('The classes have numbers alone: name them in classes.txt, a line each.')
     classes = sorted({name for split in named.values() for name in split.values()}, key=_in_order)
     if len(classes) < 2:
         raise NotRecognizedError(
@@ -116,8 +118,9 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
     if kind == 'a folder for each class':
         _use_folders(folder, splits, classes)
     for split in ('train', 'val'):
-        if absent := set(classes) - set(named[split].values()):
-            folder.note(f'{split} has no image of {enumerate_names(sorted(absent))}.')
+        occurring = set(named[split].values())
+        if absent := [name for name in classes if name not in occurring]:
+            folder.note(f'{split} has no image of {enumerate_names(absent)}.')
     return Classified(
         kind=kind, root=folder.root, classes=tuple(classes), splits=splits, notes=folder.notes
     )
@@ -237,8 +240,8 @@ def _at_blanks(folder: Folder, path: str, lines: list[str]) -> Iterator[list[str
     """Split lines at the last blank, or at the first one if an image is before that alone."""
     for line in lines:
         first, last = line.split(' ', 1), line.rsplit(' ', 1)
-        is_first = is_image(first[0]) or not folder.find(last[0], path)
-        yield first if is_first and folder.find(first[0], path) else last
+        is_clear = first == last or (not is_image(first[0]) and folder.find(last[0], path))
+        yield last if is_clear or not folder.find(first[0], path) else first
 
 
 def _split_named(word: str, where: Path) -> str | None:

@@ -29,7 +29,7 @@ MORE_IN_MASKS = (
     re.compile('_[LP]$'),
 )
 CITYSCAPES_END = '_leftImg8bit'
-NO_MASK = re.compile('_gtCoarse_|_gtFine_(color|instance)|SegmentationObject/')
+NO_MASK = re.compile('_gtCoarse_|_gtFine_(color|instance)|SegmentationObject/|(^|/)instance/')
 FOLDERS = dict(
     leftimg8bit='images', gtfine='gt', trainannot='train annot', valannot='val annot',
     testannot='test annot', ground_truth='gt', **{'ground truth': 'gt', 'ground-truth': 'gt'},
