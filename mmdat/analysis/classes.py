@@ -16,13 +16,21 @@ from .tables import ALL_CLASSES, Tables
 
 
 def class_accuracy(predictions: Sequence[dict[str, Any]], dataset: BaseDataset) -> Tables:
-    """Accuracy and precision of each class, and its share of the images."""
+    """Accuracy and precision of each class, and its share of the images.
+
+    Of all classes the accuracy is that of all images, the precision the mean of the classes'.
+    """
     truth, found = _labels(predictions)
     right = truth == found
-    rows = {ALL_CLASSES: _row(right, right, np.ones_like(right))}
-    for index, name in enumerate(dataset.metainfo['classes']):
-        rows[name] = _row(right[truth == index], right[found == index], truth == index)
-    return dict(accuracy=rows)
+    rows = {
+        name: _row(right[truth == index], right[found == index], truth == index)
+        for index, name in enumerate(dataset.metainfo['classes'])
+    }
+    precisions = np.array(
+        [row['precision'] for row in rows.values() if row['precision'] is not None]
+    )
+    whole = _row(right, precisions, np.ones_like(right))
+    return dict(accuracy={ALL_CLASSES: whole, **rows})
 
 
 def confused_images(
@@ -47,10 +55,10 @@ def _labels(predictions: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarr
     return truth, found
 
 
-def _row(right_of_true: Any, right_of_found: Any, images: Any) -> dict[str, float | None]:
+def _row(accuracy: Any, precision: Any, images: Any) -> dict[str, float | None]:
     return {
-        'accuracy': float(right_of_true.mean()) if len(right_of_true) else None,
-        'precision': float(right_of_found.mean()) if len(right_of_found) else None,
+        'accuracy': float(accuracy.mean()) if len(accuracy) else None,
+        'precision': float(precision.mean()) if len(precision) else None,
         'share of images': float(images.mean()),
     }
 
