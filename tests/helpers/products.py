@@ -1,9 +1,9 @@
 """Multiply-accumulates of ScalableViT's attention, from the paper's equations."""
 
+import functools
 from typing import Any
 
-import torch
-
+from mmdat.checkpoints.shapes import without_values
 from mmdat.models import ScalableViT
 
 
@@ -42,8 +42,9 @@ def projections_of_padding(arch: str, height: int, width: int) -> int:
     return total
 
 
+@functools.cache
 def _stages(arch: str) -> list[Any]:
-    with torch.device('meta'):  # without weights
+    with without_values():
         return ScalableViT(arch=arch).settings
 
 
