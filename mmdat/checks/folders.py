@@ -54,13 +54,16 @@ def find_files(
         suffixes: What names end in, in upper or lower case.
         leave_out: Folders (None for none) that are not searched, unless ``folder`` lies in them.
         unwanted: Names the folders beside some files that are not searched.
+
+    Raises:
+        UserError: If a folder may not be read, whose files would be missing.
     """
     wanted = tuple(suffix.lower() for suffix in suffixes)
     root = Path(folder).resolve()
     left_out = [Path(path).resolve() for path in leave_out if path]
     left_out = [path for path in left_out if not root.is_relative_to(path)]
     searched: set[Path] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         real = Path(parent).resolve()
         # A link may lead back to where it lies.
         if real in searched or any(map(real.is_relative_to, left_out)):
@@ -72,6 +75,14 @@ def find_files(
         for name in sorted(files):
             if name.lower().endswith(wanted) and not is_hidden(name):
                 yield os.path.join(parent, name)
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise UserError(
+            f'folder {error.filename} cannot be read: {error.strerror}; make it readable, or leave '
+            'it out'
+        ) from error
 
 
 def read_lines(path: str) -> list[str]:

@@ -1,5 +1,7 @@
 """Folders and lists that do not exist or do not fit the classes are refused by name."""
 
+import errno
+import os
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -276,6 +278,26 @@ def test_files_are_found_through_links_but_once(tmp_path: Path) -> None:
     (tmp_path / 'data' / 'a' / 'back').symlink_to(tmp_path / 'data')
     found = [Path(path).name for path in find_files(str(tmp_path / 'linked'), ('.jpg', '.png'))]
     assert found == ['b.PNG', 'ä b.jpg']
+
+
+def test_a_folder_that_may_not_be_read_is_no_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'theirs').mkdir()
+    (tmp_path / 'mine/a.jpg').touch()
+    scan = os.scandir
+
+    def scan_mine(path: str) -> Any:
+        if path.endswith('theirs'):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scan(path)
+
+    monkeypatch.setattr(os, 'scandir', scan_mine)
+    assert list(find_files(str(tmp_path / 'mine'), ('.jpg',))) == [str(tmp_path / 'mine/a.jpg')]
+    with pytest.raises(UserError, match=r'^folder .*/theirs cannot be read: Permission denied; '):
+        list(find_files(str(tmp_path), ('.jpg',)))
+    assert not list(find_files(str(tmp_path / 'nowhere'), ('.jpg',)))
 
 
 def test_lists_of_windows_programs_are_read(tmp_path: Path) -> None:
