@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 
 from mmdat.errors import UserError, Warn, enumerate_names, suggest
 
 from .config_tree import class_name, datasets, paths, value_at
 
-# Launcher -> environment variables by which processes find each other, first the one with the
-# number of this process, and the program that sets them.
+# Launcher -> environment variables by which processes find each other, first those with the number
+# of this process and of all, and the program that sets them.
 LAUNCHERS = {
-    'pytorch': (('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), 'torchrun'),
+    'pytorch': (('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'), 'torchrun'),
     'slurm': (('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'), 'srun'),
     'mpi': (
-        (*(f'OMPI_COMM_WORLD_{name}' for name in ('RANK', 'LOCAL_RANK', 'SIZE')), 'MASTER_ADDR'),
+        (*(f'OMPI_COMM_WORLD_{name}' for name in ('RANK', 'SIZE', 'LOCAL_RANK')), 'MASTER_ADDR'),
         'mpirun -x MASTER_ADDR=HOST',
     ),
 }
@@ -59,6 +59,14 @@ def check_launcher(launcher: str) -> None:
             f'--launcher {launcher} must be started by {program}, and the environment lacks '
             f'{enumerate_names(missing)}: start it so, or leave --launcher away'
         )
+    number, count = variables[:2]
+    for name, end in ((count, 65536), (number, os.environ[count]), ('MASTER_PORT', 65536)):
+        value = os.environ.get(name, '0')
+        if not value.isdecimal() or int(value) >= int(end):
+            raise UserError(
+                f'{name}={value} in the environment must be a whole number below {end}'
+                f'{f" ({count})" if name == number else ""}: let {program} set it'
+            )
     if launcher != 'pytorch' and not torch.cuda.is_available():
         raise UserError(
             f'--launcher {launcher} needs GPUs, and none is available: on CPUs start processes by '
@@ -173,11 +181,12 @@ def is_sharded(cfg: Config) -> bool:
 
 def check_strategy(cfg: Config) -> None:
     """Refuse an unknown runner, and FSDP in one process or with clipping or scaling by shard."""
-    runner_type = cfg.get('runner_type', 'Runner')
-    if RUNNERS.get(runner_type) is None:
-        raise UserError(
-            f'runner_type {runner_type!r} is no runner: {suggest(runner_type, RUNNERS.module_dict)}'
-        )
+    for key, registry in {'runner_type': RUNNERS, 'model_wrapper_cfg.type': MODEL_WRAPPERS}.items():
+        name = value_at(cfg, key)
+        with registry.switch_scope_and_registry(cfg.get('default_scope')) as scoped:
+            if isinstance(name, str) and scoped.get(name) is None:
+                kind, known = registry.name.replace('_', ' '), registry.module_dict
+                raise UserError(f'{key} {name!r} is no {kind}: {suggest(name, known)}')
     wrapper = cfg.get('optim_wrapper') or {}
     if not is_sharded(cfg):
         if wrapper.get('use_fsdp') and cfg.launcher == 'none':

@@ -45,8 +45,22 @@ def test_a_launcher_that_did_not_start_the_process_is_refused(
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     variables, program = run.LAUNCHERS[launcher]
     for variable in variables:
-        monkeypatch.setenv(variable, '0')
+        monkeypatch.setenv(variable, '1' if variable == variables[1] else '0')
     run.check_launcher(launcher)
+    for variable, value, end in (
+        (variables[0], '1', rf'1 \({variables[1]}\)'),
+        (variables[0], 'x', rf'1 \({variables[1]}\)'),
+        (variables[1], '', '65536'),
+        ('MASTER_PORT', 'x', '65536'),
+        ('MASTER_PORT', '99999', '65536'),
+    ):
+        with monkeypatch.context() as wrong:
+            wrong.setenv(variable, value)
+            sentence = (
+                f'^{variable}={value} in .* must be a whole number below {end}: let {program}'
+            )
+            with pytest.raises(UserError, match=sentence):
+                run.check_launcher(launcher)
     for variable in variables:
         with monkeypatch.context() as without:
             without.delenv(variable)
@@ -264,6 +278,11 @@ def test_pictures_go_where_they_can_be_written(cfg: Config) -> None:
             dict(SHARDED, runner_type='FlexibelRunner'),
             'pytorch',
             r"runner_type 'FlexibelRunner' is no runner: did you mean 'FlexibleRunner'\?",
+        ),
+        (
+            dict(model_wrapper_cfg=dict(type='MMDistributedDataParalel')),
+            'pytorch',
+            r"model_wrapper_cfg.type '.*' is no model wrapper: did you mean 'MMDistributedDataPara",
         ),
     ],
 )
