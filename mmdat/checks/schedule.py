@@ -38,6 +38,8 @@ def check_schedulers(schedulers: Any, loop: BaseLoop, warn: Warn) -> None:
             check_schedulers(own, loop, warn)
         return
     for index, scheduler in enumerate(schedulers):
+        if getattr(scheduler, 'step_size', 1) == 0:
+            raise UserError(f'param_scheduler.{index}.step_size is 0: set it to 1 or more')
         for problem in _misfits(scheduler, loop):
             warn(f'param_scheduler.{index} ({type(scheduler).__name__}) {problem}')
     rates = [scheduler for scheduler in schedulers if scheduler.param_name == 'lr']

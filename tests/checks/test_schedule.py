@@ -55,6 +55,12 @@ RESTARTS = dict(type='CosineRestartLR', periods=[4, 5], restart_weights=[1, 0.5]
 WARM_UP = dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=20)
 
 
+def test_a_schedule_that_would_divide_by_zero_is_refused() -> None:
+    schedules = built(WARM_UP, dict(type='StepLR', step_size=0))
+    with pytest.raises(UserError, match=r'^param_scheduler\.1\.step_size is 0: set it to 1'):
+        schedule.check_schedulers(schedules, epochs(3), print)
+
+
 @pytest.mark.parametrize(
     'configs, loop',
     [
