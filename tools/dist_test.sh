@@ -13,6 +13,7 @@ CONFIG=$1
 CHECKPOINT=$2
 GPUS=$3
 shift 3
+[ "$GPUS" != 0 ] || { echo "$0: GPUS is 0: without a GPU give a number of processes" >&2; exit 2; }
 TOOLS=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 

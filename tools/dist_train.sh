@@ -12,6 +12,7 @@ fi
 CONFIG=$1
 GPUS=$2
 shift 2
+[ "$GPUS" != 0 ] || { echo "$0: GPUS is 0: without a GPU give a number of processes" >&2; exit 2; }
 TOOLS=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 

@@ -34,6 +34,11 @@ class ConfigOptions(DictAction):
             super().__call__(parser, namespace, values, option_string)
         except AssertionError as error:  # brackets that do not match
             raise UserError(f'--cfg-options: {reason(error)}') from error
+        except RecursionError as error:
+            raise UserError(
+                f'--cfg-options takes no dict(...), as in {" ".join(values)}: give its values by '
+                'dotted keys, such as param_scheduler.0.begin=1, or write a config'
+            ) from error
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

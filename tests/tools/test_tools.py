@@ -110,11 +110,22 @@ def test_a_tool_names_a_missing_package_without_traceback(tool: str, package: st
     assert len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize('option', ['foo', '=3', 'a=[1,2)'])
-def test_an_option_that_is_no_key_and_value_is_refused(option: str) -> None:
+@pytest.mark.parametrize(
+    'option, sentence',
+    [
+        ('foo', "takes KEY=VALUE, got 'foo'"),
+        ('=3', "takes KEY=VALUE, got '=3'"),
+        ('a=[1,2)', 'Imbalanced brackets'),
+        (
+            "a=[dict(type='X',end=3)]",
+            r'takes no dict\(\.\.\.\), as in a=\[dict.* such as param_sch',
+        ),
+    ],
+)
+def test_an_option_that_is_no_key_and_value_is_refused(option: str, sentence: str) -> None:
     parser = argparse.ArgumentParser()
     add_run_arguments(parser)
-    with pytest.raises(UserError, match=r'--cfg-options'):
+    with pytest.raises(UserError, match=f'--cfg-options:? {sentence}'):
         parser.parse_args(['--cfg-options', option])
 
 
@@ -195,6 +206,8 @@ def test_processes_meet_at_a_free_port_unless_it_is_given(
     start = ['-m', 'torch.distributed.run', *meeting, '--nproc_per_node=4']
     assert given[: len(start)] == start
     assert given[len(start) + 1 :] == [*files, '--launcher', 'pytorch', '--amp']
+    none = run_script(script, *files, '0', cwd=tmp_path, **variables)  # as nvidia-smi -L | wc -l
+    assert none.returncode == 2 and 'GPUS is 0: without a GPU give a number' in none.stderr
 
 
 @pytest.mark.parametrize(
