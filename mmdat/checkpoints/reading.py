@@ -234,6 +234,8 @@ def _remedy(source: str, path: Path) -> str:
         return f'Remove {path} and {published.hash_path(path).name} beside it, and try again'
     if source.startswith((*WEB, *ZOOS)):
         return f'Remove {path}, and try again'
+    if path.name == 'last_checkpoint':  # mmengine's, with the path of one
+        return f'It names a checkpoint: give {path.read_text(errors="replace")[:500].strip()}'
     return 'Copy or download it again'
 
 

@@ -166,6 +166,9 @@ def test_a_pickle_is_read_up_to_the_first_name_that_tells(
 def test_a_missing_or_broken_file_is_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='there is no checkpoint'):
         read_weights(tmp_path / 'missing.pth')
+    (tmp_path / 'last_checkpoint').write_text('runs/epoch_3.pth\n')
+    with pytest.raises(UserError, match=r'It names a checkpoint: give runs/epoch_3\.pth$'):
+        read_weights(tmp_path / 'last_checkpoint')
     torch.save({'bias': torch.ones(1000)}, tmp_path / 'whole.pth')
     for content, fault in (
         (b'\x80\x02garbage', 'damaged'),
