@@ -16,7 +16,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmdat.checks import log_warning
 from mmdat.checks.run import check_writable
-from mmdat.datasets.inputs import FOLDERS, Frame, Input, count_frames, find_inputs, read_frames
+from mmdat.datasets.inputs import (
+    FOLDERS,
+    Frame,
+    Input,
+    count_frames,
+    find_inputs,
+    is_utf8,
+    read_frames,
+)
 from mmdat.errors import UserError, is_out_of_memory, list_first
 from mmdat.visualization.fonts import lack_of_fonts
 
@@ -117,6 +125,8 @@ def write_predictions(
     """
     check_writable('--out-dir', out_dir)
     found = find_inputs(inputs, [Path(out_dir, name) for name in FOLDERS])
+    if pictures and not is_utf8(out_dir) and any(item.is_video for item in found):
+        raise UserError(f'--out-dir {out_dir} is not in UTF-8, as videos need it: give another')
     predictor = Predictor(config, checkpoint, **options)
     files = PredictionFiles(out_dir, predictor, pictures)
     unreadable: dict[str, str] = {}

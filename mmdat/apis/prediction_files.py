@@ -14,6 +14,7 @@ from pycocotools import mask as mask_api
 
 from mmdat.datasets.images import quiet_opencv
 from mmdat.datasets.inputs import FRAME_RATE, MASKS, PICTURES, RESULTS
+from mmdat.errors import UserError
 from mmdat.files import partial_path, whole_file, writing_to
 from mmdat.visualization.predictions import Color, draw_classes_of_pixels, draw_instances, draw_text
 
@@ -75,6 +76,8 @@ class PredictionFiles:
         self._targets: dict[Path, str] = {}  # file -> name of the input that it is of
 
     def __enter__(self) -> 'PredictionFiles':
+        if self._json.is_dir():
+            raise UserError(f'{self._json} is a folder, but is to be a file: move it away')
         with writing_to(self._json):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = partial_path(self._json).open('w', encoding='utf-8')

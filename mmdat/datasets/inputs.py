@@ -56,8 +56,8 @@ class Input:
 
     @property
     def is_utf8(self) -> bool:
-        """Whether the path is in UTF-8; OpenCV would end the process at another."""
-        return self.path.encode(errors='ignore').decode() == self.path
+        """Whether the path is in UTF-8."""
+        return is_utf8(self.path)
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,11 @@ class Frame:
     image: np.ndarray
     number: int | None = None
     rate: float | None = None
+
+
+def is_utf8(path: str | os.PathLike) -> bool:
+    """Whether a path is in UTF-8; OpenCV would end the process at another."""
+    return os.fspath(path).encode(errors='ignore').decode() == os.fspath(path)
 
 
 def find_inputs(

@@ -402,6 +402,24 @@ def test_what_was_predicted_before_an_error_is_kept_whole(
     assert (out / 'predictions.json').read_text() == written
 
 
+def test_a_folder_for_videos_whose_name_is_not_in_utf_8_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / 'out\udcff'  # OpenCV would end the process without a word
+    draw(tmp_path / 'x.png')
+    with pytest.raises(UserError, match=r'^--out-dir .* is not in UTF-8, as videos need it'):
+        write_predictions('x.py', 'x.pth', [tmp_path / 'x.png', tmp_path / 'x.mp4'], out)
+    assert not out.exists()
+
+
+def test_a_folder_in_the_place_of_the_results_is_refused_before_the_first_image(
+    model: Callable[[str], Model], tmp_path: Path
+) -> None:
+    config, checkpoint = model(CLASSIFIER)
+    (tmp_path / 'out/predictions.json').mkdir(parents=True)
+    with pytest.raises(UserError, match=r'out/predictions\.json is a folder, .* move it away'):
+        write_predictions(config, checkpoint, draw(tmp_path / 'x.png'), tmp_path / 'out')
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['predictions.json']
+
+
 @pytest.mark.parametrize('count, most', [(3, 1000), (40, 4000), (3, 100)])
 def test_a_full_disk_keeps_the_entries_that_are_whole(
     count: int, most: int, model: Callable[[str], Model], tmp_path: Path
