@@ -2,7 +2,6 @@
 
 import html
 import importlib.util
-import itertools
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from mmdat.checks.config_file import read_config
+from mmdat.checks.images import evenly_spaced
 from mmdat.datasets.images import read_image
 from mmdat.datasets.inputs import find_inputs, read_frames
 from mmdat.errors import UserError
@@ -71,9 +71,11 @@ def view(
         raise UserError("the viewer needs gradio: install it with pip install 'mmdat[view]'")
     paths = []
     if examples is not None:
-        images = (item for item in find_inputs(examples) if not item.is_video)
-        frames = read_frames(images, warn_of_unreadable, notify=lambda text: None)
-        paths = [frame.path for frame in itertools.islice(frames, MOST_EXAMPLES)]
+        images = [item for item in find_inputs(examples) if not item.is_video]
+        # Spaced, as the first ones may all be of one class.
+        chosen = (images[index] for index in evenly_spaced(MOST_EXAMPLES, len(images)))
+        frames = read_frames(chosen, warn_of_unreadable, notify=lambda text: None)
+        paths = [frame.path for frame in frames]
     predictors: dict[str, Predictor] = {}
     for config, checkpoint in models:
         cfg = read_config(os.fspath(config))

@@ -215,6 +215,21 @@ def test_an_example_that_cannot_be_read_is_left_out(
     assert view_module._thumbnail(example).size == (160, 1)
 
 
+def test_the_examples_are_of_all_folders(
+    models: dict[str, tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f'{folder}/{number}.png' for folder in 'abc' for number in range(9)]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), np.zeros((3, 4, 3), np.uint8))
+    served = Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr(view_module, 'serve', served)
+    with pytest.raises(KeyboardInterrupt):
+        view([models[CLASSIFIER]], tmp_path)
+    expected = [names[index] for index in (0, 3, 6, 9, 12, 14, 17, 20, 23, 26)]
+    assert served.call_args.args[1] == [str(tmp_path / name) for name in expected]
+
+
 @pytest.fixture(scope='module')
 def address(
     viewer: Viewer, tmp_path_factory: pytest.TempPathFactory
