@@ -92,12 +92,18 @@ def check_same_zero(datasets: Mapping[str, Any]) -> None:
 def check_annotated(files: DataFiles) -> None:
     """Refuse a data set without the boxes, masks or maps that its pipeline loads."""
     items, count, dataset = files.items, len(files.items), files.dataset
-    loader = loader_of(dataset, ANNOTATION_LOADERS) if items else None
+    if not items:
+        return
+    loader = loader_of(dataset, ANNOTATION_LOADERS)
+    # mmdet does without maps, as its own configs of HTC in validation.
+    has_maps = any(item.mask for item in items) or not (
+        files.in_training or 'reduce_zero_label' in dataset.get_data_info(0)
+    )
     bare = sum(not item.has_outlines for item in items)
     lacks = dict(
         with_bbox=('boxes', 0 if any(item.has_objects for item in items) else count),
         with_mask=('masks of objects (boxes alone)', bare),
-        with_seg=('maps of classes (seg_map_path)', 0 if any(i.mask for i in items) else count),
+        with_seg=('maps of classes (seg_map_path)', 0 if has_maps else count),
     )
     for key, (what, number) in lacks.items():
         if number and getattr(loader, key, False):

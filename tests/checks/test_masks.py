@@ -341,6 +341,7 @@ def test_splits_that_read_0_differently_are_refused() -> None:
         (dict(gt_label=1), 'with_bbox', 'boxes'),
         (dict(seg_map_path='a.png'), 'with_bbox', 'boxes'),
         (dict(instances=[dict(bbox=[0, 0, 2, 2], mask=[])]), 'with_seg', 'maps of classes'),
+        (dict(reduce_zero_label=False), 'with_seg', 'maps of classes'),
         (dict(instances=[], seg_map_path=None), 'with_seg', 'maps of classes'),
     ],
 )
@@ -349,20 +350,25 @@ def test_annotations_that_a_pipeline_loads_must_be_there(
 ) -> None:
     """As of boxes alone for masks, or of images by class for a detector."""
     load = LoadAnnotations(**{'with_bbox': False, key: True})
-    error = str(_annotated(item, load))
+    error = str(_annotated(item, load, in_training=key == 'with_seg' and 'instances' in item))
     assert error.startswith(f'2 of 2 images of a.json have no {sentence}') and f'{key}=' in error
     fine = dict(instances=[dict(bbox=[0, 0, 2, 2], mask=[])], seg_map_path='a.png')
     assert _annotated(fine, load) is None
     assert _annotated(item, LoadAnnotations(with_bbox=False, with_label=False)) is None
 
 
-def _annotated(item: dict[str, Any], load: Any) -> UserError | None:
+def test_maps_may_be_missing_where_mmdet_validates() -> None:
+    """As its own configs of HTC are written."""
+    assert _annotated(dict(instances=[], seg_map_path=None), LoadAnnotations(with_seg=True)) is None
+
+
+def _annotated(item: dict[str, Any], load: Any, in_training: bool = False) -> UserError | None:
     """What a data set of two such items is refused with."""
     data = MagicMock(pipeline=SimpleNamespace(transforms=[load]), ann_file='a.json')
     data.__len__.return_value = 2
     data.get_data_info.return_value = item
     try:
-        check_annotated(DataFiles(data))
+        check_annotated(DataFiles(data, in_training))
     except UserError as error:
         return error
     return None
