@@ -183,8 +183,10 @@ def check_strategy(cfg: Config) -> None:
     """Refuse an unknown runner, and FSDP in one process or with clipping or scaling by shard."""
     for key, registry in {'runner_type': RUNNERS, 'model_wrapper_cfg.type': MODEL_WRAPPERS}.items():
         name = value_at(cfg, key)
+        if not isinstance(name, str):
+            continue
         with registry.switch_scope_and_registry(cfg.get('default_scope')) as scoped:
-            if isinstance(name, str) and scoped.get(name) is None:
+            if scoped.get(name) is None:
                 kind, known = registry.name.replace('_', ' '), registry.module_dict
                 raise UserError(f'{key} {name!r} is no {kind}: {suggest(name, known)}')
     wrapper = cfg.get('optim_wrapper') or {}

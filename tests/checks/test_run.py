@@ -294,6 +294,17 @@ def test_strategies_that_would_train_something_else_are_refused(
         run.check_strategy(cfg)
 
 
+def test_a_scope_without_runners_is_not_warned_of(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a user's own package, where the config names no runner."""
+    told: list[str] = []
+    monkeypatch.setattr('mmengine.logging.print_log', lambda text, *_, **__: told.append(text))
+    cfg.default_scope = 'mine'
+    run.check_strategy(cfg)
+    assert not told
+
+
 @pytest.mark.parametrize(
     'wrapper',
     [
