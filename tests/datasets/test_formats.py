@@ -619,6 +619,22 @@ def test_a_share_of_each_class_is_held_back(tmp_path: Path) -> None:
     assert found.splits['val'].labels != read_classified(tmp_path, 0.2, 1).splits['val'].labels
 
 
+def test_tables_of_paths_alone_divide_folders_of_classes(tmp_path: Path) -> None:
+    write_pictures(tmp_path, [f'{name}/{i}.jpg' for name in ('pie', 'tea') for i in range(3)])
+    (tmp_path / 'train.csv').write_text('pie/0.jpg\ntea/2.jpg\n')
+    (tmp_path / 'val.csv').write_text('pie/1.jpg\ntea/1.jpg\n')
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.splits['train'].labels == {'pie/0.jpg': 0, 'tea/2.jpg': 1}
+    assert found.splits['val'].labels == {'pie/1.jpg': 0, 'tea/1.jpg': 1}
+
+
+def test_a_column_of_labels_is_taken_whatever_the_folders(tmp_path: Path) -> None:
+    write_pictures(tmp_path, names := [f'part{i}/{i}{j}.jpg' for i in range(2) for j in range(2)])
+    lines = [f'{path},{"ab"[int(path[-5])]}' for path in names]
+    (tmp_path / 'train.csv').write_text('\n'.join(['file,labels', *lines]))
+    assert read_classified(tmp_path, 0.5, 0).classes == ('a', 'b')
+
+
 def test_lists_without_classes_divide_folders_of_classes(tmp_path: Path) -> None:
     names = [f'images/{name}/{i}.jpg' for name in ('pie', 'tea') for i in range(4)]
     write_pictures(tmp_path, names)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 import unicodedata
 from collections import Counter, defaultdict
@@ -35,6 +36,7 @@ NO_CLASSES = {
 }  # fmt: skip
 LISTS = ('.txt', '.csv', '.jsonl')
 CLASS_COLUMNS = ('label', 'class', 'category', 'class_name', 'label_name')
+TABLE_CLASS_COLUMNS = (*CLASS_COLUMNS, 'labels', 'classes', 'target', 'species', 'breed')
 SPLIT_COLUMNS = ('split', 'set', 'subset')
 
 
@@ -195,9 +197,11 @@ def _divide_by_lists(named: dict[str, dict[str, str]], folder: Folder) -> dict[s
     if set(named) != {'train'}:
         return named
     splits: dict[str, dict[str, str]] = {}
-    for path in (path for path in _find_lists(folder) if path.lower().endswith('.txt')):
-        found = {line: folder.find(line, path) for line in read_lines(folder.root / path)}
-        if not any(found.values()):
+    for path in _find_lists(folder):
+        lines = read_lines(folder.root / path)
+        is_table = not path.lower().endswith('.txt') and re.search('[\t;,]', ''.join(lines[:1]))
+        found = {line: folder.find(line, path) for line in lines}
+        if is_table or not any(found.values()):
             continue
         split = splits.setdefault(split_of(path) or '', {})
         for line, at in found.items():
@@ -289,7 +293,7 @@ def _items(folder: Folder, path: str, rows: list[list[str]]) -> list[tuple[str, 
     rest = [index for index in range(len(header)) if index not in (at, split)]
     if not rest:
         return []
-    named = [index for index in rest if has_header and header[index].lower() in CLASS_COLUMNS]
+    named = [index for index in rest if has_header and header[index].lower() in TABLE_CLASS_COLUMNS]
     if len(rest) == 1 or named:
         column = [*named, *rest][0]
         if has_header and not named and not _are_classes(folder, path, column, at, rows):
