@@ -1071,6 +1071,12 @@ def test_images_without_annotations_are_told(write: Any, tmp_path: Path) -> None
     assert note in found.notes
 
 
+def test_masks_are_no_images_that_are_left_out(tmp_path: Path) -> None:
+    write_coco_of_three(tmp_path)
+    write_pictures(tmp_path, ['1_mask.png', 'masks/2-seg.png', 'masks/3.png'])
+    assert not any('left out' in note for note in read_detection(tmp_path, 0.5, 0).notes)
+
+
 def test_images_of_yolo_without_labels_are_told(tmp_path: Path) -> None:
     write_boxes_of_yolo(tmp_path)
     assert not any('label file' in note for note in read_detection(tmp_path, 0.5, 0).notes)

@@ -25,6 +25,8 @@ SPLIT_WORDS = dict(
 )  # fmt: skip
 # Files with the name of a class in each line.
 NAMES_FILES = ('classes.txt', 'obj.names', 'labels.txt', 'predefined_classes.txt')
+# What the name of a mask may end in behind that of its image.
+MASK_END = re.compile(r'[_-](masks?|seg|segmentation|labels?|gt)$', re.IGNORECASE)
 # Label Studio's name for an uploaded image, in which blanks are underscores too.
 UPLOADED = re.compile('[0-9a-f]{8}-(.+)')
 Item = TypeVar('Item')
@@ -168,7 +170,8 @@ class Folder:
         left = [
             path
             for path in map(PurePosixPath, sorted({*self.paths} - {*used}))
-            if path.parent in folders or path.stem not in stems
+            if (path.parent in folders or path.stem not in stems)
+            and not (MASK_END.search(path.stem) and MASK_END.sub('', path.stem) in stems)
         ]
         if left:
             self.note(

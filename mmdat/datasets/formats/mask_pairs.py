@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.errors import UserError
 
-from .files import Folder, NotRecognizedError, split_of_folder
+from .files import MASK_END, Folder, NotRecognizedError, split_of_folder
 
 IMAGE_WORDS = ('images', 'image', 'imgs', 'img', 'jpegimages', 'photos', 'inputs')
 # Words for folders of masks, the surest first: programs write pictures of the masks into others.
@@ -17,7 +17,6 @@ MASK_WORDS = (
     'annotation', 'annot', 'ann', 'gt', 'groundtruth', 'targets', 'segmentation',
     'semantic',
 )  # fmt: skip
-MASK_END = re.compile(r'[_-](masks?|seg|segmentation|labels?|gt)$', re.IGNORECASE)
 # Parts of a mask's name that its image's lacks: those of Cityscapes first, of CamVid last (_P as
 # fastai has it).
 MORE_IN_MASKS = (
