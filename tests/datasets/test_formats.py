@@ -1251,6 +1251,13 @@ def test_points_with_visibilities_are_no_polygon(
         assert boxes(read_detection(tmp_path, 0.5, 0))[0] != [2, 2, 4, 4]
 
 
+def test_rectangles_of_polygons_at_the_borders_are_no_poses(tmp_path: Path) -> None:
+    write_boxes_of_yolo(tmp_path)
+    for path in tmp_path.glob('?.txt'):
+        path.write_text('1 0 0 0.5 0 0.5 1 0 1 0 0\n')
+    assert boxes(read_detection(tmp_path, 0.5, 0)) == [[0, 0, 4, 8]] * 4
+
+
 @pytest.mark.parametrize('names', ['[yes, no]', '{0: yes, 1: no}', "{'1': no, '0': yes}"])
 def test_names_of_classes_are_text(names: str, tmp_path: Path) -> None:
     write_boxes_of_yolo(tmp_path, names=names)

@@ -264,9 +264,21 @@ def _are_poses(root: Path, labels: Iterable[str]) -> bool:
     """Whether all lines have points of x, y and a visibility of 0, 1 or 2 behind a box."""
     rows = (line.split() for label in labels for line in read_lines(root / label))
     return all(
-        len(row) % 3 == 2 and len(row) > 5 and all(map(VISIBILITY.fullmatch, row[7::3]))
+        len(row) % 3 == 2
+        and len(row) > 5
+        and all(map(VISIBILITY.fullmatch, row[7::3]))
+        and _is_box(row[1:5])
         for row in rows
     )
+
+
+def _is_box(cells: list[str]) -> bool:
+    """Whether the center and sides are of a box in the image, unlike most points of polygons."""
+    try:
+        x, y, width, height = map(float, cells)
+    except ValueError:
+        return False
+    return all(0 < side <= 2 * min(at, 1 - at) + SLACK for at, side in ((x, width), (y, height)))
 
 
 def _rows(
