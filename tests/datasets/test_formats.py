@@ -1144,9 +1144,10 @@ def test_what_to_export_from_a_program_is_named(
 
 def test_a_file_of_keypoints_has_boxes_too(tmp_path: Path) -> None:
     write_coco_of_three(tmp_path)
-    (tmp_path / 'a.json').rename(tmp_path / 'person_keypoints.json')
+    (tmp_path / 'a.json').rename(tmp_path / 'Person_Keypoints.json')
     assert len(boxes(read_detection(tmp_path, 0.5, 0))) == 3
-    (tmp_path / 'person_keypoints.json').rename(tmp_path / 'captions.json')
+    (tmp_path / 'keypoints').mkdir()
+    (tmp_path / 'Person_Keypoints.json').rename(tmp_path / 'keypoints' / 'captions.json')
     with pytest.raises(UserError, match='holds no boxes or masks of objects'):
         read_detection(tmp_path, 0.5, 0)
 

@@ -196,9 +196,10 @@ def _coco_files(folder: Folder, paths: list[str]) -> Iterator[tuple[str, dict[st
     # COCO's own folder has captions and keypoints of the same images too.
     named = [path for path in paths if 'instances' in PurePosixPath(path).name]
     others = [path for path in paths if path not in named]
-    plain = [path for path in others if not COCO_ALSO.search(PurePosixPath(path).name.lower())]
+    also = {path: COCO_ALSO.findall(PurePosixPath(path).name.lower()) for path in others}
+    plain = [path for path in others if not also[path]]
     # Files of keypoints have boxes and masks of persons, too.
-    others = plain if named or plain else [path for path in others if 'keypoints' in path]
+    others = plain if named or plain else [path for path in others if 'keypoints' in also[path]]
     for path in [*named, *others]:
         try:
             content = read_json(folder.root / path)
