@@ -619,6 +619,16 @@ def test_a_share_of_each_class_is_held_back(tmp_path: Path) -> None:
     assert found.splits['val'].labels != read_classified(tmp_path, 0.2, 1).splits['val'].labels
 
 
+@pytest.mark.parametrize('root', ['', 'instance/'])
+def test_masks_in_two_forms_are_those_of_the_photos(root: str, tmp_path: Path) -> None:
+    write_masks(tmp_path, f'{root}images {root}masks', np.arange(3))
+    for path in sorted((tmp_path / root / 'masks').iterdir()):
+        shutil.copy(path, path.with_stem(f'{path.stem}_mask'))
+    found = read_segmented(tmp_path, 0.5, 0, None)
+    assert not any('left out' in note for note in found.notes)
+    assert {split.images for split in found.splits.values()} == {f'{root}images'}
+
+
 def test_tables_of_paths_alone_divide_folders_of_classes(tmp_path: Path) -> None:
     write_pictures(tmp_path, [f'{name}/{i}.jpg' for name in ('pie', 'tea') for i in range(3)])
     (tmp_path / 'train.csv').write_text('pie/0.jpg\ntea/2.jpg\n')

@@ -28,7 +28,8 @@ MORE_IN_MASKS = (
     re.compile('_[LP]$'),
 )
 CITYSCAPES_END = '_leftImg8bit'
-NO_MASK = re.compile('_gtCoarse_|_gtFine_(color|instance)|SegmentationObject/|(^|/)instance/')
+NO_MASK = re.compile('_gtCoarse_|_gtFine_(color|instance)|SegmentationObject/')
+INSTANCE = re.compile('(^|/)instance/')  # KITTI's, with files of the same names in semantic/
 FOLDERS = dict(
     leftimg8bit='images', gtfine='gt', trainannot='train annot', valannot='val annot',
     testannot='test annot', ground_truth='gt', **{'ground truth': 'gt', 'ground-truth': 'gt'},
@@ -100,9 +101,16 @@ def _key_files(
     plain = {PurePosixPath(path).with_suffix('').parts for path in folder.paths}
     # Photos with masks beside them, whose folder may have any word, as semantic.
     marked = {base for parts in plain if (base := _without_end(parts)) != parts} & plain
+    # Not masks in two forms, of photos in another folder.
+    elsewhere = {parts[-1] for parts in plain - marked}
+    marked = {parts for parts in marked if parts[-1] not in elsewhere}
+    files = {*folder.paths}
     for path in folder.paths:
         parts = PurePosixPath(path).with_suffix('').parts
         if NO_MASK.search(path):
+            continue
+        semantic = INSTANCE.sub(r'\1semantic/', path)
+        if semantic != path and semantic in files:
             continue
         ends = [(*parts[:-1], name) for name in _names_of_images(parts[-1])]
         is_beside = _without_end(parts) in marked
