@@ -1102,7 +1102,7 @@ def test_rectangles_that_become_masks_are_told(tmp_path: Path) -> None:
     content = json.loads((tmp_path / '1.json').read_text())
     content['shapes'][0] |= dict(points=[[0, 0], [4, 4]], shape_type='rectangle')
     write_json(tmp_path / '1.json', content)
-    note = '1 of 3 shapes are rectangles: these are taken as the masks.'
+    note = '1 of 3 shapes are rectangles: a BASE of masks learns them as such.'
     assert note in read_detection(tmp_path, 0.5, 0).notes
 
 

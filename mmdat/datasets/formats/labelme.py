@@ -60,7 +60,7 @@ def read_labelme(folder: Folder, paths: list[str]) -> dict[str, dict[str, Any]]:
     ]
     if count := sum(shape.get('shape_type') == 'rectangle' for shape in shapes):
         folder.note(
-            f'{count} of {len(shapes)} shapes are rectangles: these are taken as the masks.'
+            f'{count} of {len(shapes)} shapes are rectangles: a BASE of masks learns them as such.'
         )
     if skipped:
         kinds = ', '.join(f'{count} of the kind {kind}' for kind, count in skipped.items())
