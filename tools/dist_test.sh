@@ -17,6 +17,10 @@ shift 3
 TOOLS=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
+if [ "${NODE_RANK:-0}" != 0 ] && [ "${NNODES:-1}" = 1 ]; then
+    echo "$0: NODE_RANK is $NODE_RANK, but NNODES is ${NNODES:-1}: give the number of machines" >&2
+    exit 2
+fi
 # A machine by itself takes a port that is free, so that several runs have room on it.
 MEETING=(--standalone --nnodes=1 --local_addr=127.0.0.1)
 if [ -n "${PORT:-}" ] || [ "${NNODES:-1}" != 1 ]; then

@@ -208,6 +208,11 @@ def test_processes_meet_at_a_free_port_unless_it_is_given(
     assert given[len(start) + 1 :] == [*files, '--launcher', 'pytorch', '--amp']
     none = run_script(script, *files, '0', cwd=tmp_path, **variables)  # as nvidia-smi -L | wc -l
     assert none.returncode == 2 and 'GPUS is 0: without a GPU give a number' in none.stderr
+    alone = run_script(script, *files, '4', cwd=tmp_path, **variables | dict(NODE_RANK='3'))
+    if 'NNODES' not in variables:
+        assert alone.returncode == 2 and 'NODE_RANK is 3, but NNODES is 1: give' in alone.stderr
+    else:
+        assert '--node_rank=3' in alone.stdout
 
 
 @pytest.mark.parametrize(
