@@ -54,11 +54,6 @@ class Input:
         path = urlsplit(self.path).path if '://' in self.path else self.path
         return self.is_live or path.lower().endswith(VIDEO_SUFFIXES)
 
-    @property
-    def is_utf8(self) -> bool:
-        """Whether the path is in UTF-8."""
-        return is_utf8(self.path)
-
 
 @dataclass(frozen=True)
 class Frame:
@@ -141,7 +136,7 @@ def count_frames(inputs: Iterable[Input]) -> int | None:
     total = 0
     for item in inputs:
         frames = 1
-        if item.is_video and item.is_utf8:
+        if item.is_video and is_utf8(item.path):
             if item.is_live:
                 return None
             video = _open_video(item.path)
@@ -175,7 +170,7 @@ def read_frames(
 
     for item in inputs:
         try:
-            if not item.is_utf8:
+            if not is_utf8(item.path):
                 raise UnreadableError('its path is not in UTF-8: rename it')
             if item.is_video:
                 yield from _read_video(item, notify_once)

@@ -58,7 +58,7 @@ def read_yolo(data: Path, folder: Folder) -> dict[str, dict[str, Any]]:
             f'{empty} of {len(label_of)} images have no label file (.txt): they are taken as '
             'images without objects.'
         )
-    is_pose |= _are_poses(folder.root, set(filter(None, label_of.values())))
+    is_pose = is_pose or _are_poses(folder.root, set(filter(None, label_of.values())))
     rows = {
         split: {path: _rows(folder.root, label_of[path], names, is_pose) for path in listed}
         for split, listed in splits.items()
