@@ -108,26 +108,41 @@ model = dict(backbone=dict(_delete_=True, type='mmdat.DATPlusPlus', arch='nano',
 ]
 
 
-@pytest.mark.parametrize('project', PROJECTS, ids=lambda project: project.scope)
-def test_a_project_swaps_its_backbone_in_three_lines_and_trains(
-    project: Project, tmp_path: Path
-) -> None:
-    fields = project._asdict()
-    project.write(tmp_path / 'data', ShapesParameters(train=2, val=1, size=64))
-    (tmp_path / f'{project.scope}_parts.py').write_text(PACKAGE.format(**fields))
-    (tmp_path / 'parts.py').write_text(CONFIG.format(**fields))
-    (tmp_path / 'parts_dat.py').write_text(f"_base_ = './parts.py'{project.swap}")
-    (tmp_path / 'own_train.py').write_text(SCRIPT)
+# The packages of all projects are imported once, without mmdat, and each runs its script in a copy
+# of that process.
+IN_COPIES = """
+import os, runpy, sys
+import mmdet.datasets, mmdet.models, mmpretrain.datasets, mmpretrain.models
+import mmseg.datasets, mmseg.models
+assert 'mmdat' not in sys.modules
+for folder in sys.argv[1:]:
+    if os.fork():
+        assert os.wait()[1] == 0, folder
+        continue
+    os.chdir(folder)
+    sys.path[0] = folder
+    sys.argv = ['own_train.py', 'parts_dat.py']
+    runpy.run_path('own_train.py', run_name='__main__')
+    break
+"""
+
+
+def test_projects_swap_their_backbones_in_three_lines_and_train(tmp_path: Path) -> None:
+    folders = [tmp_path / project.scope for project in PROJECTS]
+    for folder, project in zip(folders, PROJECTS, strict=True):
+        fields = project._asdict()
+        project.write(folder / 'data', ShapesParameters(train=2, val=1, size=64))
+        (folder / f'{project.scope}_parts.py').write_text(PACKAGE.format(**fields))
+        (folder / 'parts.py').write_text(CONFIG.format(**fields))
+        (folder / 'parts_dat.py').write_text(f"_base_ = './parts.py'{project.swap}")
+        (folder / 'own_train.py').write_text(SCRIPT)
     process = subprocess.run(  # in this one mmdat is imported already
-        [sys.executable, 'own_train.py', 'parts_dat.py'],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
+        [sys.executable, '-c', IN_COPIES, *folders], capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr
-    backbone, *losses = process.stdout.splitlines()[-1].split()
-    assert backbone.startswith('mmdat.')
-    assert len(losses) == 2 and all(0 < float(loss) < 1e4 for loss in losses)
+    said = re.findall(r'^mmdat\.\S+ (\S+) (\S+)$', process.stdout, re.MULTILINE)
+    assert len(said) == len(PROJECTS)
+    assert all(0 < float(loss) < 1e4 for losses in said for loss in losses)
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])
