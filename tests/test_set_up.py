@@ -92,7 +92,10 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine.add('c++', 'cat > source.cpp')
     for name in ('cat', 'env', 'ln', 'mkdir', 'sleep', 'touch'):
         (machine.programs / name).symlink_to(shutil.which(name) or '')
-    for name in ('CXX', 'MAX_JOBS', 'FORCE_CUDA', 'TORCH_CUDA_ARCH_LIST', 'CUDA_VISIBLE_DEVICES'):
+    for name in (
+        *('CXX', 'MAX_JOBS', 'FORCE_CUDA', 'TORCH_CUDA_ARCH_LIST', 'CUDA_VISIBLE_DEVICES'),
+        'PYTHONDONTWRITEBYTECODE',
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('PATH', str(machine.programs))
     monkeypatch.setattr(sys, 'argv', [SCRIPT])
@@ -128,6 +131,15 @@ def test_what_is_installed_stays_and_says_nothing(machine: Machine, capfd) -> No
     machine.load().main()
     assert len(machine.syncs()) == 1
     assert capfd.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize('keeps_none, flag', [('1', ' --compile-bytecode'), ('', '')])
+def test_sources_are_compiled_once_where_python_keeps_no_bytecode(
+    keeps_none: str, flag: str, machine: Machine, monkeypatch
+) -> None:
+    monkeypatch.setenv('PYTHONDONTWRITEBYTECODE', keeps_none)
+    machine.load().main()
+    assert machine.syncs() == [f'sync --locked --inexact{flag}']
 
 
 def test_set_up_tells_of_long_steps_not_of_each_package(machine, monkeypatch, capfd) -> None:

@@ -70,12 +70,14 @@ def sync(uv: str) -> None:
     missing = re.findall('Identified uncached distribution: (.+)==', check.stderr)
     check_system(uv, missing)
     LOCK.write_text('unfinished')
+    # Where Python keeps no bytecode, each start would compile what it imports, half of its time.
+    bytecode = ['--compile-bytecode'] if ENVIRONMENT.get('PYTHONDONTWRITEBYTECODE') else []
     if gpus and 'mmcv' in missing:
         run([*command, '--group=nvcc', '--no-install-package=mmcv'])
         (home,) = ROOT.glob('.venv/lib/python*/site-packages/nvidia/cu13')
         run(['ln', '-sf', 'libcudart.so.13', f'{home}/lib/libcudart.so'])  # as linkers call it
         ENVIRONMENT.update(FORCE_CUDA='1', TORCH_CUDA_ARCH_LIST=gpus, CUDA_HOME=str(home))
-    run([*command, *target])
+    run([*command, *target, *bytecode])
     LOCK.write_text(f'{ROOT}\n{gpus}')
 
 
