@@ -4,9 +4,11 @@ import gc
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import mmengine.config.config
+import mmengine.dataset.base_dataset
 import numpy as np
 import pytest
 import torch
@@ -21,15 +23,14 @@ settings.load_profile('default')
 torch.set_num_threads(1)
 # A run writes its config half a dozen times, each time formatted by yapf for a second or more.
 mmengine.config.config.FormatCode = lambda text, **_: (text, False)
+# Each data set collects garbage, which takes longer than all else with the few images of a test.
+mmengine.dataset.base_dataset.gc = SimpleNamespace(collect=lambda: 0)
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector from what was imported.
-
-    Each of its passes, of which a data set of mmengine asks for one, took as long as a small model.
-    """
+    """Keep the garbage collector from what was imported: its passes took as long as a model."""
     gc.collect()
     gc.freeze()
 
