@@ -43,9 +43,9 @@ CLASSIFIER = f"""
 default_scope = 'mmpretrain'
 model = dict(
     type='ImageClassifier',
-    backbone=dict({SMALL}, out_indices=(2,)),
+    backbone=dict({SMALL}, out_indices=(1,)),
     neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=3, in_channels=16),
+    head=dict(type='LinearClsHead', num_classes=3, in_channels=8),
     data_preprocessor=dict(
         mean=[120, 110, 100], std=[60, 50, 40], to_rgb=True, pad_size_divisor=32, pad_value=0.5))
 """
@@ -297,7 +297,7 @@ class Kernels(BaseModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(4, 16, 3, padding=1)
+        self.conv = nn.Conv2d(4, 8, 3, padding=1)
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         return (self.conv(images),)
@@ -308,7 +308,8 @@ def test_the_check_compares_with_the_toolbox(
 ) -> None:
     """The folder of the file is made, and images of four channels are not reordered."""
     config = CLASSIFIER.replace('mean=[120, 110, 100], std=[60, 50, 40],', 'mean=[0], std=[60],')
-    config = config.replace(f'{SMALL}, out_indices=(2,)', "type='mmdat.Kernels'")
+    config = config.replace(f'{SMALL}, out_indices=(1,)', "type='mmdat.Kernels'")
+    assert 'Kernels' in config
     config, checkpoint = write_model(tmp_path, config)
     paths = str(config), str(checkpoint), str(tmp_path / 'new' / 'model.pt2')
     with warnings.catch_warnings(record=True) as warned:

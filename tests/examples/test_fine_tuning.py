@@ -46,6 +46,7 @@ EXAMPLES: dict[str, tuple[str, Callable, str, dict[str, Any]]] = {
             'model.neck.in_channels': NANO_WIDTHS,
             'model.train_cfg.rcnn.sampler.num': 16,
             'model.test_cfg.rpn.max_per_img': 20,
+            'model.test_cfg.rcnn.max_per_img': 5,
             'train_dataloader.dataset.pipeline': MASKS,
             'val_dataloader.dataset.pipeline.1.scale': SCALE,
             'train_cfg': dict(max_epochs=1, val_interval=1),
