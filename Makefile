@@ -60,8 +60,9 @@ test-models: setup ## run the slow tests: large models, compilers, training on r
 test-export: setup ## run the slow tests of exported files: each kind of block, each detector
 	$(PYTHON) -m pytest -m slow tests/deployment
 
-test-zoo: setup ## take a training step and a test step with each config, on small drawings
+test-zoo: setup ## take a training step and a test step with each config, on small drawings, and count costs
 	$(PYTHON) tests/helpers/zoo.py
+	$(PYTHON) -m pytest -m slow tests/configs tests/test_model_zoo.py
 
 test-matrix: setup ## run tests with other versions of Python, PyTorch and the toolboxes (an hour or more)
 	PATH="$$PWD/.uv/bin:$$PATH" $(PYTHON) tests/helpers/matrix.py

@@ -52,7 +52,13 @@ def test_what_is_reported_is_of_configs_that_there_are() -> None:
     assert MODEL_ZOO['REPORTED'].keys() <= names
 
 
-@pytest.mark.parametrize('name', PUBLISHED_COST)
+@pytest.mark.parametrize(
+    'name',
+    [
+        name if '_s_' in name else pytest.param(name, marks=pytest.mark.slow)
+        for name in PUBLISHED_COST
+    ],
+)
 def test_models_cost_what_was_measured_and_published(name: str) -> None:
     measured = MEASURED[name]
     shape, arch = tuple(measured['shape']), ARCHITECTURES[name.split('_')[-2]]

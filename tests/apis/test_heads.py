@@ -31,7 +31,13 @@ def data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(variable, value)
 
 
-@pytest.mark.parametrize('name', SEGMENTORS)
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.startswith('mask2former') else name
+        for name in SEGMENTORS
+    ],
+)
 def test_a_segmentor_is_tested_on_slides_and_augmented(
     name: str, folder: Path, tmp_path: Path
 ) -> None:

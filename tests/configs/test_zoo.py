@@ -1,4 +1,4 @@
-"""A config of nearly each head trains and is tested; `make test-zoo` takes all of them."""
+"""A config of each task trains and is tested; `make test-zoo` takes all of them, these too."""
 
 import math
 from pathlib import Path
@@ -19,6 +19,7 @@ METRICS = {
     'mask2former_dat_pp_t_ade20k': {'mIoU'},
     'scalablevit_s_in1k': {'accuracy/top1'},
 }
+QUICK = ('mask_rcnn_scalablevit_s_coco', 'semantic_fpn_scalablevit_s_ade20k', 'scalablevit_s_in1k')
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +29,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize('name', METRICS)
+@pytest.mark.parametrize(
+    'name',
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METRICS],
+)
 def test_a_config_trains_and_is_tested(
     name: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
