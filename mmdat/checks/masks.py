@@ -308,6 +308,7 @@ def _check_ignored(masks: Sequence[Mask], table: np.ndarray, ignore_index: int) 
                 )
 
 
+@dataclass
 class Seen:
     """The masks of a data set that were read, and what their values stand for.
 
@@ -324,22 +325,18 @@ class Seen:
         is_reduced: Whether 0 is ignored, and 1 the first class.
     """
 
-    def __init__(
-        self,
-        masks: Sequence[Mask],
-        classes: Sequence[str],
-        item: dict,
-        table: np.ndarray,
-        is_complete: bool,
-    ) -> None:
-        self.masks, self.classes, self.item, self.table = masks, classes, item, table
-        self.is_complete = is_complete
-        self.values = sorted({value for mask in masks for value in mask.values})
-        self.listed = ', '.join(map(str, self.values[:8]))
-        self.listed += ', ...' if len(self.values) > 8 else ''
-        self.left = {int(table[value]) for value in self.values} - {IGNORED}
-        self.where = f'the {len(masks)} masks in {os.path.dirname(masks[0].path)}'
-        self.is_reduced = item['reduce_zero_label'] and item.get('label_map') is None
+    masks: Sequence[Mask]
+    classes: Sequence[str]
+    item: dict
+    table: np.ndarray
+    is_complete: bool
+
+    def __post_init__(self) -> None:
+        self.values = sorted({value for mask in self.masks for value in mask.values})
+        self.listed = ', '.join(map(str, self.values[:8])) + ', ...' * (len(self.values) > 8)
+        self.left = {int(self.table[value]) for value in self.values} - {IGNORED}
+        self.where = f'the {len(self.masks)} masks in {os.path.dirname(self.masks[0].path)}'
+        self.is_reduced = self.item['reduce_zero_label'] and self.item.get('label_map') is None
 
 
 def _describe_shift(seen: Seen) -> str:
