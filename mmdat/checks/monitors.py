@@ -1,7 +1,7 @@
 """Checks of the metrics that best checkpoints, early stopping and learning rates go by."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
@@ -17,20 +17,9 @@ RECALLS = ('AR@100', 'AR@300', 'AR@1000', 'AR_s@1000', 'AR_m@1000', 'AR_l@1000')
 IOU_RESULTS = dict(
     mIoU=('mIoU', 'mAcc'), mDice=('mDice', 'mAcc'), mFscore=('mFscore', 'mPrecision', 'mRecall')
 )
-
-
-class Monitor(NamedTuple):
-    """What a part of a training waits for in the results of a validation.
-
-    Attributes:
-        place: The part's key, as a sentence names it.
-        metric: Name of the metric; ``'auto'`` is the first that comes.
-        rule: ``'greater'`` or ``'less'``: which is better; None for what mmengine chooses.
-    """
-
-    place: str
-    metric: str
-    rule: str | None
+# What a part of a training waits for in a validation: the part's key, as a sentence names it, the
+# metric ('auto' is the first that comes), and which is better ('greater', 'less' or None).
+Monitor = tuple[str, str, str | None]
 
 
 def check_monitors(
@@ -75,9 +64,9 @@ def _hook_monitors(hooks: Sequence[Hook]) -> Iterator[Monitor]:
     for hook in hooks:
         if isinstance(hook, CheckpointHook) and hook.save_best:
             for metric, rule in zip(hook.key_indicators, hook.rules, strict=True):
-                yield Monitor(SAVE_BEST, metric, rule)
+                yield SAVE_BEST, metric, rule
         elif isinstance(hook, EarlyStoppingHook):
-            yield Monitor(f'monitor of {type(hook).__name__}', hook.monitor, hook.rule)
+            yield f'monitor of {type(hook).__name__}', hook.monitor, hook.rule
 
 
 def _scheduler_monitors(schedulers: Any) -> Iterator[Monitor]:
@@ -88,7 +77,7 @@ def _scheduler_monitors(schedulers: Any) -> Iterator[Monitor]:
     for index, scheduler in enumerate(schedulers or ()):
         if getattr(scheduler, 'need_val_args', False):
             place = f'monitor of param_scheduler.{index} ({type(scheduler).__name__})'
-            yield Monitor(place, scheduler.monitor, scheduler.rule)
+            yield place, scheduler.monitor, scheduler.rule
 
 
 def _usual_rule(metric: str) -> str | None:
