@@ -109,8 +109,10 @@ class Reading:
     def _definition_problem(self, name: str, item: dict) -> str | None:
         """Mend an image or a category, or say what is wrong with it."""
         fields = FIELDS[name]
-        if name == 'images' and not (item.get('width') and item.get('height')):
-            self._add_size(item)
+        has_size = item.get('width') and item.get('height')
+        if name == 'images' and not has_size and (size := self._size_of(item.get('file_name'))):
+            item['width'], item['height'] = size
+            self.findings['images had no width and height: read from the image files'] += 1
         if missing := fields.keys() - item.keys():
             return f'has no {enumerate_names(sorted(missing))}'
         mended: dict[str, Any] = {
@@ -129,11 +131,6 @@ class Reading:
             return 'is there more than once'
         self._known[name][item['id']] = item
         return None
-
-    def _add_size(self, image: dict) -> None:
-        if size := self._size_of(image.get('file_name')):
-            image['width'], image['height'] = size
-            self.findings['images had no width and height: read from the image files'] += 1
 
     def _annotation_problem(self, item: dict) -> str | None:
         """Mend an annotation, or say what is wrong with it."""
@@ -382,7 +379,7 @@ def _kind(value: object) -> str:
     return KINDS.get(type(value), 'a number')
 
 
-def _show(value: object, most: int = 40) -> str:
+def _show(value: object) -> str:
     """Write a value as JSON, its beginning if it is long."""
     text = json.dumps(value)
-    return text if len(text) <= most else f'{text[:most]}...'
+    return text if len(text) <= 40 else f'{text[:40]}...'

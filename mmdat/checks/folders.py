@@ -226,8 +226,9 @@ def check_class_folders(datasets: Mapping[str, Any]) -> None:
     known: dict[int, tuple[str, str]] = {}
     for dataset in datasets.values():
         for _, single in config_tree.unwrap(dataset):
-            classes = list(single.metainfo.get('classes') or ()) if _has_folders(single) else []
-            for folder, number in single.folder_to_idx.items() if classes else ():
+            folders = getattr(single, 'folder_to_idx', {})
+            classes = list(single.metainfo.get('classes') or ()) if folders else []
+            for folder, number in folders.items() if classes else ():
                 where = single.img_prefix
                 if is_hidden(folder):
                     raise UserError(
@@ -277,7 +278,7 @@ def check_left_out(files: DataFiles, warn: Warn) -> None:
             f"only names that end in img_suffix='{dataset.img_suffix}', in this spelling, are "
             "taken: set type='mmdat.SegmentationDataset', which takes images of any suffix"
         )
-    elif _has_folders(dataset):
+    elif hasattr(dataset, 'folder_to_idx'):
         how = (
             f'images end in {", ".join(sorted(dataset.extensions))} and lie in the folders of '
             "their classes: set type='mmdat.ClassificationDataset' for those of any suffix"
@@ -342,11 +343,6 @@ def check_unlisted(files: Mapping[str, Sequence[DataFiles]], warn: Warn) -> None
                 f'{unlisted} of {len(found)} images in {folder} are in no annotation file of '
                 f'{", ".join(files)}, and are not used'
             )
-
-
-def _has_folders(dataset: Any) -> bool:
-    """Whether a data set takes its classes from folders."""
-    return hasattr(dataset, 'folder_to_idx')
 
 
 def _warn_of_copies(

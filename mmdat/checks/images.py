@@ -430,7 +430,7 @@ def read_header(path: str) -> Header | None:
             return Header(
                 stored=image.size,
                 orientation=int(exif.get(ORIENTATION, 1)),
-                is_deep=_bits(image) > 8,
+                is_deep=_is_deep(image),
                 has_alpha=image.has_transparency_data,
                 pages=getattr(image, 'n_frames', 1) if image.format in ANIMATED_FORMATS else 1,
             )
@@ -438,13 +438,11 @@ def read_header(path: str) -> Header | None:
         return None
 
 
-def _bits(image: Image.Image) -> int:
-    """How many bits a value has in a file that was opened with Pillow."""
-    if image.mode in ('I', 'F'):
-        return 32
+def _is_deep(image: Image.Image) -> bool:
+    """Whether values have more than 8 bits in a file that was opened with Pillow."""
     # Pillow's mode names the 8 bits that it keeps of color images with 16; the tile names all.
     tiles = getattr(image, 'tile', [])
-    return 16 if ';16' in f'{image.mode} {tiles[:1]}' else 8
+    return image.mode in ('I', 'F') or ';16' in f'{image.mode} {tiles[:1]}'
 
 
 def _check_kinds(images: Sequence[Annotated], dataset: Any, warn: Warn) -> None:
