@@ -182,13 +182,10 @@ def check_monitors(runner: Runner, model: nn.Module) -> None:
 
 
 def before_first_step(
-    model: nn.Module,
-    datasets: Mapping[str, Any],
-    evaluators: Mapping[str, Evaluator] | None = None,
-    warn: Warn = log_warning,
+    model: nn.Module, datasets: Mapping[str, Any], evaluators: Mapping[str, Evaluator] | None = None
 ) -> None:
     """Check that the parts of a model fit each other and the data, and the data's files."""
-    for check in first_step_checks(model, datasets, evaluators or {}, warn):
+    for check in first_step_checks(model, datasets, evaluators or {}, log_warning):
         check()
 
 
