@@ -40,25 +40,26 @@ def read_voc(folder: Folder) -> dict[str, dict[str, Any]]:
         if listed and split is None:
             continue
         splits.setdefault(split or split_of(path) or SPLITS[0], []).append(path)
-    turned: list[Path] = []
     objects = {
         path: [
-            _object(item, folder.root / path, turned)
+            _object(item, folder.root / path)
             for item in tree.findall('object')
             if item.findtext('deleted') != '1'  # as LabelMe marks it
         ]
         for path, tree in trees.items()
     }
     total = sum(map(len, objects.values()))
+    turned = [path for path, items in objects.items() for item in items if item['is_turned']]
     if 2 * len(turned) > total:
         raise UserError(
             f'{len(turned)} of {total} boxes have an xmin above their xmax, or ymin above ymax, '
-            f'such as in {turned[0]}: write corners, if xmax and ymax hold the width and height'
+            f'such as in {folder.root / turned[0]}: write corners, if xmax and ymax hold the width '
+            'and height'
         )
     if turned:
         folder.note(
             f'{len(turned)} boxes have an xmin above their xmax, or ymin above ymax, such as in '
-            f'{turned[0].relative_to(folder.root)}: the two are exchanged.'
+            f'{turned[0]}: the two are exchanged.'
         )
     difficult = sum(
         (item.findtext('difficult') or '').strip() == '1'
@@ -116,11 +117,10 @@ def _parse(path: Path) -> ET.Element:
         raise UserError(f'{path} is not XML, or declares no encoding ({error})') from None
 
 
-def _object(item: ET.Element, path: Path, turned: list[Path]) -> dict[str, Any]:
-    """Read the name, box and outline of an object.
+def _object(item: ET.Element, path: Path) -> dict[str, Any]:
+    """Read the name, box and outline of an object, and whether the box's sides are exchanged.
 
-    An outline, as Roboflow and LabelMe write it, may do without a box. The file is added to
-    ``turned`` if the sides of the box are exchanged.
+    An outline, as Roboflow and LabelMe write it, may do without a box.
 
     Raises:
         UserError: If it has no name, or neither a box of four numbers nor an outline.
@@ -145,10 +145,9 @@ def _object(item: ET.Element, path: Path, turned: list[Path]) -> dict[str, Any]:
             f'{path} has an object {name!r} without a box of four numbers (bndbox) or an outline '
             '(polygon): mend it, or take it out'
         ) from None
-    if has_box and (xs[0] > xs[1] or ys[0] > ys[1]):
-        turned.append(path)
+    is_turned = has_box and (xs[0] > xs[1] or ys[0] > ys[1])
     box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    return dict(name=name, bbox=box, **(dict(segmentation=rings) if rings else {}))
+    return dict(name=name, bbox=box, segmentation=rings, is_turned=is_turned)
 
 
 def _ring(polygon: ET.Element) -> list[float]:
