@@ -58,9 +58,17 @@ def read_yolo(data: Path, folder: Folder) -> dict[str, dict[str, Any]]:
             f'{empty} of {len(label_of)} images have no label file (.txt): they are taken as '
             'images without objects.'
         )
-    is_pose = is_pose or _are_poses(folder.root, set(filter(None, label_of.values())))
+    lines = {
+        label: read_text(folder.root / label).splitlines()
+        for label in dict.fromkeys(label_of.values())
+        if label
+    }
+    is_pose = is_pose or _are_poses(itertools.chain.from_iterable(lines.values()))
+    read = {
+        label: _rows(folder.root / label, text, names, is_pose) for label, text in lines.items()
+    }
     rows = {
-        split: {path: _rows(folder.root, label_of[path], names, is_pose) for path in listed}
+        split: {path: read.get(label_of[path] or '', []) for path in listed}
         for split, listed in splits.items()
         if listed
     }
@@ -260,15 +268,14 @@ def _note_shared(folder: Folder, label_of: Mapping[str, str | None]) -> None:
         )
 
 
-def _are_poses(root: Path, labels: Iterable[str]) -> bool:
+def _are_poses(lines: Iterable[str]) -> bool:
     """Whether all lines have points of x, y and a visibility of 0, 1 or 2 behind a box."""
-    rows = (line.split() for label in labels for line in read_lines(root / label))
     return all(
         len(row) % 3 == 2
         and len(row) > 5
         and all(map(VISIBILITY.fullmatch, row[7::3]))
         and _is_box(row[1:5])
-        for row in rows
+        for row in filter(None, map(str.split, lines))
     )
 
 
@@ -282,11 +289,11 @@ def _is_box(cells: list[str]) -> bool:
 
 
 def _rows(
-    root: Path, label: str | None, names: Mapping[int, str], is_pose: bool
+    where: Path, lines: list[str], names: Mapping[int, str], is_pose: bool
 ) -> list[list[float]]:
     """Read the lines of a label file: a class, and a box, maybe with keypoints, or a polygon."""
     rows = []
-    for number, line in enumerate(read_text(root / label).splitlines() if label else (), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -302,7 +309,7 @@ def _rows(
         if not (fits and within and row[0] in names and all(map(math.isfinite, row))):
             begun = shorten(line, 60, placeholder=' ...')
             raise UserError(
-                f'{root / str(label)} has in line {number} {begun!r}, which is not a class from '
+                f'{where} has in line {number} {begun!r}, which is not a class from '
                 f'{min(names)} to {max(names)} and a box (4 numbers) or a polygon, in shares of '
                 "the image's sides: mend it, or take it out"
             )
