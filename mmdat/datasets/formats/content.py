@@ -20,9 +20,9 @@ def coco_content(
             alone.
         classes: Names of the classes, in the order of their ids, which begin at 1.
     """
-    content: dict[str, Any] = dict(images=[], annotations=[], categories=[])
     numbers = {name: number for number, name in enumerate(classes, 1)}
-    content['categories'] = [dict(id=number, name=name) for name, number in numbers.items()]
+    categories = [dict(id=number, name=name) for name, number in numbers.items()]
+    content: dict[str, Any] = dict(images=[], annotations=[], categories=categories)
     for image_id, (path, (width, height), objects) in enumerate(images, 1):
         image = dict(id=image_id, file_name=path, width=width, height=height)
         content['images'].append(image)

@@ -155,9 +155,10 @@ class Folder:
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._without_blanks: dict[str, list[str]] = defaultdict(list)
         for path in self.paths:
-            self._by_name[_folded(path)[-1]].append(path)
-            self._without_blanks[_folded(path)[-1].replace(' ', '_')].append(path)
-            self._by_name[PurePosixPath(_folded(path)[-1]).stem].append(path)
+            name = _folded(path)[-1]
+            self._by_name[name].append(path)
+            self._by_name[PurePosixPath(name).stem].append(path)
+            self._without_blanks[name.replace(' ', '_')].append(path)
 
     def note(self, text: str) -> None:
         """Keep a sentence for the user about what was decided in reading the folder."""
