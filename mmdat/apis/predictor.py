@@ -93,13 +93,12 @@ class Predictor:
         overlap: float | None = None,
         cfg_options: dict[str, Any] | None = None,
     ) -> None:
-        is_given = dict(score_thr=score_thr is not None, overlap=overlap is not None)
-        score_thr = SCORE_THR if score_thr is None else score_thr
-        overlap = OVERLAP if overlap is None else overlap
-        check_share('--score-thr', score_thr)
+        self._score_thr = SCORE_THR if score_thr is None else score_thr
+        self._overlap = OVERLAP if overlap is None else overlap
+        check_share('--score-thr', self._score_thr)
         check_least('--batch-size', batch_size, 1)
         check_device(device)
-        check_share('--overlap', overlap, MOST_OVERLAP)
+        check_share('--overlap', self._overlap, MOST_OVERLAP)
         if slice_size is not None:
             check_least('--slice', slice_size, LEAST_SLICE)
         if isinstance(config, Config):
@@ -111,21 +110,19 @@ class Predictor:
         self.toolbox = toolbox_of(cfg).name
         if slice_size is not None and self.toolbox == 'mmpretrain':
             raise UserError('--slice is not for classifiers: leave it out')
-        if is_given['overlap'] and slice_size is None:
+        if overlap is not None and slice_size is None:
             checks.log_warning('--overlap has no effect without --slice')
-        if is_given['score_thr'] and self.toolbox != 'mmdet':
+        if score_thr is not None and self.toolbox != 'mmdet':
             checks.log_warning('--score-thr has no effect: it is for detectors')
         color_type = color_type_of(cfg)
         self._is_gray = color_type == 'grayscale'
         self.is_turning = color_type != 'color_ignore_orientation'
-        self._score_thr = score_thr
         self.batch_size = batch_size
         self.can_slice = self.toolbox != 'mmpretrain' and slice_size is None
         self._slice_size = slice_size
-        self._overlap = overlap
         with in_toolbox(cfg):
             self._model = build_model(cfg).eval()
-            _raise_thresholds(self._model, score_thr)
+            _raise_thresholds(self._model, self._score_thr)
             meta = load_weights(self._model, os.fspath(checkpoint))
             self._pipeline = Compose(pipeline_of(cfg))
             dataset = dataset_of(cfg)
