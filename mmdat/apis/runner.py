@@ -1,6 +1,6 @@
 """mmengine's runner of a config, on GPUs and on CPUs, with mmdat's checks in every run."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,10 @@ def add_checks(cfg: Config) -> str:
     ]
     if missing:
         cfg.custom_hooks = [*(dict(type=name) for name in missing), *hooks]
-    for part in (*_datasets(cfg), *_metrics(cfg)):
+    splits = ('train', 'val', 'test')
+    parts = [part for split in splits for _, part in config_tree.datasets(cfg, split)]
+    parts += [metric for split in splits[1:] for _, metric in config_tree.metrics(cfg, split)]
+    for part in parts:
         for name, registry in CHECKED_CLASSES.items():
             kind = _resolved(registry, part, cfg)
             if getattr(kind, '__module__', '').startswith('mmdet.') and kind.__name__ == name:
@@ -158,18 +161,6 @@ def _resolved(registry: Registry, part: Any, cfg: Config) -> Any:
     scope = part.get('_scope_') or cfg.get('default_scope')
     with registry.switch_scope_and_registry(scope) as scoped:
         return scoped.get(kind)
-
-
-def _datasets(cfg: Config) -> Iterator[Any]:
-    for split in ('train', 'val', 'test'):
-        for _, dataset in config_tree.datasets(cfg, split):
-            yield dataset
-
-
-def _metrics(cfg: Config) -> Iterator[Any]:
-    for split in ('val', 'test'):
-        for _, metric in config_tree.metrics(cfg, split):
-            yield metric
 
 
 def prepare_processes_on_cpu(cfg: Config) -> None:

@@ -61,10 +61,10 @@ def test(
     cfg.pop('strategy', None)
     leave_out_early_stopping(cfg)
     if show_dir is not None:
-        _draw_predictions(cfg, os.path.join(cfg.work_dir, show_dir))
+        cfg.custom_hooks += [_drawing_hook(cfg, os.path.join(cfg.work_dir, show_dir))]
     if out is not None:
         metric = dict(type=toolbox_of(cfg).metric, out_file_path=out)
-        _add_hook(cfg, dict(type='mmdat.WriteResultsHook', metric=metric))
+        cfg.custom_hooks += [dict(type='mmdat.WriteResultsHook', metric=metric)]
     if tta:
         cfg.model = dict(cfg.tta_model, module=cfg.model)
         for _, dataset in config_tree.datasets(cfg, 'test'):
@@ -81,17 +81,13 @@ def test(
             return runner.test()
 
 
-def _draw_predictions(cfg: Config, out_dir: str) -> None:
-    """Add the hook that draws what is predicted."""
+def _drawing_hook(cfg: Config, out_dir: str) -> dict[str, Any]:
+    """The hook that draws what is predicted."""
     hook = dict(type='mmdat.DrawPredictionsHook', out_dir=out_dir, visualizer=visualizer_of(cfg))
     threshold = config_tree.value_at(cfg, 'default_hooks.visualization.score_thr')
     if threshold is not None:
         hook['pred_score_thr'] = threshold
-    _add_hook(cfg, hook)
-
-
-def _add_hook(cfg: Config, hook: dict[str, Any]) -> None:
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or ()), hook]
+    return hook
 
 
 def _values_of_metrics(cfg: Config, key: str) -> Iterator[Any]:
