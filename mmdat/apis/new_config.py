@@ -151,15 +151,14 @@ def new_config(
     trained = _count_trained(cfg, found)
     batch = _batch_size(cfg, trained)
     write(draft, cfg, path, found, batch)
-    model = _class_changes(cfg, len(found.classes))
     start: dict[str, Any] = dict(load_from=Code('None  # a checkpoint of the base, to start from'))
     if load_from:
         start = _weights(load_from, cfg)
-    model.update({key: value for key, value in start.items() if key != 'load_from'})
-    draft.values.update(_nested(model, cfg))
+    whole = start.pop('load_from', None)
+    draft.values.update(_nested(_class_changes(cfg, len(found.classes)) | start, cfg))
     steps = _fit_schedule(draft, cfg, trained, batch)
-    if 'load_from' in start:
-        draft.values['load_from'] = start['load_from']
+    if whole:
+        draft.values['load_from'] = whole
     _write_all(draft, path)
     return _summary(found, draft, path, steps, out)
 
@@ -249,9 +248,8 @@ def _write_detection(draft: Draft, cfg: Config, path: Path, found: Detection, ba
         files[name] = str(found.root / (split.file or ''))
         datasets[name] = dict(ann_file=split.file, data_prefix=dict(img=split.prefix))
         if split.file is None:
-            target = path.with_name(f'{path.stem}_{name}.json')
-            files[name] = datasets[name]['ann_file'] = str(target)
-            draft.files[target] = partial(_write_json, split.content)
+            text = json.dumps(split.content, ensure_ascii=False)
+            files[name] = datasets[name]['ann_file'] = _add_file(draft, path, f'{name}.json', text)
     least = max(
         (dataset.get('filter_cfg') or {}).get('min_size', 0)
         for _, dataset in config_tree.datasets(cfg, 'train')
@@ -267,10 +265,6 @@ def _write_detection(draft: Draft, cfg: Config, path: Path, found: Detection, ba
         if name in files:
             draft.values[f'{name}_evaluator'] = dict(ann_file=files[name])
     _share_with_test(draft, 'evaluator')
-
-
-def _write_json(content: Any, path: Path) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
 
 
 def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, batch: int) -> None:
@@ -297,8 +291,9 @@ def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, ba
                 datasets[name]['img_suffix'] = split.image_suffix
         if split.listed:
             end = '' if found.rewritten else split.image_suffix
-            stems = [image.removesuffix(end or os.path.splitext(image)[1]) for image in split.pairs]
-            datasets[name]['ann_file'] = _list_file(draft, path, name, stems)
+            stems = (image.removesuffix(end or os.path.splitext(image)[1]) for image in split.pairs)
+            text = ''.join(f'{stem}\n' for stem in stems)
+            datasets[name]['ann_file'] = _add_file(draft, path, f'{name}.txt', text)
         if found.rewritten:
             masks = path.with_name(f'{path.stem}_masks') / name
             datasets[name]['data_prefix']['seg_map_path'] = str(masks)
@@ -323,11 +318,10 @@ def _question(found: Segmented) -> str:
     return f'{meaning}.' if found.zero_is_clear else f'{meaning}. {other}'
 
 
-def _list_file(draft: Draft, path: Path, split: str, lines: list[str]) -> str:
-    """Add a list of images beside the config, and return its path."""
-    target = path.with_name(f'{path.stem}_{split}.txt')
-    text = ''.join(f'{line}\n' for line in lines)
-    draft.files[target] = lambda path: path.write_text(text, encoding='utf-8')
+def _add_file(draft: Draft, path: Path, end: str, text: str) -> str:
+    """Add a file beside the config, and return its path."""
+    target = path.with_name(f'{path.stem}_{end}')
+    draft.files[target] = partial(Path.write_text, data=text, encoding='utf-8')
     return str(target)
 
 
@@ -341,8 +335,8 @@ def _write_classified(draft: Draft, cfg: Config, path: Path, found: Classified, 
     for name, split in found.splits.items():
         datasets[name] = dict(data_prefix=split.folder or '')
         if split.folder is None:
-            lines = [f'{image}\t{found.classes[label]}' for image, label in split.labels.items()]
-            datasets[name]['ann_file'] = _list_file(draft, path, name, lines)
+            lines = (f'{image}\t{found.classes[label]}\n' for image, label in split.labels.items())
+            datasets[name]['ann_file'] = _add_file(draft, path, f'{name}.txt', ''.join(lines))
     _add_loaders(draft, cfg, datasets, batch)
     topk = config_tree.value_at(cfg, 'val_evaluator.topk') or (1,)
     fitting = tuple(k for k in topk if k < len(found.classes))
@@ -395,21 +389,21 @@ def _class_changes(cfg: Config, num_classes: int) -> dict[str, Any]:
     """Dotted key -> new value, of all parts of the model that count classes."""
     changes: dict[str, Any] = {}
     for root in ('model', 'data_preprocessor'):
-        for key in ('num_classes', 'num_things_classes'):
-            for path in config_tree.paths(cfg.get(root) or {}, key, prefix=f'{root}.'):
-                if 'rpn_head' not in path:  # tells objects from background
-                    changes[path] = num_classes
-        for path in config_tree.paths(cfg.get(root) or {}, 'class_weight', prefix=f'{root}.'):
+        places = partial(config_tree.paths, cfg.get(root), prefix=f'{root}.')
+        for path in (*places('num_classes'), *places('num_things_classes')):
+            if 'rpn_head' not in path:  # tells objects from background
+                changes[path] = num_classes
+        for path in places('class_weight'):
             old = config_tree.value_at(cfg, path)
             if not isinstance(old, (list, tuple)):
                 continue
             # Mask2Former and DETR weigh "no object" after the classes.
             whole = len(set(old[:-1])) == 1 and old[0] == 1.0
             changes[path] = [1.0] * num_classes + [old[-1]] if whole else None
-        for path in config_tree.paths(cfg.get(root) or {}, 'seg_pad_val', prefix=f'{root}.'):
+        for path in places('seg_pad_val'):
             if config_tree.value_at(cfg, path) != 255:  # a class of the base's data
                 changes[path] = 255
-        for path in config_tree.paths(cfg.get(root) or {}, 'topk', prefix=f'{root}.'):
+        for path in places('topk'):
             old = config_tree.value_at(cfg, path)
             ks = tuple(old) if isinstance(old, (list, tuple)) else (old,)
             if max(ks) >= num_classes:
