@@ -75,9 +75,8 @@ def read_coco(
         raise UserError(
             f'annotation file {path} is not JSON ({error}): give annotations in COCO format'
         ) from None
-    reading = Reading(needs_masks, size_of)
-    for problem in reading.problems(content):
-        raise UserError(f'annotation file {path} is not in COCO format: {problem}')
+    reading = Reading(path, needs_masks, size_of)
+    reading.mend(content)
     for finding, count in reading.findings.items():
         warn(f'annotation file {path}: {count} of the {finding}')
     return content

@@ -6,9 +6,9 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
-from mmdat.errors import enumerate_names
+from mmdat.errors import UserError, enumerate_names
 
 from .coco_repairs import (
     are_finite,
@@ -54,14 +54,15 @@ KINDS = {dict: 'an object', list: 'a list', str: 'a string', bool: 'a boolean', 
 
 
 class Reading:
-    """Look through the content of an annotation file, and mend it where that can be done.
+    """Look through the content of an annotation file: mend what can be mended, refuse the rest.
 
     Attributes:
         findings: What was mended or is suspicious, and the number of such items.
     """
 
-    def __init__(self, needs_masks: bool, size_of: SizeOf) -> None:
+    def __init__(self, path: str, needs_masks: bool, size_of: SizeOf) -> None:
         self.findings: Counter[str] = Counter()
+        self._path = path
         self._needs_masks = needs_masks
         self._size_of = size_of
         self._known: dict[str, dict[Any, dict]] = {}  # list -> id -> image or category
@@ -70,28 +71,31 @@ class Reading:
 
     # Each check presupposes that those before it found nothing.
 
-    def problems(self, content: Any) -> Iterator[str]:
-        """Yield what cannot be used, of which only the first is to be read."""
-        yield from self.item_problems(content)
-        yield from self._category_problems(content)
+    def mend(self, content: Any) -> None:
+        """Mend the content of a file, and find what is suspicious in it."""
+        self.mend_items(content)
+        self._mend_categories(content)
         annotations = content.get('annotations', [])
-        yield from self.box_problems(annotations)
+        self.check_boxes(annotations)
         self._look_for_double_images(content['images'])
         self.clear_crowds(annotations)
         self.number(annotations)
 
-    def item_problems(self, content: Any) -> Iterator[str]:
-        """Yield what cannot be used of single items; all findings are then what was mended."""
+    def _refuse(self, problem: str) -> NoReturn:
+        raise UserError(f'annotation file {self._path} is not in COCO format: {problem}')
+
+    def mend_items(self, content: Any) -> None:
+        """Mend single items; all findings are then what was mended."""
         if not isinstance(content, dict):
-            yield f'it holds {_kind(content)}, not an object'
+            self._refuse(f'it holds {_kind(content)}, not an object')
         # Images to be tested only, such as COCO's test-dev, have no annotations.
         lists = {name: content.get(name, [] if name == 'annotations' else None) for name in LISTS}
         for name, items in lists.items():
             if not isinstance(items, list):
-                yield f"it has no list '{name}'"
+                self._refuse(f"it has no list '{name}'")
             for item in items:
                 if not isinstance(item, dict):
-                    yield f"in '{name}' there is {_kind(item)}, not an object"
+                    self._refuse(f"in '{name}' there is {_kind(item)}, not an object")
             if name in FIELDS:
                 self._known[name] = {}
                 self._as_id[name] = one_type_of_id([item.get('id') for item in items])
@@ -99,9 +103,10 @@ class Reading:
             else:
                 check = self._annotation_problem
             wrong = [(item, problem) for item in items if (problem := check(item))]
-            for item, problem in wrong:
+            if wrong:
+                item, problem = wrong[0]
                 more = f' ({len(wrong)} items there have faults)' if len(wrong) > 1 else ''
-                yield (
+                self._refuse(
                     f"in '{name}' the item with id {_show(item.get('id'))} {problem}: mend it, or "
                     f'take it out{more}'
                 )
@@ -209,8 +214,8 @@ class Reading:
         item[key] = value
         self.findings[f'annotations had no usable {key}: {how}'] += 1
 
-    def _category_problems(self, content: dict) -> Iterator[str]:
-        """Take out categories without objects whose name is another's; yield double names."""
+    def _mend_categories(self, content: dict) -> None:
+        """Take out categories without objects whose name is another's; refuse double names."""
         categories = content['categories']
         names = Counter(category['name'] for category in categories)
         alike = Counter(map(plain_name, names))
@@ -228,7 +233,7 @@ class Reading:
             with_objects = [category for category in doubles if category['id'] in used]
             if len(with_objects) > 1:
                 ids = ' and '.join(_show(category['id']) for category in with_objects)
-                yield (
+                self._refuse(
                     f'the categories {ids} have one name, {name!r}: give each its own, or their '
                     'objects one category_id'
                 )
@@ -238,11 +243,11 @@ class Reading:
                 len(doubles)
             )
 
-    def box_problems(self, annotations: list[dict]) -> Iterator[str]:
-        """Yield that boxes seem to be corners; else count those that cannot be right."""
+    def check_boxes(self, annotations: list[dict]) -> None:
+        """Refuse boxes that seem to be corners; else count those that cannot be right."""
         beyond, num_boxes = self._num_beyond, len(annotations)
         if 2 * beyond > num_boxes == self._num_like_corners:
-            yield (
+            self._refuse(
                 f'{beyond} of the {num_boxes} boxes reach beyond their image, and all '
                 'could be x1, y1, x2, y2: write bbox as x, y, width, height'
             )
@@ -251,7 +256,7 @@ class Reading:
         pairs = list(self._boxes_and_outlines(annotations))
         if len(pairs) < FEW:
             if num_boxes >= SUSPICIOUS and num_boxes == self._num_like_corners:
-                yield from self._corner_problems(num_boxes)
+                self._check_corners(num_boxes)
             return
         elsewhere = [(box, outline) for box, outline in pairs if overlap(box, outline) < 0.5]
         if 2 * len(elsewhere) < len(pairs):
@@ -259,7 +264,7 @@ class Reading:
         for meaning, read in READINGS.items():
             fitting = sum(overlap(read(*box), outline) >= 0.5 for box, outline in elsewhere)
             if 2 * fitting > len(elsewhere):
-                yield (
+                self._refuse(
                     f'{fitting} of {len(pairs)} boxes surround their polygons if read as '
                     f'{meaning}: write bbox as x, y, width, height'
                 )
@@ -269,11 +274,11 @@ class Reading:
             '..., and run lengths column by column'
         )
         if self._needs_masks and len(elsewhere) == len(pairs):
-            yield f'all {problem}'
+            self._refuse(f'all {problem}')
         self.findings[problem] = len(elsewhere)
 
-    def _corner_problems(self, num_boxes: int) -> Iterator[str]:
-        """Yield or count boxes without polygons that could all be corners.
+    def _check_corners(self, num_boxes: int) -> None:
+        """Refuse or count boxes without polygons that could all be corners.
 
         Those of large objects could be, too, but these do not lie top left of the middle.
         """
@@ -284,7 +289,7 @@ class Reading:
             'as x, y, width, height'
         )
         if num_boxes >= CERTAIN:
-            yield f'{self._num_top_left} of the {num_boxes} {problem}'
+            self._refuse(f'{self._num_top_left} of the {num_boxes} {problem}')
         self.findings[problem] = self._num_top_left
 
     def _boxes_and_outlines(

@@ -265,15 +265,14 @@ def _read_coco_file(folder: Folder, path: str, content: dict[str, Any]) -> CocoS
         )
     check_distinct(found.items(), where)
     reading = Reading(
+        str(where),
         needs_masks=False,
         size_of=lambda name: upright_size(folder.root / found[name]) if name in found else None,
     )
-    for problem in reading.item_problems(content):
-        raise UserError(f'annotation file {where} is not in COCO format: {problem}')
+    reading.mend_items(content)
     reading.clear_crowds(content['annotations'])
     mended = bool(reading.findings)
-    for problem in reading.box_problems(content['annotations']):
-        raise UserError(f'annotation file {where} is not in COCO format: {problem}')
+    reading.check_boxes(content['annotations'])
     for number, item in enumerate(content['annotations'], 1):
         item.setdefault('id', number)
     prefixes = {
