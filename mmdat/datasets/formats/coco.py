@@ -67,7 +67,7 @@ class Detection(Found[CocoSplit]):
         content = self.splits[split].content
         names = {item['id']: item['name'] for item in content['categories']}
         return Counter(
-            names[item['category_id']] for item in content['annotations'] if not _is_crowd(item)
+            names[item['category_id']] for item in content['annotations'] if not item['iscrowd']
         )
 
     def empty(self, split: str) -> int:
@@ -83,10 +83,6 @@ class Detection(Found[CocoSplit]):
             for split in self.splits.values()
             for item in split.content['annotations']
         )
-
-
-def _is_crowd(annotation: dict[str, Any]) -> bool:
-    return bool(annotation.get('iscrowd'))
 
 
 def read_detection(data: Path, share: float, seed: int) -> Detection:
@@ -122,7 +118,7 @@ def read_detection(data: Path, share: float, seed: int) -> Detection:
     )
     _check_in_pixels(found)
     parts = [split.content['annotations'] for split in splits.values()]
-    if crowds := sum(_is_crowd(item) for part in parts for item in part):
+    if crowds := sum(bool(item['iscrowd']) for part in parts for item in part):
         if not found.objects('train'):
             raise UserError(
                 f'all objects to train on in {folder.root} are crowds (iscrowd is 1), which are '
@@ -382,7 +378,7 @@ def _classes_of(split: CocoSplit) -> dict[Any, set]:
     """Id of each image -> ids of the classes of its objects."""
     classes: dict[Any, set] = {item['id']: set() for item in split.content['images']}
     for item in split.content['annotations']:
-        if not _is_crowd(item):
+        if not item['iscrowd']:
             classes[item['image_id']].add(item['category_id'])
     return classes
 

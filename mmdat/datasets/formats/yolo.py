@@ -109,10 +109,10 @@ def _read_description(
             unsplit = unsplit or (path, text, content)
     texts = files_named(folder, NAMES_FILES)
     labels = _labels(path for path in folder.files if path not in texts)
-    paths = [path for path in folder.paths if _label_of(path, labels)]
-    if not texts and not unsplit and paths:
-        _refuse_without_names(folder, [_label_of(path, labels) for path in paths], broken)
-    if not paths or not (texts or unsplit):
+    found = list(filter(None, (_label_of(path, labels) for path in folder.paths)))
+    if not texts and not unsplit:
+        _refuse_without_names(folder, found, broken)
+    if not found or not (texts or unsplit):
         return None
     splits = _read_lists(folder)
     for path in () if splits else folder.paths:
@@ -161,9 +161,9 @@ def _read_lists(folder: Folder) -> dict[str, list[str]]:
     return splits if 'train' in splits else {}
 
 
-def _refuse_without_names(folder: Folder, labels: list[str | None], why: str) -> None:
+def _refuse_without_names(folder: Folder, labels: list[str], why: str) -> None:
     """Refuse labels that look like YOLO's: a class and a box or a polygon on the first line."""
-    for label in filter(None, labels):
+    for label in labels:
         numbers = read_text(folder.root / label).strip().split('\n')[0].split()
         if len(numbers) >= 5 and all(re.fullmatch(r'\d+(\.\d+)?(e-\d+)?', n) for n in numbers):
             raise UserError(
