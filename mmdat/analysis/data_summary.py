@@ -13,7 +13,7 @@ from torch import nn
 
 from mmdat.checks import config_tree
 from mmdat.checks.folders import equal_files
-from mmdat.checks.images import evenly_spaced, is_whole, map_in_threads, read_header
+from mmdat.checks.images import broken_among, evenly_spaced, read_headers
 from mmdat.errors import UserError, enumerate_names
 
 # Files that are read to estimate the sizes of images and the part of the pixels of each class.
@@ -89,8 +89,11 @@ def summarize(dataset: Any) -> Summary:
         counts = _pixel_shares(items, len(names))
     most = len(items) if 'height' in first else READ
     some = [items[index][1] for index in evenly_spaced(most, len(items))]
-    sizes = np.sort(list(filter(None, map(_size, some))) or [(0, 0)], axis=1)
-    quantiles = np.quantile(sizes, (0, 0.5, 1), axis=0).astype(int)
+    sizes = [(info['height'], info['width']) for info in some if 'height' in info]
+    headers = read_headers([info['img_path'] for info in some if 'height' not in info])
+    sizes += [header.stored for header in headers if header]  # another check tells of others
+    sides = np.sort(sizes or [(0, 0)], axis=1)
+    quantiles = np.quantile(sides, (0, 0.5, 1), axis=0).astype(int)
     return Summary(
         images=len(items),
         counts=dict(zip(names, counts, strict=bool(counts))),
@@ -119,14 +122,6 @@ def _pixel_shares(items: Sequence[tuple[Any, dict[str, Any]]], num_classes: int)
     return (pixels[:num_classes] / max(1, pixels[:num_classes].sum())).tolist()
 
 
-def _size(info: dict[str, Any]) -> tuple[int, int] | None:
-    """Return both sides of an image in pixels; None of a broken one, which another check tells."""
-    if 'height' in info:
-        return info['height'], info['width']
-    header = read_header(info['img_path'])
-    return header.stored if header else None
-
-
 def rare_classes(summary: Summary) -> Iterator[str]:
     """Say which classes have few examples to train on."""
     rare = [name for name, x in summary.counts.items() if isinstance(x, int) and 0 < x < FEW]
@@ -138,9 +133,7 @@ def broken_images(dataset: Any) -> Iterator[str]:
     """Say how many images a training will skip, since they are not whole."""
     paths = [info['img_path'] for _, info in items_of(dataset)]
     paths = [path for path in paths if Path(path).is_file()]  # others are missing
-    whole = map_in_threads(is_whole, paths, 'Looking for broken images')
-    broken = [path for path, fine in zip(paths, whole, strict=True) if not fine]
-    if broken:
+    if broken := broken_among(paths):
         yield (
             f'{len(broken)} of {len(paths)} images in train are broken, such as {broken[0]}: they '
             'are skipped; mend them, or take them out'

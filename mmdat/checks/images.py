@@ -378,15 +378,19 @@ def check_images(
     if can_skip:
         return
     paths = [paths[index] for index in evenly_spaced(most or len(paths), len(paths))]
-    with any_number_of_pixels():
-        whole = map_in_threads(is_whole, paths, 'Looking for broken images')
-    broken = [path for path, fine in zip(paths, whole, strict=True) if not fine]
-    if broken:
+    if broken := broken_among(paths):
         others = f' ({len(broken)} are so)' if len(broken) > 1 else ''
         raise UserError(
             f'{broken[0]} is not an image that can be read{others}: mend it, or take it out of '
             f'{source}'
         )
+
+
+def broken_among(paths: Sequence[str]) -> list[str]:
+    """Those of some files that are not whole images."""
+    with any_number_of_pixels():
+        whole = map_in_threads(is_whole, paths, 'Looking for broken images')
+    return [path for path, fine in zip(paths, whole, strict=True) if not fine]
 
 
 def names_in(folder: str) -> frozenset[str]:

@@ -14,6 +14,7 @@ import pytest
 from helpers.scripts import TOOLS
 from mmcv.transforms import Compose, Resize
 from mmdet.models.task_modules import AnchorGenerator
+from PIL import Image
 from torch import nn
 
 from mmdat.analysis.data import check_data, print_data_report
@@ -111,6 +112,17 @@ def test_segments_and_classes_are_counted(
     assert sum(train.counts.values()) == (pytest.approx(1) if is_segmentor else 4)
     assert train.counts.keys() >= {'square', 'triangle', 'ring', 'cross'}
     assert report.pictures is not None and report.pictures.is_file()
+
+
+def test_images_of_more_pixels_than_pillow_takes_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shapes_classify(tmp_path / 'shapes', ShapesParameters(train=4, val=2, size=64))
+    monkeypatch.setenv('SHAPES_CLASSIFY_ROOT', str(tmp_path / 'shapes'))
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1500)
+    report = check_data(str(CONFIGS / 'dat_pp_nano_shapes.py'), str(tmp_path / 'out'), 2)
+    assert report.errors == []
+    assert report.splits['train'].sides == ((64, 64, 64), (64, 64, 64))
 
 
 def test_sides_are_of_all_images_or_it_is_told(
