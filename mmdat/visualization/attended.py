@@ -59,7 +59,8 @@ class SharedKeys(NamedTuple):
         scale: Factor of the products of queries and keys.
         positions: Tensor[groups, keys, 2], where the keys lie.
         attend: The module's attention: query, key and any values -> output for each query.
-        bias: The bias of queries at rows and columns, (n,) each: Tensor[heads, n, keys] or None.
+        bias: The bias of queries at rows and columns, (n,) each: Tensor[heads, n, keys] or None;
+            None for no bias at all.
     """
 
     query: Tensor
@@ -68,14 +69,14 @@ class SharedKeys(NamedTuple):
     scale: float
     positions: Tensor
     attend: Callable[[Tensor, Tensor, Tensor], Tensor]
-    bias: Callable[[Tensor, Tensor], Tensor | None]
+    bias: Callable[[Tensor, Tensor], Tensor | None] | None = None
 
     def pairs(self, rows: Tensor, columns: Tensor) -> Pairs:
         return Pairs(
             self.query[0][:, rows, columns],
             self.key[0][:, None],
             self.value[0][:, None],
-            self.bias(rows, columns),
+            self.bias and self.bias(rows, columns),
             self.scale,
             self.positions[:, None],
         )
@@ -88,10 +89,6 @@ class SharedKeys(NamedTuple):
         with torch.enable_grad():
             total = self.attend(self.query, self.key, value).sum()
         return torch.autograd.grad(total, value)[0][0, ..., 0]
-
-
-def _no_bias(rows: Tensor, columns: Tensor) -> None:
-    return None
 
 
 def deformable(module: DeformableAttention, x: Tensor) -> SharedKeys:
@@ -183,7 +180,7 @@ def _reduced(
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return global_attention(query, key, value, scale=scale)
 
-    return SharedKeys(query, key, value, scale, positions, attend, _no_bias)
+    return SharedKeys(query, key, value, scale, positions, attend)
 
 
 def neighborhood(module: NeighborhoodAttention, x: Tensor, rows: Tensor, columns: Tensor) -> Pairs:

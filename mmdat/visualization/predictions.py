@@ -53,7 +53,7 @@ def draw_instances(
         (height, width, 3), RGB uint8.
     """
     picture = image.copy()
-    width = _line_width(image)
+    width = max(1, round(max(image.shape[:2]) / 500))  # of lines
     for mask, color in zip(masks, colors, strict=False):
         # Only where it is: most objects are small in a large image.
         rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
@@ -110,10 +110,6 @@ def draw_text(image: np.ndarray, text: str) -> np.ndarray:
     scale = max(1, LEGIBLE / max(image.shape[:2]))
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     return _draw_texts(image, [(0, 0)], [text], [(0, 0, 0)])
-
-
-def _line_width(image: np.ndarray) -> int:
-    return max(1, round(max(image.shape[:2]) / 500))
 
 
 def _text_size(image: np.ndarray) -> int:
