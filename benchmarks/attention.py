@@ -15,13 +15,7 @@ import torch
 from reporting import add_arguments, result_path, write_results
 from torch import Tensor
 
-from mmdat.analysis.measure import (
-    PeakMemory,
-    describe,
-    kernel_seconds,
-    machine_and_versions,
-    time_side_by_side,
-)
+from mmdat.analysis.measure import PeakMemory, describe, machine_and_versions, time_side_by_side
 from mmdat.ops import compiled, deformable_attention, global_attention, neighborhood_attention
 from mmdat.ops.cpu import why_not_compiled
 from mmdat.ops.deformable import triton as deformable_triton
@@ -140,6 +134,20 @@ def runner(
             torch.autograd.grad(out, tensors, torch.ones_like(out))
 
     return run
+
+
+def kernel_seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Seconds that the kernels of a run keep a CUDA device busy, on average.
+
+    Without the time in which the device waits for the next kernel to be started.
+    """
+    run()
+    torch.cuda.synchronize(device)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(repeats):
+            run()
+        torch.cuda.synchronize(device)
+    return sum(event.self_device_time_total for event in profile.key_averages()) / repeats / 1e6
 
 
 def compare(

@@ -73,20 +73,6 @@ def time_once(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def kernel_seconds(run: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Seconds that the kernels of a run keep a CUDA device busy, on average.
-
-    Without the time in which the device waits for the next kernel to be started.
-    """
-    run()
-    torch.cuda.synchronize(device)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        for _ in range(repeats):
-            run()
-        torch.cuda.synchronize(device)
-    return sum(event.self_device_time_total for event in profile.key_averages()) / repeats / 1e6
-
-
 class PeakMemory:
     """Most memory in use since this object was made, beyond what was in use then.
 
