@@ -92,8 +92,9 @@ def _read(source: str, map_location: Any, skip_objects: bool, mmap: bool) -> Any
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
         raise UserError(f'checkpoint {source} cannot be read: {reason(error)}') from error
     except Exception as error:  # a file that is no checkpoint can raise anything
+        fault = damage(path) or 'it is damaged, or not a file of torch.save'
         raise UserError(
-            f'{source} cannot be loaded as a checkpoint: {_fault(path)}. {_remedy(source, path)}'
+            f'{source} cannot be loaded as a checkpoint: {fault}. {_remedy(source, path)}'
         ) from error
 
 
@@ -221,11 +222,6 @@ def _load(path: Path, source: str, map_location: Any, skip_objects: bool, mmap: 
             logging.WARNING,
         )
     return content
-
-
-def _fault(path: Path) -> str:
-    """What is wrong with a file that PyTorch does not read."""
-    return damage(path) or 'it is damaged, or not a file of torch.save'
 
 
 def _remedy(source: str, path: Path) -> str:

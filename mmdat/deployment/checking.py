@@ -18,6 +18,7 @@ from .writing import quiet
 # (batch, height, width)
 SIZES = ((1, 224, 288), (2, 193, 257), (1, 127, 95))
 TOLERANCE = 1e-4
+MATCHING = 0.5  # in pixels: boxes with a coordinate that differs by more are not the same
 
 Outputs = Sequence[np.ndarray]
 
@@ -158,7 +159,7 @@ class Agreement:
     Attributes:
         expected: How many objects the reference finds.
         found: How many the other finds.
-        matched: How many of both have one label, and boxes that differ by less than the tolerance.
+        matched: How many of both have one label, and boxes that differ by less than ``MATCHING``.
         box_difference: The largest difference of a coordinate of matched boxes, in pixels.
         score_difference: The largest difference of matched scores.
         mask_difference: The largest difference of matched masks' probabilities, or the largest
@@ -178,16 +179,13 @@ class Agreement:
         return self.expected == self.found == self.matched
 
 
-def compare_detections(
-    reference: Sequence[np.ndarray], other: Sequence[np.ndarray], tolerance: float = 0.5
-) -> Agreement:
+def compare_detections(reference: Outputs, other: Outputs) -> Agreement:
     """Compare the outputs of two detectors for one batch.
 
     Args:
         reference: Boxes (batch, n, 4), scores and labels (batch, n) and, for models with masks,
             masks (batch, n, h, w); scores are -1 where there is no box.
         other: The same of the other detector.
-        tolerance: Boxes with a coordinate that differs by so many pixels are not the same.
 
     Example:
         >>> boxes, scores = np.array([[[0.0, 0, 8, 8], [4, 4, 9, 9]]]), np.array([[0.75, 0.5]])
@@ -207,7 +205,7 @@ def compare_detections(
         distances = np.abs(expected[0][:, None] - found[0]).max(axis=-1)
         distances[expected[2][:, None] != found[2]] = np.inf
         for i, nearest in enumerate(distances):  # a view: boxes that are taken drop out
-            if nearest.min(initial=np.inf) < tolerance:
+            if nearest.min(initial=np.inf) < MATCHING:
                 j = int(nearest.argmin())
                 distances[:, j] = np.inf
                 matched += 1
