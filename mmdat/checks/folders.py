@@ -193,9 +193,8 @@ def check_labels(files: DataFiles, warn: Warn, num_classes: int | None = None) -
     for path, _, _, label, *_ in files.items:
         if not 0 <= label < len(classes):
             raise UserError(
-                f'{source} gives image {path} the class '
-                f'{label}, but there are {len(classes)} classes, '
-                'counted from 0: mend it'
+                f'{source} gives image {path} the class {label}, but there are {len(classes)} '
+                'classes, counted from 0: mend it'
             )
         counts[label] += 1
         if path in labels:

@@ -123,9 +123,8 @@ def check_mask_files(files: DataFiles) -> None:
     if missing:
         others = f' ({len(missing)} of {count} images are so)' if len(missing) > 1 else ''
         raise UserError(
-            f'image {missing[0].path} has no mask {missing[0].mask}{others}: '
-            'check data_prefix.seg_map_path and seg_map_suffix, or take the '
-            'image out of the data set'
+            f'image {missing[0].path} has no mask {missing[0].mask}{others}: check '
+            'data_prefix.seg_map_path and seg_map_suffix, or take the image out of the data set'
         )
 
 

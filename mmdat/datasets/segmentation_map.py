@@ -69,6 +69,5 @@ class PackSegInputs(MMSegPackSegInputs):
         packed = super().transform(results)
         values = results.get('gt_seg_map')
         if values is not None and values.dtype == np.uint8:
-            labels = np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
-            packed['data_samples'].gt_sem_seg.set_metainfo(dict(labels=labels))
+            packed['data_samples'].gt_sem_seg.set_metainfo(dict(labels=values_in(values)))
         return packed
