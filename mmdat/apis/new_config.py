@@ -238,9 +238,7 @@ def _write_detection(draft: Draft, cfg: Config, path: Path, found: Detection, ba
             f'box alone: give a BASE that learns boxes, such as {BOXES_ALONE}'
             + (', or outline these objects, or take them out' if count < total else '')
         )
-    draft.values['data'] = dict(
-        type='mmdat.CocoDataset', data_root=f'{found.root}/', metainfo=dict(classes=Code('classes'))
-    )
+    draft.values['data'] = _data('mmdat.CocoDataset', f'{found.root}/')
     sides = [min(item['width'], item['height']) for item in found.images('train')]
     files = {}
     datasets: dict[str, dict[str, Any]] = {}
@@ -268,11 +266,7 @@ def _write_detection(draft: Draft, cfg: Config, path: Path, found: Detection, ba
 
 
 def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, batch: int) -> None:
-    data: dict[str, Any] = dict(
-        type='mmdat.SegmentationDataset',
-        data_root=str(found.root),
-        metainfo=dict(classes=Code('classes')),
-    )
+    data = _data('mmdat.SegmentationDataset', str(found.root))
     if found.palette:
         data['metainfo']['palette'] = [list(color) for color in found.palette]
     if found.values:
@@ -326,11 +320,7 @@ def _add_file(draft: Draft, path: Path, end: str, text: str) -> str:
 
 
 def _write_classified(draft: Draft, cfg: Config, path: Path, found: Classified, batch: int) -> None:
-    draft.values['data'] = dict(
-        type='mmdat.ClassificationDataset',
-        data_root=str(found.root),
-        metainfo=dict(classes=Code('classes')),
-    )
+    draft.values['data'] = _data('mmdat.ClassificationDataset', str(found.root))
     datasets: dict[str, dict[str, Any]] = {}
     for name, split in found.splits.items():
         datasets[name] = dict(data_prefix=split.folder or '')
@@ -343,6 +333,11 @@ def _write_classified(draft: Draft, cfg: Config, path: Path, found: Classified, 
     if fitting != tuple(topk):
         draft.values['val_evaluator'] = dict(topk=fitting)
         _share_with_test(draft, 'evaluator')
+
+
+def _data(kind: str, root: str) -> dict[str, Any]:
+    """What the data sets of all splits share."""
+    return dict(type=kind, data_root=root, metainfo=dict(classes=Code('classes')))
 
 
 def _add_loaders(draft: Draft, cfg: Config, datasets: dict[str, dict], batch: int) -> None:
