@@ -110,9 +110,9 @@ def _target(scheduler: Any) -> tuple[str, int]:
     return 'end', scheduler.end
 
 
-def _length(scheduler: _ParamScheduler, loop: BaseLoop) -> tuple[int, str]:
-    """How long a training is, in the unit that a scheduler counts."""
-    return (loop.max_epochs, 'epochs') if scheduler.by_epoch else (loop.max_iters, 'iterations')
+def _length(counter: _ParamScheduler | CheckpointHook, loop: BaseLoop) -> tuple[int, str]:
+    """How long a training is, in the unit that a scheduler or a hook counts."""
+    return (loop.max_epochs, 'epochs') if counter.by_epoch else (loop.max_iters, 'iterations')
 
 
 def _last_iteration(scheduler: _ParamScheduler, loop: BaseLoop) -> int:
@@ -174,12 +174,11 @@ def check_intervals(loop: BaseLoop, hooks: Sequence[Hook], warn: Warn) -> None:
                 'no checkpoint before the end without by_epoch=False'
             )
         elif not hook.save_last:
-            length = loop.max_epochs if hook.by_epoch else loop.max_iters
+            length, unit = _length(hook, loop)
             if not 0 < hook.interval <= length:
                 warn(
                     f'default_hooks.checkpoint.interval is {hook.interval} and save_last is off, '
-                    f'but the training has {length} {"epochs" if hook.by_epoch else "iterations"}: '
-                    'there is no checkpoint'
+                    f'but the training has {length} {unit}: there is no checkpoint'
                 )
 
 
