@@ -103,7 +103,7 @@ def class_names(metainfo: Mapping[str, Any], model: nn.Module) -> tuple[str, ...
     if proposes_regions(model):
         return ('object',)
     names = tuple(metainfo.get('classes') or ())
-    num_classes = max((number for _, number in head_classes(model)), default=0)
+    num_classes = max((number for *_, number in head_classes(model)), default=0)
     return names + tuple(f'class {i}' for i in range(len(names), num_classes))
 
 

@@ -15,9 +15,9 @@ from mmdat.checkpoints.integrity import damage
 from mmdat.checkpoints.published import PREFIX, PUBLISHED
 from mmdat.checkpoints.reading import read_checkpoint
 from mmdat.errors import UserError, Warn, enumerate_names, list_first, reason
-from mmdat.models.backbones.base import HierarchicalBackbone
 
 from .config_tree import first_metainfo
+from .model_fit import own_backbone
 
 # Entries beside the weights from which training goes on where it stopped.
 TRAINING_STATE = ('meta', 'message_hub', 'optimizer')
@@ -159,8 +159,7 @@ def warn_if_random(model: nn.Module, warn: Warn) -> None:
         model: A model into which no checkpoint was loaded.
         warn: Is told of it where the authors published weights or stages are frozen.
     """
-    backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, HierarchicalBackbone):
+    if (backbone := own_backbone(model)) is None:
         return
     if 'Pretrained' in f'{getattr(model, "init_cfg", "")} {backbone.init_cfg}':
         return

@@ -24,10 +24,15 @@ ANCHORED = ('bbox_head', 'rpn_head')
 READING_FIRST = (*SEGMENTING, 'bbox_roi_extractor', 'mask_roi_extractor')
 
 
+def own_backbone(model: nn.Module) -> HierarchicalBackbone | None:
+    """The backbone of a model if it is one of mmdat."""
+    backbone = getattr(model, 'backbone', None)
+    return backbone if isinstance(backbone, HierarchicalBackbone) else None
+
+
 def check_channels(model: nn.Module) -> None:
     """Refuse a neck or a head for other channels than a backbone of mmdat returns."""
-    backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, HierarchicalBackbone):
+    if (backbone := own_backbone(model)) is None:
         return
     for name, expected, given in _readers(model, list(backbone.out_channels)):
         if expected != given:
@@ -53,8 +58,8 @@ def check_strides(model: nn.Module) -> None:
     Raises:
         UserError: Names the part, its strides and the maps'.
     """
-    backbone, neck = getattr(model, 'backbone', None), getattr(model, 'neck', None)
-    if not isinstance(backbone, HierarchicalBackbone) or type(neck).__name__ != 'FPN':
+    backbone, neck = own_backbone(model), getattr(model, 'neck', None)
+    if backbone is None or type(neck).__name__ != 'FPN':
         return
     fpn: Any = neck
     strides = list(backbone.out_strides[fpn.start_level : fpn.backbone_end_level])
@@ -88,8 +93,7 @@ def check_image_channels(model: nn.Module) -> None:
 
     Its mean and standard deviation would make as many channels as they have of one channel.
     """
-    backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, HierarchicalBackbone):
+    if (backbone := own_backbone(model)) is None:
         return
     preprocessor = getattr(model, 'data_preprocessor', None)
     for name in ('mean', 'std'):
@@ -103,10 +107,8 @@ def check_image_channels(model: nn.Module) -> None:
 
 def unbuilt(model: nn.Module) -> tuple[str, ...]:
     """Prefixes of weights of the stages and norms that a model's backbone does not build."""
-    backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, HierarchicalBackbone):
-        return ()
-    return tuple(f'backbone.{name}' for name in backbone.unbuilt)
+    backbone = own_backbone(model)
+    return tuple(f'backbone.{name}' for name in backbone.unbuilt) if backbone else ()
 
 
 def check_num_classes(model: nn.Module, dataset: Any) -> None:
@@ -117,8 +119,8 @@ def check_num_classes(model: nn.Module, dataset: Any) -> None:
     metainfo = getattr(dataset, 'metainfo', {})
     classes = metainfo.get('classes', ())
     numbers = {len(classes), len(metainfo.get('thing_classes') or classes)}
-    for name, num_classes in head_classes(model):
-        if classes and num_classes not in numbers and not _has_own_targets(model, name):
+    for name, head, num_classes in head_classes(model):
+        if classes and num_classes not in numbers and not _has_own_targets(name, head):
             raise UserError(
                 f'model.{name}.num_classes is {num_classes}, but the data set has '
                 f'{len(classes)} classes ({", ".join(map(str, classes[:8]))}'
@@ -178,7 +180,7 @@ def check_ignored(
     if not hasattr(model, 'decode_head'):
         return
     places: list[tuple[str, Any]] = [
-        (f'model.{name}', model.get_submodule(name)) for name, _ in head_classes(model)
+        (f'model.{name}', head) for name, head, _ in head_classes(model)
     ]
     places += [
         (f'{split}_evaluator ({type(metric).__name__})', metric)
@@ -204,8 +206,7 @@ def check_ignored(
 
 def check_single_output(model: nn.Module) -> None:
     """Refuse a head of segmentation with one output whose loss compares several."""
-    for name, _ in head_classes(model):
-        head: Any = model.get_submodule(name)
+    for name, head, _ in head_classes(model):
         if getattr(head, 'out_channels', None) != 1:
             continue
         for loss in head.modules():
@@ -219,8 +220,7 @@ def check_single_output(model: nn.Module) -> None:
 
 def check_topk(model: nn.Module) -> None:
     """Refuse heads that count a hit among more classes than there are."""
-    for name, num_classes in head_classes(model):
-        head: Any = model.get_submodule(name)
+    for name, head, num_classes in head_classes(model):
         if getattr(head, 'cal_acc', False):
             _check_most(f'model.{name}.topk', head.topk, num_classes)
 
@@ -399,8 +399,8 @@ def _listed(value: Any) -> Sequence[int]:
     return value if isinstance(value, Sequence) else [value]
 
 
-def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """Yield name and ``num_classes`` of the heads that tell the data's classes apart."""
+def head_classes(model: nn.Module) -> Iterator[tuple[str, Any, int]]:
+    """Yield name, module and ``num_classes`` of the heads that tell the data's classes apart."""
     if proposes_regions(model):
         return
     for name, module in model.named_modules():
@@ -409,7 +409,7 @@ def head_classes(model: nn.Module) -> Iterator[tuple[str, int]]:
         # one, as in HTC and panoptic models, the classes of what is no object.
         is_other = 'rpn_head' in name or 'semantic_head' in name
         if 'head' in name and not is_other and isinstance(num_classes, int):
-            yield name, num_classes
+            yield name, module, num_classes
 
 
 def proposes_regions(model: nn.Module) -> bool:
@@ -417,10 +417,10 @@ def proposes_regions(model: nn.Module) -> bool:
     return any(kind.__name__ == 'RPN' for kind in type(model).__mro__)
 
 
-def _has_own_targets(model: nn.Module, name: str) -> bool:
+def _has_own_targets(name: str, head: nn.Module) -> bool:
     """Whether a head beside a segmentor's first learns something else, as edges in STDC."""
-    kinds = type(model.get_submodule(name)).__mro__
-    owner = next((kind.__name__ for kind in kinds if 'loss_by_feat' in vars(kind)), None)
+    kinds = (kind for kind in type(head).__mro__ if 'loss_by_feat' in vars(kind))
+    owner = next((kind.__name__ for kind in kinds), None)
     return name.startswith('auxiliary_head') and owner not in (None, 'BaseDecodeHead')
 
 

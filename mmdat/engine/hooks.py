@@ -13,7 +13,6 @@ from mmdat import checks
 from mmdat.checkpoints.layout import STEM
 from mmdat.checkpoints.matching import adapt_stem
 from mmdat.checks import config_tree, mmengine_private
-from mmdat.models.backbones.base import HierarchicalBackbone
 from mmdat.registry import HOOKS
 
 from .sharding import whole_weights
@@ -131,8 +130,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def _adapt_stem(model: nn.Module, checkpoint: dict[str, Any], source: str) -> None:
     """Make the first convolution in a checkpoint fit the channels that the backbone reads."""
-    backbone = getattr(model, 'backbone', None)
-    if not isinstance(backbone, HierarchicalBackbone):
+    if (backbone := checks.model_fit.own_backbone(model)) is None:
         return
     weights = checkpoint.get('state_dict', checkpoint)
     for name in weights:
