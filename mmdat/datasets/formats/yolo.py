@@ -53,22 +53,19 @@ def read_yolo(data: Path, folder: Folder) -> dict[str, dict[str, Any]]:
     paths = dict.fromkeys(path for listed in splits.values() for path in listed)
     label_of = {path: _label_of(path, labels) for path in paths}
     _note_shared(folder, label_of)
-    if empty := list(label_of.values()).count(None):
+    if empty := list(label_of.values()).count(''):
         folder.note(
             f'{empty} of {len(label_of)} images have no label file (.txt): they are taken as '
             'images without objects.'
         )
-    lines = {
-        label: read_text(folder.root / label).splitlines()
+    texts = {
+        label: read_text(folder.root / label).splitlines() if label else []
         for label in dict.fromkeys(label_of.values())
-        if label
     }
-    is_pose = is_pose or _are_poses(itertools.chain.from_iterable(lines.values()))
-    read = {
-        label: _rows(folder.root / label, text, names, is_pose) for label, text in lines.items()
-    }
+    is_pose = is_pose or _are_poses(itertools.chain.from_iterable(texts.values()))
+    read = {label: _rows(folder.root / label, texts[label], names, is_pose) for label in texts}
     rows = {
-        split: {path: read.get(label_of[path] or '', []) for path in listed}
+        split: {path: read[label_of[path]] for path in listed}
         for split, listed in splits.items()
         if listed
     }
@@ -244,18 +241,18 @@ def _folded(path: PurePosixPath) -> str:
     return str(PurePosixPath(*parts, f'{path.stem}.txt'))
 
 
-def _label_of(path: str, labels: dict[str, str]) -> str | None:
-    """Find the label file of an image: in the folder labels for images, or beside it."""
+def _label_of(path: str, labels: dict[str, str]) -> str:
+    """Find the label file of an image: in the folder labels, or beside it; empty if it has none."""
     image = PurePosixPath(path)
     parts, text = image.parts, f'{image.stem}.txt'
     places = [image, image.parent / 'labels' / text, 'labels' / image]
     for index in range(len(parts) - 1):
         if parts[index].lower() in ('images', 'jpegimages'):
             places.insert(0, PurePosixPath(*parts[:index], 'labels', *parts[index + 1 :]))
-    return next((labels[at] for at in map(_folded, places) if at in labels), None)
+    return next((labels[at] for at in map(_folded, places) if at in labels), '')
 
 
-def _note_shared(folder: Folder, label_of: Mapping[str, str | None]) -> None:
+def _note_shared(folder: Folder, label_of: Mapping[str, str]) -> None:
     """Note images that have a label file in common, as a.jpg and a.png beside each other."""
     sharing = defaultdict(list)
     for path, label in label_of.items():
