@@ -165,6 +165,7 @@ def check_schedule(runner: Runner) -> None:
         schedule.check_ends(loop, split)
         schedule.check_batches(loop.dataloader, split, warn)
         if split == 'train':
+            schedule.check_rates(runner.optim_wrapper, warn)
             schedule.check_schedulers(runner.param_schedulers, loop, warn)
             schedule.check_intervals(loop, runner.hooks, warn)
             schedule.check_custom_keys(runner.model, runner.cfg.get('optim_wrapper'), warn)

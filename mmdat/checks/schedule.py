@@ -23,6 +23,8 @@ PASSES = (EpochBasedTrainLoop, ValLoop, TestLoop)
 LEAST_REST = 0.05
 # The share of the first learning rate below which nothing is learned.
 NO_RATE = 0.01
+# What a learning rate is multiplied by, or led to, in the middle of a schedule.
+ZEROING = ('gamma', 'factor', 'eta_max')
 # Parts of names so long, and so much alike as difflib has it, are one and a slip of it.
 LEAST_LETTERS, ALIKE = 5, 0.8
 
@@ -69,6 +71,11 @@ def _misfits(scheduler: Any, loop: BaseLoop) -> Iterator[str]:
     if scheduler.by_epoch and isinstance(loop, IterBasedTrainLoop):
         yield 'counts epochs, but the training iterations: it has no effect without by_epoch=False'
         return
+    for key in ZEROING:
+        value = getattr(scheduler, key, 1)
+        if scheduler.param_name == 'lr' and value <= 0:
+            yield f'has {key} {value}: nothing is learned at the rate that it sets'
+            return
     length, unit = _length(scheduler, loop)
     training = f'but the training has {length} {unit}'
     steps = getattr(scheduler, 'total_steps', None)  # those of OneCycleLR
@@ -127,6 +134,20 @@ def _final_share(scheduler: _ParamScheduler) -> float:
     if (rate := getattr(scheduler, 'eta_min', None)) is not None:
         return rate / max(scheduler.base_values)
     return getattr(scheduler, 'end_factor', 1)
+
+
+def check_rates(optim_wrapper: Any, warn: Warn) -> None:
+    """Warn of a learning rate of 0, with which nothing is learned.
+
+    Args:
+        optim_wrapper: Built, or several by name.
+    """
+    wrappers = getattr(optim_wrapper, 'optim_wrappers', {'optimizer': optim_wrapper})
+    for name, wrapper in wrappers.items():
+        groups = wrapper.optimizer.param_groups
+        # A warm-up may begin at 0.
+        if not any(group.get('initial_lr', group['lr']) for group in groups):
+            warn(f'optim_wrapper.{name}.lr is 0: nothing is learned')
 
 
 def check_custom_keys(model: nn.Module, optim_wrapper: Any, warn: Warn) -> None:

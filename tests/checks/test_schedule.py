@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import CheckpointHook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.optim import scheduler as schedulers
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop
 from torch import nn
@@ -160,6 +161,14 @@ def test_a_schedule_that_fits_is_not_told(configs: list[dict], loop: Any) -> Non
             iterations(9),
             'counts epochs, but the training',
         ),
+        (dict(type='ExponentialLR', gamma=0), epochs(3), 'has gamma 0: nothing is learned at the'),
+        (
+            dict(type='MultiStepLR', milestones=[1], gamma=-0.1),
+            epochs(3),
+            'has gamma -0.1: nothing',
+        ),
+        (dict(type='ConstantLR', factor=0), epochs(3), 'has factor 0: nothing is learned at the'),
+        (dict(type='OneCycleLR', eta_max=0, total_steps=3), epochs(3), 'has eta_max 0: nothing is'),
     ],
 )
 def test_a_schedule_that_does_not_fit_is_told_once(config: dict, loop: Any, sentence: str) -> None:
@@ -274,6 +283,18 @@ def test_processes_with_different_numbers_of_batches_are_refused(
     monkeypatch.setattr(schedule, 'all_gather_object', lambda count: [count, count - 1])
     with pytest.raises(UserError, match='from 3 to 4 batches .* sampler.round_up=False'):
         schedule.check_same_batches(loader)
+
+
+def test_a_learning_rate_of_zero_is_told() -> None:
+    found: list[str] = []
+    for rate, factor in ((0.1, 0), (0, 1)):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
+        schedulers.LinearLR(optimizer, start_factor=factor, end=2)
+        schedule.check_rates(OptimWrapperDict(head=OptimWrapper(optimizer)), found.append)
+        schedule.check_rates(OptimWrapper(optimizer), found.append)
+    assert found == [
+        f'optim_wrapper.{key}.lr is 0: nothing is learned' for key in ('head', 'optimizer')
+    ]
 
 
 def test_a_misspelled_name_of_parameters_is_told() -> None:
