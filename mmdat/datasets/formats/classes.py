@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mmdat.errors import UserError, enumerate_names
+from mmdat.errors import UserError, enumerate_names, list_first
 
 from .files import (
     NAMES_FILES,
@@ -200,23 +200,44 @@ def _divide_by_lists(named: dict[str, dict[str, str]], folder: Folder) -> dict[s
     for path in _find_lists(folder):
         lines = read_lines(folder.root / path)
         is_table = not path.lower().endswith('.txt') and re.search('[\t;,]', ''.join(lines[:1]))
-        found = {line: folder.find(line, path) for line in lines}
-        if is_table or not any(found.values()):
+        rows = _rows(folder, path) if is_table else [[line] for line in lines]
+        columns = [
+            {name: folder.find(name, path) for name in names} for names in zip(*rows, strict=False)
+        ]
+        found = max(columns, key=lambda found: sum(map(bool, found.values())), default={})
+        count = sum(at in named['train'] if is_table else at is not None for at in found.values())
+        if not count or (is_table and 2 * count < len(found)):
             continue
+        first = next(iter(found))
+        if len(found) > 1 and not found[first] and not is_image(first):  # the name of the column
+            del found[first]
         split = splits.setdefault(split_of(path) or '', {})
-        for line, at in found.items():
+        for name, at in found.items():
             if at not in named['train']:
                 raise UserError(
-                    f'image {line} of {folder.root / path} is in no folder of a class, or more '
+                    f'image {name} of {folder.root / path} is in no folder of a class, or more '
                     'than once: put it there, or take it out'
                 )
             split[at] = named['train'][at]
     if not splits.get('train'):
+        if unread := [path for path in folder.files if _speaks_of_splits(PurePosixPath(path))]:
+            folder.note(
+                f'{list_first(unread)} may say which images are for training, but not by their paths: '
+                'not read.'
+            )
         return named
     listed = {path for split in splits.values() for path in split}
     if left := len(named['train'].keys() - listed):
         folder.note(f'{left} images of classes are in no list such as train.txt: left out.')
     return splits
+
+
+def _speaks_of_splits(path: PurePosixPath) -> bool:
+    """Whether the name of a file says that it divides images, as train_test_split.txt."""
+    words = re.findall('[a-z]+', path.stem.lower())
+    return path.suffix.lower() in (*LISTS, '.tsv', '.json', '.mat') and any(
+        word in (*SPLIT_WORDS, 'split', 'splits', 'trainval') for word in words
+    )
 
 
 def _rows(folder: Folder, path: str) -> list[list[str]]:

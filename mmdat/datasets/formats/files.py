@@ -175,9 +175,11 @@ class Folder:
             and not (MASK_END.search(path.stem) and MASK_END.sub('', path.stem) in stems)
         ]
         if left:
+            tests = sum(split_of_folder(str(path)) == 'test' for path in left)
             self.note(
-                f'{len(left)} images, such as {left[0]}, have no annotations, or are in no list: '
-                'they are left out.'
+                f'{len(left)} images, such as {left[0]}, have no annotations, or are in no list'
+                + (f' ({tests} in folders for tests)' if tests else '')
+                + ': they are left out.'
             )
 
     def find(self, name: str, near: str) -> str | None:
