@@ -1130,7 +1130,9 @@ def test_rectangles_that_become_masks_are_told(tmp_path: Path) -> None:
     content = json.loads((tmp_path / '1.json').read_text())
     content['shapes'][0] |= dict(points=[[0, 0], [4, 4]], shape_type='rectangle')
     write_json(tmp_path / '1.json', content)
-    note = '1 of 3 shapes are rectangles: a BASE of masks learns them as such.'
+    content['shapes'][0] |= dict(points=[[0, 0], [4, 0], [0, 4]], shape_type='rotation')
+    write_json(tmp_path / '2.json', content | dict(imagePath='2.jpg'))
+    note = '2 of 3 shapes are rectangles: a BASE of masks learns them as such.'
     assert note in read_detection(tmp_path, 0.5, 0).notes
 
 
@@ -1288,6 +1290,28 @@ def test_points_with_visibilities_are_no_polygon(
     (tmp_path / '3.txt').write_text('1 0 0 1 0 1 1 0.5 0.5 0.2 0.9\n')  # of one polygon all are
     if points.endswith('0.2 0'):
         assert boxes(read_detection(tmp_path, 0.5, 0))[0] != [2, 2, 4, 4]
+
+
+@pytest.mark.parametrize(
+    'more, note',
+    [
+        (
+            ' 0.2 0.3 0.4 0.5',
+            'All objects are outlines of 4 points, as oriented boxes of 4 are: if',
+        ),
+        (' 0.6 0.6', 'All objects are outlines of 3 points, as'),
+        (' 1.57', '4 objects have a sixth number, such as a confidence or an angle: left out.'),
+        ('', None),
+    ],
+)
+def test_numbers_behind_a_box_are_told(more: str, note: str | None, tmp_path: Path) -> None:
+    write_boxes_of_yolo(tmp_path, more)
+    found = read_detection(tmp_path, 0.5, 0)
+    assert not note or found.notes[0].startswith(note)
+    assert len(found.notes) == 3 + (note is not None)
+    assert (boxes(found) == [[2, 2, 4, 4]] * 4) == (len(more) < 6)
+    (tmp_path / '3.txt').write_text('1 0 0 1 0 1 1 0.5 0.5 0.2 0.9\n')
+    assert not any(text.startswith('All') for text in read_detection(tmp_path, 0.5, 0).notes)
 
 
 def test_rectangles_of_polygons_at_the_borders_are_no_poses(tmp_path: Path) -> None:

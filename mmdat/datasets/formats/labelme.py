@@ -20,6 +20,7 @@ from .files import Folder, find_each, read_json, split_of_folder, upright_size
 CORNERS_OF_A_CIRCLE = 32
 # Kinds of shapes that are outlines, in labelme and in programs that write its files.
 POLYGONS = ('polygon', 'rotation', 'oriented_rectangle', 'quadrilateral')
+RECTANGLES = ('rectangle', 'rotation', 'oriented_rectangle')
 NO_LABEL = ('__ignore__', '_background_')
 
 
@@ -58,7 +59,7 @@ def read_labelme(folder: Folder, paths: list[str]) -> dict[str, dict[str, Any]]:
     shapes = [
         shape for parts in files.values() for _, content in parts for shape in content['shapes']
     ]
-    if count := sum(shape.get('shape_type') == 'rectangle' for shape in shapes):
+    if count := sum(shape.get('shape_type') in RECTANGLES for shape in shapes):
         folder.note(
             f'{count} of {len(shapes)} shapes are rectangles: a BASE of masks learns them as such.'
         )

@@ -77,11 +77,18 @@ def read_yolo(data: Path, folder: Folder) -> dict[str, dict[str, Any]]:
         )
     if is_pose:
         folder.note('The labels have keypoints: of these the boxes alone are read.')
-    polygons = max(counts) > 5
-    if polygons and 5 in counts:
+    if count := counts.count(6):
         folder.note(
-            f'{counts.count(5)} of {len(counts)} objects have a box alone: it is taken as the mask.'
+            f'{count} objects have a sixth number, such as a confidence or an angle: left out.'
         )
+    polygons = max(counts) > 6
+    if polygons and len(set(counts)) == 1:
+        folder.note(
+            f'All objects are outlines of {counts[0] // 2} points, as oriented boxes of 4 are: if '
+            'the points are keypoints behind a box, name kpt_shape in data.yaml.'
+        )
+    if polygons and (count := sum(count < 7 for count in counts)):
+        folder.note(f'{count} of {len(counts)} objects have a box alone: it is taken as the mask.')
     return {split: _convert(folder.root, parts, names, polygons) for split, parts in rows.items()}
 
 
@@ -299,10 +306,9 @@ def _rows(
             row = []
         if is_pose:
             del row[5:]
-        if len(row) == 6:  # a box with a confidence or the number of a track
-            del row[5]
-        within = all(-SLACK <= value <= 1 + SLACK for value in row[1:])
-        fits = len(row) == 5 or (len(row) > 6 and len(row) % 2)
+        shares = row[1:5] if len(row) == 6 else row[1:]  # a sixth number may be anything
+        within = all(-SLACK <= value <= 1 + SLACK for value in shares)
+        fits = len(row) in (5, 6) or (len(row) > 6 and len(row) % 2)
         if not (fits and within and row[0] in names and all(map(math.isfinite, row))):
             begun = shorten(line, 60, placeholder=' ...')
             raise UserError(
@@ -332,7 +338,7 @@ def _object(
     row: list[float], size: tuple[int, int], names: Mapping[int, str], as_polygon: bool
 ) -> dict[str, Any]:
     """Give an object its box in pixels, or its polygon; that of a box has four corners."""
-    label, *shares = row
+    label, *shares = row if len(row) != 6 else row[:5]
     numbers = [share * side for share, side in zip(shares, itertools.cycle(size), strict=False)]
     name = names[int(label)]
     if len(numbers) > 4:
