@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from mmdat.errors import UserError, enumerate_names
 
 from .coco_repairs import (
+    add_file_name,
     are_finite,
     area_of,
     as_number,
@@ -114,6 +115,8 @@ class Reading:
     def _definition_problem(self, name: str, item: dict) -> str | None:
         """Mend an image or a category, or say what is wrong with it."""
         fields = FIELDS[name]
+        if name == 'images' and add_file_name(item):
+            self.findings['images had no file_name: the end of coco_url is taken'] += 1
         has_size = item.get('width') and item.get('height')
         if name == 'images' and not has_size and (size := self._size_of(item.get('file_name'))):
             item['width'], item['height'] = size

@@ -16,6 +16,21 @@ def are_finite(numbers: object) -> bool:
         return False
 
 
+def add_file_name(image: dict) -> bool:
+    """Name the file of an image by the end of its ``coco_url`` if it has no name, as LVIS's.
+
+    Example:
+        >>> image = dict(coco_url='http://images.cocodataset.org/val2017/000000000139.jpg')
+        >>> add_file_name(image), image['file_name']
+        (True, 'val2017/000000000139.jpg')
+    """
+    url = image.get('coco_url')
+    if 'file_name' in image or not (url and isinstance(url, str)):
+        return False
+    image['file_name'] = '/'.join(url.split('/')[-2:])
+    return True
+
+
 def as_number(value: Any) -> Any:
     """Read a number that is written as text or as a float without need; others stay.
 

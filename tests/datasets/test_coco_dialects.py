@@ -144,7 +144,18 @@ def vgg() -> dict[str, Any]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize('dialect', [labelme, cvat, roboflow, label_studio, vgg])
+def lvis() -> dict[str, Any]:
+    """Addresses instead of names, no crowd flags."""
+    content = label_studio()
+    for image in content['images']:
+        name = image.pop('file_name').split('\\')[-1]
+        image['coco_url'] = f'http://images.cocodataset.org/val2017/{name}'
+    for annotation in content['annotations']:
+        del annotation['iscrowd'], annotation['ignore']
+    return content
+
+
+@pytest.mark.parametrize('dialect', [lvis, labelme, cvat, roboflow, label_studio, vgg])
 def test_dialect_is_read_as_it_was_meant(
     dialect: Callable[[], dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmdat.checks.coco import needs_objects
 from mmdat.checks.coco_reading import Reading
+from mmdat.checks.coco_repairs import add_file_name
 from mmdat.errors import UserError, enumerate_names
 
 from .files import (
@@ -246,6 +247,7 @@ def _read_coco_files(
 def _read_coco_file(folder: Folder, path: str, content: dict[str, Any]) -> CocoSplit:
     """Find the images of a file, and mend in its content what programs write differently."""
     where = folder.root / path
+    are_lacking = [add_file_name(item) for item in content['images'] if isinstance(item, dict)]
     names = [item.get('file_name') for item in content['images'] if isinstance(item, dict)]
     found: dict[str, str] = {}
     lost = []
@@ -267,7 +269,7 @@ def _read_coco_file(folder: Folder, path: str, content: dict[str, Any]) -> CocoS
     )
     reading.mend_items(content)
     reading.clear_crowds(content['annotations'])
-    mended = bool(reading.findings)
+    mended = any(are_lacking) or bool(reading.findings)
     reading.check_boxes(content['annotations'])
     for number, item in enumerate(content['annotations'], 1):
         item.setdefault('id', number)
