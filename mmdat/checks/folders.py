@@ -47,6 +47,7 @@ def find_files(
     suffixes: Sequence[str],
     leave_out: Iterable[str | Path | None] = (),
     unwanted: Callable[[list[str]], Collection[str]] = lambda files: (),
+    on_unreadable: Callable[[OSError], object] | None = None,
 ) -> Iterator[str]:
     """Yield the files in a folder and below it, also in linked folders, but for hidden ones.
 
@@ -54,16 +55,20 @@ def find_files(
         suffixes: What names end in, in upper or lower case.
         leave_out: Folders (None for none) that are not searched, unless ``folder`` lies in them.
         unwanted: Names the folders beside some files that are not searched.
+        on_unreadable: Is told of each folder that may not be read.
 
     Raises:
-        UserError: If a folder may not be read, whose files would be missing.
+        UserError: If a folder may not be read, whose files would be missing, and nothing is to be
+            told of it.
     """
     wanted = tuple(suffix.lower() for suffix in suffixes)
     root = Path(folder).resolve()
     left_out = [Path(path).resolve() for path in leave_out if path]
     left_out = [path for path in left_out if not root.is_relative_to(path)]
     searched: set[Path] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+    for parent, folders, files in os.walk(
+        folder, followlinks=True, onerror=on_unreadable or _refuse
+    ):
         real = Path(parent).resolve()
         # A link may lead back to where it lies.
         if real in searched or any(map(real.is_relative_to, left_out)):

@@ -86,7 +86,8 @@ def find_inputs(
 
     Folders, and ``**``, are searched through, with linked ones, each once, without hidden files
     and what an earlier run predicted. What is named twice is found once. A file that does not
-    exist is found too, and an image of a format that cannot be read, as reading it says so.
+    exist is found too, an image of a format that cannot be read, and a folder that may not be
+    searched, as reading it says so.
 
     Args:
         arguments: One or several files, folders, patterns (``**`` for any folders), URLs, numbers
@@ -172,6 +173,8 @@ def read_frames(
         try:
             if not is_utf8(item.path):
                 raise UnreadableError('its path is not in UTF-8: rename it')
+            if os.path.isdir(item.path):
+                raise UnreadableError('this folder may not be searched')
             if item.is_video:
                 yield from _read_video(item, notify_once)
             else:
@@ -196,11 +199,18 @@ def _find(text: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, str]]:
         parts = itertools.takewhile(lambda part: not glob.has_magic(part), Path(path).parts)
         root = str(Path(*parts))
         pattern = Path(path).relative_to(root).parts
+        starts = [pattern[:depth] for depth in range(1, len(pattern))]
         if '**' in pattern:  # glob follows links that lead back again and again
             for file in _search(root, leave_out):
-                if _matches(Path(file).relative_to(root).parts, pattern):
+                inside = Path(file).relative_to(root).parts
+                patterns = [pattern, *starts] if os.path.isdir(file) else [pattern]
+                if any(_matches(inside, wanted) for wanted in patterns):
                     yield file, root
             return
+        for start in [(), *starts]:
+            for folder in glob.glob(os.path.join(root, *start)):
+                if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+                    yield folder, root
         for match in sorted(glob.glob(path, recursive=True)):
             if _is_inside(match, leave_out):
                 continue
@@ -211,8 +221,15 @@ def _find(text: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _search(folder: str, leave_out: Sequence[Path]) -> Iterator[str]:
-    """Yield the images and videos in a folder and below it, sorted; no hidden or predicted ones."""
-    return find_files(folder, WANTED, leave_out, lambda files: FOLDERS if RESULTS in files else ())
+    """Yield the images and videos in a folder and below it, sorted; no hidden or predicted ones.
+
+    Folders that may not be searched come last.
+    """
+    errors: list[OSError] = []
+    yield from find_files(
+        folder, WANTED, leave_out, lambda files: FOLDERS if RESULTS in files else (), errors.append
+    )
+    yield from (error.filename for error in errors)
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -1,15 +1,18 @@
 """What is found where images and videos are named, and how it is read."""
 
+import errno
 import functools
 import os
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmdat.datasets.images import SCALED
 from mmdat.datasets.inputs import Input, count_frames, find_inputs, read_frames
@@ -168,6 +171,29 @@ def test_a_path_that_is_not_in_utf8_is_told(tmp_path: Path) -> None:
     unreadable: dict[str, str] = {}
     assert not list(read_frames(inputs, unreadable.__setitem__))
     assert list(unreadable.values()) == ['its path is not in UTF-8: rename it'] * 2
+
+
+@pytest.mark.parametrize('argument', ['.', '*/?.jpg', '**/*.jpg', 't*/**/*.jpg'])
+def test_a_folder_that_may_not_be_searched_is_told(
+    argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ('ours/x.jpg', 'theirs/x.jpg', 'there/x.jpg'):
+        (tmp_path / name).parent.mkdir()
+        Image.new('RGB', (4, 4)).save(tmp_path / name)
+    scan = os.scandir
+
+    def scan_ours(path: str) -> Any:
+        if str(path).endswith('theirs'):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scan(path)
+
+    monkeypatch.setattr(os, 'scandir', scan_ours)
+    monkeypatch.setattr(os, 'access', lambda path, mode: not str(path).endswith('theirs'))
+    told: dict[str, str] = {}
+    frames = read_frames(find_inputs(f'{tmp_path}/{argument}'), told.__setitem__)
+    names = [frame.name for frame in frames]
+    assert names == ['ours/x.jpg', 'there/x.jpg'][argument[0] == 't' :]
+    assert told == {str(tmp_path / 'theirs'): 'this folder may not be searched'}
 
 
 def test_a_video_is_read_frame_by_frame_and_what_is_broken_is_told(tmp_path: Path) -> None:
