@@ -85,7 +85,7 @@ class PredictionFiles:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # What was predicted before Ctrl-C or an error is complete in itself.
-        complete = kind is None or self.num_images > 0
+        complete = kind is None or self.num_images > 0 or self._separator != '[\n'
         self._end_video()
         partial = partial_path(self._json)
         with writing_to(self._json):
@@ -98,23 +98,25 @@ class PredictionFiles:
             finally:
                 if complete and (not self._is_torn or _keep_whole_entries(partial)):
                     partial.replace(self._json)
-                    tops = {path.relative_to(self.folder).parts[0] for path in self._targets}
-                    self.paths += [self._json, *(self.folder / top for top in sorted(tops))]
+                    self.paths.append(self._json)
                 else:
                     partial.unlink(missing_ok=True)
+                tops = {path.relative_to(self.folder).parts[0] for path in self._targets}
+                self.paths += [self.folder / top for top in sorted(tops) if self.num_images]
 
     def write(self, prediction: Prediction) -> None:
         """Write the entries, the mask and the picture of a prediction."""
-        self.num_images += 1
         for entry in self._entries(prediction):
             line = self._separator + json.dumps(entry, ensure_ascii=False)
             self._separator = ',\n'
             self._is_torn = True
             with writing_to(self._json):
                 self._file.write(line)
+                self._file.flush()
             self._is_torn = False
         if self._pictures:
             self._write_picture(prediction)
+        self.num_images += 1
 
     def _entries(self, prediction: Prediction) -> Iterator[dict[str, Any]]:
         image_id = self._predictor.image_ids.get(prediction.path)
