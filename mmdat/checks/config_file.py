@@ -2,20 +2,24 @@
 
 import ast
 import copy
+import os
 import re
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
+from torch import Tensor
 
 from mmdat.config_bases import PREFIX, config_path
 from mmdat.errors import UserError, enumerate_names, reason, suggest
 
 from .config_classes import name_classes
 from .config_keys import RUNNER_KEYS
+from .config_tree import items
 from .mmengine_private import file_read_by
 from .variables import check_options
 
@@ -45,6 +49,7 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     try:
         cfg = Config.fromfile(path)
         name_classes(cfg)
+        _check_writable(dict(cfg), str(path))
     except UserError:
         raise
     except Exception as error:  # a config is code, and can raise anything
@@ -83,6 +88,19 @@ def put_options(cfg: Config, options: Mapping[str, Any]) -> None:
             raise UserError(
                 f"'custom_imports' in --cfg-options cannot be used: {reason(error)}{_why(error)}"
             ) from error
+
+
+def _check_writable(value: Any, config: str, at: str = '') -> None:
+    """Refuse paths and arrays, which mmengine cannot write into the copy of a config."""
+    for key, item in items(value):
+        place = f'{at}.{key}'.lstrip('.')
+        if isinstance(item, os.PathLike | np.ndarray | Tensor):
+            how = 'str(...)' if isinstance(item, os.PathLike) else '.tolist()'
+            raise UserError(
+                f'config {config} has a {type(item).__name__} as {place}, which no copy of it can '
+                f'hold: write {how}'
+            )
+        _check_writable(item, config, place)
 
 
 def _fits(cfg: Config, options: dict[str, Any]) -> bool:

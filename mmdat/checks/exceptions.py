@@ -284,10 +284,21 @@ def _where(cfg: Config, name: Any, built: Any = None) -> str:
         keys = set(built) - {'type'}
         found = [path for path in found if set(value_at(cfg, path)) >= keys] or found
         # Of the data sets of several splits, the one with these values.
-        same = [path for path in found if all(value_at(cfg, path).get(k) == built[k] for k in keys)]
+        same = [
+            path
+            for path in found
+            if all(_equal(value_at(cfg, path).get(k), built[k]) for k in keys)
+        ]
         found = same or found
     found = [path for path in found if path.split('.')[0] in RUNNER_KEYS] or found
     return ' or '.join(found[:2]) or str(name)
+
+
+def _equal(value: Any, other: Any) -> bool:
+    try:
+        return bool(value == other)
+    except ValueError:  # of arrays
+        return repr(value) == repr(other)
 
 
 def _parameters(factory: Any) -> set[str]:

@@ -51,6 +51,16 @@ def write_base(config: Path, text: str) -> None:
             r'config .*config.py is not text in UTF-8: save it so',
         ),
         (
+            lambda config: config.write_text(
+                '_base_ = []\nimport pathlib\na = [dict(b=pathlib.Path())]'
+            ),
+            r'config .*config.py has a PosixPath as a.0.b, which no copy .* hold: write str\(...\)',
+        ),
+        (
+            lambda config: config.write_text('_base_ = []\nimport numpy\nmean = numpy.zeros(3)'),
+            r'config .*config.py has a ndarray as mean, which .* can hold: write .tolist\(\)',
+        ),
+        (
             lambda config: write_base(config, "data_root = '{{$FOLDER:data}}'"),
             r'base.py is not valid Python with the values of the environment variables FOLDER',
         ),

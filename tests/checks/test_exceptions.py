@@ -70,6 +70,11 @@ def build_evaluator(runner: Runner, cfg: Config) -> Any:
         ),
         (
             build_backbone,
+            {'model.backbone.drop_path_rat': np.zeros(2)},
+            r"unknown key 'model.backbone.drop_path_rat' for DATPlusPlus: did you mean 'drop_path",
+        ),
+        (
+            build_backbone,
             {'model.backbone.type': 'mmdat.DATPlus'},
             r"unknown model.backbone.type='mmdat.DATPlus': nothing of that name is registered in m"
             r".*; did you mean 'mmdat.DATPlusPlus'\? Else check its scope",

@@ -222,8 +222,8 @@ def _divide_by_lists(named: dict[str, dict[str, str]], folder: Folder) -> dict[s
     if not splits.get('train'):
         if unread := [path for path in folder.files if _speaks_of_splits(PurePosixPath(path))]:
             folder.note(
-                f'{list_first(unread)} may say which images are for training, but not by their paths: '
-                'not read.'
+                f'{list_first(unread)} may say which images are for training, but not by their '
+                'paths: not read.'
             )
         return named
     listed = {path for split in splits.values() for path in split}
