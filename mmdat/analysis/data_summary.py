@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 from mmcv.transforms import Resize
+from PIL import Image
 from torch import nn
 
 from mmdat.checks import config_tree
@@ -18,6 +19,11 @@ from mmdat.errors import UserError, enumerate_names
 
 # Files that are read to estimate the sizes of images and the part of the pixels of each class.
 READ = 200
+# What transforms raise where a file cannot be loaded.
+FAILURES = (
+    *(UserError, AssertionError, OSError, ValueError, IndexError, cv2.error),
+    Image.DecompressionBombError,
+)
 # A class with fewer objects or images to train on is hardly learned.
 FEW = 10
 # Least IoU with an anchor for a box to be learned. A small box may reach it nowhere.
@@ -62,7 +68,7 @@ def load(dataset: Any, info: dict[str, Any]) -> dict[str, Any] | None:
                 loaded = step(loaded)
                 if loaded is None:  # of a broken image, which a loader for training skips
                     return None
-    except (UserError, AssertionError, OSError, ValueError, IndexError, cv2.error):
+    except FAILURES:
         return None
     return loaded
 

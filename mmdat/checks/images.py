@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
+from threading import Lock
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 from mmengine.dist import is_main_process
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from rich.progress import track
 
 from mmdat.errors import UserError, Warn
@@ -38,14 +40,25 @@ UNREADABLE = 'image {} cannot be read ({}): mend it, or take it out of the data 
 MANY_FILES = 5_000
 MOST_THREADS = 8
 ORIENTATION = 0x0112  # EXIF's tag
+# TIFF's tags, and how many channels an image in color has there, by its photometric interpretation.
+WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES = 256, 257, 258, 262, 277, 338
+COLORS_OF_TIFF = {2: 3, 5: 4, 6: 3, 8: 3}
+# What Pillow's parsers raise where a file is broken.
+BROKEN = (OSError, ValueError, TypeError, KeyError, SyntaxError, struct.error)
 # Formats that OpenCV turns; it turns TIFF too, whose size Pillow gives as turned already.
 TURNED_FORMATS = ('JPEG', 'MPO', 'PNG', 'WEBP')
 # Formats of several images; in a phone's JPEG (MPO) the others are no more than a preview.
 ANIMATED_FORMATS = ('GIF', 'TIFF', 'WEBP', 'PNG', 'AVIF')
+MORE_CHANNELS = (
+    'more channels than red, green and blue, or, of gray ones, than one: those behind are left out'
+)
 # Images in which all values lie so close together show next to nothing: 14 of 16 bits leave 63.
 FAINT = 63
 # Images that cannot be loaded, but that cameras and programs write.
-UNREADABLE_SUFFIXES = ('.heic', '.heif', '.jxl', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.psd')
+UNREADABLE_SUFFIXES = (
+    *('.heic', '.heif', '.jxl', '.dng', '.cr2', '.cr3', '.nef', '.arw', '.psd', '.exr'),
+    *('.dcm', '.dicom', '.nii', '.nii.gz', '.mha', '.nrrd', '.svs', '.ndpi', '.czi'),
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,7 @@ class Header:
         is_deep: Whether a value has more than 8 bits.
         has_alpha: Whether pixels can be transparent.
         pages: Number of images in the file.
+        left_out: Number of channels that loading leaves out, as of a satellite's image.
     """
 
     stored: tuple[int, int]
@@ -65,6 +79,7 @@ class Header:
     is_deep: bool
     has_alpha: bool
     pages: int
+    left_out: int = 0
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -282,18 +297,37 @@ def map_in_threads(
 
 def read_headers(paths: Sequence[str]) -> list[Header | None]:
     """Read the headers of image files; None for what Pillow cannot read."""
-    with any_number_of_pixels():
-        return map_in_threads(read_header, paths, 'Reading the headers of images')
+    return map_in_threads(read_header, paths, 'Reading the headers of images')
+
+
+_lock = Lock()
+_limits: list[int | None] = []
 
 
 @contextmanager
 def any_number_of_pixels() -> Iterator[None]:
-    """Lift Pillow's limit of pixels, where nothing is decoded or the memory is looked at."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    """Lift Pillow's limit of pixels, which images of satellites and microscopes are above.
+
+    Several threads may be inside: the last puts the limit back.
+    """
+    with _lock:
+        _limits.append(Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = None
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        with _lock:
+            limit = _limits[0]
+            _limits.pop()
+            if not _limits:
+                Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def open_image(file: Any) -> Iterator[Image.Image]:
+    """Open a file with Pillow, whatever the number of its pixels."""
+    with any_number_of_pixels(), Image.open(file) as image:
+        yield image
 
 
 def check_sizes(images: Sequence[Annotated], is_turned: bool, warn: Warn) -> None:
@@ -388,8 +422,7 @@ def check_images(
 
 def broken_among(paths: Sequence[str]) -> list[str]:
     """Those of some files that are not whole images."""
-    with any_number_of_pixels():
-        whole = map_in_threads(is_whole, paths, 'Looking for broken images')
+    whole = map_in_threads(is_whole, paths, 'Looking for broken images')
     return [path for path, fine in zip(paths, whole, strict=True) if not fine]
 
 
@@ -416,7 +449,7 @@ def is_whole(path: str) -> bool:
 def has_right_checksums(file: str | BinaryIO) -> bool:
     """Whether a PNG file is complete and unchanged, which decoders do not tell; others pass."""
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             image.verify()
     except (OSError, ValueError, SyntaxError, struct.error):  # as Pillow's parsers do
         return False
@@ -426,7 +459,7 @@ def has_right_checksums(file: str | BinaryIO) -> bool:
 def read_header(path: str) -> Header | None:
     """Read the header of an image file; None for what Pillow cannot read."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             exif = Image.Exif()
             # Pillow's getexif would take an orientation in XMP too, and decode a PNG.
             if image.format in TURNED_FORMATS and 'exif' in image.info:
@@ -437,13 +470,38 @@ def read_header(path: str) -> Header | None:
                 is_deep=_is_deep(image),
                 has_alpha=image.has_transparency_data,
                 pages=getattr(image, 'n_frames', 1) if image.format in ANIMATED_FORMATS else 1,
+                left_out=_left_out(getattr(image, 'tag_v2', {})),
             )
-    except (OSError, ValueError, TypeError, KeyError, SyntaxError, struct.error):  # as Pillow's do
+    except UnidentifiedImageError:
+        return _read_tiff(path)
+    except BROKEN:
         return None
+
+
+def _read_tiff(path: str) -> Header | None:
+    """Read the header of a TIFF whose channels Pillow does not know; None if it is none."""
+    try:
+        with open(path, 'rb') as file:
+            tags = ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+        bits, size = tags.get(BITS, (1,)), (int(tags[WIDTH]), int(tags[HEIGHT]))
+        return Header(size, 1, max(bits) > 8, False, 1, _left_out(tags))
+    except BROKEN:
+        return None
+
+
+def _left_out(tags: Mapping[int, Any]) -> int:
+    """Count the channels of a TIFF but for colors, or the first one of gray, and for alpha."""
+    colors = COLORS_OF_TIFF.get(tags.get(PHOTOMETRIC, 1), 1)
+    alpha = sum(kind in (1, 2) for kind in tags.get(EXTRA_SAMPLES, ()))
+    return max(0, tags.get(SAMPLES, 1) - colors - alpha)
 
 
 def _is_deep(image: Image.Image) -> bool:
     """Whether values have more than 8 bits in a file that was opened with Pillow."""
+    if bits := getattr(image, 'tag_v2', {}).get(BITS):
+        return max(bits) > 8
     # Pillow's mode names the 8 bits that it keeps of color images with 16; the tile names all.
     tiles = getattr(image, 'tile', [])
     return image.mode in ('I', 'F') or ';16' in f'{image.mode} {tiles[:1]}'
@@ -485,6 +543,11 @@ def _check_kinds(images: Sequence[Annotated], dataset: Any, warn: Warn) -> None:
             'pixels, which are loaded in the color that is stored below: save them on a ground '
             'of your choice'
         )
+    if rich := [image for image in images if image.header.left_out]:
+        warn(
+            f'{len(rich)} of {count} images of {source}, such as {rich[0].path}, have '
+            f'{MORE_CHANNELS}'
+        )
     if several := [image for image in images if image.header.pages > 1]:
         warn(
             f'{len(several)} of {count} files of {source}, such as {several[0].path} with '
@@ -510,5 +573,5 @@ def _choose_few(paths: Sequence[str]) -> list[str]:
 
 
 def _is_transparent(path: str) -> bool:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return np.asarray(image.convert('RGBA'))[..., 3].min() < 255

@@ -27,6 +27,7 @@ from .images import (
     is_turning,
     loader_of,
     map_in_threads,
+    open_image,
     read_headers,
 )
 
@@ -144,6 +145,13 @@ def check_mask_sizes(files: DataFiles, warn: Warn) -> None:
         if image and mask
     ]
     check_sizes(pairs, is_turning(dataset), warn)
+    if several := [
+        item.mask for item, mask in zip(files.sample, masks, strict=True) if mask and mask.pages > 1
+    ]:
+        warn(
+            f'{len(several)} of {len(masks)} masks, such as {several[0]}, hold several images '
+            '(pages), of which the first is used'
+        )
 
 
 def check_mask_values(files: DataFiles, warn: Warn, ignore_index: int | None = IGNORED) -> None:
@@ -203,7 +211,7 @@ def read_mask(path: str, backend: str = 'pillow') -> Mask:
 
 def _palette(content: bytes) -> bytes:
     """Return the palette of a mask that Pillow has decoded; empty if it has none."""
-    with Image.open(BytesIO(content)) as image:
+    with open_image(BytesIO(content)) as image:
         return bytes(image.getpalette() or ()) if image.mode == 'P' else b''
 
 
@@ -234,6 +242,8 @@ def decode_mask(content: bytes, backend: str = 'pillow') -> tuple[np.ndarray | N
 
     try:
         values = mmcv.imfrombytes(content, flag='unchanged', backend=backend)
+    except Image.DecompressionBombError:
+        return None, 'has more pixels than Pillow decodes: cut it and its image into tiles'
     except (OSError, ValueError, SyntaxError, cv2.error):
         values = None
     if values is None or not has_right_checksums(BytesIO(content)):

@@ -9,9 +9,15 @@ from urllib.error import URLError
 import cv2
 import numpy as np
 from mmengine import fileio
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
-from mmdat.checks.images import DECODES_NOT, UNREADABLE_SUFFIXES, any_number_of_pixels
+from mmdat.checks.images import (
+    DECODES_NOT,
+    MORE_CHANNELS,
+    UNREADABLE_SUFFIXES,
+    open_image,
+    read_header,
+)
 from mmdat.errors import reason
 
 SCALED = 'images of more than 8 bits are scaled from their smallest and largest value to 0 and 255'
@@ -48,6 +54,7 @@ def read_image(
         with fileio.get_local_path(path) as file, quiet_opencv():
             image = _decode(str(file), is_turning)
             pages = cv2.imcount(str(file))
+            header = read_header(str(file))
     except (OSError, ValueError, SyntaxError, MemoryError, cv2.error) as error:  # as PIL raises
         raise UnreadableError(_reason(path, error)) from error
     except (
@@ -60,6 +67,8 @@ def read_image(
         raise UnreadableError(f'it cannot be fetched: {reason(error)}') from error
     if pages > 1:
         notify(f'{path} holds {pages} images: the first is taken')
+    if header and header.left_out:
+        notify(f'some images have {MORE_CHANNELS}')
     if image.dtype == np.uint8:
         return image
     notify(SCALED)
@@ -109,7 +118,7 @@ def _decode(file: str, is_turning: bool) -> np.ndarray:
 
 
 def _decode_with_pil(file: str, is_turning: bool) -> np.ndarray:
-    with any_number_of_pixels(), Image.open(file) as opened:
+    with open_image(file) as opened:
         if opened.width * opened.height * BYTES_PER_PIXEL > _memory():
             raise MemoryError
         image = ImageOps.exif_transpose(opened) if is_turning else opened.copy()

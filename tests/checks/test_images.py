@@ -6,6 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from helpers.tiff import write_bands
 from mmdet.datasets import CocoDataset
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets import BaseSegDataset
@@ -298,6 +299,24 @@ def test_files_of_several_images_are_told(square: Any, coco_root: Path, kind: st
     first.save(path, kind, save_all=True, append_images=[second])
     [warning] = warnings_of(square)
     assert '1 of 2 files of ' in warning and '1.png with 2, hold several images' in warning
+
+
+@pytest.mark.parametrize('color', [True, False])
+@pytest.mark.parametrize('dtype', ['uint8', 'uint16'])
+def test_channels_that_loading_leaves_out_are_told(
+    square: Any, coco_root: Path, color: bool, dtype: str
+) -> None:
+    write_bands(coco_root / 'val2017' / '1.png', np.full((64, 64, 4), 40, dtype), color)
+    if dtype == 'uint16':
+        with pytest.raises(UserError, match='1.png, have values of more than 8 bits'):
+            warnings_of(square)
+        write_bands(
+            coco_root / 'val2017' / '1.png',
+            np.eye(64, dtype=dtype)[..., None].repeat(4, 2) * 65535,
+            color,
+        )
+    *_, warning = warnings_of(square)
+    assert '1 of 2 images of ' in warning and '1.png, have more channels than red' in warning
 
 
 def test_of_many_training_images_some_headers_are_read(

@@ -19,6 +19,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import nn
 
+from mmdat.analysis.data_summary import load
 from mmdat.checks import masks
 from mmdat.checks.images import DataFiles
 from mmdat.checks.masks import (
@@ -240,6 +241,27 @@ def test_masks_of_one_class_teach_nothing(tmp_path: Path) -> None:
     write(tmp_path, [0, 1], [0])
     sentence = refusal(build(tmp_path, 'sky', 'road', reduce_zero_label=True))
     assert "so that none is 'road': set reduce_zero_label=False" in sentence
+
+
+def test_a_mask_of_more_pixels_than_pillow_decodes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, [0, 1])
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 5)
+    assert '0.png has more pixels than Pillow decodes: cut it' in refusal(build(tmp_path))
+    dataset = build(tmp_path)
+    assert load(dataset, dataset.get_data_info(0)) is None
+
+
+def test_masks_of_several_pages_are_told(tmp_path: Path) -> None:
+    write(tmp_path, [0, 1], [0, 1])
+    page = Image.open(tmp_path / 'masks' / '0.png')
+    page.load()
+    page.save(tmp_path / 'masks' / '0.png', 'TIFF', save_all=True, append_images=[page])
+    told: list[str] = []
+    check_mask_sizes(DataFiles(build(tmp_path)), told.append)
+    [warning] = told
+    assert warning.startswith('1 of 2 masks, such as ') and '0.png, hold several images' in warning
 
 
 def test_depth_and_channels_of_masks_are_looked_at(tmp_path: Path) -> None:

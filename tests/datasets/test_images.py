@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers.tiff import write_bands
 from PIL import Image, ImageOps
 
 from mmdat.datasets.images import SCALED, UnreadableError, read_image
@@ -36,6 +37,12 @@ def read(path: Path) -> tuple[np.ndarray, list[str]]:
     image = read_image(str(path), notes.append)
     assert image.dtype == np.uint8 and image.ndim == 3
     return image[..., ::-1], notes
+
+
+def test_channels_that_are_left_out_are_told(tmp_path: Path) -> None:
+    write_bands(tmp_path / 'x.tif', np.dstack([RGB, GRAY]), color=True)
+    image, notes = read(tmp_path / 'x.tif')
+    assert (image == RGB).all() and notes[0].startswith('some images have more channels than red')
 
 
 @pytest.mark.parametrize(

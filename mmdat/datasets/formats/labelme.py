@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mmdat.checks.coco_repairs import as_number
+from mmdat.checks.images import open_image
 from mmdat.errors import UserError
 
 from .content import coco_content, run_lengths
@@ -127,7 +127,7 @@ def _outline(shape: dict[str, Any], size: tuple[int, int]) -> list[float] | dict
 
 def _decode_mask(text: str, corner: tuple[float, float], size: tuple[int, int]) -> dict[str, Any]:
     """Run lengths of a mask that is given as a PNG, to be laid at a corner of the image."""
-    with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+    with open_image(io.BytesIO(base64.b64decode(text))) as image:
         part = np.asarray(image) > 0
     width, height = size
     whole = np.zeros((height, width), np.uint8, order='F')

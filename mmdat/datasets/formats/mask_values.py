@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from mmdat.checks.images import open_image
 from mmdat.checks.masks import IGNORED, is_background
 from mmdat.errors import UserError, enumerate_names
 
@@ -110,7 +110,7 @@ class MaskContents:
     @staticmethod
     def _read(path: Path) -> tuple[set[int], set[Color], list[Color] | None, bool]:
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 mode, palette = image.mode, image.getpalette()
                 pixels = np.asarray(image)
         except (OSError, ValueError, SyntaxError):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmdat.checks.images import IMAGE_SUFFIXES
+from mmdat.checks.images import IMAGE_SUFFIXES, open_image
 from mmdat.checks.masks import IGNORED
 from mmdat.errors import UserError, enumerate_names, list_first
 
@@ -212,7 +212,7 @@ def write_values(
         classes: Names of the classes, in the order of their numbers.
     """
     in_color = isinstance(next(iter(meaning)), tuple)
-    with Image.open(source) as image:
+    with open_image(source) as image:
         pixels = np.asarray(image.convert('RGB') if in_color else image)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
