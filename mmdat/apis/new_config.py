@@ -21,7 +21,7 @@ from mmdat.checks.classes import nearly_equal
 from mmdat.checks.config_file import read_config
 from mmdat.checks.config_keys import check_scope
 from mmdat.checks.folders import find_files
-from mmdat.checks.images import IMAGE_SUFFIXES
+from mmdat.checks.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from mmdat.checks.mmengine_private import imported_names
 from mmdat.checks.run import check_parts, check_share, check_writable
 from mmdat.config_bases import PREFIX
@@ -209,6 +209,8 @@ def _find(
             ) from error
         if packed := next(find_files(str(data), PACKED), None):
             raise UserError(f'{error}; or is it in {packed}? Unpack that first') from error
+        if unread := next(find_files(str(data), UNREADABLE_SUFFIXES), None):
+            raise UserError(f'{error}; images such as {unread} must be JPEG or PNG') from error
         raise
 
 

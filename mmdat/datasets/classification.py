@@ -53,7 +53,12 @@ class ClassificationDataset(CustomDataset):
         )
         classes = self._metainfo.setdefault('classes', tuple(folders))
         numbers = _numbers(classes)
-        if unknown := [name for name in folders if _composed(name) not in numbers]:
+        if unknown := [
+            name
+            for name in folders
+            if _composed(name) not in numbers
+            and any(find_files(os.path.join(root, name), self.extensions))
+        ]:
             raise UserError(
                 f'{root} has the folders {enumerate_names(unknown)}, but metainfo.classes '
                 f'are {enumerate_names(classes)}: rename or remove them, or add their classes'
@@ -61,6 +66,7 @@ class ClassificationDataset(CustomDataset):
         samples = [
             (os.path.relpath(path, root), numbers[_composed(name)])
             for name in folders
+            if _composed(name) in numbers
             for path in find_files(os.path.join(root, name), self.extensions)
         ]
         if not samples:

@@ -515,6 +515,7 @@ def test_all_files_in_the_way_are_named_at_once(tmp_path: Path) -> None:
     content = json.loads((tmp_path / 'data' / 'a.json').read_text())
     content['images'].append(dict(id=2, file_name='b.jpg', width=96, height=80))
     content['annotations'][0]['segmentation'] = [[1, 2, 31, 2, 31, 42]]
+    content['annotations'].append(dict(content['annotations'][0], id=1, image_id=2))
     write_json(tmp_path / 'data' / 'a.json', content)
     for name in ('mine_train.json', 'mine_val.json'):
         (tmp_path / name).touch()

@@ -45,6 +45,11 @@ def test_folders_are_the_classes_of_their_names(tmp_path: Path) -> None:
     check_class_folders(dict(train=dataset))
 
 
+def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
+    write(tmp_path, 'cat/1.jpg', 'dog/1.jpg', 'eel/notes.txt')
+    assert labels(build(tmp_path, classes=('cat', 'dog'))) == {'cat/1.jpg': 0, 'dog/1.jpg': 1}
+
+
 def test_folders_of_no_class_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'image folder .*none/ does not exist: check data_root'):
         build(tmp_path / 'none')

@@ -896,6 +896,19 @@ def test_folders_beside_those_of_splits_are_no_classes(tmp_path: Path) -> None:
     assert 'train' in read_classified(tmp_path, 0.5, 0).classes  # a vehicle
 
 
+@pytest.mark.parametrize('splits', ['', 'train/ val/'])
+def test_folders_of_classes_without_images_are_told(splits: str, tmp_path: Path) -> None:
+    for split in splits.split() or ['']:
+        write_pictures(tmp_path, [f'{split}{name}/{i}.jpg' for name in 'ab' for i in '123'])
+        (tmp_path / split / 'c').mkdir()
+        (tmp_path / split / 'c/1.dcm').touch()
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.classes == ('a', 'b')
+    count = len(splits.split() or [''])
+    assert found.notes[0].startswith(f'{count} images, such as ') and '.dcm, are' in found.notes[0]
+    assert found.notes[1] == "No class, as they hold no image: 'c'."
+
+
 def test_folders_in_those_of_classes_are_told(tmp_path: Path) -> None:
     write_pictures(tmp_path, ['pet/cat/1.jpg', 'pet/dog/1.jpg', 'car/1.jpg', 'car/old/2.jpg'])
     found = read_classified(tmp_path, 0.5, 0)
@@ -1070,6 +1083,43 @@ def test_what_is_wrong_in_a_file_is_named(
     write_json(tmp_path / 'a.json', content)
     with pytest.raises(UserError, match=sentence):
         read_detection(tmp_path, 0.5, 0)
+
+
+@pytest.mark.parametrize('names', ['12', '1'])
+def test_images_to_validate_on_without_an_object_are_refused(names: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path, [f'{i}.jpg' for i in '12'])
+    write_coco(tmp_path, {'1.jpg': 'a', '2.jpg': 'a'})
+    path = next(tmp_path.glob('*.json'))
+    content = json.loads(path.read_text())
+    content['annotations'] = content['annotations'][: len(names)]
+    write_json(path, content)
+    if names == '1':
+        with pytest.raises(UserError, match='no image of val in .* has an object to learn or to f'):
+            read_detection(tmp_path, 0.5, 0)
+    else:
+        assert read_detection(tmp_path, 0.5, 0).objects('val')
+
+
+def test_images_and_masks_may_have_any_number_of_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_boxes_of_yolo(tmp_path / 'boxes')
+    write_masks(tmp_path / 'masks', PLAIN, np.arange(3))
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 5)
+    assert len(boxes(read_detection(tmp_path / 'boxes', 0.5, 0))) == 4
+    assert len(read_segmented(tmp_path / 'masks', 0.5, 0, None).classes) == 3
+    assert Image.MAX_IMAGE_PIXELS == 5
+
+
+def test_masks_are_found_in_any_form_of_unicode(tmp_path: Path) -> None:
+    for i in '1234':
+        write_pictures(tmp_path, [unicodedata.normalize('NFD', f'images/é{i}.jpg')])
+        path = tmp_path / unicodedata.normalize('NFC', f'masks/é{i}.png')
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.eye(8, dtype=np.uint8)).save(path)
+    found = read_segmented(tmp_path, 0.5, 0, None)
+    assert len(found.images('train')) == len(found.images('val')) == 2
+    assert found.rewritten  # copies have the names of the images
 
 
 def test_files_that_are_left_out_are_told(tmp_path: Path) -> None:

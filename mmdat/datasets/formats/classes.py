@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -10,6 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from mmdat.checks.folders import is_hidden
 from mmdat.errors import UserError, enumerate_names, list_first
 
 from .files import (
@@ -84,8 +86,9 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         tables = [path for path in folder.files if path.lower().endswith('.jsonl')]
     is_clear = len(tables) == 1 or (tables and all(map(split_of, tables)))
     if not named and data.is_dir() and is_clear:
+        notes = [*folder.notes]
         in_folders = {name for split in _read_folders(folder).values() for name in split.values()}
-        folder.notes.clear()  # made anew if the folders are the classes
+        folder.notes[:] = notes  # made anew if the folders are the classes
         if len(in_folders) < 2:
             named = _read_lists(tables, folder)
     kind = 'lists of images and classes' if named else 'a folder for each class'
@@ -424,6 +427,15 @@ def _read_folders(folder: Folder) -> dict[str, dict[str, str]]:
             name = unicodedata.normalize('NFC', path.parts[at])
             named.setdefault(split, {})[str(path)] = name
             inside[name].add(path.parts[at + 1] if len(path.parts) > at + 2 else '')
+    places = {folder.root.joinpath(*path.parts[:at]) for path in deeper if len(path.parts) > at + 1}
+    there = {
+        unicodedata.normalize('NFC', entry.name)
+        for place in places
+        for entry in os.scandir(place)
+        if entry.is_dir() and not is_hidden(entry.name)
+    }
+    if empty := there - {unicodedata.normalize('NFC', path.parts[at]) for path in deeper}:
+        folder.note(f'No class, as they hold no image: {enumerate_names(sorted(empty))}.')
     for name, folders in inside.items():
         if len(folders) > 1 and '' not in folders:
             folder.note(

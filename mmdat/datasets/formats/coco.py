@@ -131,6 +131,11 @@ def read_detection(data: Path, share: float, seed: int) -> Detection:
         )
     for split in ('train', 'val'):
         count = found.objects(split)
+        if not count:
+            raise UserError(
+                f'no image of {split} in {folder.root} has an object to learn or to find: annotate '
+                'more'
+            )
         if absent := [name for name in classes if not count[name]]:
             folder.note(f'{split} has no object of {enumerate_names(absent)}.')
     return found

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import unquote
 
 from mmdat.checks.folders import find_files
-from mmdat.checks.images import IMAGE_SUFFIXES, read_header
+from mmdat.checks.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, read_header
 from mmdat.errors import UserError
 
 SPLITS = ('train', 'val', 'test')
@@ -152,6 +152,11 @@ class Folder:
         paths = find_files(str(root), ('',))
         self.files = [Path(path).relative_to(root).as_posix() for path in paths]
         self.paths = [path for path in self.files if is_image(path)]
+        if unread := [path for path in self.files if path.lower().endswith(UNREADABLE_SUFFIXES)]:
+            self.note(
+                f'{len(unread)} images, such as {unread[0]}, are in a format that is not read: '
+                'convert them to JPEG or PNG, else they are left out.'
+            )
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._without_blanks: dict[str, list[str]] = defaultdict(list)
         for path in self.paths:

@@ -1,6 +1,7 @@
 """Which mask belongs to which image, by the names of files and folders."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -98,7 +99,7 @@ def _key_files(
     doubtful: list[Candidate] = []
     blurred: set[str] = set()
     is_clear = True
-    plain = {PurePosixPath(path).with_suffix('').parts for path in folder.paths}
+    plain = {_parts(path) for path in folder.paths}
     # Photos with masks beside them, whose folder may have any word, as semantic.
     marked = {base for parts in plain if (base := _without_end(parts)) != parts} & plain
     # Not masks in two forms, of photos in another folder.
@@ -106,7 +107,7 @@ def _key_files(
     marked = {parts for parts in marked if parts[-1] not in elsewhere}
     files = {*folder.paths}
     for path in folder.paths:
-        parts = PurePosixPath(path).with_suffix('').parts
+        parts = _parts(path)
         if NO_MASK.search(path):
             continue
         semantic = INSTANCE.sub(r'\1semantic/', path)
@@ -152,7 +153,7 @@ def _key_files(
     # In a folder of images that have masks, a_L.png beside a.png is another image.
     sure = {key[:-1] for keys, *_ in (*found, *beside) for key in keys if key in photos}
     for item in doubtful:
-        parts = PurePosixPath(item[-1]).with_suffix('').parts
+        parts = _parts(item[-1])
         if parts[:-1] in sure:
             photos[parts] = item[-1]
         else:
@@ -168,6 +169,11 @@ def _key_files(
         at = next((number for number, key in enumerate(keys) if key in photos), 0)
         masks[keys[at]] = min(masks.get(keys[at], (rank, at, path)), (rank, at, path))
     return photos, masks, blurred, is_clear
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """Folders and stem of a path, in one form of Unicode: Macs write letters and signs apart."""
+    return PurePosixPath(unicodedata.normalize('NFC', path)).with_suffix('').parts
 
 
 def _without_end(parts: tuple[str, ...]) -> tuple[str, ...]:
