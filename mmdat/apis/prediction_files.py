@@ -68,7 +68,8 @@ class PredictionFiles:
         self._predictor = predictor
         self._pictures = pictures
         self.num_images = 0
-        self._next_id = max(predictor.image_ids.values(), default=0) + 1
+        known = predictor.image_ids.values()
+        self._next_id = max((number for number in known if isinstance(number, int)), default=0) + 1
         self._json = self.folder / RESULTS
         self._separator = '[\n'
         self._is_torn = False  # whether the last entry may be in the file in part

@@ -667,12 +667,18 @@ def test_a_checkpoint_of_another_model_is_a_sentence(
 
 def write_scores(folder: Path, *frames: tuple[str, int | None, float, np.ndarray]) -> Any:
     """Write what a classifier says of frames, by their name, number, rate and image."""
-    predictor: Any = SimpleNamespace(classes=('a', 'b'), palette=[], image_ids={})
+    predictor: Any = SimpleNamespace(classes=('a', 'b'), palette=[], image_ids={'known': 'K-7'})
     scores = np.array([0.5, 0.5], np.float32)
     with PredictionFiles(folder, predictor) as out:
         for name, number, rate, image in frames:
             out.write(Prediction(name, name, number, rate, image, 'ab', class_scores=scores))
     return out
+
+
+def test_images_are_counted_beside_ids_that_are_text(tmp_path: Path) -> None:
+    image = np.zeros((20, 20, 3), np.uint8)
+    write_scores(tmp_path, ('known', None, 0, image), ('new', None, 0, image))
+    assert [entry['image_id'] for entry in entries(tmp_path)] == ['K-7', 1]
 
 
 def test_a_video_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> None:
