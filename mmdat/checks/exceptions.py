@@ -37,6 +37,10 @@ SENTENCES = {
         'a data set found no image in its folder: check data_prefix and, for other images than '
         "JPEG, img_suffix (as in '.png')"
     ),
+    r'Invalid RLE mask representation': (
+        'a mask of run lengths of the {split} data does not decode (segmentation, counts): export '
+        'the annotations anew'
+    ),
     r'Expected more than 1 value per channel': (
         'batch normalization of one value a channel needs batches of two images: set '
         'train_dataloader.batch_size to 2 or more, and drop_last=True if one image is left over'

@@ -29,6 +29,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, Runne
 from mmengine.structures import InstanceData
 from mmseg.evaluation import IoUMetric
 from mmseg.models import SegDataPreProcessor
+from pycocotools.mask import decode
 from torch import distributed, nn
 from torch.utils.data import DataLoader
 
@@ -495,3 +496,11 @@ def test_a_file_that_cannot_be_written_is_told_whoever_wrote_it(tmp_path: Path) 
         write_into(handler)  # as mmengine does with how weights were initialized
     with pytest.raises(OSError):
         handler.close()
+
+
+def test_a_mask_of_run_lengths_that_does_not_decode_is_told() -> None:
+    told = pytest.raises(
+        UserError, match='^a mask of run lengths of the train data does not decode'
+    )
+    with told, explained(Config()):
+        decode(dict(size=[4, 4], counts='zzz\x01garbage'))
