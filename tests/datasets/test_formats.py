@@ -1085,6 +1085,23 @@ def test_what_is_wrong_in_a_file_is_named(
         read_detection(tmp_path, 0.5, 0)
 
 
+@pytest.mark.parametrize('objects', ['a', 'ab'])
+def test_categories_without_a_name_are_no_classes(objects: str, tmp_path: Path) -> None:
+    write_coco(tmp_path, {'1.jpg': 'a', '2.jpg': 'ab'})
+    path = tmp_path / 'a.json'
+    content = json.loads(path.read_text())
+    content['categories'][1]['name'] = ' '
+    content['annotations'] = [x for x in content['annotations'] if x['category_id'] < len(objects)]
+    write_json(path, content)
+    if objects == 'a':
+        assert read_detection(tmp_path, 0.5, 0).classes == ('a',)
+    else:
+        with pytest.raises(
+            UserError, match='the category 1 of the COCO files .* but no name: give'
+        ):
+            read_detection(tmp_path, 0.5, 0)
+
+
 @pytest.mark.parametrize('names', ['12', '1'])
 def test_images_to_validate_on_without_an_object_are_refused(names: str, tmp_path: Path) -> None:
     write_pictures(tmp_path, [f'{i}.jpg' for i in '12'])

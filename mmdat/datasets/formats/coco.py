@@ -314,9 +314,16 @@ def _unite_classes(folder: Folder, splits: dict[str, CocoSplit]) -> tuple[str, .
     empty = {
         item['name']
         for item in categories
-        if item['name'] in groups or needs_objects(item, categories)
+        if item['name'] in groups or needs_objects(item, categories) or not item['name'].strip()
     } - used
     classes = [name for name in names if name not in empty]
+    if blank := [
+        item['id'] for item in categories if not item['name'].strip() and item['name'] in used
+    ]:
+        raise UserError(
+            f'the category {blank[0]!r} of the COCO files of {folder.root} has objects, but no '
+            'name: give it one'
+        )
     if dropped := [name for name in names if name in empty]:
         folder.note(f'No class: {enumerate_names(dropped)}, which no object has.')
     first = next(iter(splits.values()))
