@@ -16,6 +16,7 @@ from .coco_repairs import (
     area_of,
     as_number,
     box_of,
+    has_no_pixel,
     one_type_of_id,
     overlap,
     plain_name,
@@ -160,6 +161,10 @@ class Reading:
                 "has no 'segmentation', which with_mask=True needs (for boxes alone take a model "
                 'without masks)'
             )
+        if self._needs_masks and isinstance(segmentation, dict) and has_no_pixel(segmentation):
+            self.findings[
+                'annotations have masks without a pixel: mend them, or take them out'
+            ] += 1
         box: Any = item.get('bbox')
         if not _is_box(box):
             box = box_of(item)

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
+SHORT = 8  # letters of compressed run lengths, of which there is just one
 LARGEST_ID = 2**63 - 1  # numpy's integers, in which pycocotools sorts ids
 
 
@@ -163,6 +164,21 @@ def area_of(annotation: dict) -> float:
     box_area = max(0, width) * max(0, height)
     # Polygons may overlap each other.
     return min(area, box_area) or box_area
+
+
+def has_no_pixel(segmentation: dict) -> bool:
+    """Whether run lengths are of a mask without a pixel; of compressed ones, short ones alone.
+
+    Example:
+        >>> has_no_pixel(dict(size=[4, 4], counts=[16])), has_no_pixel(dict(counts=[0, 16]))
+        (True, False)
+    """
+    counts = segmentation['counts']
+    if isinstance(counts, list):
+        return not any(counts[1::2])
+    from pycocotools import mask as mask_api
+
+    return len(counts) < SHORT and not mask_api.area(segmentation)
 
 
 def _compressed(segmentation: dict) -> dict:

@@ -275,6 +275,25 @@ def test_ids_get_one_type(tmp_path: Path) -> None:
     assert [item['image_id'] for item in read['annotations']] == ['7', '7']
 
 
+@pytest.mark.parametrize('kind', ['compressed', 'plain', 'runs of nothing'])
+def test_masks_without_a_pixel_are_told(tmp_path: Path, kind: str) -> None:
+    content = copy.deepcopy(GOOD)
+    height, width = content['images'][0]['height'], content['images'][0]['width']
+    pixels = height * width
+    counts = [pixels] if kind == 'plain' else [pixels - 3, 0, 3]
+    empty: dict[str, Any] = dict(size=[height, width], counts=counts)
+    if kind == 'compressed':
+        encoded = mask_api.encode(np.zeros((height, width), np.uint8, order='F'))
+        empty['counts'] = encoded['counts'].decode()
+    content['annotations'][0]['segmentation'] = empty
+    path = write(tmp_path / 'empty.json', content)
+    warnings: list[str] = []
+    read_coco(path, needs_masks=True, warn=warnings.append)
+    assert '1 of the annotations have masks without a pixel: mend them' in warnings[0]
+    read_coco(path, warn=warnings.append)
+    assert len(warnings) == 1
+
+
 def test_boxes_that_are_corners_are_refused(tmp_path: Path) -> None:
     content = copy.deepcopy(GOOD)
     content['images'][0].update(height=60, width=80)
