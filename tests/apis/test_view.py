@@ -14,7 +14,6 @@ from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import cv2
-import gradio
 import numpy as np
 import pytest
 import torch
@@ -95,7 +94,7 @@ def test_a_stage_of_a_single_block_is_shown(viewer: Viewer) -> None:
     viewer.heads = {CLASSIFIER: {3: [8]}}
     viewer.models = {CLASSIFIER: viewer.models[CLASSIFIER]}
     page = view_module.build_page(viewer, [])
-    sliders = [block for block in page.blocks.values() if isinstance(block, gradio.Slider)]
+    sliders = [block for block in page.blocks.values() if block.get_block_name() == 'slider']
     assert [block.value for block in sliders[1:]] == [4, 1, 0]
 
 
