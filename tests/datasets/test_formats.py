@@ -1026,6 +1026,22 @@ def test_each_class_of_two_images_is_validated(seed: int, tmp_path: Path) -> Non
     assert len(found.splits['val'].content['images']) == 2
 
 
+def test_classes_that_nobody_looked_for_are_told(tmp_path: Path) -> None:
+    write_coco(tmp_path, {'1.jpg': 'ab', '2.jpg': 'ab'})
+    assert not any('LVIS' in note for note in read_detection(tmp_path, 0.5, 0).notes)
+    content = json.loads((tmp_path / 'a.json').read_text())
+    for image in content['images']:
+        image.update(neg_category_ids=[], not_exhaustive_category_ids=[])
+        image['coco_url'] = f'http://images.cocodataset.org/val2017/{image.pop("file_name")}'
+    (tmp_path / 'val2017').mkdir()
+    for path in tmp_path.glob('*.jpg'):
+        path.rename(tmp_path / 'val2017' / path.name)
+    write_json(tmp_path / 'a.json', content)
+    found = read_detection(tmp_path, 0.5, 0)
+    assert any('as LVIS does: here what is found of others counts as' in x for x in found.notes)
+    assert found.objects('train') == dict(a=1, b=1)
+
+
 def test_crowds_are_no_objects(tmp_path: Path) -> None:
     write_coco(tmp_path, {'1.jpg': 'ab', '2.jpg': 'ab'})
     content = json.loads((tmp_path / 'a.json').read_text())

@@ -252,8 +252,14 @@ def _read_coco_files(
 def _read_coco_file(folder: Folder, path: str, content: dict[str, Any]) -> CocoSplit:
     """Find the images of a file, and mend in its content what programs write differently."""
     where = folder.root / path
-    are_lacking = [add_file_name(item) for item in content['images'] if isinstance(item, dict)]
-    names = [item.get('file_name') for item in content['images'] if isinstance(item, dict)]
+    images = [item for item in content['images'] if isinstance(item, dict)]
+    are_lacking = [add_file_name(item) for item in images]
+    names = [item.get('file_name') for item in images]
+    if any('neg_category_ids' in item for item in images):
+        folder.note(
+            f'{path} says of each image which classes were looked for, as LVIS does: here what is '
+            'found of others counts as wrong.'
+        )
     found: dict[str, str] = {}
     lost = []
     for name in dict.fromkeys(name for name in names if isinstance(name, str)):
