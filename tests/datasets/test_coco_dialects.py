@@ -169,7 +169,7 @@ def test_dialect_is_read_as_it_was_meant(
         data_prefix=dict(img=''),
         serialize_data=False,
         pipeline=[
-            dict(type='mmdet.LoadImageFromFile'),
+            dict(type='LoadImageFromFile'),
             dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
         ],
     )
