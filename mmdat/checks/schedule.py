@@ -73,7 +73,8 @@ def _misfits(scheduler: Any, loop: BaseLoop) -> Iterator[str]:
         return
     for key in ZEROING:
         value = getattr(scheduler, key, 1)
-        if scheduler.param_name == 'lr' and value <= 0:
+        each = value if isinstance(value, Sequence) else [value]  # of groups of parameters
+        if scheduler.param_name == 'lr' and all(rate is not None and rate <= 0 for rate in each):
             yield f'has {key} {value}: nothing is learned at the rate that it sets'
             return
     length, unit = _length(scheduler, loop)
@@ -145,8 +146,8 @@ def check_rates(optim_wrapper: Any, warn: Warn) -> None:
     wrappers = getattr(optim_wrapper, 'optim_wrappers', {'optimizer': optim_wrapper})
     for name, wrapper in wrappers.items():
         groups = wrapper.optimizer.param_groups
-        # A warm-up may begin at 0.
-        if not any(group.get('initial_lr', group['lr']) for group in groups):
+        # A warm-up may begin at 0, and an optimizer may set the rate by itself, as Adafactor.
+        if all(group.get('initial_lr', group.get('lr')) == 0 for group in groups):
             warn(f'optim_wrapper.{name}.lr is 0: nothing is learned')
 
 

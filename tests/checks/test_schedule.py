@@ -74,6 +74,7 @@ def test_a_schedule_that_would_divide_by_zero_is_refused() -> None:
         ([dict(type='PolyLR', end=6), dict(type='ConstantLR', begin=6, end=12)], epochs(12)),
         ([dict(type='StepLR', step_size=4, end=12)], epochs(12)),
         ([dict(type='OneCycleLR', eta_max=1, total_steps=12)], epochs(12)),
+        ([dict(type='OneCycleLR', eta_max=[1], total_steps=12)], epochs(12)),
         ([dict(type='ExponentialLR', gamma=0.9)], epochs(12)),
         ([RESTARTS], epochs(9)),
         ([RESTARTS], epochs(4)),
@@ -292,6 +293,8 @@ def test_a_learning_rate_of_zero_is_told() -> None:
         schedulers.LinearLR(optimizer, start_factor=factor, end=2)
         schedule.check_rates(OptimWrapperDict(head=OptimWrapper(optimizer)), found.append)
         schedule.check_rates(OptimWrapper(optimizer), found.append)
+    optimizer.param_groups[0].update(lr=None, initial_lr=None)  # as of transformers' Adafactor
+    schedule.check_rates(OptimWrapper(optimizer), found.append)
     assert found == [
         f'optim_wrapper.{key}.lr is 0: nothing is learned' for key in ('head', 'optimizer')
     ]
