@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from hashlib import md5
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine.config import Config
 
@@ -66,9 +66,12 @@ def find_files(
     left_out = [Path(path).resolve() for path in leave_out if path]
     left_out = [path for path in left_out if not root.is_relative_to(path)]
     searched: set[Path] = set()
-    for parent, folders, files in os.walk(
-        folder, followlinks=True, onerror=on_unreadable or _refuse
-    ):
+
+    def tell(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            (on_unreadable or _refuse)(error)
+
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=tell):
         real = Path(parent).resolve()
         # A link may lead back to where it lies.
         if real in searched or any(map(real.is_relative_to, left_out)):
@@ -82,12 +85,11 @@ def find_files(
                 yield os.path.join(parent, name)
 
 
-def _refuse(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise UserError(
-            f'folder {error.filename} cannot be read: {error.strerror}; make it readable, or leave '
-            'it out'
-        ) from error
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(
+        f'folder {error.filename} cannot be read: {error.strerror}; make it readable, or leave it '
+        'out'
+    ) from error
 
 
 def read_lines(path: str) -> list[str]:

@@ -207,9 +207,11 @@ def _find(text: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, str]]:
                 if any(_matches(inside, wanted) for wanted in patterns):
                     yield file, root
             return
-        for start in [(), *starts]:
+        for start, part in zip([(), *starts], pattern, strict=True):
+            # Where the next part is a name, names need not be listed.
+            needed = os.X_OK | (os.R_OK if glob.has_magic(part) else 0)
             for folder in glob.glob(os.path.join(root, *start)):
-                if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+                if os.path.isdir(folder) and not os.access(folder, needed):
                     yield folder, root
         for match in sorted(glob.glob(path, recursive=True)):
             if _is_inside(match, leave_out):

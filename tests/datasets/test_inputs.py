@@ -133,6 +133,7 @@ def test_what_was_predicted_is_no_input(folder: Path) -> None:
     [
         ('c', 'there is no image or video in c: give images, '),
         ('*.bmp', 'there is no image or video in *.bmp: give images, '),
+        ('d/**', 'there is no image or video in d/**: give images, '),
         ('x.jpg', 'there is no {}/x.jpg: give images, '),
         ('\N{SUPERSCRIPT TWO}', 'there is no {}/\N{SUPERSCRIPT TWO}: give images, '),
         ('', 'an input is empty: give images, '),
@@ -194,6 +195,18 @@ def test_a_folder_that_may_not_be_searched_is_told(
     names = [frame.name for frame in frames]
     assert names == ['ours/x.jpg', 'there/x.jpg'][argument[0] == 't' :]
     assert told == {str(tmp_path / 'theirs'): 'this folder may not be searched'}
+
+
+def test_a_folder_of_which_names_are_known_needs_no_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'theirs' / 'open').mkdir(parents=True)
+    Image.new('RGB', (4, 4)).save(tmp_path / 'theirs' / 'open' / 'x.jpg')
+    monkeypatch.setattr(
+        os, 'access', lambda path, mode: not (mode & os.R_OK and str(path).endswith('theirs'))
+    )
+    found = find_inputs(f'{tmp_path}/*/open/*.jpg')
+    assert [item.name for item in found] == ['theirs/open/x.jpg']
 
 
 def test_a_video_is_read_frame_by_frame_and_what_is_broken_is_told(tmp_path: Path) -> None:
