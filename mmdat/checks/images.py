@@ -40,9 +40,11 @@ UNREADABLE = 'image {} cannot be read ({}): mend it, or take it out of the data 
 MANY_FILES = 5_000
 MOST_THREADS = 8
 ORIENTATION = 0x0112  # EXIF's tag
-# TIFF's tags, and how many channels an image in color has there, by its photometric interpretation.
+# TIFF's tags, and how many channels other images than in three colors have there, by their
+# photometric interpretation.
 WIDTH, HEIGHT, BITS, PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES = 256, 257, 258, 262, 277, 338
-COLORS_OF_TIFF = {2: 3, 5: 4, 6: 3, 8: 3}
+COLORS_OF_TIFF = {0: 1, 1: 1, 3: 1, 4: 1, 5: 4}
+TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 # What Pillow's parsers raise where a file is broken.
 BROKEN = (OSError, ValueError, TypeError, KeyError, SyntaxError, struct.error)
 # Formats that OpenCV turns; it turns TIFF too, whose size Pillow gives as turned already.
@@ -478,6 +480,15 @@ def read_header(path: str) -> Header | None:
         return None
 
 
+def has_more_channels(path: str) -> bool:
+    """Whether loading leaves channels of an image file out, as no format but TIFF has them."""
+    with open(path, 'rb') as file:
+        if file.read(4) not in TIFF_STARTS:
+            return False
+    header = read_header(path)
+    return header is not None and header.left_out > 0
+
+
 def _read_tiff(path: str) -> Header | None:
     """Read the header of a TIFF whose channels Pillow does not know; None if it is none."""
     try:
@@ -493,9 +504,11 @@ def _read_tiff(path: str) -> Header | None:
 
 def _left_out(tags: Mapping[int, Any]) -> int:
     """Count the channels of a TIFF but for colors, or the first one of gray, and for alpha."""
-    colors = COLORS_OF_TIFF.get(tags.get(PHOTOMETRIC, 1), 1)
+    count, colors = tags.get(SAMPLES, 1), COLORS_OF_TIFF.get(tags.get(PHOTOMETRIC, 1), 3)
+    if count > 2 and max(tags.get(BITS, (1,))) > 8:  # of which OpenCV takes three of gray ones, too
+        colors = max(colors, 3)
     alpha = sum(kind in (1, 2) for kind in tags.get(EXTRA_SAMPLES, ()))
-    return max(0, tags.get(SAMPLES, 1) - colors - alpha)
+    return max(0, count - colors - alpha)
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -510,7 +523,7 @@ def _is_deep(image: Image.Image) -> bool:
 def _check_kinds(images: Sequence[Annotated], dataset: Any, warn: Warn) -> None:
     """Refuse images that show nothing when loaded; warn of what loading leaves out of others."""
     color_type, backend = decoding(dataset)
-    if color_type == 'unchanged' or not images:
+    if color_type == 'unchanged' or backend == 'tifffile' or not images:  # all that is there
         return
     count, source = len(images), images[0].source
     if deep := [image.path for image in images if image.header.is_deep]:

@@ -15,8 +15,8 @@ from mmdat.checks.images import (
     DECODES_NOT,
     MORE_CHANNELS,
     UNREADABLE_SUFFIXES,
+    has_more_channels,
     open_image,
-    read_header,
 )
 from mmdat.errors import reason
 
@@ -54,7 +54,7 @@ def read_image(
         with fileio.get_local_path(path) as file, quiet_opencv():
             image = _decode(str(file), is_turning)
             pages = cv2.imcount(str(file))
-            header = read_header(str(file))
+            is_rich = has_more_channels(str(file))
     except (OSError, ValueError, SyntaxError, MemoryError, cv2.error) as error:  # as PIL raises
         raise UnreadableError(_reason(path, error)) from error
     except (
@@ -67,7 +67,7 @@ def read_image(
         raise UnreadableError(f'it cannot be fetched: {reason(error)}') from error
     if pages > 1:
         notify(f'{path} holds {pages} images: the first is taken')
-    if header and header.left_out:
+    if is_rich:
         notify(f'some images have {MORE_CHANNELS}')
     if image.dtype == np.uint8:
         return image

@@ -45,6 +45,16 @@ def test_channels_that_are_left_out_are_told(tmp_path: Path) -> None:
     assert (image == RGB).all() and notes[0].startswith('some images have more channels than red')
 
 
+def test_of_a_jpeg_pillow_does_not_warn(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """A phone's JPEG whose index of previews is broken is read by OpenCV alone."""
+    Image.fromarray(RGB).save(tmp_path / 'x.jpg')
+    start, rest = (content := (tmp_path / 'x.jpg').read_bytes())[:2], content[2:]
+    (tmp_path / 'x.jpg').write_bytes(start + b'\xff\xe2\0\x0eMPF\0garbage!' + rest)
+    assert read(tmp_path / 'x.jpg')[1] == [] and not len(recwarn)
+    with pytest.warns(UserWarning, match='malformed MPO'):
+        Image.open(tmp_path / 'x.jpg')
+
+
 @pytest.mark.parametrize(
     'mode, name',
     [
