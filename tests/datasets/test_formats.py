@@ -655,6 +655,7 @@ def test_tables_divide_by_the_column_of_the_images(lines: str, tmp_path: Path) -
         {'train.csv': 'image,label\n17,cat\n18,dog\n'},
         {'images.txt': '1 cat/1.jpg\n2 dog/1.jpg\n', 'train_test_split.txt': '1 1\n2 0\n'},
         {'train_list.mat': '1'},
+        {'val.txt': 'cat/1.jpg\ndog/1.jpg\n'},
     ],
 )
 def test_lists_that_divide_in_no_known_way_are_told(files: dict, tmp_path: Path) -> None:
@@ -662,7 +663,7 @@ def test_lists_that_divide_in_no_known_way_are_told(files: dict, tmp_path: Path)
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     listed = ', '.join(name for name in sorted(files) if 'tra' in name or 'val' in name)
-    note = f'{listed} may say which images are for training, but not by their paths: not read.'
+    note = f'{listed} may say which images are for training, but no list has their paths: not read.'
     assert note in read_classified(tmp_path, 0.5, 0).notes
 
 
@@ -685,9 +686,10 @@ def test_lists_without_classes_divide_folders_of_classes(tmp_path: Path) -> None
     assert found.splits['train'].labels == {names[0]: 0, names[1]: 0, names[4]: 1}
     assert found.splits['val'].labels == {names[6]: 1, names[3]: 0}
     assert found.notes == ['3 images of classes are in no list such as train.txt: left out.']
-    train.write_text('pie/0\npie/9\n')
-    with pytest.raises(UserError, match='image pie/9 of .*train.txt is in no folder of a class'):
-        read_classified(tmp_path, 0.5, 0)
+    for lines in ('pie/0\npie/9\n', 'pie/9\npie/0\n'):
+        train.write_text(lines)
+        with pytest.raises(UserError, match='image pie/9 of .*train.txt is in no folder of a cl'):
+            read_classified(tmp_path, 0.5, 0)
     train.write_text('pie\ntea\n')
     (tmp_path / 'meta' / 'valid.txt').unlink()
     assert len(read_classified(tmp_path, 0.5, 0).splits['train'].labels) == 4
@@ -1384,6 +1386,7 @@ def test_points_with_visibilities_are_no_polygon(
         ),
         (' 0.6 0.6', 'All objects are outlines of 3 points, as'),
         (' 1.57', '4 objects have a sixth number, such as a confidence or an angle: left out.'),
+        (' nan', '4 objects have a sixth number, such as'),
         ('', None),
     ],
 )

@@ -212,7 +212,8 @@ def _divide_by_lists(named: dict[str, dict[str, str]], folder: Folder) -> dict[s
         if not count or (is_table and 2 * count < len(found)):
             continue
         first = next(iter(found))
-        if len(found) > 1 and not found[first] and not is_image(first):  # the name of the column
+        can_have_names = not path.lower().endswith('.txt') and len(found) > 1
+        if can_have_names and not found[first] and not is_image(first):  # the name of the column
             del found[first]
         split = splits.setdefault(split_of(path) or '', {})
         for name, at in found.items():
@@ -225,8 +226,8 @@ def _divide_by_lists(named: dict[str, dict[str, str]], folder: Folder) -> dict[s
     if not splits.get('train'):
         if unread := [path for path in folder.files if _speaks_of_splits(PurePosixPath(path))]:
             folder.note(
-                f'{list_first(unread)} may say which images are for training, but not by their '
-                'paths: not read.'
+                f'{list_first(unread)} may say which images are for training, but no list has '
+                'their paths: not read.'
             )
         return named
     listed = {path for split in splits.values() for path in split}

@@ -1,7 +1,6 @@
 """YOLO's text files: a line for each object, with its class and shares of the image's sides."""
 
 import itertools
-import math
 import os
 import re
 from collections import defaultdict
@@ -309,7 +308,7 @@ def _rows(
         shares = row[1:5] if len(row) == 6 else row[1:]  # a sixth number may be anything
         within = all(-SLACK <= value <= 1 + SLACK for value in shares)
         fits = len(row) in (5, 6) or (len(row) > 6 and len(row) % 2)
-        if not (fits and within and row[0] in names and all(map(math.isfinite, row))):
+        if not (fits and within and row[0] in names):
             begun = shorten(line, 60, placeholder=' ...')
             raise UserError(
                 f'{where} has in line {number} {begun!r}, which is not a class from '
