@@ -69,5 +69,6 @@ class PackSegInputs(MMSegPackSegInputs):
         packed = super().transform(results)
         values = results.get('gt_seg_map')
         if values is not None and values.dtype == np.uint8:
-            packed['data_samples'].gt_sem_seg.set_metainfo(dict(labels=values_in(values)))
+            labels = values_in(values.reshape(-1, values.shape[-1]))  # of volumes, too
+            packed['data_samples'].gt_sem_seg.set_metainfo(dict(labels=labels))
         return packed

@@ -336,6 +336,16 @@ def test_masks_whose_labels_a_worker_noted_are_not_scanned_again() -> None:
         check_mask_classes(model, packed(0, 3, 255))
 
 
+def test_labels_of_a_volume_are_told() -> None:
+    volume = np.zeros((1, 4, 600), np.uint8)
+    volume[0, 2, 5] = 7
+    with pytest.warns(UserWarning, match='segmentation map'):
+        packed = PackSegInputs(meta_keys=()).transform(
+            dict(img=np.zeros((4, 600, 3), np.uint8), gt_seg_map=volume)
+        )
+    assert packed['data_samples'].gt_sem_seg.labels == [0, 7]
+
+
 @pytest.mark.parametrize(
     'name', ['upernet_dat_pp_t_ade20k', 'mask2former_dat_pp_t_ade20k', 'upernet_dat_pp_nano_shapes']
 )
