@@ -143,7 +143,9 @@ def check_rates(optim_wrapper: Any, warn: Warn) -> None:
     Args:
         optim_wrapper: Built, or several by name.
     """
-    wrappers = getattr(optim_wrapper, 'optim_wrappers', {'optimizer': optim_wrapper})
+    several = getattr(optim_wrapper, 'optim_wrappers', {})
+    wrappers = {f'{name}.optimizer': wrapper for name, wrapper in several.items()}
+    wrappers = wrappers or {'optimizer': optim_wrapper}
     for name, wrapper in wrappers.items():
         groups = wrapper.optimizer.param_groups
         # A warm-up may begin at 0, and an optimizer may set the rate by itself, as Adafactor.

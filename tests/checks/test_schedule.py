@@ -296,7 +296,8 @@ def test_a_learning_rate_of_zero_is_told() -> None:
     optimizer.param_groups[0].update(lr=None, initial_lr=None)  # as of transformers' Adafactor
     schedule.check_rates(OptimWrapper(optimizer), found.append)
     assert found == [
-        f'optim_wrapper.{key}.lr is 0: nothing is learned' for key in ('head', 'optimizer')
+        f'optim_wrapper.{key}.lr is 0: nothing is learned'
+        for key in ('head.optimizer', 'optimizer')
     ]
 
 
