@@ -3,43 +3,44 @@
 
 #include "vectors.h"
 
-// The standard normal distribution at x: the density, and the integral up to x. Its relative error is
-// 1e-6, or 2e-4 for what will be rounded to BFloat16, and up to 1e-5 more below -3, where x * x is
-// rounded.
+// The standard normal distribution at x: the density, and the integrals up to -|x| and up to x. Their
+// relative error is 1e-6, or 2e-4 for what will be rounded to BFloat16, and up to 1e-5 more below -3,
+// where x * x is rounded.
 template <typename T>
 struct Normal {
-    Vec density, integral;
+    Vec below;  // -|x|, but no less than -16, where the tail is zero
+    Vec density, tail, integral;
 
-    explicit Normal(Vec x) {
-        Vec size = (Vec)((Bits)x & 0x7fffffff);
-        size = size < 16 ? size : splat(16);  // where the tail is zero
-        density = 0.398942280f * exp2<T>(x * x * (-0.5f * LOG2_E));
-        // Polynomials of least relative error of the ratio of the tail to the density.
+    explicit Normal(Vec x) : below(larger((Vec)((Bits)x | 0x80000000), splat(-16))) {
+        const Vec power = exp2<T>(x * x * (-0.5f * LOG2_E));
+        density = 0.398942280f * power;
+        // Polynomials of least relative error of the ratio of the tail to the power.
         Vec t, ratio;
         if constexpr (PACK<T> == 1) {
-            t = reciprocal(size * 0.3f + 1.0f);
-            ratio = t * 8.94234538e-2f - 3.94050747e-1f;
-            ratio = ratio * t + 5.17253339e-1f;
-            ratio = ratio * t - 1.34566441e-1f;
-            ratio = ratio * t + 3.22256923e-1f;
-            ratio = ratio * t + 2.50445873e-1f;
-            ratio = ratio * t + 3.02685082e-1f;
-            ratio = ratio * t + 2.99866205e-1f;
+            t = reciprocal(1.0f - below * 0.3f);
+            ratio = t * 3.56747966e-02f - 1.57203504e-01f;
+            ratio = ratio * t + 2.06354227e-01f;
+            ratio = ratio * t - 5.36842428e-02f;
+            ratio = ratio * t + 1.28561912e-01f;
+            ratio = ratio * t + 9.99134477e-02f;
+            ratio = ratio * t + 1.20753877e-01f;
+            ratio = ratio * t + 1.19629308e-01f;
         } else {
-            t = reciprocal(size * 0.383333333f + 1.0f);
-            ratio = 4.52685711e-01f - t * 2.23044496e-01f;
-            ratio = ratio * t + 2.45209683e-01f;
-            ratio = ratio * t + 3.95740857e-01f;
-            ratio = ratio * t + 3.82669342e-01f;
+            t = reciprocal<T>(1.0f - below * 0.383333333f);
+            ratio = 1.80595470e-01f - t * 8.89818799e-02f;
+            ratio = ratio * t + 9.78245101e-02f;
+            ratio = ratio * t + 1.57877760e-01f;
+            ratio = ratio * t + 1.52662980e-01f;
         }
-        const Vec tail = density * ratio * t;
+        tail = power * ratio * t;
         integral = x > 0 ? 1 - tail : tail;
     }
 };
 
 template <typename T>
 inline Vec gelu(Vec x) {
-    return x * Normal<T>(x).integral;
+    const Normal<T> normal(x);
+    return larger(Vec{}, x) + normal.below * normal.tail;
 }
 
 template <typename T>

@@ -64,9 +64,13 @@ inline Vec load(const float *from) {
 inline void store(float *to, Vec x) { std::memcpy(to, &x, sizeof x); }
 
 inline Vec load(const BFloat16 *from) {
-    HalfBits x;
-    std::memcpy(&x, from, sizeof x);
-    return (Vec)(__builtin_convertvector(x, Bits) << 16);
+    // GCC would convert halves of the vector.
+#ifdef __AVX512F__
+    const Bits x = (Bits)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+#else
+    const Bits x = (Bits)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
+#endif
+    return (Vec)(x << 16);
 }
 
 // Where numbers in float32 become BFloat16, they are rounded to the nearest, by an instruction or to
@@ -187,8 +191,14 @@ inline void transpose(Vec (&x)[LANES]) {
     }
 }
 
-// Where x is no number, y.
-inline Vec larger(Vec x, Vec y) { return x > y ? x : y; }
+// Where one is no number, y.
+inline Vec larger(Vec x, Vec y) {
+#ifdef __AVX512F__
+    return (Vec)_mm512_max_ps((__m512)x, (__m512)y);
+#else
+    return (Vec)_mm256_max_ps((__m256)x, (__m256)y);
+#endif
+}
 
 inline float sum(Vec x) {
     for (int half = LANES / 2; half > 0; half /= 2)
@@ -196,10 +206,12 @@ inline float sum(Vec x) {
     return x[0];
 }
 
-// 1 / x to a relative error of 2e-7.
+// 1 / x to a relative error of 2e-7, or 6e-5 for what will be rounded to BFloat16.
+template <typename T = float>
 inline Vec reciprocal(Vec x) {
 #ifdef __AVX512F__
     const Vec y = (Vec)_mm512_rcp14_ps((__m512)x);
+    if constexpr (PACK<T> > 1) return y;
 #else
     const Vec y = (Vec)_mm256_rcp_ps((__m256)x);
 #endif
@@ -210,14 +222,12 @@ inline Vec reciprocal(Vec x) {
 // 0 below the least normal number.
 template <typename T = float>
 inline Vec exp2(Vec x) {
-#ifdef __AVX512F__
-    x = (Vec)_mm512_max_ps((__m512)splat(-127.0f), (__m512)x);  // stays where it is no number
-#else
-    x = (Vec)_mm256_max_ps((__m256)splat(-127.0f), (__m256)x);
-#endif
-    // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the lowest bits.
-    const Vec shifted = x + 12582912.0f;
-    const Vec rest = x - (shifted - 12582912.0f);
+    x = larger(splat(-127.0f), x);  // stays where it is no number
+    // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the lowest bits; so 127 more is the
+    // exponent of its power.
+    constexpr float SHIFT = 12582912.0f + 127;
+    const Vec shifted = x + SHIFT;
+    const Vec rest = x - (shifted - SHIFT);
     // Polynomials of least relative error in [-0.5, 0.5].
     Vec power;
     if constexpr (PACK<T> == 1) {
@@ -231,7 +241,7 @@ inline Vec exp2(Vec x) {
         power = power * rest + 6.93260987e-1f;
         power = power * rest + 9.99928073e-1f;
     }
-    return power * (Vec)(((IntVec)shifted + 127) << 23);
+    return power * (Vec)((IntVec)shifted << 23);
 }
 
 // Sums of neighboring lanes, of x and y in turn, in each quarter of four lanes.
