@@ -1129,7 +1129,7 @@ def test_images_to_validate_on_without_an_object_are_refused(names: str, tmp_pat
     content['annotations'] = content['annotations'][: len(names)]
     write_json(path, content)
     if names == '1':
-        with pytest.raises(UserError, match='no image of val in .* has an object to learn or to f'):
+        with pytest.raises(UserError, match='no image to validate on in .* has an object: ann'):
             read_detection(tmp_path, 0.5, 0)
     else:
         assert read_detection(tmp_path, 0.5, 0).objects('val')

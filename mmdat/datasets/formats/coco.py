@@ -129,12 +129,11 @@ def read_detection(data: Path, share: float, seed: int) -> Detection:
             f'{crowds} objects are crowds (iscrowd is 1), which are neither learned nor counted: '
             'set iscrowd to 0 if they are objects.'
         )
-    for split in ('train', 'val'):
+    for split, purpose in (('train', 'train'), ('val', 'validate')):
         count = found.objects(split)
         if not count:
             raise UserError(
-                f'no image of {split} in {folder.root} has an object to learn or to find: annotate '
-                'more'
+                f'no image to {purpose} on in {folder.root} has an object: annotate more'
             )
         if absent := [name for name in classes if not count[name]]:
             folder.note(f'{split} has no object of {enumerate_names(absent)}.')
