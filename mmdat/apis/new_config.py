@@ -209,9 +209,10 @@ def _find(
             ) from error
         if packed := next(find_files(str(data), PACKED), None):
             raise UserError(f'{error}; or is it in {packed}? Unpack that first') from error
-        unread = next(find_files(str(data), UNREADABLE_SUFFIXES), None)
-        if unread and not next(find_files(str(data), IMAGE_SUFFIXES), None):
-            raise UserError(f'{error}; images such as {unread} must be JPEG or PNG') from error
+        if unread := next(find_files(str(data), UNREADABLE_SUFFIXES), None):
+            raise UserError(
+                f'{error}; images such as {unread} are not read: convert them to JPEG or PNG'
+            ) from error
         raise
 
 

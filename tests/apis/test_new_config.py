@@ -319,8 +319,8 @@ def write_packed(root: Path) -> None:
     (root / 'train.json.gz').touch()
 
 
-def write_unreadable(root: Path, other: str = 'b.psd') -> None:
-    for name in ('a.psd', other):
+def write_unreadable(root: Path) -> None:
+    for name in ('a.psd', 'b.jpg'):
         (root / name).touch()
 
 
@@ -376,8 +376,7 @@ BOX_OF_NAN = '<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>nan</xmax><ymax>4</ymax>
         (write_yolo_of_pixels, r"in line 1 '0 40 30 20 10', which is not a class from 0 to 1"),
         (write_lost_image, r'1 of 2 images of .*_annotations.coco.json are not below'),
         (write_two_files, r'give the one to use as DATA'),
-        (write_unreadable, r'known format.*; images such as .*\.psd must be JPEG or PNG'),
-        (partial(write_unreadable, other='b.jpg'), r'known format[^;]*$'),
+        (write_unreadable, r'; images such as .*a\.psd are not read: convert them to JPEG or PNG'),
         (write_packed, r'or is it in .*train.json.gz\? Unpack that first'),
         (
             partial(write_annotations, bbox=[60, 50, 90, 75], area='1'),
