@@ -102,7 +102,7 @@ def test_gelu_far_from_zero_is_as_exact(dtype: torch.dtype) -> None:
     tolerances = dict(rtol=1e-5, atol=1e-36) if dtype == torch.float32 else {}
     torch.testing.assert_close(out[0, 0, 0], expected.to(dtype), **tolerances)
     torch.testing.assert_close(grad[0, 0, 0, finite], slope.to(dtype), rtol=1e-2, atol=1e-6)
-    for value, result in ((torch.inf, torch.inf), (torch.nan, torch.nan)):
+    for value, result in ((torch.inf, torch.inf), (-torch.inf, 0.0), (torch.nan, torch.nan)):
         alone = torch.full((1, 16, 1, 1), value, dtype=dtype)
         out = residual_depthwise_conv(
             alone, *(zero.to(dtype) for zero in zeros), with_gelu=True, implementation='compiled'

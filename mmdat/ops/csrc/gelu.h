@@ -4,8 +4,8 @@
 #include "vectors.h"
 
 // The standard normal distribution at x: the density, and the integrals up to -|x| and up to x. Their
-// relative error is 1e-6, or 2e-4 for what will be rounded to BFloat16, and up to 1e-5 more below -3,
-// where x * x is rounded.
+// relative error is 1e-6, or 3e-4 for what will be rounded to BFloat16, and up to 1e-5 more where |x| > 3,
+// as x * x is rounded.
 template <typename T>
 struct Normal {
     Vec below;  // -|x|, but no less than -16, where the tail is zero
@@ -37,6 +37,7 @@ struct Normal {
     }
 };
 
+// Zero at minus infinity.
 template <typename T>
 inline Vec gelu(Vec x) {
     const Normal<T> normal(x);

@@ -64,7 +64,7 @@ inline Vec load(const float *from) {
 inline void store(float *to, Vec x) { std::memcpy(to, &x, sizeof x); }
 
 inline Vec load(const BFloat16 *from) {
-    // GCC would convert halves of the vector.
+    // GCC would convert each half of the vector by itself.
 #ifdef __AVX512F__
     const Bits x = (Bits)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
 #else
@@ -191,7 +191,7 @@ inline void transpose(Vec (&x)[LANES]) {
     }
 }
 
-// Where one is no number, y.
+// y where either is no number.
 inline Vec larger(Vec x, Vec y) {
 #ifdef __AVX512F__
     return (Vec)_mm512_max_ps((__m512)x, (__m512)y);
@@ -219,12 +219,12 @@ inline Vec reciprocal(Vec x) {
 }
 
 // 2^x of numbers up to 127, to a relative error of 3e-7, or 8e-5 for what will be rounded to BFloat16;
-// 0 below the least normal number.
+// 0 from 2^-126.5 down.
 template <typename T = float>
 inline Vec exp2(Vec x) {
     x = larger(splat(-127.0f), x);  // stays where it is no number
-    // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the lowest bits; so 127 more is the
-    // exponent of its power.
+    // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the lowest bits. 127 more makes of it
+    // the exponent as floats store it.
     constexpr float SHIFT = 12582912.0f + 127;
     const Vec shifted = x + SHIFT;
     const Vec rest = x - (shifted - SHIFT);
