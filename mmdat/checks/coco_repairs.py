@@ -181,6 +181,31 @@ def has_no_pixel(segmentation: dict) -> bool:
     return len(counts) < SHORT and not mask_api.area(segmentation)
 
 
+def run_lengths(counts: str) -> list[int]:
+    """Read run lengths that pycocotools compressed; none if they break off or are other text.
+
+    A character holds five bits of a number, lowest first, and one that tells whether more follow.
+    From the fourth on, a number is added to the last but one.
+
+    Example:
+        >>> run_lengths('52203'), run_lengths('5P')
+        ([5, 2, 2, 2, 5], [])
+    """
+    runs: list[int] = []
+    number = shift = 0
+    for character in counts:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            return []
+        number |= (code & 31) << shift
+        shift += 5
+        if code < 32:
+            number -= (code >> 4) << shift  # a sign bit
+            runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+            number = shift = 0
+    return [] if shift else runs
+
+
 def _compressed(segmentation: dict) -> dict:
     from pycocotools import mask as mask_api
 

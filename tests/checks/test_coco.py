@@ -6,13 +6,17 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocotools import mask as mask_api
 
 from mmdat.checks.coco import read_coco
+from mmdat.checks.coco_repairs import run_lengths
 from mmdat.errors import UserError
 
 TINYCOCO = Path(
@@ -165,6 +169,12 @@ def test_lists_that_are_wrong_are_refused(tmp_path: Path, content: object, probl
             'counts do not add up to',
         ),
         ('annotations', 'segmentation', dict(size=[2, 3]), 'counts do not add up to'),
+        # Compressed ones: a run too few, one that breaks off, one that is negative, other text.
+        ('annotations', 'segmentation', dict(size=[2, 3], counts='12'), 'counts do not add up to'),
+        ('annotations', 'segmentation', dict(size=[2, 3], counts='6P'), 'counts do not add up to'),
+        ('annotations', 'segmentation', dict(size=[2, 3], counts='7O'), 'counts do not add up to'),
+        ('annotations', 'segmentation', dict(size=[2, 3], counts=''), 'counts do not add up to'),
+        ('annotations', 'segmentation', dict(size=[2, 3], counts="b'6'"), 'counts do not add up'),
     ],
 )
 def test_value_that_is_wrong_is_refused(
@@ -174,6 +184,17 @@ def test_value_that_is_wrong_is_refused(
     content[name][0][field] = value
     place = f"in '{name}' the item with id {content[name][0]['id']} "
     check_refusal(write(tmp_path / 'wrong.json', content), place, problem)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.randoms(use_true_random=False))
+def test_run_lengths_are_those_that_pycocotools_compressed(
+    height: int, width: int, random: Random
+) -> None:
+    mask = np.array([random.random() < 0.3 for _ in range(height * width)], np.uint8)
+    encoded = mask_api.encode(mask.reshape(height, width, order='F'))
+    ends = np.flatnonzero(np.diff(mask, prepend=0, append=1 - mask[-1]))
+    expected = np.diff(ends, prepend=0).tolist()
+    assert run_lengths(encoded['counts'].decode()) == expected
 
 
 @pytest.mark.parametrize('name, field', [('images', 'width'), ('annotations', 'image_id')])
