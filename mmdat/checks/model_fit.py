@@ -34,12 +34,6 @@ def check_channels(model: nn.Module) -> None:
     """Refuse a neck or a head for other channels than a backbone of mmdat returns."""
     if (backbone := own_backbone(model)) is None:
         return
-    for name, expected, given in _readers(model, list(backbone.out_channels)):
-        if expected != given:
-            raise UserError(
-                f'model.{name}.in_channels is {expected}, but model.backbone returns maps '
-                f'of {given} channels: give the {name} those'
-            )
     for name in SEGMENTING if getattr(model, 'neck', None) is None else ():
         index: Any = getattr(getattr(model, name, None), 'in_index', 0)
         count = len(backbone.out_channels)
@@ -47,6 +41,12 @@ def check_channels(model: nn.Module) -> None:
             raise UserError(
                 f'model.{name}.in_index is {index}, but model.backbone returns {count} maps: '
                 f'choose from 0 to {count - 1}'
+            )
+    for name, expected, given in _readers(model, list(backbone.out_channels)):
+        if expected != given:
+            raise UserError(
+                f'model.{name}.in_channels is {expected}, but model.backbone returns maps '
+                f'of {given} channels: give the {name} those'
             )
 
 
@@ -73,7 +73,9 @@ def check_strides(model: nn.Module) -> None:
         elif {*parts} & {*READING_FIRST}:
             first = getattr(module, 'featmap_strides', getattr(module, 'feature_strides', None))
             given = list(first or ())
-            expected = strides[: len(given)]
+            # Extractors have no in_index and read the first maps.
+            read = _listed(getattr(module, 'in_index', range(len(given))))
+            expected = [strides[each] for each in read if -len(strides) <= each < len(strides)]
         else:
             continue
         # YOLACT gives the strides of one size of images, such as 30.6 in place of 32.
@@ -388,11 +390,15 @@ def _readers(model: nn.Module, channels: list[int]) -> Iterator[tuple[str, Any, 
     for name in SEGMENTING:
         head = getattr(model, name, None)
         head_channels: Any = getattr(head, 'in_channels', None)
-        index: Any = getattr(head, 'in_index', None)
+        # Heads with queries have no in_index and read all maps.
+        index: Any = getattr(head, 'in_index', range(len(channels)))
+        if not all(each in range(-len(channels), len(channels)) for each in _listed(index)):
+            continue  # it is of the maps of a neck
+        read = [channels[each] for each in _listed(index)]
         if isinstance(head_channels, Sequence):
-            yield name, list(head_channels), channels
-        elif isinstance(head_channels, int) and index in range(-len(channels), len(channels)):
-            yield name, head_channels, channels[index]
+            yield name, list(head_channels), read
+        elif isinstance(head_channels, int) and isinstance(index, int):
+            yield name, head_channels, read[0]
 
 
 def _listed(value: Any) -> Sequence[int]:

@@ -1,6 +1,8 @@
 """Necks, heads and checkpoints that do not fit are told by name."""
 
 import re
+from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,13 +60,9 @@ def fcn_head(channels: int, num_classes: int = 3) -> dict[str, Any]:
     )
 
 
-def uper_head(channels: list[int]) -> dict[str, Any]:
+def uper_head(channels: list[int], in_index: Sequence[int] = (0, 1, 2, 3)) -> dict[str, Any]:
     return dict(
-        type='mmseg.UPerHead',
-        in_channels=channels,
-        in_index=[0, 1, 2, 3],
-        channels=8,
-        num_classes=3,
+        type='mmseg.UPerHead', in_channels=channels, in_index=in_index, channels=8, num_classes=3
     )
 
 
@@ -84,6 +82,11 @@ def linear_head(channels: int) -> dict[str, Any]:
             dict(decode_head=uper_head(CHANNELS)),
             dict(decode_head=uper_head(OTHER_CHANNELS)),
             r'model.decode_head.in_channels is \[16, 32, 64, 64\], but .* of \[16, 32, 64, 128\]',
+        ),
+        (
+            dict(decode_head=uper_head([32, 128], in_index=[1, -1])),
+            dict(decode_head=uper_head([32, 128], in_index=[0, 1])),
+            r'model.decode_head.in_channels is \[32, 128\], but .* of \[16, 32\]',
         ),
         (
             dict(auxiliary_head=fcn_head(64)),
@@ -119,11 +122,11 @@ def rpn_head(strides: list[int]) -> dict[str, Any]:
     return dict(type='mmdet.RPNHead', in_channels=8, anchor_generator=anchors)
 
 
-def fpn_head(strides: list[int]) -> dict[str, Any]:
+def fpn_head(strides: list[int], in_index: Sequence[int] = (0, 1, 2, 3)) -> dict[str, Any]:
     return dict(
         type='mmseg.FPNHead',
-        in_channels=[8] * 4,
-        in_index=[0, 1, 2, 3],
+        in_channels=[8] * len(in_index),
+        in_index=in_index,
         feature_strides=strides,
         channels=8,
         num_classes=2,
@@ -143,6 +146,7 @@ def roi_extractor(strides: list[int]) -> dict[str, Any]:
         ('rpn_head', rpn_head, [4, 8, 16, 32, 64], [8, 16, 32, 64, 128]),
         ('rpn_head', rpn_head, [4, 8, 16, 32, 64], [4, 8, 16, 32]),
         ('decode_head', fpn_head, [4, 8, 16, 32], [8, 16, 32, 64]),
+        ('decode_head', partial(fpn_head, in_index=[1, 3]), [8, 32], [4, 8]),
         ('bbox_roi_extractor', roi_extractor, [4, 8], [8, 16]),
     ],
 )
