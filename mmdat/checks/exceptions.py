@@ -15,7 +15,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import OPTIMIZERS, Registry
 from mmengine.runner import BaseLoop, Runner
 from mmengine.structures import BaseDataElement
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmdat.errors import UserError, nearest, reason, suggest
@@ -141,7 +141,7 @@ def _explain(error: Exception, cfg: Config) -> str | None:
             'or leave out the part that takes it'
         )
     modules = [owner for owner in owners if isinstance(owner, nn.Module)]
-    return _misfit(text, modules) or _unusable_part(error, text, frames, cfg)
+    return _misfit(text, modules, frames[-1]) or _unusable_part(error, text, frames, cfg)
 
 
 def _nearest_type(name: str, registry: Any) -> str | None:
@@ -189,12 +189,13 @@ def _unloaded(error: Exception, text: str, innermost: FrameType) -> str | None:
     return lacked if in_toolbox and not lacked.startswith('pred_') else None
 
 
-def _misfit(text: str, modules: list[nn.Module]) -> str | None:
+def _misfit(text: str, modules: list[nn.Module], innermost: FrameType) -> str | None:
     """Say which layer gets other channels than it takes; None where that is not what happened.
 
     Args:
         text: What PyTorch said.
         modules: Those whose methods ran, from the outermost to the innermost.
+        innermost: The frame of the last method.
     """
     convolved = re.search(r'to have (?P<takes>\d+) channels, but got (?P<gets>\d+) channels', text)
     product = r'cannot be multiplied \(\d+x(?P<gets>\d+) and (?P<takes>\d+)x\d+\)'
@@ -205,6 +206,14 @@ def _misfit(text: str, modules: list[nn.Module]) -> str | None:
     name = names.get(modules[-1])
     if not name:
         return None
+    x = innermost.f_locals.get('input')
+    has_neck = getattr(modules[0], 'neck', None) is not None
+    if name.startswith('head.') and not has_neck and isinstance(x, Tensor) and x.ndim == 4:
+        # As in recipes for vision transformers, which return vectors; what it gets is a width.
+        return (
+            f'model.{name} takes vectors, but gets maps of {x.shape[1]} channels: pool them with '
+            "model.neck=dict(type='GlobalAveragePooling')"
+        )
     part = '.'.join(name.split('.')[:2]) if name.startswith('roi_head.') else name.split('.')[0]
     return (
         f'model.{name} takes {match["takes"]} channels, but gets {match["gets"]}: make in_channels '

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -414,6 +415,21 @@ def test_a_layer_that_gets_other_channels_is_named(
         Whole()(torch.zeros(size))
     with pytest.raises(RuntimeError), explained(Config()):
         layer(torch.zeros(size))
+
+
+def test_a_classifier_without_pooling_is_told_to_pool() -> None:
+    backbone = dict(type='mmdat.DATPlusPlus', arch='nano', out_indices=(3,))
+    head = dict(type='LinearClsHead', num_classes=2, in_channels=128)
+    sentence = (
+        r'^model.head.fc takes vectors, but gets maps of 128 channels: pool them with '
+        r"model.neck=dict\(type='GlobalAveragePooling'\)$"
+    )
+    for neck in (None, dict(type='GlobalAveragePooling')):
+        model: Any = dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head)
+        classifier = MODELS.build(dict(model, _scope_='mmpretrain'))
+        told = nullcontext() if neck else pytest.raises(UserError, match=sentence)
+        with told, explained(Config()):
+            classifier(torch.zeros(1, 3, 64, 64))
 
 
 def test_what_is_no_mistake_of_the_user_passes() -> None:
