@@ -201,7 +201,7 @@ def first_step_checks(
     yield partial(model_fit.check_class_weights, model)
     yield partial(model_fit.check_topk, model)
     yield partial(model_fit.check_single_output, model)
-    yield partial(model_fit.check_mixed_classes, model)
+    yield partial(model_fit.check_one_hot_classes, model)
     names = next((names for *_, names in classes.data_with_classes(datasets)), ())
     metrics = {split: evaluator.metrics for split, evaluator in evaluators.items()}
     yield partial(model_fit.check_ignored, model, metrics, names, warn)

@@ -158,16 +158,19 @@ def check_class_weights(model: nn.Module) -> None:
                 raise UserError(f'{key}[{index}] is {weight}: give it 0 or more')
 
 
-def check_mixed_classes(model: nn.Module) -> None:
-    """Refuse a preprocessor that mixes labels of another number of classes than the head has."""
+def check_one_hot_classes(model: nn.Module) -> None:
+    """Refuse a preprocessor whose one-hot labels are of other classes than the head's.
+
+    Mixup and CutMix make them, too.
+    """
     preprocessor: Any = getattr(model, 'data_preprocessor', None)
     expected = getattr(getattr(model, 'head', None), 'num_classes', None)
     given = getattr(preprocessor, 'num_classes', None)
-    mixes = getattr(preprocessor, 'batch_augments', None)
-    if mixes and isinstance(expected, int) and given != expected:
+    is_one_hot = getattr(preprocessor, 'to_onehot', False)
+    if is_one_hot and isinstance(expected, int) and given != expected:
         raise UserError(
             f'data_preprocessor.num_classes is {given}, but model.head.num_classes {expected}: '
-            'set it alike, as Mixup and CutMix mix labels of so many classes'
+            'set it alike, as it makes labels of so many numbers (to_onehot, Mixup, CutMix)'
         )
 
 

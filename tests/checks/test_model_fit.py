@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from mmpretrain.evaluation import Accuracy, MultiLabelMetric, SingleLabelMetric
+from mmpretrain.models import ClsDataPreprocessor
 from mmseg.models import CrossEntropyLoss, SegDataPreProcessor
 from torch import nn
 
@@ -18,8 +19,8 @@ from mmdat.checks.model_fit import (
     check_ignored,
     check_image_channels,
     check_metric,
-    check_mixed_classes,
     check_num_classes,
+    check_one_hot_classes,
     check_padding,
     check_predicts_masks,
     check_single_output,
@@ -539,18 +540,18 @@ def test_one_output_needs_a_sigmoid() -> None:
         check_single_output(model_)
 
 
-def mixing(preprocessor: SimpleNamespace) -> Any:
-    """A classifier of four classes."""
-    return SimpleNamespace(data_preprocessor=preprocessor, head=SimpleNamespace(num_classes=4))
+@pytest.mark.parametrize('options', [dict(to_onehot=True), dict(batch_augments=dict(augments=()))])
+def test_one_hot_labels_of_other_classes_than_the_heads_are_refused(options: Any) -> None:
+    def classifier(num_classes: int | None, **options: Any) -> Any:
+        preprocessor = ClsDataPreprocessor(num_classes=num_classes, **options)
+        return SimpleNamespace(data_preprocessor=preprocessor, head=SimpleNamespace(num_classes=4))
 
-
-def test_labels_of_other_classes_than_the_heads_are_not_mixed() -> None:
-    for augments, given in ((None, 3), ([object()], 4)):
-        both = SimpleNamespace(num_classes=given, batch_augments=augments)
-        check_mixed_classes(mixing(both))
-    both.num_classes = 3
-    with pytest.raises(UserError, match=r'data_preprocessor.num_classes is 3, but model.head.* 4'):
-        check_mixed_classes(mixing(both))
+    check_one_hot_classes(classifier(3))
+    check_one_hot_classes(classifier(4, **options))
+    for given in (3, None):
+        sentence = f'data_preprocessor.num_classes is {given}, but model.head.* 4: set it alike'
+        with pytest.raises(UserError, match=sentence):
+            check_one_hot_classes(classifier(given, **options))
 
 
 def test_a_checkpoint_with_another_entry_named_model_is_told_too() -> None:
