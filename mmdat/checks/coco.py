@@ -17,7 +17,7 @@ from mmdat.errors import UserError, Warn, enumerate_names
 from .coco_reading import Reading, SizeOf
 from .coco_repairs import overlap, plain_name
 from .config_tree import transforms, unwrap
-from .mmengine_private import is_subset
+from .mmengine_private import is_subset, which_images
 
 # Detections of a class in an image that COCO's average precision counts.
 MOST_EVALUATED = 100
@@ -267,6 +267,7 @@ def check_left_out(dataset: Any, warn: Warn) -> None:
     """Warn of objects and images that mmdet would leave out in silence."""
     for tally in _tallies(dataset):
         used, left_out = tally.objects.total(), tally.left_out + tally.ignored
+        is_whole = not is_subset(dataset)  # else what is left out is of more than what is used
         what = 'are not learned'
         if dataset.test_mode:
             what = 'can hardly be found, but are evaluated'
@@ -275,15 +276,18 @@ def check_left_out(dataset: Any, warn: Warn) -> None:
         elif MANY_CROWDS * left_out[CROWD] < used:
             del left_out[CROWD]
         if left_out:
+            total = f' of the {used + left_out.total()}' if is_whole else ''
             warn(
-                f'{left_out.total()} of the {used + left_out.total()} objects in '
-                f'{dataset.ann_file} {what}: {_list_reasons(left_out)}'
+                f'{left_out.total()}{total} objects in {dataset.ann_file} {what}: '
+                f'{_list_reasons(left_out)}'
             )
         images = tally.images_left_out
         if images:
+            used = tally.images_by_objects.total()
+            total = f' of the {used + images.total()}' if is_whole else ''
             warn(
-                f'{images.total()} of the {tally.images_by_objects.total() + images.total()} '
-                f'images in {dataset.ann_file} are left out: {_list_reasons(images)}'
+                f'{images.total()}{total} images in {dataset.ann_file} are left out: '
+                f'{_list_reasons(images)}'
             )
 
 
@@ -298,7 +302,7 @@ def check_classes_occur(dataset: Any, warn: Warn) -> None:
     objects = sum((part.tally.objects for part in parts), Counter[int]())
     if not objects:
         return
-    files = ' and '.join(dict.fromkeys(part.ann_file for part in parts))
+    files = ' and '.join(dict.fromkeys(part.ann_file + which_images(part) for part in parts))
     classes = parts[0].metainfo['classes']
     lacking = {label: name for label, name in enumerate(classes) if not objects[label]}
     in_training = [part for part in parts if not part.test_mode and not is_subset(part)]
@@ -327,9 +331,9 @@ def check_object_counts(model: nn.Module, dataset: Any, warn: Warn) -> None:
         above = sum(images for count, images in counts.items() if limit and count > limit)
         if above:
             warn(
-                f'{above} of the {counts.total()} images in {dataset.ann_file} have more objects '
-                f'(up to {max(counts)}) than the {limit} that the model returns for an image: '
-                f'raise {name}'
+                f'{above} of the {counts.total()} images in {dataset.ann_file}'
+                f'{which_images(dataset)} have more objects (up to {max(counts)}) than the {limit} '
+                f'that the model returns for an image: raise {name}'
             )
         if tally.crowded and dataset.test_mode:
             warn(

@@ -15,6 +15,7 @@ from mmdat.errors import UserError, Warn, enumerate_names
 from . import config_tree
 from .coco_repairs import plain_name
 from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, DataFiles, map_in_threads
+from .mmengine_private import is_subset, which_images
 
 # Default scope of a toolbox -> the data set of the papers, and the variable with its folder.
 DATA_OF_SCOPE = {
@@ -216,8 +217,8 @@ def check_labels(files: DataFiles, warn: Warn, num_classes: int | None = None) -
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
         warn(
-            f'{len(empty)} of the {len(classes)} classes have no image in {source}: '
-            f'{enumerate_names(empty)}'
+            f'{len(empty)} of the {len(classes)} classes have no image in {source}'
+            f'{which_images(dataset)}: {enumerate_names(empty)}'
         )
     if files.in_training and len(files.items) <= MOST_COMPARED:
         _warn_of_copies(labels, classes, source, warn)
@@ -259,7 +260,8 @@ def check_class_folders(datasets: Mapping[str, Any]) -> None:
 def check_left_out(files: DataFiles, warn: Warn) -> None:
     """Warn of images in a data set's folder that it leaves out."""
     dataset = files.dataset
-    if getattr(dataset, 'ann_file', True) or not hasattr(dataset, 'get_data_info'):
+    has_list = getattr(dataset, 'ann_file', True) or is_subset(dataset)
+    if has_list or not hasattr(dataset, 'get_data_info'):
         return
     folder = dataset.data_prefix.get('img_path')
     if not folder or not os.path.isdir(folder):
@@ -333,7 +335,8 @@ def check_unlisted(files: Mapping[str, Sequence[DataFiles]], warn: Warn) -> None
             if not file.endswith('.json') or 'img' not in single.data_prefix:
                 continue
             tally = getattr(single, 'tally', None)  # mmdat.CocoDataset has one
-            if tally is None and single.filter_cfg and not single.test_mode:
+            is_filtered = tally is None and single.filter_cfg and not single.test_mode
+            if is_filtered or is_subset(single):
                 return  # there is no telling what it left out
             for item in listed.items:
                 folder, name = os.path.split(item.path)

@@ -8,7 +8,6 @@ from types import FrameType
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope, build_from_cfg
 from mmengine.runner import BaseLoop, FlexibleRunner, Runner
 from mmengine.utils import manager
@@ -85,9 +84,14 @@ def keeps_numbers(runner: Runner) -> bool:
     return any(isinstance(backend, LocalVisBackend) for backend in backends)
 
 
-def is_subset(dataset: BaseDataset) -> bool:
+def is_subset(dataset: Any) -> bool:
     """Whether a data set is a part of what its annotations have (``indices``)."""
-    return dataset._indices is not None
+    return getattr(dataset, '_indices', None) is not None
+
+
+def which_images(dataset: Any) -> str:
+    """What a sentence adds to the source of a data set that has some of its images alone."""
+    return ' (the images of indices)' if is_subset(dataset) else ''
 
 
 def is_fine_tuning(runner: Runner) -> bool:

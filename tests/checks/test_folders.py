@@ -141,6 +141,9 @@ def test_double_lines_and_empty_classes_are_told(tmp_path: Path) -> None:
     assert warnings[1].startswith('1 of the 2 classes have no image in ') and "'dog'" in warnings[1]
     check_labels(DataFiles(dataset, False), warnings.append)
     assert warnings[2:] == warnings[:2], 'a class without an image is not evaluated'
+    dataset._indices = 1  # as if the list had more
+    check_labels(DataFiles(dataset, False), warnings.append)
+    assert 'have no image in' in warnings[-1] and "(the images of indices): 'dog'" in warnings[-1]
 
 
 def test_an_image_in_the_folders_of_two_classes_is_told(tmp_path: Path) -> None:
@@ -206,6 +209,7 @@ def test_images_of_other_suffixes_are_told(tmp_path: Path) -> None:
     assert warnings[2].startswith('3 of 9 images in ')
     (tmp_path / 'list.txt').write_text('a')
     check_left_out(DataFiles(masks(tmp_path, ann_file='list.txt')), pytest.fail)
+    check_left_out(DataFiles(masks(tmp_path, indices=2)), pytest.fail)
 
 
 def test_masks_beside_images_are_no_images(tmp_path: Path) -> None:
@@ -249,6 +253,8 @@ def test_images_that_no_coco_file_names_are_told(coco_root: Path) -> None:
 
     val = build('val2017', test_mode=True)
     check_unlisted(list_files(dict(val=val)), pytest.fail)
+    part = build('val2017', test_mode=True, indices=1)  # it does not tell what the file names
+    check_unlisted(list_files(dict(train=part, val=part)), pytest.fail)
     for name in ('x.PNG', 'y.jpg', 'notes.txt'):
         (coco_root / 'val2017' / name).touch()
     warnings: list[str] = []

@@ -352,9 +352,20 @@ def test_images_that_could_be_one_file_are_refused(coco_root: Path) -> None:
 def test_classes_and_objects_of_a_part_of_the_images_are_counted(coco_root: Path) -> None:
     change(coco_root, 'train2017', lambda content: content['annotations'][1].update(category_id=5))
     warnings: list[str] = []
-    check_classes_occur(build(coco_root, 'train2017', indices=1), warnings.append)
-    assert '1 of the 2 classes have no object in' in warnings[0]
-    assert "cannot be learned: 'disk'" in warnings[0]
+    first = build(coco_root, 'train2017', indices=1)
+    check_classes_occur(first, warnings.append)
+    file = f'{coco_root}/annotations/instances_train2017.json'
+    assert warnings == [
+        f'1 of the 2 classes have no object in {file} (the images of indices) and cannot be '
+        "learned: 'disk'"
+    ]
+    check_left_out(first, pytest.fail)
+    first.tally.left_out['beside it'] = first.tally.images_left_out['empty'] = 2
+    check_left_out(first, warnings.append)  # how many the file has is not counted
+    assert warnings[1:] == [
+        f'2 objects in {file} are not learned: 2 beside it',
+        f'2 images in {file} are left out: 2 empty',
+    ]
 
 
 def test_data_set_can_be_sent_to_another_process(coco_root: Path) -> None:
