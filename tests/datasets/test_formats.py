@@ -33,6 +33,7 @@ from mmdat.datasets.formats import (
 )
 from mmdat.datasets.formats.files import Folder
 from mmdat.datasets.formats.mask_pairs import pair_masks
+from mmdat.datasets.formats.mask_values import meaning_of
 from mmdat.errors import UserError
 
 
@@ -203,6 +204,34 @@ def test_what_zero_means_can_be_told(tmp_path: Path) -> None:
     assert read_segmented(tmp_path, 0.2, 0, 'ignored').classes == ('road', 'sky')
     told = read_segmented(tmp_path, 0.2, 0, 'background')
     assert told.classes == ('background', 'road', 'sky') and not told.zero_is_nothing
+
+
+CAR_DOG = {1: 'car', 2: 'dog'}
+
+
+@pytest.mark.parametrize(
+    'names, zero, values, nothing',
+    [
+        ({0: 'sky', **CAR_DOG}, 'ignored', CAR_DOG, True),
+        ({0: 'sky', **CAR_DOG}, 'background', {0: 'sky', **CAR_DOG}, False),
+        (CAR_DOG, 'background', {0: 'background', **CAR_DOG}, False),
+        ({0: None, **CAR_DOG}, 'background', {0: 'background', **CAR_DOG}, False),
+        ({0: None, **CAR_DOG, 3: None}, None, {**CAR_DOG, 3: None, 0: None}, False),
+        ({0: 'sky', 3: 'car', 6: 'dog'}, 'ignored', {0: None, 3: 'car', 6: 'dog'}, False),
+        ({3: 'car', 6: 'dog'}, None, {0: None, 3: 'car', 6: 'dog'}, False),
+        ({3: 'car', 6: 'dog'}, 'background', {0: 'background', 3: 'car', 6: 'dog'}, False),
+        (['sky', 'car', 'dog'], 'ignored', {0: None, 100: 'car', 200: 'dog'}, False),
+    ],
+)
+def test_each_value_keeps_its_name_whatever_zero_is(
+    names: Any, zero: str | None, values: dict[int, str | None], nothing: bool
+) -> None:
+    """Each value that may be in a mask has a name or is ignored, by numbers or one by one."""
+    meaning = meaning_of({*values} - {3} if 1 in values else {*values, 0}, names, zero, '')
+    assert meaning.classes == tuple(name for name in values.values() if name)
+    assert meaning.zero_is_nothing == nothing
+    numbered = dict(enumerate(meaning.classes, nothing))
+    assert (meaning.values or numbered) == values
 
 
 @pytest.mark.parametrize(

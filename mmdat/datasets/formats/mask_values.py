@@ -255,14 +255,17 @@ def _meaning_by_value(
             f'the masks hold the values {enumerate_names(map(str, sorted(unknown)))}, which '
             'the file with the names of the classes does not have: add them'
         )
-    classes = tuple(name for _, name in sorted(names.items()) if name is not None)
-    if None in names.values():
-        return Meaning(classes, dict(names))
-    if sorted(names) == list(range(1, len(names) + 1)):
-        return Meaning(classes, None, zero != 'background')
-    if sorted(names) == list(range(len(names))):
-        return Meaning(classes, None, zero == 'ignored')
-    return Meaning(classes, {value: names[value] for value in sorted(names)})
+    named = {0: names.get(0)} | {value: names[value] for value in sorted(names) if value}
+    if zero:
+        named[0] = None if zero == 'ignored' else named[0] or 'background'
+    classes, nothing = _classes(named), named[0] is None
+    if list(named) == list(range(nothing + len(classes))):
+        return Meaning(classes, None, nothing)
+    return Meaning(classes, named)
+
+
+def _classes(named: Mapping[int, str | None]) -> tuple[str, ...]:
+    return tuple(name for name in named.values() if name is not None)
 
 
 def _meaning_of_each(numbers: list[int], names: list[str], zero: str | None) -> Meaning:
@@ -277,10 +280,10 @@ def _meaning_of_each(numbers: list[int], names: list[str], zero: str | None) -> 
             f'are {len(names)} names of classes: name one class for each'
         )
     named = named or ['background' if v == 0 else f'value_{v}' for v in numbers]
-    classes = dict(zip(numbers, named, strict=True))
+    classes: dict[int, str | None] = dict(zip(numbers, named, strict=True))
     if zero == 'ignored':
-        classes.pop(0, None)
-    return Meaning(tuple(classes.values()), {**classes})
+        classes[0] = None
+    return Meaning(_classes(classes), classes)
 
 
 def _meaning_by_order(top: int, names: list[str], zero: str | None) -> Meaning:
