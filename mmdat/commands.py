@@ -228,7 +228,7 @@ def _add_new_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--zero',
         choices=['background', 'ignored'],
-        help='what 0 in masks is: a class, or nothing (found from the names and values)',
+        help='what 0 or black in masks is: a class, or nothing (found from names and values)',
     )
 
 

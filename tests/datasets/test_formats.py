@@ -552,6 +552,46 @@ def test_colors_have_the_names_that_a_file_gives_them(
     assert all(names.get(label, color) == color for color, label in found.rewritten.items())
 
 
+@pytest.mark.parametrize(
+    'zero, classes, is_clear',
+    [
+        (None, ('background', 'color_008000', 'color_800000'), False),
+        ('background', ('background', 'color_008000', 'color_800000'), True),
+        ('ignored', ('color_008000', 'color_800000'), True),
+    ],
+)
+def test_black_is_what_zero_is(
+    zero: str | None, classes: tuple[str, ...], is_clear: bool, tmp_path: Path
+) -> None:
+    for index in range(2):
+        write_pictures(tmp_path, [f'images/{index}.jpg'])
+        write_colored(tmp_path / f'masks/{index}.png', np.arange(3)[None], 'color')
+    found = read_segmented(tmp_path, 0.5, 0, zero)
+    assert (found.classes, found.zero_is_clear) == (classes, is_clear)
+    write_values(tmp_path / 'masks/0.png', tmp_path / 'new.png', found.rewritten, found.classes)
+    first = 255 if zero == 'ignored' else 0
+    assert np.asarray(Image.open(tmp_path / 'new.png'))[0, 0] == first
+    if zero == 'ignored':
+        (tmp_path / 'label_colors.txt').write_text('0 0 0 sky\n0 128 0 road\n128 0 0 car\n')
+        assert read_segmented(tmp_path, 0.5, 0, zero).classes == ('road', 'car')
+
+
+@pytest.mark.parametrize(
+    'colors, zero, end',
+    [
+        ([[128, 0, 0]], None, "'color_800000' alone: there is nothing to tell it from"),
+        ([[0, 0, 0], [128, 0, 0]], 'ignored', r'is 0 a class \(--zero background\)\?'),
+    ],
+)
+def test_a_color_alone_is_refused(colors: list, zero: str | None, end: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['images/1.jpg', 'images/2.jpg'])
+    (tmp_path / 'masks').mkdir()
+    for name in '12':
+        Image.fromarray(np.array([colors], np.uint8)).save(tmp_path / f'masks/{name}.png')
+    with pytest.raises(UserError, match=f'{end}$'):
+        read_segmented(tmp_path, 0.5, 0, zero)
+
+
 def test_a_color_of_a_labelmap_that_is_none_is_refused(tmp_path: Path) -> None:
     write_masks(tmp_path, PLAIN, np.arange(2))
     (tmp_path / 'labelmap.txt').write_text('car:red::\n')

@@ -24,6 +24,7 @@ from .files import (
 )
 from .mask_pairs import CITYSCAPES_END, pair_masks
 from .mask_values import (
+    BLACK,
     Color,
     MaskContents,
     meaning_of,
@@ -105,20 +106,20 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
         names = names_of_known_data(splits['train'].pairs) or []
     if look.colors:
         colors = name_colors(folder, look.colors, names, colors_of)
+        if zero == 'ignored':
+            colors = {color: name for color, name in colors.items() if color != BLACK}
         classes = tuple(dict.fromkeys(colors.values()))
+        _check_several(classes, zero == 'ignored')
         color_of = {name: color for color, name in colors.items()}
         return Segmented(
             classes=classes,
             palette=[color_of[name] for name in classes],
             rewritten=colors,
+            zero_is_clear=bool(zero or colors_of) or classes[0] != 'background',
             **common,
         )
     meaning = meaning_of(look.values, names, zero, kind)
-    if len(meaning.classes) < 2:
-        raise UserError(
-            f'the masks have the class {enumerate_names(meaning.classes)} alone: there is nothing '
-            'to tell it from; is 0 a class (--zero background)?'
-        )
+    _check_several(meaning.classes, zero == 'ignored' or meaning.zero_is_nothing)
     common |= dict(
         classes=meaning.classes,
         zero_is_nothing=meaning.zero_is_nothing,
@@ -147,6 +148,15 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
         return Segmented(rewritten=kept, **common)
     palette = [look.palette[value] for value in kept] if look.palette else None
     return Segmented(palette=palette, values=meaning.values, **common)
+
+
+def _check_several(classes: Sequence[str], zero_is_nothing: bool) -> None:
+    """Refuse masks of less than two classes."""
+    if len(classes) < 2:
+        raise UserError(
+            f'the masks have the class {enumerate_names(classes)} alone: there is nothing to tell '
+            'it from' + ('; is 0 a class (--zero background)?' if zero_is_nothing else '')
+        )
 
 
 def _find_splits(folder: Folder) -> tuple[dict[str, MaskSplit], str]:
