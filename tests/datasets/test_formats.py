@@ -962,9 +962,31 @@ def test_folders_beside_those_of_splits_are_no_classes(tmp_path: Path) -> None:
     assert found.classes == ('cat', 'dog')
     assert [split.folder for split in found.splits.values()] == ['train', 'val']
     assert found.notes[0] == "No split, and left out: the folders 'plots' and 'raw'."
+    write_pictures(tmp_path, ['val/2.jpg'])
     for split in ('val', 'plots', 'raw'):
         (tmp_path / split).rename(tmp_path / f'bus {split}')
     assert 'train' in read_classified(tmp_path, 0.5, 0).classes  # a vehicle
+
+
+@pytest.mark.parametrize('inner', ['', '/seg_{}'])
+def test_splits_in_longer_names_are_no_classes(inner: str, tmp_path: Path) -> None:
+    """As Kaggle's packages of seg_train/seg_train, beside a folder of images without classes."""
+    for split in ('train', 'test'):
+        names = ['cat/1.jpg', 'dog/1.jpg'] if split == 'train' else ['dog/2.jpg']
+        folder = f'seg_{split}{inner.format(split)}'
+        write_pictures(tmp_path, [f'{folder}/{name}' for name in names])
+        (tmp_path / folder / 'empty').mkdir()
+    write_pictures(tmp_path, ['seg_pred/seg_pred/3.jpg'])
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.classes == ('cat', 'dog')
+    assert [split.folder for split in found.splits.values()] == [
+        f'seg_{split}{inner.format(split)}' for split in ('train', 'test')
+    ]
+    assert found.notes[:3] == [
+        "No split, and left out: the folders 'seg_pred'.",
+        "No class, as they hold no image: 'empty'.",
+        '1 images are in no folder of a class: they are left out.',
+    ]
 
 
 @pytest.mark.parametrize('splits', ['', 'train/ val/'])

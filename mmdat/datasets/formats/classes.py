@@ -411,31 +411,43 @@ def _read_folders(folder: Folder) -> dict[str, dict[str, str]]:
         depth += 1  # a single folder that holds everything
     deeper = [path for path in paths if len(path.parts) > depth + 1]
     splits = {path.parts[depth]: split_of(path.parts[depth]) for path in deeper}
-    # Words of splits may be classes, such as a train beside a bus, unless there are several.
-    words = {split for name, split in splits.items() if name.lower() in SPLIT_WORDS}
+    # Words of splits may be classes, such as a train beside a bus, unless there are several, in
+    # names of one word or of folders that hold folders alone, as seg_train.
+    flat = {path.parts[depth] for path in deeper if len(path.parts) == depth + 2}
+    words = {
+        split
+        for name, split in splits.items()
+        if split and (name.lower() in SPLIT_WORDS or name not in flat)
+    }
     by_split = 'train' in splits.values() and (
         None not in splits.values() or ('train' in words and len(words) > 1)
     )
-    at = depth + by_split
     if others := sorted(name for name in splits if by_split and splits[name] is None):
         folder.note(f'No split, and left out: the folders {enumerate_names(others)}.')
     named: dict[str, dict[str, str]] = {}
     inside: dict[str, set[str]] = defaultdict(set)  # class -> folders in its own, '' for images
-    for path in deeper:
-        split = splits[path.parts[depth]] if by_split else 'train'
-        if split and len(path.parts) > at + 1:
-            # Macs write letters and their signs apart.
-            name = unicodedata.normalize('NFC', path.parts[at])
-            named.setdefault(split, {})[str(path)] = name
-            inside[name].add(path.parts[at + 1] if len(path.parts) > at + 2 else '')
-    places = {folder.root.joinpath(*path.parts[:at]) for path in deeper if len(path.parts) > at + 1}
+    places: set[Path] = set()
+    for top, split in splits.items() if by_split else [('', 'train')]:
+        below = [path for path in deeper if top in ('', path.parts[depth])]
+        at = depth + by_split
+        # A folder alone in that of its split, as packers make it, is no class.
+        if by_split and all(len(path.parts) > at + 2 for path in below):
+            names = {path.parts[at] for path in below}
+            at += len(names) == 1 and split_of(*names) == split
+        for path in below:
+            if split and len(path.parts) > at + 1:
+                # Macs write letters and their signs apart.
+                name = unicodedata.normalize('NFC', path.parts[at])
+                named.setdefault(split, {})[str(path)] = name
+                inside[name].add(path.parts[at + 1] if len(path.parts) > at + 2 else '')
+                places.add(folder.root.joinpath(*path.parts[:at]))
     there = {
         unicodedata.normalize('NFC', entry.name)
         for place in places
         for entry in os.scandir(place)
         if entry.is_dir() and not is_hidden(entry.name)
     }
-    if empty := there - {unicodedata.normalize('NFC', path.parts[at]) for path in deeper}:
+    if empty := there - inside.keys():
         folder.note(f'No class, as they hold no image: {enumerate_names(sorted(empty))}.')
     for name, folders in inside.items():
         if len(folders) > 1 and '' not in folders:
