@@ -204,9 +204,10 @@ def _find(
             task, example = TASKS[scope]
             if isinstance(found, Detection) and found.without_mask():
                 example = BOXES_ALONE
-            raise UserError(
-                f'{data} holds {found.kind}: give a BASE of {task}, such as {example}'
-            ) from error
+            remedy = f'give a BASE of {task}, such as {example}'
+            if isinstance(found, Classified):  # as any folders of images and tables of boxes seem
+                raise UserError(f'{error}; or, if each image has one class, {remedy}') from error
+            raise UserError(f'{data} holds {found.kind}: {remedy}') from error
         if packed := next(find_files(str(data), PACKED), None):
             raise UserError(f'{error}; or is it in {packed}? Unpack that first') from error
         if unread := next(find_files(str(data), UNREADABLE_SUFFIXES), None):

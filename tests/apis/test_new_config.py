@@ -407,13 +407,17 @@ def write_folders_of_classes(root: Path) -> None:
         write_images(root / name, ['1.png', '2.png'])
 
 
+def write_table_of_boxes(root: Path) -> None:
+    write_images(root, ['1.png', '2.png'])
+    (root / 'train.csv').write_text('file,class,xmin\n1.png,cat,2\n1.png,cat,6\n2.png,dog,3\n')
+
+
 @pytest.mark.parametrize(
     'write, bases, sentence',
     [
         (write_roboflow, 'mmseg mmpretrain', r'COCO JSON: .* such as configs/mask_rcnn_dat_pp_t'),
         (write_yolo, 'mmseg mmpretrain', r'YOLO: .* such as configs/retinanet_dat'),
         (write_masks_of_pixels, 'mmdet mmpretrain', r'masks: .* such as configs/upernet_dat_pp_t'),
-        (write_folders_of_classes, 'mmdet mmseg', r'each class: .* such as configs/dat_pp_t'),
     ],
 )
 def test_data_of_another_task_names_a_base_for_it(
@@ -423,6 +427,20 @@ def test_data_of_another_task_names_a_base_for_it(
     write(tmp_path / 'data')
     for scope in bases.split():
         with pytest.raises(UserError, match=f'holds .*{sentence}'):
+            new_config(nano(scope), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+
+
+@pytest.mark.parametrize('write', [write_folders_of_classes, write_table_of_boxes])
+def test_what_seems_to_have_classes_may_be_of_a_program(write: Any, tmp_path: Path) -> None:
+    """Images of other tasks lie in several folders, too, and tables of boxes name classes."""
+    (tmp_path / 'data').mkdir()
+    write(tmp_path / 'data')
+    (tmp_path / 'data/export.json').write_text('[{"label": [{"rectanglelabels": ["a"]}]}]')
+    for scope, sentence in (
+        ('mmdet', 'export.json is of Label Studio: export the data as COCO there'),
+        ('mmseg', 'no pairs of an image and a mask: give a folder with .* up to the suffix'),
+    ):
+        with pytest.raises(UserError, match=f'{sentence}; or, if each image has one class, give'):
             new_config(nano(scope), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
 
 
