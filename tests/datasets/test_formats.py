@@ -736,6 +736,23 @@ def test_lists_that_divide_in_no_known_way_are_told(files: dict, tmp_path: Path)
     assert note in read_classified(tmp_path, 0.5, 0).notes
 
 
+def test_tables_of_images_are_not_passed_over(tmp_path: Path) -> None:
+    """Folders may be mere parts, as HAM10000's are; of several tables one may have the classes."""
+    write_pictures(tmp_path, [f'part_{i % 2}/my {i}.jpg' for i in range(4)])
+    table = tmp_path / 'meta.csv'
+    table.write_text('patient,image_id,label\n7,my 0,a\n7,my 1,a\n8,my 2,b\n9,my 3,b\n')
+    (tmp_path / 'pixels.csv').write_text('0,1,label\n3,17,2\n5,19,1\n')
+    (tmp_path / 'latin.csv').write_bytes('größe\n'.encode('latin-1'))
+    note = 'The folders are the classes, but meta.csv may have others of the same images: give the'
+    assert note in read_classified(tmp_path, 0.5, 0).notes[0]
+    assert read_classified(table, 0.5, 0).classes == ('a', 'b')
+    for path in tmp_path.glob('part_1/*'):
+        path.rename(tmp_path / 'part_0' / path.name)
+    shutil.copy(table, tmp_path / 'sample.csv')
+    with pytest.raises(UserError, match='; give the one of meta.csv, sample.csv that has them as'):
+        read_classified(tmp_path, 0.5, 0)
+
+
 def test_a_column_of_labels_is_taken_whatever_the_folders(tmp_path: Path) -> None:
     write_pictures(tmp_path, names := [f'part{i}/{i}{j}.jpg' for i in range(2) for j in range(2)])
     lines = [f'{path},{"ab"[int(path[-5])]}' for path in names]

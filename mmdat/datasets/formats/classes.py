@@ -1,5 +1,6 @@
 """Images by class: in a folder for each class, or in a list."""
 
+import contextlib
 import csv
 import json
 import os
@@ -39,6 +40,7 @@ NO_CLASSES = {
 LISTS = ('.txt', '.csv', '.jsonl')
 CLASS_COLUMNS = ('label', 'class', 'category', 'class_name', 'label_name')
 TABLE_CLASS_COLUMNS = (*CLASS_COLUMNS, 'labels', 'classes', 'target', 'species', 'breed')
+MOST_LINES = 20  # of a table that are looked at to see whether it names images
 SPLIT_COLUMNS = ('split', 'set', 'subset')
 
 
@@ -92,6 +94,7 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         if len(in_folders) < 2:
             named = _read_lists(tables, folder)
     kind = 'lists of images and classes' if named else 'a folder for each class'
+    others = [] if named or data.is_file() else _tables_of_images(folder)
     if not named:
         named = _divide_by_lists(_read_folders(folder), folder)
     else:
@@ -103,6 +106,7 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         raise NotRecognizedError(
             f'{data} has images of {len(classes) or "no"} classes: at least 2 are needed to tell '
             'apart, each in a folder of its own or in a list with lines "path class"'
+            + (f'; give the one of {list_first(others)} that has them as DATA' if others else '')
         )
     if all(map(_holds_no_class, classes)):
         raise NotRecognizedError(
@@ -113,6 +117,11 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         raise UserError(
             f'{data} has images of {enumerate_names(named)} alone: name a folder, list or split '
             'train'
+        )
+    if others:
+        folder.note(
+            f'The folders are the classes, but {list_first(others)} may have others of the same '
+            'images: give the file as DATA if it has the classes.'
         )
     add_val(folder, named, lambda whole: {path: [name] for path, name in whole.items()}, take_paths)
     numbers = {name: number for number, name in enumerate(classes)}
@@ -189,6 +198,21 @@ def _has_classes(path: Path) -> bool:
     except (AttributeError, IndexError, TypeError, ValueError, UserError):
         return False
     return not keys.isdisjoint(CLASS_COLUMNS)
+
+
+def _tables_of_images(folder: Folder) -> list[str]:
+    """List the tables of no split in which most of the first lines name an image."""
+    found = []
+    for path in folder.files:
+        if path.lower().endswith(LISTS[1:]) and not split_of(path):
+            with contextlib.suppress(UserError):  # which need not be of the data
+                lines = read_lines(folder.root / path)[:MOST_LINES]
+                cells = [map(str.strip, re.split('[\t;,"]', line)) for line in lines]
+                # A number alone may be anything.
+                named = [any(not x.isdecimal() and folder.find(x, path) for x in y) for y in cells]
+                if 2 * sum(named) >= len(named) > 0:
+                    found.append(path)
+    return found
 
 
 def _divide_by_lists(named: dict[str, dict[str, str]], folder: Folder) -> dict[str, dict[str, str]]:
