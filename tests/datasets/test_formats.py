@@ -812,6 +812,8 @@ def test_a_list_of_images_and_classes_is_read(
     [
         'Split,file,label\ntrain,a.jpg,cat\nTRAIN,b.jpg,dog\nvalid,c.jpg,cat\ntest,d.jpg,dog\n',
         'file,cat,dog,subset\na,1,0,training\nb,0,1,train\nc,1,0,validation\nd,0,1,test\n',
+        'file,cat,dog,Data set\na,1.0,0.0,TRAIN\nb,0.0,1.0,TRAIN\nc,1.0,0.0,VAL\nd,0.0,1.0,TEST\n',
+        'TRAIN,gs://x/a.jpg,cat\nTRAIN,b.jpg,dog\nVALIDATION,c.jpg,cat\nTEST,d.jpg,dog\n',
     ],
 )
 def test_a_column_of_a_list_names_the_splits(text: str, tmp_path: Path) -> None:
@@ -823,6 +825,21 @@ def test_a_column_of_a_list_names_the_splits(text: str, tmp_path: Path) -> None:
         val={'images/c.jpg': 0},
         test={'images/d.jpg': 1},
     )
+
+
+@pytest.mark.parametrize(
+    'text, note',
+    [
+        ('file,label,is_valid\na,x,1\nb,y,0\n', "The column 'is_valid' of data.csv may say which"),
+        ('file,fold,label\na,1,x\nb,2,y\n', "The column 'fold' of data.csv may say which images"),
+        ('file,labels\na,x\nb,y\nc,y z\nd,z\n', "1 classes, such as 'y z', consist of the names"),
+        ('file,label\na,x y\nb,y\nc,x y|y\n', "1 classes, such as 'x y|y', consist of the names"),
+    ],
+)
+def test_what_a_column_may_mean_is_told(text: str, note: str, tmp_path: Path) -> None:
+    write_pictures(tmp_path, [f'images/{name}.jpg' for name in 'abcd'])
+    (tmp_path / 'data.csv').write_text(text)
+    assert any(said.startswith(note) for said in read_classified(tmp_path, 0.5, 0).notes)
 
 
 def test_lines_of_json_are_a_list(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ LISTS = ('.txt', '.csv', '.jsonl')
 CLASS_COLUMNS = ('label', 'class', 'category', 'class_name', 'label_name')
 TABLE_CLASS_COLUMNS = (*CLASS_COLUMNS, 'labels', 'classes', 'target', 'species', 'breed')
 MOST_LINES = 20  # of a table that are looked at to see whether it names images
+ONE_HOT = {'0': False, '1': True, '0.0': False, '1.0': True}
 SPLIT_COLUMNS = ('split', 'set', 'subset')
 
 
@@ -102,6 +103,11 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         if all(name.isdecimal() for split in named.values() for name in split.values()):
             folder.note('The classes have numbers alone: name them in classes.txt, a line each.')
     classes = sorted({name for split in named.values() for name in split.values()}, key=_in_order)
+    if joined := [name for name in classes if _is_joined(name, classes)]:
+        folder.note(
+            f'{len(joined)} classes, such as {joined[0]!r}, consist of the names of others: an '
+            'image has one class here, and these are classes of their own.'
+        )
     if len(classes) < 2:
         raise NotRecognizedError(
             f'{data} has images of {len(classes) or "no"} classes: at least 2 are needed to tell '
@@ -143,6 +149,12 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
 def _holds_no_class(name: str) -> bool:
     """Whether the name of a folder is one of a split, or of data for another task."""
     return name in NO_CLASSES or split_of(name) is not None
+
+
+def _is_joined(name: str, classes: Collection[str]) -> bool:
+    """Whether the name of a class lists others, as tables with several classes of an image do."""
+    parts = [{*map(str.strip, name.split(sign))} for sign in '|;, ' if sign in name]
+    return any(part <= {*classes} for part in parts)
 
 
 def _in_order(name: str) -> tuple[int, str]:
@@ -262,10 +274,13 @@ def _divide_by_lists(named: dict[str, dict[str, str]], folder: Folder) -> dict[s
 
 def _speaks_of_splits(path: PurePosixPath) -> bool:
     """Whether the name of a file says that it divides images, as train_test_split.txt."""
-    words = re.findall('[a-z]+', path.stem.lower())
-    return path.suffix.lower() in (*LISTS, '.tsv', '.json', '.mat') and any(
-        word in (*SPLIT_WORDS, 'split', 'splits', 'trainval') for word in words
-    )
+    return path.suffix.lower() in (*LISTS, '.tsv', '.json', '.mat') and _divides(path.stem)
+
+
+def _divides(name: str) -> bool:
+    """Whether a name has a word for a split, or for splitting."""
+    words = re.findall('[a-z]+', name.lower())
+    return any(word in (*SPLIT_WORDS, 'split', 'splits', 'trainval', 'fold') for word in words)
 
 
 def _rows(folder: Folder, path: str) -> list[list[str]]:
@@ -337,25 +352,34 @@ def _items(folder: Folder, path: str, rows: list[list[str]]) -> list[tuple[str, 
     has_header = folder.find(rows[0][at], path) is None
     header = rows[0]
     body = [[*row, ''] for row in rows[has_header:]]  # the last cell is the split without a column
-    parts = [index for index, name in enumerate(header) if name.lower() in SPLIT_COLUMNS]
-    split = parts[0] if has_header and parts else -1
-    rest = [index for index in range(len(header)) if index not in (at, split)]
+    rest = [index for index in range(len(header)) if index != at]
+    parts = [index for index in rest if has_header and header[index].lower() in SPLIT_COLUMNS]
+    # Whatever it is called, a column of nothing but words of splits is one.
+    parts += [x for x in rest if body and all(row[x].lower() in SPLIT_WORDS for row in body)]
+    split = parts[0] if parts else -1
+    rest = [index for index in rest if index != split]
     if not rest:
         return []
     named = [index for index in rest if has_header and header[index].lower() in TABLE_CLASS_COLUMNS]
     if len(rest) == 1 or named:
         column = [*named, *rest][0]
+        unread = [header[x] for x in rest if has_header and x != column and _divides(header[x])]
+        if unread and split < 0:
+            folder.note(
+                f'The column {unread[0]!r} of {path} may say which images are for training: it is '
+                'not read, unless each row has train, val or test.'
+            )
         if has_header and not named and not _are_classes(folder, path, column, at, rows):
             return []
         return [(row[at], row[column], row[split]) for row in body]
-    if not has_header or any(row[index] not in ('0', '1') for row in body for index in rest):
+    if not has_header or any(row[index] not in ONE_HOT for row in body for index in rest):
         raise UserError(
             f'{where} has {len(header)} columns, and their names do not say which has the class: '
             'name it label in the first line'
         )
     items = []
     for row in body:
-        classes = [header[index] for index in rest if row[index] == '1']
+        classes = [header[index] for index in rest if ONE_HOT[row[index]]]
         if len(classes) != 1:
             raise UserError(
                 f'image {row[at]} of {where} has {len(classes)} classes, but a classifier learns '
