@@ -143,13 +143,13 @@ def check_categories(content: Mapping[str, Any], path: str, classes: Collection[
     numbers = {category['name']: category['id'] for category in content['categories']}
     missing = [name for name in classes if name not in numbers]
     others = [name for name in numbers if name not in classes]
+    alike = {plain_name(other): other for other in reversed(others)}
     for name in missing:
-        for other in others:
-            if plain_name(name) == plain_name(other):
-                raise UserError(
-                    f'annotation file {path} has no category {name!r}, which the config expects, '
-                    f'but {other!r}: write the name alike in metainfo.classes and in the file'
-                )
+        if other := alike.get(plain_name(name)):
+            raise UserError(
+                f'annotation file {path} has no category {name!r}, which the config expects, '
+                f'but {other!r}: write the name alike in metainfo.classes and in the file'
+            )
     if missing and (others or not numbers):
         raise UserError(
             f'annotation file {path} has no category {enumerate_names(missing)}, '

@@ -235,6 +235,7 @@ def check_class_folders(datasets: Mapping[str, Any]) -> None:
         for _, single in config_tree.unwrap(dataset):
             folders = getattr(single, 'folder_to_idx', {})
             classes = list(single.metainfo.get('classes') or ()) if folders else []
+            plain = list(map(plain_name, classes))
             for folder, number in folders.items() if classes else ():
                 where = single.img_prefix
                 if is_hidden(folder):
@@ -243,7 +244,7 @@ def check_class_folders(datasets: Mapping[str, Any]) -> None:
                         f'class: remove it, or {remedy}'
                     )
                 own = plain_name(folder)
-                if own in map(plain_name, classes) and plain_name(classes[number]) != own:
+                if plain[number] != own and own in plain:
                     raise UserError(
                         f"the images in the folder {folder} of {where} count as '{classes[number]}'"
                         ', since folders are numbered by name, not as in metainfo.classes: sort '
