@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import time
@@ -367,6 +368,19 @@ def test_many_images_of_one_name_take_no_time(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='has no pairs of an image and a mask'):
         pair_masks(folder)
     assert time.process_time() - start < 30  # each mask beside each image took minutes
+
+
+def test_frames_of_many_videos_are_found_in_no_time(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ['images/9/rgb/0.jpg'])
+    for n in (*range(9), *range(10, 1500)):
+        (tmp_path / f'images/{n}/rgb').mkdir(parents=True)
+        os.link(tmp_path / 'images/9/rgb/0.jpg', tmp_path / f'images/{n}/rgb/0.jpg')
+    folder = Folder(tmp_path, 0.2, 0)
+    start = time.process_time()
+    for n in range(1500):
+        assert folder.find(f'D:\\{n}\\RGB\\0.jpg', 'a.json') == f'images/{n}/rgb/0.jpg'
+    assert time.process_time() - start < 4  # each frame beside each other took half a minute
+    assert folder.find('1500/rgb/0.jpg', 'a.json') is None
 
 
 # Images and masks of which one could be taken for another's -> images that have masks.

@@ -159,11 +159,16 @@ class Folder:
             )
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._without_blanks: dict[str, list[str]] = defaultdict(list)
-        for path in self.paths:
-            name = _folded(path)[-1]
+        folded = {path: _folded(path) for path in self.paths}
+        for path, (*_, name) in folded.items():
             self._by_name[name].append(path)
             self._by_name[PurePosixPath(name).stem].append(path)
             self._without_blanks[name.replace(' ', '_')].append(path)
+        # Thousands of folders may have a file of one name, as the frames of videos.
+        for path, parts in folded.items():
+            if len(self._by_name[parts[-1]]) > 1:
+                for start in range(len(parts) - 1):
+                    self._by_name['/'.join(parts[start:])].append(path)
 
     def note(self, text: str) -> None:
         """Keep a sentence for the user about what was decided in reading the folder."""
@@ -205,8 +210,9 @@ class Folder:
         wanted = _folded(name)
         if not wanted:
             return None
-        stem = PurePosixPath(wanted[-1]).stem
-        candidates = self._by_name.get(wanted[-1]) or self._by_name.get(stem, [])
+        ends = ['/'.join(wanted[start:]) for start in range(len(wanted))]
+        names = [*ends, PurePosixPath(wanted[-1]).stem]
+        candidates = next(filter(None, map(self._by_name.get, names)), [])
         if not candidates and (match := UPLOADED.fullmatch(wanted[-1])):
             candidates = self._without_blanks.get(match[1].replace(' ', '_'), [])
         if not candidates and (plain := unquote(name)) != name:
