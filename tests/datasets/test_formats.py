@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import time
+import tracemalloc
 import unicodedata
 from functools import partial
 from pathlib import Path
@@ -1447,6 +1448,19 @@ def test_a_label_of_points_alone_is_no_class(tmp_path: Path) -> None:
         write_pictures(tmp_path, [f'{name}.jpg'])
         write_json(tmp_path / f'{name}.json', dict(shapes=[triangle, point], imagePath=''))
     assert read_detection(tmp_path, 0.5, 0).classes == ('a',)
+
+
+def test_images_in_files_of_labelme_are_not_kept(tmp_path: Path) -> None:
+    shape = dict(label='a', points=[[0, 0], [4, 0], [0, 4]], shape_type='polygon')
+    for name in map(str, range(20)):
+        write_pictures(tmp_path, [f'{name}.jpg'])
+        content = dict(shapes=[shape], imagePath=f'{name}.jpg', imageData='A' * 1_000_000)
+        write_json(tmp_path / f'{name}.json', content)
+    tracemalloc.start()
+    assert len(read_detection(tmp_path, 0.5, 0).images('train')) == 10
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8_000_000
 
 
 def test_groups_and_masks_of_labelme_are_objects(tmp_path: Path) -> None:

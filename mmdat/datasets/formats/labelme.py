@@ -41,6 +41,7 @@ def read_labelme(folder: Folder, paths: list[str]) -> dict[str, dict[str, Any]]:
     for path in paths:
         content = read_json(folder.root / path)
         if isinstance(content, dict) and isinstance(content.get('shapes'), list):
+            content.pop('imageData', None)  # the image once more, of all of which memory is short
             split = split_of_folder(path) or 'train'
             files.setdefault(split, []).append((path, content))
             name = content.get('imagePath')
