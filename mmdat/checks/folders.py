@@ -14,7 +14,7 @@ from mmdat.errors import UserError, Warn, enumerate_names
 
 from . import config_tree
 from .coco_repairs import plain_name
-from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, DataFiles, map_in_threads
+from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, DataFiles, map_in_threads, names_in
 from .mmengine_private import is_subset, which_images
 
 # Default scope of a toolbox -> the data set of the papers, and the variable with its folder.
@@ -344,14 +344,12 @@ def check_unlisted(files: Mapping[str, Sequence[DataFiles]], warn: Warn) -> None
                 named[folder].add(name)
                 filtered[folder][file] = tally.images_left_out.total() if tally else 0
     for folder, names in named.items():
-        if not os.path.isdir(folder):
-            continue
-        found = {name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)}
+        found = {name for name in names_in(folder) if name.lower().endswith(IMAGE_SUFFIXES)}
         unlisted = len(found - names) - sum(filtered[folder].values())
         if unlisted > 0:
             warn(
-                f'{unlisted} of {len(found)} images in {folder} are in no annotation file of '
-                f'{", ".join(files)}, and are not used'
+                f'{unlisted} of {len(found)} images in {folder or os.curdir} are in no annotation '
+                f'file of {", ".join(files)}, and are not used'
             )
 
 

@@ -429,7 +429,8 @@ def broken_among(paths: Sequence[str]) -> list[str]:
 
 
 def names_in(folder: str) -> frozenset[str]:
-    """Names of the files in a folder; none if there is no such folder."""
+    """Names of the files in a folder, the current one if empty; none if there is no such folder."""
+    folder = folder or os.curdir
     return frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
 
 

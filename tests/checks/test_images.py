@@ -44,6 +44,16 @@ def test_a_missing_image_is_refused_in_testing_many_in_training(paths: list[str]
         check_images(paths, 'train.json', can_skip=True, warn=pytest.fail)
 
 
+def test_images_may_lie_in_the_current_folder(
+    paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [Path(path).name for path in paths]
+    check_images(names, 'val.json', can_skip=False, warn=pytest.fail)
+    with pytest.raises(UserError, match=r'1 of the 4 images of val.json do not exist, such as 3'):
+        check_images([*names, '3.png'], 'val.json', can_skip=False, warn=pytest.fail)
+
+
 def test_a_broken_image_is_refused_in_testing(paths: list[str]) -> None:
     Path(paths[1]).write_bytes(b'no image')
     check_images(paths, 'train.json', can_skip=True, warn=pytest.fail)
