@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mmengine.config import Config
+from mmengine.utils import is_abs
 
 from mmdat.errors import UserError, Warn, enumerate_names
 
@@ -112,11 +113,11 @@ def read_lines(path: str) -> list[str]:
 
 
 def check_data_roots(cfg: Config, splits: Sequence[str]) -> None:
-    """Refuse data roots that do not exist, before anything is built or written."""
+    """Refuse data roots that are needed and do not exist, before anything is built or written."""
     for split in splits:
         for path, dataset in config_tree.datasets(cfg, split):
             root = dataset.get('data_root')
-            if not root or '://' in root or os.path.isdir(root):
+            if not root or '://' in root or os.path.isdir(root) or not _is_joined(dataset):
                 continue
             data, variable = DATA_OF_SCOPE[cfg.default_scope]
             how = f'set the environment variable that the config reads ({variable} for {data})'
@@ -130,6 +131,14 @@ def check_data_roots(cfg: Config, splits: Sequence[str]) -> None:
             raise UserError(
                 f'data root {root} of {split}_dataloader does not exist: {how} or {path}.data_root'
             )
+
+
+def _is_joined(dataset: Mapping[str, Any]) -> bool:
+    """Whether a path of a data set begins in its data root, on this machine's disk."""
+    prefixes = dataset.get('data_prefix')
+    paths = [*prefixes.values()] if isinstance(prefixes, Mapping) else [prefixes]
+    paths += [dataset['ann_file']] if dataset.get('ann_file') else []
+    return not dataset.get('backend_args') and not all(is_abs(str(path)) for path in paths)
 
 
 def check_lists(cfg: Config, splits: Sequence[str]) -> None:

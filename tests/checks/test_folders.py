@@ -97,6 +97,32 @@ def test_data_roots_that_are_there_or_elsewhere_pass() -> None:
     check_data_roots(config(concatenated('.', 's3://bucket/data', '')), ('train', 'val'))
 
 
+@pytest.mark.parametrize(
+    'paths',
+    [
+        dict(data_prefix=dict(img='/a'), ann_file='/a.json'),
+        dict(data_prefix=dict(img_path='/a', seg_map_path='s3://b')),
+        dict(data_prefix='/a', ann_file=''),
+        dict(ann_file='a.json', backend_args=dict(backend='petrel', path_mapping={'x': 's3:'})),
+    ],
+)
+def test_a_data_root_in_which_nothing_lies_need_not_be_there(paths: dict[str, Any]) -> None:
+    check_data_roots(config(dict(data_root='x', **paths)), ('train',))
+
+
+@pytest.mark.parametrize(
+    'paths',
+    [
+        dict(data_prefix=dict(img='/a'), ann_file='a.json'),
+        dict(data_prefix=dict(img_path='/a', seg_map_path='b')),
+        dict(ann_file='/a.json', backend_args=None),
+    ],
+)
+def test_a_data_root_in_which_something_lies_must_be_there(paths: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match='data root x of train_dataloader does not exist'):
+        check_data_roots(config(dict(data_root='x', **paths)), ('train',))
+
+
 def listed(root: Path, text: str) -> CustomDataset:
     """The data set of a list of images of cats and dogs."""
     (root / 'train.txt').write_text(text)
