@@ -431,15 +431,15 @@ def _is_custom(cfg: Config, path: str) -> bool:
 
 
 def _near_twins(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield each key that is spelled almost like an earlier one of its dict, with that one."""
-    if isinstance(value, (list, tuple)):
-        value = dict(enumerate(value))
-    if not isinstance(value, Mapping):
-        return
+    """Yield each key that is spelled almost like an earlier one of its dict, with that one.
+
+    A number in it is no slip, as in ``stage_1_thr`` and ``stage_2_thr``.
+    """
     earlier: list[str] = []
-    for key, item in value.items():
-        for twin in get_close_matches(str(key), earlier, n=1, cutoff=0.85):
-            yield f'{path}.{key}', twin
+    for key, item in items(value):
         if isinstance(key, str):
+            for twin in get_close_matches(key, earlier, n=1, cutoff=0.85):
+                if re.sub(r'\d', '', key) != re.sub(r'\d', '', twin):
+                    yield f'{path}.{key}', twin
             earlier.append(key)
         yield from _near_twins(item, f'{path}.{key}')

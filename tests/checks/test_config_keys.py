@@ -176,6 +176,7 @@ def test_key_that_nothing_reads_is_refused(text: str, sentence: str, tmp_path: P
     [
         "model = dict(test_cfg=dict(rcnn=dict(nms=dict(type='fast_nms'))))",
         "model = dict(test_cfg=dict(rcnn=dict(nms=dict(type='my_soft_nms'))))",
+        'model = dict(test_cfg=dict(stage_1_thr=0.1, stage_2_thr=0.2))',
         'train_cfg = dict(val_interval=2.0)',
         "train_cfg = dict(val_interval=float('inf'))",
         "default_hooks = dict(checkpoint=dict(interval=float('inf')))",
