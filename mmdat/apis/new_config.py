@@ -589,6 +589,11 @@ def _write_all(draft: Draft, path: Path) -> None:
                 folder.rmdir()
         if isinstance(error, OSError):
             raise UserError(f'{error.filename or path} cannot be written: {error}') from error
+        if isinstance(error, UnicodeEncodeError):
+            name = error.object[: error.end].splitlines()[-1][-80:]
+            raise UserError(
+                f'a name of a file or folder is not in UTF-8, {name!a} at its beginning: rename it'
+            ) from error
         raise
 
 

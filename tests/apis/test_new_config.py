@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -410,6 +411,14 @@ def write_folders_of_classes(root: Path) -> None:
 def write_table_of_boxes(root: Path) -> None:
     write_images(root, ['1.png', '2.png'])
     (root / 'train.csv').write_text('file,class,xmin\n1.png,cat,2\n1.png,cat,6\n2.png,dog,3\n')
+
+
+def test_names_that_no_list_can_hold_leave_nothing_behind(tmp_path: Path) -> None:
+    write_folders_of_classes(tmp_path / 'data')
+    write_images(tmp_path / 'data' / 'cat', [os.fsdecode(b'caf\xe9.png')])
+    with pytest.raises(UserError, match=r"in UTF-8, 'cat/caf\\udce9' at its beginning: rename it"):
+        new_config(nano('mmpretrain'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+    assert [path.name for path in tmp_path.iterdir()] == ['data']
 
 
 @pytest.mark.parametrize(
