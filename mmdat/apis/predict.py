@@ -15,16 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmdat.checks import log_warning
+from mmdat.checks.images import is_utf8
 from mmdat.checks.run import check_writable
-from mmdat.datasets.inputs import (
-    FOLDERS,
-    Frame,
-    Input,
-    count_frames,
-    find_inputs,
-    is_utf8,
-    read_frames,
-)
+from mmdat.datasets.inputs import FOLDERS, Frame, Input, count_frames, find_inputs, read_frames
 from mmdat.errors import UserError, is_out_of_memory, list_first
 from mmdat.visualization.fonts import lack_of_fonts
 

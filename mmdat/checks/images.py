@@ -434,9 +434,14 @@ def names_in(folder: str) -> frozenset[str]:
     return frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
 
 
+def is_utf8(path: str | os.PathLike) -> bool:
+    """Whether a path is in UTF-8; OpenCV would end the process at another."""
+    return os.fspath(path).encode(errors='ignore').decode() == os.fspath(path)
+
+
 def is_whole(path: str) -> bool:
     """Whether an image file is complete: a JPEG to its end marker, a PNG by its checksums."""
-    if not cv2.haveImageReader(path):
+    if is_utf8(path) and not cv2.haveImageReader(path):
         return False
     with open(path, 'rb') as file:
         start = file.read(len(JPEG_START))

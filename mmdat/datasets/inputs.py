@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from mmdat.checks.folders import find_files
-from mmdat.checks.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
+from mmdat.checks.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, is_utf8
 from mmdat.errors import UserError
 
 from .images import UnreadableError, quiet_opencv, read_image
@@ -72,11 +72,6 @@ class Frame:
     image: np.ndarray
     number: int | None = None
     rate: float | None = None
-
-
-def is_utf8(path: str | os.PathLike) -> bool:
-    """Whether a path is in UTF-8; OpenCV would end the process at another."""
-    return os.fspath(path).encode(errors='ignore').decode() == os.fspath(path)
 
 
 def find_inputs(

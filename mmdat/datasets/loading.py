@@ -1,5 +1,6 @@
 """Reading images, some of which may be broken."""
 
+import os
 import zlib
 from typing import Any
 
@@ -68,7 +69,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
 
     def transform(self, results: dict) -> dict | None:
         path = results['img_path']
-        read, failed = self._counts[:, zlib.crc32(path.encode()) % NUM_SLOTS]
+        read, failed = self._counts[:, zlib.crc32(os.fsencode(path)) % NUM_SLOTS]
         try:
             loaded = super().transform(results)
         except (AssertionError, OSError, ValueError, cv2.error) as error:

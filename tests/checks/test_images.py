@@ -1,5 +1,6 @@
 """Missing and broken image files are found; whole ones of any format pass."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmdat.checks.images import (
     check_images,
     is_whole,
 )
+from mmdat.datasets import LoadImageFromFile
 from mmdat.errors import UserError
 
 
@@ -52,6 +54,15 @@ def test_images_may_lie_in_the_current_folder(
     check_images(names, 'val.json', can_skip=False, warn=pytest.fail)
     with pytest.raises(UserError, match=r'1 of the 4 images of val.json do not exist, such as 3'):
         check_images([*names, '3.png'], 'val.json', can_skip=False, warn=pytest.fail)
+
+
+def test_names_of_images_need_not_be_in_utf_8(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b'/caf\xe9.png')
+    Image.new('L', (4, 3)).save(path)
+    assert is_whole(path), 'OpenCV ended the process'
+    assert LoadImageFromFile()(dict(img_path=path))['img'].shape == (3, 4, 3)
+    Path(path).write_bytes(b'no image')
+    assert not is_whole(path)
 
 
 def test_a_broken_image_is_refused_in_testing(paths: list[str]) -> None:
