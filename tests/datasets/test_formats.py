@@ -380,6 +380,7 @@ def test_frames_of_many_videos_are_found_in_no_time(tmp_path: Path) -> None:
     start = time.process_time()
     for n in range(1500):
         assert folder.find(f'D:\\{n}\\RGB\\0.jpg', 'a.json') == f'images/{n}/rgb/0.jpg'
+        assert folder.find('0.JPG', f'images/{n}/rgb/0.xml') == f'images/{n}/rgb/0.jpg'
     assert time.process_time() - start < 4  # each frame beside each other took half a minute
     assert folder.find('1500/rgb/0.jpg', 'a.json') is None
 

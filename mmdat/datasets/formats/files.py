@@ -211,7 +211,8 @@ class Folder:
         if not wanted:
             return None
         ends = ['/'.join(wanted[start:]) for start in range(len(wanted))]
-        names = [*ends, PurePosixPath(wanted[-1]).stem]
+        beside = ['/'.join([*_folded(near)[:-1], *wanted])] if len(wanted) == 1 else []
+        names = [*beside, *ends, PurePosixPath(wanted[-1]).stem]
         candidates = next(filter(None, map(self._by_name.get, names)), [])
         if not candidates and (match := UPLOADED.fullmatch(wanted[-1])):
             candidates = self._without_blanks.get(match[1].replace(' ', '_'), [])
