@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import time
 import tracemalloc
 import unicodedata
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.calls import at_most
 from helpers.foreign import (
     DIALECTS,
     OBJECTS,
@@ -363,25 +363,23 @@ def test_names_that_do_not_tell_images_apart_pair_none(tmp_path: Path) -> None:
 
 def test_many_images_of_one_name_take_no_time(tmp_path: Path) -> None:
     folder = Folder(tmp_path, 0.2, 0)
-    folder.paths = [f'{n}/rgb/0.png' for n in range(3000)]
-    folder.paths += [f'out/{n}/{n}/masks/0.png' for n in range(3000)]
-    start = time.process_time()
-    with pytest.raises(UserError, match='has no pairs of an image and a mask'):
+    folder.paths = [f'{n}/rgb/0.png' for n in range(300)]
+    folder.paths += [f'out/{n}/{n}/masks/0.png' for n in range(300)]
+    refused = pytest.raises(UserError, match='has no pairs of an image and a mask')
+    with at_most(1000 * 300), refused:  # not each mask beside each image
         pair_masks(folder)
-    assert time.process_time() - start < 30  # each mask beside each image took minutes
 
 
 def test_frames_of_many_videos_are_found_in_no_time(tmp_path: Path) -> None:
     write_pictures(tmp_path, ['images/9/rgb/0.jpg'])
-    for n in (*range(9), *range(10, 1500)):
+    for n in (*range(9), *range(10, 300)):
         (tmp_path / f'images/{n}/rgb').mkdir(parents=True)
         os.link(tmp_path / 'images/9/rgb/0.jpg', tmp_path / f'images/{n}/rgb/0.jpg')
     folder = Folder(tmp_path, 0.2, 0)
-    start = time.process_time()
-    for n in range(1500):
-        assert folder.find(f'D:\\{n}\\RGB\\0.jpg', 'a.json') == f'images/{n}/rgb/0.jpg'
-        assert folder.find('0.JPG', f'images/{n}/rgb/0.xml') == f'images/{n}/rgb/0.jpg'
-    assert time.process_time() - start < 4  # each frame beside each other took half a minute
+    with at_most(1000 * 300):  # not each frame beside each other
+        for n in range(300):
+            assert folder.find(f'D:\\{n}\\RGB\\0.jpg', 'a.json') == f'images/{n}/rgb/0.jpg'
+            assert folder.find('0.JPG', f'images/{n}/rgb/0.xml') == f'images/{n}/rgb/0.jpg'
     assert folder.find('1500/rgb/0.jpg', 'a.json') is None
 
 
