@@ -18,6 +18,7 @@ PATTERNS = (
     'LICENSE',
     'CITATION.cff',
     'docs/*.md',
+    'docs/*.css',
     'docs/*.jpg',
     'docs/*.png',
     'docs/gallery/*.jpg',
