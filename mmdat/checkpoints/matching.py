@@ -47,7 +47,7 @@ def load_published_checkpoint(model: nn.Module, checkpoint: str | os.PathLike | 
             model is then as it was.
 
     Example:
-        >>> from mmdat.models import DATPlusPlus
+        >>> from mmdat.models import DATPlusPlus, published_names
         >>> backbone = DATPlusPlus('nano')
         >>> weights = {f'backbone.{theirs}': backbone.get_parameter(ours).detach()
         ...            for ours, theirs in published_names(backbone).items()}
