@@ -152,12 +152,7 @@ output. `make test` holds all of this.
 
 ## What else is known of our own
 
-- Parity with the authors' models: 25 fixtures, stages and logits within 1e-7 (float64) of the
-  largest value (`make test`, `make test-models`).
-- The classifiers' parameters at 224 are those of the authors' code, to the last one (`make test`).
-  The table in the README of ScalableViT's authors says 32.4 M for S and 104.9 M for L, where their
-  code has 32.0 and 109.3. Should a published S or L checkpoint have another shape, loading refuses
-  it with the list of what differs.
+- [parity.md](parity.md) compares outputs and numbers of parameters with the authors' models.
 - MACs of the DAT and DAT++ classifiers are within 1% (0.1 G at 224) of the published ones: the
   published ones may count norms and activations, ours are products alone.
 - Speed and memory: [speed.md](speed.md).
