@@ -1,4 +1,4 @@
-"""Modules: parameters, forward passes and their registration."""
+"""Backbones, the modules that they are made of, and what loads the authors' weights."""
 
 import contextlib
 
