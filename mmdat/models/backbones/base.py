@@ -127,7 +127,7 @@ class HierarchicalBackbone(BaseModule):
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Tensor[batch, in_channels, height, width] -> a Tensor[batch, channels, ...] an output."""
+        """Tensor[batch, in_channels, height, width] -> a map for each of ``out_indices``."""
         if not isinstance(x, Tensor) or x.ndim != 4:
             is_tensor = isinstance(x, Tensor)
             given = f'tensor of shape {tuple(x.shape)}' if is_tensor else type(x).__name__
