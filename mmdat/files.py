@@ -47,6 +47,16 @@ def whole_file(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def write_whole(path: Path, content: bytes | memoryview | str) -> None:
+    """Write a file, whole or not at all; text in UTF-8.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    with whole_file(path) as file:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def _sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, would outlast a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
@@ -27,7 +26,6 @@ from mmdat.checks.masks import IGNORED
 from mmdat.checks.mmengine_private import in_scope
 from mmdat.checks.run import check_least, check_writable
 from mmdat.errors import UserError, enumerate_names
-from mmdat.files import whole_file
 from mmdat.visualization.comparison import (
     SIDE,
     arrange,
@@ -35,6 +33,7 @@ from mmdat.visualization.comparison import (
     draw_segments,
     draw_titled,
     resize,
+    write_picture,
 )
 from mmdat.visualization.predictions import distinct_colors, draw_text
 
@@ -127,9 +126,7 @@ def check_data(
             report.warnings += small_boxes(model, datasets)
         if datasets:
             report.pictures = Path(cfg.work_dir, 'data.png')
-            picture = cv2.cvtColor(_draw(datasets, num_images), cv2.COLOR_RGB2BGR)
-            with whole_file(report.pictures) as file:
-                file.write_bytes(cv2.imencode('.png', picture)[1].tobytes())
+            write_picture(report.pictures, _draw(datasets, num_images))
     return report
 
 

@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmdat.files import whole_file
+from mmdat.files import write_whole
 from mmdat.visualization.curves import save_figure
 
 from .tables import TITLES, percent
@@ -60,8 +60,7 @@ def write_page(path: Path, **content: Any) -> None:
     environment.filters.update(percent=percent, jpeg=_jpeg, png=_png)
     template = environment.from_string(TEMPLATE.read_text(encoding='utf-8'))
     text = template.render(content, titles=TITLES, dark=DARK)
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding='utf-8')
+    write_whole(path, text)
 
 
 def _jpeg(picture: np.ndarray) -> str:

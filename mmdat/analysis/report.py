@@ -8,8 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
-import mmcv
 import numpy as np
 from matplotlib.figure import Figure
 from mmengine.config import Config
@@ -25,9 +23,10 @@ from mmdat.checks.images import evenly_spaced
 from mmdat.checks.results import check_same_data, read_results
 from mmdat.checks.run import check_least, check_parts, check_share, check_writable
 from mmdat.errors import UserError
+from mmdat.files import write_whole
 from mmdat.stack import installed_version
 from mmdat.version import __version__
-from mmdat.visualization.comparison import SCORE_THRESHOLD, arrange
+from mmdat.visualization.comparison import SCORE_THRESHOLD, arrange, write_picture
 from mmdat.visualization.curves import draw_curves, in_order
 
 from .classes import class_accuracy, confused_images, draw_classified
@@ -183,7 +182,6 @@ def write_report(
             dataset.metainfo['classes'],
             task.counted.format(score_thr) + ' In percent of the row.',
         )
-    out_dir.mkdir(parents=True, exist_ok=True)
     report = Report(
         out_dir / 'predictions.png',
         out_dir / f'{task.file_name}.md',
@@ -191,9 +189,9 @@ def write_report(
         out_dir / 'report.html',
         tables,
     )
-    mmcv.imwrite(cv2.cvtColor(arrange(pictures), cv2.COLOR_RGB2BGR), str(report.pictures))
-    report.table.write_text(to_markdown(tables), encoding='utf-8')
-    report.figures.write_text(json.dumps(tables, indent=2) + '\n', encoding='utf-8')
+    write_picture(report.pictures, arrange(pictures))
+    write_whole(report.table, to_markdown(tables))
+    write_whole(report.figures, json.dumps(tables, indent=2) + '\n')
     write_page(
         report.page,
         title=Path(cfg.filename or scope).stem,

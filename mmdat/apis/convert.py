@@ -20,7 +20,7 @@ from mmdat.checks.config_file import read_config
 from mmdat.checks.exceptions import explained
 from mmdat.checks.run import check_parts
 from mmdat.errors import UserError
-from mmdat.files import whole_file
+from mmdat.files import write_whole
 from mmdat.models.backbones.base import HierarchicalBackbone
 from mmdat.registry import MODELS
 from mmdat.version import __version__
@@ -57,8 +57,7 @@ def convert_published_file(source: str, target: str, config: str | None = None) 
         data.write(safetensors.torch.save(contiguous))
     else:
         torch.save(dict(meta=meta, state_dict=converted), data)
-    with whole_file(Path(target)) as file:
-        file.write_bytes(data.getbuffer())
+    write_whole(Path(target), data.getbuffer())
     return type(backbone).__name__
 
 

@@ -15,7 +15,7 @@ from pycocotools import mask as mask_api
 from mmdat.datasets.images import quiet_opencv
 from mmdat.datasets.inputs import FRAME_RATE, MASKS, PICTURES, RESULTS
 from mmdat.errors import UserError
-from mmdat.files import partial_path, whole_file, writing_to
+from mmdat.files import partial_path, write_whole, writing_to
 from mmdat.visualization.predictions import Color, draw_classes_of_pixels, draw_instances, draw_text
 
 from .predictor import Predictor
@@ -173,7 +173,7 @@ class PredictionFiles:
             path = self._path(MASKS, prediction.name, '.png', prediction.path)
         else:
             path = self._path(MASKS, f'{prediction.name}/{prediction.frame:06}', '.png')
-        _write_whole(path, buffer.getvalue())
+        write_whole(path, buffer.getvalue())
         return path
 
     def _write_picture(self, prediction: Prediction) -> None:
@@ -184,7 +184,7 @@ class PredictionFiles:
             if suffix not in PICTURE_SUFFIXES or max(picture.shape) > MOST_JPEG:
                 suffix = '.png'
             path = self._path(PICTURES, prediction.name, suffix, prediction.path)
-            _write_whole(path, cv2.imencode(suffix, picture)[1].tobytes())
+            write_whole(path, cv2.imencode(suffix, picture)[1].tobytes())
             return
         path = self._path(PICTURES, prediction.name, '.mp4', prediction.path)
         if self._video is None or self._video.path != path:
@@ -280,8 +280,3 @@ def _keep_whole_entries(path: Path) -> bool:
             file.write(b'\n]')
             file.truncate()
     return end > 0
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    with whole_file(path) as file:
-        file.write_bytes(data)

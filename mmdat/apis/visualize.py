@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 from mmengine.config import Config
 from rich.console import Console
@@ -17,6 +16,7 @@ from mmdat.datasets.inputs import Input, find_inputs, read_frames
 from mmdat.errors import UserError
 from mmdat.visualization import Recording, draw_deformed_points, draw_offsets, draw_query
 from mmdat.visualization.attention import check_query
+from mmdat.visualization.comparison import write_picture
 
 from .predict import COLUMNS, Summary
 from .predictor import Predictor
@@ -87,7 +87,7 @@ def write_attention(
                 raise UserError(f'{frame.path}: {error}') from error
             for folder, picture in pictures.items():
                 folders[folder] = Path(out_dir, folder)
-                mmcv.imwrite(picture[..., ::-1], str(folders[folder] / f'{frame.name}.png'))
+                write_picture(folders[folder] / f'{frame.name}.png', picture)
             drawn += 1
             rate = drawn / max(time.monotonic() - start, 1e-9)
             progress.update(task, advance=1, rate=f'{rate:.1f}')

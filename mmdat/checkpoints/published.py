@@ -10,7 +10,7 @@ import torch
 
 from mmdat.config_bases import CONFIGS
 from mmdat.errors import UserError, suggest
-from mmdat.files import whole_file
+from mmdat.files import write_whole
 
 from .download import CHUNK, download
 from .integrity import damage
@@ -88,8 +88,8 @@ def _compare_hash(path: Path) -> None:
     line = f'{digest.hexdigest()}  {path.name}\n'  # as sha256sum writes it
     if not kept.is_file():
         # In a folder for reading alone there is nothing to compare with the next time.
-        with contextlib.suppress(UserError), whole_file(kept) as partial:
-            partial.write_text(line)
+        with contextlib.suppress(UserError):
+            write_whole(kept, line)
     elif kept.read_text() != line:
         raise UserError(
             f'{path} has changed since it was first read ({kept.name} differs): remove both files, '

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmdat.checks.mmengine_private import built_loops, is_resuming
 from mmdat.checks.monitors import SAVE_BEST, check_given
 from mmdat.errors import UserError
-from mmdat.files import partial_path, whole_file
+from mmdat.files import partial_path, write_whole
 from mmdat.registry import HOOKS
 
 from . import stopping
@@ -213,8 +213,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         )
         self._meta = of_validation
         if is_main_process():
-            with whole_file(Path(runner.work_dir, 'last_checkpoint')) as partial:
-                partial.write_text(self.last_ckpt)
+            write_whole(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
 
 
 def _why_not_saved(runner: Runner) -> str | None:

@@ -1,11 +1,14 @@
 """Predictions beside the ground truth, and images with their titles, in a grid of pictures."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw
+
+from mmdat.files import write_whole
 
 from .fonts import font_for
 from .predictions import distinct_colors, draw_classes_of_pixels, draw_instances
@@ -102,6 +105,11 @@ def arrange(parts: Sequence[np.ndarray]) -> np.ndarray:
     parts = [*parts, *[np.full_like(parts[0], 255)] * (-len(parts) % columns)]
     rows = [np.hstack(parts[first : first + columns]) for first in range(0, len(parts), columns)]
     return np.vstack(rows)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a picture, (height, width, 3), RGB uint8, as PNG, whole or not at all."""
+    write_whole(path, cv2.imencode('.png', picture[..., ::-1])[1].tobytes())
 
 
 def resize(image: np.ndarray) -> np.ndarray:

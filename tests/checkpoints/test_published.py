@@ -130,10 +130,10 @@ def test_a_file_in_a_folder_for_reading_alone_is_taken(
     cache.mkdir()
     torch.save(classifier_checkpoint('dat_pp_nano'), cache / 'mmdat_missing.pth')
 
-    def refuse(path: Path, text: str) -> None:
+    def refuse(path: Path, content: bytes) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    monkeypatch.setattr(Path, 'write_text', refuse)
+    monkeypatch.setattr(Path, 'write_bytes', refuse)
     for _ in range(2):
         assert published.fetch('mmdat://missing') == cache / 'mmdat_missing.pth'
     assert list(cache.iterdir()) == [cache / 'mmdat_missing.pth']
