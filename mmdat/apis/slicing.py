@@ -87,29 +87,25 @@ def merge_instances(
 
     is_whole = ~_are_cut(boxes, windows, shape)
     is_part = _are_parts(boxes, is_whole)
-    kept: list[tuple[float, int, np.ndarray, Mask | None]] = []
+    found: list[np.ndarray] = []  # of each object the parts
     for label in np.unique(labels[~is_part]):
         of_class = np.flatnonzero((labels == label) & ~is_part)
         same = _are_same(boxes[of_class], windows[of_class])
         _, objects = connected_components(same, directed=False)
-        groups: list[np.ndarray] = []
         ends = np.bincount(objects).cumsum()
         for members in np.split(np.argsort(objects, kind='stable'), ends[:-1]):
             whole = members[is_whole[of_class[members]]]
-            groups += _best(whole, scores[of_class], same) if whole.size else [members]
-        for group in groups:
-            members = of_class[group]
-            box = np.hstack([boxes[members, :2].min(0), boxes[members, 2:].max(0)])
-            mask = None
-            if has_masks:
-                mask = _join([(masks[i], windows[i].astype(int)) for i in members], shape)
-            kept.append((float(scores[members].max()), int(label), box, mask))
-    kept.sort(key=lambda item: -item[0])
+            groups = _best(whole, scores[of_class], same) if whole.size else [members]
+            found += [of_class[group] for group in groups]
+    found.sort(key=lambda members: -scores[members].max())
+    corners = [np.hstack([boxes[i, :2].min(0), boxes[i, 2:].max(0)]) for i in found]
     return Instances(
-        np.array([box for _, _, box, _ in kept], np.float32).reshape(-1, 4),
-        np.array([score for score, *_ in kept], np.float32),
-        np.array([label for _, label, *_ in kept], np.int64),
-        [mask for *_, mask in kept if mask is not None] if has_masks else None,
+        np.array(corners, np.float32).reshape(-1, 4),
+        np.array([scores[members].max() for members in found], np.float32),
+        np.array([labels[members[0]] for members in found], np.int64),
+        [_join([(masks[i], windows[i].astype(int)) for i in members], shape) for members in found]
+        if has_masks
+        else None,
     )
 
 
@@ -193,7 +189,7 @@ def _are_same(boxes: np.ndarray, windows: np.ndarray) -> csr_array:
 
 
 def _best(indices: np.ndarray, scores: np.ndarray, same: csr_array) -> list[np.ndarray]:
-    """Each object that is the same as none of higher score, alone.
+    """Of objects that are the same keep the one of highest score; of each the index, in an array.
 
     Not all that are connected are the same: a box over two objects is connected with both.
     """
