@@ -1,6 +1,7 @@
 """A config, and its model with the weights of a checkpoint."""
 
-from pathlib import Path
+import copy
+import os
 from typing import Any
 
 from mmengine.config import Config
@@ -8,13 +9,15 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 
 from mmdat import checks
 from mmdat.checkpoints.reading import read_checkpoint
-from mmdat.checks.config_file import read_config
+from mmdat.checks.config_file import put_options, read_config
 from mmdat.checks.model_fit import check_weights_fit, unbuilt
 from mmdat.registry import MODELS
 
 
-def load_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> Config:
-    """Read a config and check what it holds.
+def load_config(
+    config: str | os.PathLike | Config, cfg_options: dict[str, Any] | None = None
+) -> Config:
+    """Read a config, or copy one that was read, and check what it holds.
 
     Args:
         cfg_options: Values to put into the config, by dotted key.
@@ -22,7 +25,11 @@ def load_config(path: str | Path, cfg_options: dict[str, Any] | None = None) -> 
     Raises:
         UserError: For a mistake in what was given.
     """
-    cfg = read_config(path, cfg_options)
+    if isinstance(config, Config):
+        cfg = copy.deepcopy(config)
+        put_options(cfg, cfg_options or {})
+    else:
+        cfg = read_config(os.fspath(config), cfg_options)
     checks.after_reading(cfg)
     return cfg
 

@@ -1,6 +1,5 @@
 """A trained model that predicts images in memory, whatever its toolbox."""
 
-import copy
 import itertools
 import math
 import os
@@ -20,7 +19,6 @@ from pycocotools import mask as mask_api
 from torch import Tensor, nn
 
 from mmdat import checks
-from mmdat.checks.config_file import put_options, read_config
 from mmdat.checks.mmengine_private import in_scope
 from mmdat.checks.run import check_device, check_least, check_share
 from mmdat.errors import UserError
@@ -37,7 +35,7 @@ from .metainfo import (
     metainfo_of,
     pipeline_of,
 )
-from .model import build_model, load_weights
+from .model import build_model, load_config, load_weights
 from .results import Instances, Mask
 from .slicing import Tile, average_logits, merge_instances, tiles
 from .toolboxes import in_toolbox, toolbox_of
@@ -101,12 +99,7 @@ class Predictor:
         check_share('--overlap', self._overlap, MOST_OVERLAP)
         if slice_size is not None:
             check_least('--slice', slice_size, LEAST_SLICE)
-        if isinstance(config, Config):
-            cfg = copy.deepcopy(config)
-            put_options(cfg, cfg_options or {})
-        else:
-            cfg = read_config(os.fspath(config), cfg_options)
-        checks.after_reading(cfg)
+        cfg = load_config(config, cfg_options)
         self.toolbox = toolbox_of(cfg).name
         if slice_size is not None and self.toolbox == 'mmpretrain':
             raise UserError('--slice is not for classifiers: leave it out')
