@@ -25,22 +25,6 @@ HELP = dict(
 )
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Draw a synthetic data set of shapes, unless it is there already'
-    )
-    parser.add_argument('root', help='folder to draw into')
-    parser.add_argument(
-        '--task',
-        default='detect',
-        help='detect (COCO format, the default), '
-        "segment (ADE20K's layout) or classify (ImageNet's layout)",
-    )
-    for name, default in asdict(ShapesParameters()).items():
-        parser.add_argument(f'--{name}', type=int, help=f'{HELP[name]} ({default} to detect)')
-    return parser.parse_args()
-
-
 def layout(task: str) -> tuple[Callable[[Path, ShapesParameters], None], ShapesParameters]:
     """Function that draws the data of a task, and its default parameters."""
     if task not in LAYOUTS:
@@ -53,7 +37,19 @@ def layout(task: str) -> tuple[Callable[[Path, ShapesParameters], None], ShapesP
 
 
 def main() -> None:
-    args = parse_args()
+    parser = argparse.ArgumentParser(
+        description='Draw a synthetic data set of shapes, unless it is there already'
+    )
+    parser.add_argument('root', help='folder to draw into')
+    parser.add_argument(
+        '--task',
+        default='detect',
+        help='detect (COCO format, the default), '
+        "segment (ADE20K's layout) or classify (ImageNet's layout)",
+    )
+    for name, default in asdict(ShapesParameters()).items():
+        parser.add_argument(f'--{name}', type=int, help=f'{HELP[name]} ({default} to detect)')
+    args = parser.parse_args()
     write, default = layout(args.task)
     given = {name: getattr(args, name) for name in HELP if getattr(args, name) is not None}
     write(args.root, replace(default, **given))

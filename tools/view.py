@@ -12,7 +12,7 @@ except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 
 
-def parse_args() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description='A page on this machine: predictions in an image, and what a pixel attends to'
     )
@@ -30,11 +30,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--port', type=int, help='of the host (the first free one from 7860)')
     parser.add_argument('--device', default='cpu', help='cpu or cuda:0 and so on (cpu)')
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
+    args = parser.parse_args()
     if len(args.models) % 2:
         raise UserError(f'{args.models[-1]} has no checkpoint: give CONFIG CHECKPOINT pairs')
     pairs = list(zip(args.models[::2], args.models[1::2], strict=True))

@@ -13,7 +13,7 @@ except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 
 
-def parse_args() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description='Images a second and peak memory of the model of a config, on synthetic images'
     )
@@ -27,11 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--repeat-num', type=int, default=10, help='runs that are timed (10)')
     parser.add_argument('--num-warmup', type=int, default=2, help='runs before them (2)')
     add_cfg_options(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
+    args = parser.parse_args()
     print_speed(
         measure_speed(
             load_config(args.config, args.cfg_options),

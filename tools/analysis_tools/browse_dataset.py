@@ -13,7 +13,7 @@ except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 
 
-def parse_args() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description='Draw what the model of a config is fed: images after the pipeline, with their '
         'annotations'
@@ -29,11 +29,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--split', choices=['train', 'val'], default='train')
     add_cfg_options(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
+    args = parser.parse_args()
     files = browse_dataset(
         load_config(args.config, args.cfg_options),
         args.output_dir,

@@ -13,7 +13,7 @@ except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 
 
-def parse_args() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description='Count parameters and multiply-accumulates (MACs) of the model of a config, '
         'for one image'
@@ -21,11 +21,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='path of the config, of mmdet, mmseg or mmpretrain')
     add_shape(parser)
     add_cfg_options(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
+    args = parser.parse_args()
     print_complexity(count_complexity(load_config(args.config, args.cfg_options), args.shape))
 
 

@@ -13,7 +13,7 @@ except ImportError as error:  # of a missing or unsupported package
     sys.exit(f'error: {error}')
 
 
-def parse_args() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description='Turn a checkpoint of the authors of DAT, DAT++ or ScalableViT into one of '
         'mmpretrain (for classifiers), mmdet 3.x or mmseg 1.x'
@@ -25,11 +25,7 @@ def parse_args() -> argparse.Namespace:
         help='config of a model with the same backbone, for one that '
         'is not among the named architectures',
     )
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
+    args = parser.parse_args()
     check_writable('OUT', Path(args.target).parent)
     backbone = convert_published_file(args.source, args.target, args.config)
     print(f'wrote {args.target}, of a model with {backbone}')
