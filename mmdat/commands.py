@@ -2,19 +2,24 @@
 
 import argparse
 import os
+import shlex
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mmdat.analysis.data import check_data, print_data_report
+from mmdat.analysis.report import print_report, write_report
 from mmdat.apis import command_line, test, train, write_attention, write_predictions
 from mmdat.apis.cli import add_cfg_options, add_run_arguments
+from mmdat.apis.curves import read_log, write_curves
 from mmdat.apis.export import export
 from mmdat.apis.new_config import new_config
 from mmdat.apis.predict import print_summary
 from mmdat.checks.run import VIS_BACKENDS
 from mmdat.errors import UserError
 from mmdat.version import __version__
+from mmdat.visualization.comparison import SCORE_THRESHOLD
 
 CONFIG = 'path of the config, or mmdat::NAME.py for one of mmdat'
 CHECKPOINT = 'path of the checkpoint, or mmdat://NAME for one that the authors published'
@@ -236,6 +241,41 @@ def _new_config(**arguments: Any) -> None:
     print('\n'.join(new_config(**arguments)))
 
 
+def _add_plot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='work dir of a training')
+    parser.add_argument(
+        '--out', metavar='PNG', help='the picture (curves.png, of one training in its work dir)'
+    )
+
+
+def _plot(work_dirs: Sequence[str], out: str | None) -> None:
+    path = write_curves(work_dirs, out)
+    for work_dir in work_dirs:
+        print(f'{work_dir}: {" and ".join(read_log(work_dir).runs)}')
+    print(f'Curves: {path.resolve()}')
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help=CONFIG)
+    parser.add_argument('results', help='pickle that tools/test.py --out wrote')
+    parser.add_argument('--out-dir', help='folder of the report (that of the results)')
+    parser.add_argument('--num-images', type=int, default=8, help='number of pictures (8)')
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=SCORE_THRESHOLD,
+        help='least score of what is drawn (%(default)s)',
+    )
+    parser.add_argument(
+        '--checkpoint',
+        help="weights to show deformed points of (the work dir's last, if the results are in it)",
+    )
+
+
+def _report(**arguments: Any) -> None:
+    print_report(write_report(**arguments, command=shlex.join(sys.argv)))
+
+
 COMMANDS = {
     'train': Command('Train a model', _add_train, train),
     'test': Command('Evaluate a checkpoint', _add_test, test),
@@ -260,5 +300,17 @@ COMMANDS = {
         'Look at a folder of data and write a config that trains a model on it',
         _add_new_config,
         _new_config,
+    ),
+    'plot': Command(
+        'Draw losses, learning rates and validation metrics of trainings, several in one picture; '
+        'of each the last run in its work dir, with the runs that it resumed',
+        _add_plot,
+        _plot,
+    ),
+    'report': Command(
+        'Draw predictions beside the truth and tabulate how good they are, from tools/test.py '
+        '--out.',
+        _add_report,
+        _report,
     ),
 }

@@ -626,5 +626,5 @@ def _summary(found: Found, draft: Draft, path: Path, steps: str, out: str) -> li
         beside.append(str(path.with_name(f'{path.stem}_masks')))
     lines.append(f'Written: {", ".join([out, *beside])}')
     name = shlex.quote(out)
-    lines.append(f'Next: tools/check_data.py {name}, then tools/train.py {name}')
+    lines.append(f'Next: mmdat check-data {name}, then mmdat train {name}')
     return lines

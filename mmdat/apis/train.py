@@ -139,7 +139,7 @@ def _where_to_look(runner: Runner) -> str:
     if keeps_numbers(runner):
         text += (
             '; losses and metrics as curves.png when it ends, or now by '
-            f'`tools/analysis_tools/plot.py {shlex.quote(folder)}`'
+            f'`mmdat plot {shlex.quote(folder)}`'
         )
     if runner.visualizer.get_backend(VIS_BACKENDS['tensorboard']) is not None:
         text += f'; `tensorboard --logdir {shlex.quote(folder)}`'
