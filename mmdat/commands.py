@@ -257,7 +257,7 @@ def _plot(work_dirs: Sequence[str], out: str | None) -> None:
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help=CONFIG)
-    parser.add_argument('results', help='pickle that tools/test.py --out wrote')
+    parser.add_argument('results', help='pickle that mmdat test --out wrote')
     parser.add_argument('--out-dir', help='folder of the report (that of the results)')
     parser.add_argument('--num-images', type=int, default=8, help='number of pictures (8)')
     parser.add_argument(
@@ -308,8 +308,8 @@ COMMANDS = {
         _plot,
     ),
     'report': Command(
-        'Draw predictions beside the truth and tabulate how good they are, from tools/test.py '
-        '--out.',
+        'Draw predictions beside the truth and tabulate how good they are, from what mmdat test '
+        '--out wrote',
         _add_report,
         _report,
     ),

@@ -1,5 +1,7 @@
 """``mmdat NAME`` does what the tools of the same names do."""
 
+import ast
+import re
 import sys
 from pathlib import Path
 
@@ -85,6 +87,16 @@ def test_help_lists_the_commands(
     assert run(monkeypatch, '--help') == '0'
     listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert set(COMMANDS) <= listed
+
+
+def test_sentences_name_the_commands_and_not_their_tools_which_a_clone_alone_has() -> None:
+    names = '|'.join(COMMANDS).replace('-', '_')
+    for path in Path(mmdat.__file__).parent.rglob('*.py'):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and id(node) not in docstrings:
+                assert not re.search(rf'tools/(\w+/)?({names})\.py', str(node.value)), path
 
 
 def test_the_version_is_told(

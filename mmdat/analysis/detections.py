@@ -49,7 +49,7 @@ def average_precision(predictions: Sequence[dict[str, Any]], dataset: BaseDatase
     if not hasattr(dataset, 'cat_ids'):
         raise UserError(
             f'test_dataloader.dataset is a {type(dataset).__name__}, but a report measures data in '
-            "COCO's format alone (CocoDataset): take the figures from tools/test.py"
+            "COCO's format alone (CocoDataset): take the figures from mmdat test"
         )
     from mmdat.datasets.coco import CheckedCOCO  # so that reports of other tasks need no mmdet
 

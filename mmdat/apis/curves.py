@@ -63,7 +63,7 @@ def read_log(work_dir: str | Path) -> TrainingLog:
     if not points:
         raise UserError(
             f'{work_dir} has no log of a training ({LOGS}), or nothing in it yet: give a folder '
-            'that tools/train.py wrote to'
+            'that mmdat train wrote to'
         )
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for step, panel, name, value in points:

@@ -551,7 +551,7 @@ def _check_kinds(images: Sequence[Annotated], dataset: Any, warn: Warn) -> None:
                 '8 bits, all scaled alike'
             )
         warn(
-            f'{such} values of more than 8 bits, which loading cuts to 8 (tools/predict.py scales '
+            f'{such} values of more than 8 bits, which loading cuts to 8 (mmdat predict scales '
             'each image from its smallest to its largest value): save them as images of 8 bits '
             'for the same everywhere'
         )

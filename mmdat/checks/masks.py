@@ -226,7 +226,7 @@ def _compare_palettes(masks: Sequence[Mask], warn: Warn) -> None:
                 warn(
                     f'masks {path} and {mask.path} show the value {value} in the colors '
                     f'{tuple(other)} and {tuple(color)}, but values count alone: if the colors are '
-                    'the classes, let tools/new_config.py write the config, which goes by them'
+                    'the classes, let mmdat new-config write the config, which goes by them'
                 )
                 return
 
@@ -457,7 +457,7 @@ def check_written_names(dataset: Any) -> None:
         if other != path:
             raise UserError(
                 f'the masks of {other} and {path} would both be written to {Path(path).stem}.png '
-                'of test_evaluator.output_dir: rename one, or use tools/predict.py, which keeps '
+                'of test_evaluator.output_dir: rename one, or use mmdat predict, which keeps '
                 'folders'
             )
 

@@ -36,7 +36,7 @@ def read_results(path: Path, scope: str) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(
             f'there are no results at {path}: write them with '
-            f'`tools/test.py CONFIG CHECKPOINT --out {path}`'
+            f'`mmdat test CONFIG CHECKPOINT --out {path}`'
         )
     try:
         predictions = mmengine.load(path, file_format='pkl')
@@ -45,7 +45,7 @@ def read_results(path: Path, scope: str) -> list[dict[str, Any]]:
     except Exception as error:  # a file that is no pickle can raise anything
         raise UserError(
             f'{path} is not a pickle of results ({error}): give the file that '
-            '`tools/test.py --out` wrote'
+            '`mmdat test --out` wrote'
         ) from error
     writer, parts = CONTENT[scope]
     is_results = (
@@ -61,7 +61,7 @@ def read_results(path: Path, scope: str) -> list[dict[str, Any]]:
     )
     if not is_results:
         raise UserError(
-            f'{path} holds no results of {writer}: give the file that `tools/test.py --out` '
+            f'{path} holds no results of {writer}: give the file that `mmdat test --out` '
             'wrote with this config'
         )
     return predictions
@@ -93,7 +93,7 @@ def check_same_data(
         same = len(given.items() & expected.items())
         raise UserError(
             f'{source} belongs to another data set than {_name(dataset)}: {same} of its '
-            f'{len(given)} images are among the {len(expected)} there; run `tools/test.py --out` '
+            f'{len(given)} images are among the {len(expected)} there; run `mmdat test --out` '
             'with this config'
         )
     classes = tuple(dataset.metainfo['classes'])
@@ -103,14 +103,14 @@ def check_same_data(
         if old != new:
             raise UserError(
                 f'{source} has other classes than {_name(dataset)}: number {number} is {old!r} in '
-                f'the one and {new!r} in the other; run `tools/test.py --out` with this config'
+                f'the one and {new!r} in the other; run `mmdat test --out` with this config'
             )
     num_classes = len(classes)
     highest = max(map(_highest_class, predictions))
     if highest >= num_classes:
         raise UserError(
             f'{source} predicts class number {highest}, but {_name(dataset)} has '
-            f'only {num_classes} classes: run `tools/test.py --out` with this config'
+            f'only {num_classes} classes: run `mmdat test --out` with this config'
         )
 
 
