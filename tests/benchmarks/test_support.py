@@ -1,6 +1,7 @@
 """The table of what runs, compiles and exports tells the truth."""
 
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,3 +47,11 @@ def test_what_fails_is_told_below_the_table(support: ModuleType) -> None:
     assert '| DAT | auto | cpu | float32 | yes | no (1) | yes | yes | yes | no (2) |' in table
     assert '| cpu | float32 | all | none | all | all | all | DAT tiled |' in table
     assert table.endswith('\n1. `Oh: no`\n2. `ValueError: no`\n')
+
+
+def test_the_page_shows_the_committed_results(support: ModuleType) -> None:
+    results = json.loads((BENCHMARKS / 'results/support.json').read_text())
+    page = (BENCHMARKS.parent / 'docs/attention.md').read_text()
+    section = page.split('\n## What compiles and what exports\n')[1].split('\n## ')[0]
+    assert f'\n\n{support.summary(results["rows"])}\n' in section
+    assert results['date'] in section
