@@ -45,6 +45,7 @@ from .data_summary import (
     load,
     rare_classes,
     same_images,
+    same_objects,
     small_boxes,
     summarize,
 )
@@ -122,6 +123,7 @@ def check_data(
             report.warnings += broken_images(datasets['train'])
             report.warnings += rare_classes(report.splits['train'])
         report.warnings += same_images(datasets)
+        report.warnings += same_objects(datasets)
         if model is not None and cfg.default_scope == 'mmdet':
             report.warnings += small_boxes(model, datasets)
         if datasets:

@@ -165,6 +165,22 @@ def same_images(datasets: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def same_objects(datasets: Mapping[str, Any]) -> Iterator[str]:
+    """Say how many objects have the image, class and box of another, as of merged exports."""
+    for split, dataset in datasets.items():
+        doubles = {}
+        for _, info in items_of(dataset):
+            objects = [(item['bbox_label'], *item['bbox']) for item in objects_in(info)]
+            if count := len(objects) - len(set(objects)):
+                doubles[info['img_path']] = count
+        if doubles:
+            yield (
+                f'objects in {split} that have the class and box of another: '
+                f'{sum(doubles.values())}, such as in {next(iter(doubles))}; take them out, as an '
+                'object is found once'
+            )
+
+
 def small_boxes(model: nn.Module, datasets: Mapping[str, Any]) -> Iterator[str]:
     """Say how many boxes are too small for a detector at the size that it sees."""
     anchors = _smallest_anchors(model)

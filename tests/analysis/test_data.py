@@ -52,6 +52,20 @@ def test_a_detector_s_data_are_counted_and_drawn(
     )
 
 
+def test_objects_that_are_there_twice_are_told(
+    config: Path, coco_root: Path, tmp_path: Path
+) -> None:
+    """But no crowds, and no objects of two classes in one place, as these images have."""
+    path = coco_root / 'annotations' / 'instances_val2017.json'
+    content = json.loads(path.read_text())
+    first = content['annotations'][0]
+    content['annotations'] += [first | dict(id=100), first | dict(id=101, iscrowd=1)]
+    path.write_text(json.dumps(content))
+    report = check_data(str(config), str(tmp_path / 'out'), 4)
+    (same,) = (text for text in report.warnings if 'box of another' in text)
+    assert same.startswith('objects in val that have the class and box of another: 1, such as in ')
+
+
 def test_what_cannot_be_used_is_an_error_and_the_rest_is_shown(
     config: Path,
     coco_root: Path,
