@@ -24,7 +24,7 @@ from .files import (
 )
 from .labelme import read_labelme
 from .voc import read_voc
-from .yolo import read_yolo
+from .yolo import SLACK, read_yolo
 
 # Names of files in COCO's own folder that hold other annotations of the same images.
 COCO_ALSO = re.compile('captions|keypoints|stuff|panoptic|image_info')
@@ -150,7 +150,8 @@ def _check_in_pixels(found: Detection) -> None:
     boxes = [
         (item['bbox'], item, content) for content in contents for item in content['annotations']
     ]
-    if boxes and all(x + width <= 1 and y + height <= 1 for (x, y, width, height), *_ in boxes):
+    most = 1 + SLACK
+    if boxes and all(max(x + width, y + height) <= most for (x, y, width, height), *_ in boxes):
         box, item, content = boxes[0]
         name = next(x['file_name'] for x in content['images'] if x['id'] == item['image_id'])
         x, y, width, height = box
