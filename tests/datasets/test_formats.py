@@ -1919,3 +1919,34 @@ def test_lists_of_voc_may_hold_suffixes_and_other_words(tmp_path: Path) -> None:
     (lists / 'validation.txt').write_text('2.jpg\n3.jpg\n')
     found = read_detection(tmp_path, 0.25, 0)
     assert {s: len(found.images(s)) for s in found.splits} == dict(train=2, val=2)
+    assert not any('ImageSets' in note for note in found.notes)
+
+
+@pytest.mark.parametrize('kind', ['Main', 'Segmentation'])
+def test_images_of_lists_of_voc_that_are_not_there_are_told(kind: str, tmp_path: Path) -> None:
+    if kind == 'Main':
+        write_boxes_of_voc(tmp_path)
+    else:
+        for i in range(4):
+            write_pictures(tmp_path, [f'JPEGImages/{i}.jpg'])
+            write_colored(tmp_path / f'SegmentationClass/{i}.png', np.arange(3)[None], 'palette')
+    lists = tmp_path / 'ImageSets' / kind
+    lists.mkdir(parents=True)
+    (lists / 'train.txt').write_text('0 1\n1.jpg -1\n2\nlost one.jpg\n..\n')
+    (lists / 'val.txt').write_text('3\nlost one.jpg\n8\n')
+    read = partial(read_segmented, zero=None) if kind == 'Segmentation' else read_detection
+    note = (
+        f'3 images in lists of ImageSets/{kind}, such as lost one.jpg of ImageSets/{kind}/train.txt'
+    )
+    assert sum(said.startswith(note) for said in read(tmp_path, 0.25, 0).notes) == 1
+
+
+def test_labels_of_yolo_without_images_are_told(tmp_path: Path) -> None:
+    write_boxes_of_yolo(tmp_path)
+    (tmp_path / 'readme.txt').write_text('Exported on 1 2 3 4 5\n')
+    assert not any('label files' in note for note in read_detection(tmp_path, 0.5, 0).notes)
+    for name in '24':
+        (tmp_path / f'{name}.jpg').unlink(missing_ok=True)
+        (tmp_path / f'{name}.txt').write_text('1 0.5 0.5 0.5 0.5\n')
+    note = '2 label files, such as 2.txt, have no image: they are left out.'
+    assert note in read_detection(tmp_path, 0.5, 0).notes

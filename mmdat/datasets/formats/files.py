@@ -192,6 +192,11 @@ class Folder:
                 + ': they are left out.'
             )
 
+    def has(self, name: str) -> bool:
+        """Whether there is an image of a name, with or without suffix, in any folder."""
+        last = (_folded(name) or [''])[-1]
+        return last in self._by_name or PurePosixPath(last).stem in self._by_name
+
     def find(self, name: str, near: str) -> str | None:
         r"""Find an image by the name that a file of annotations has for it.
 
@@ -259,13 +264,23 @@ def image_sets(folder: Folder, kind: str) -> dict[str, str]:
         kind: ``'Main'`` or ``'Segmentation'``.
     """
     splits: dict[str, str] = {}
+    lost: dict[str, str] = {}
     # trainval comes first, so that train and val replace what it says: the rest is trained on.
     for name, split in [('trainval', 'train'), *SPLIT_WORDS.items()]:
         for path in folder.files:
             if path.endswith(f'ImageSets/{kind}/{name}.txt'):
                 for line in read_lines(folder.root / path):
-                    for key in (line, line.split()[0]):  # names may hold blanks, or have a suffix
+                    keys = (line, line.split()[0])  # names may hold blanks, or have a suffix
+                    for key in keys:
                         splits[PurePosixPath(key).stem if is_image(key) else key] = split
+                    if not any(folder.has(key) for key in keys):
+                        lost.setdefault(line, path)
+    if lost:
+        name, path = next(iter(lost.items()))
+        folder.note(
+            f'{len(lost)} images in lists of ImageSets/{kind}, such as {name} of {path}, are not '
+            f'below {folder.root}: they are left out.'
+        )
     return splits
 
 

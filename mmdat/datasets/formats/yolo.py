@@ -52,6 +52,11 @@ def read_yolo(data: Path, folder: Folder) -> dict[str, dict[str, Any]]:
     paths = dict.fromkeys(path for listed in splits.values() for path in listed)
     label_of = {path: _label_of(path, labels) for path in paths}
     _note_shared(folder, label_of)
+    of_images = {_label_of(path, labels) for path in folder.paths}
+    if lonely := [x for x in labels.values() if x not in of_images and _is_label(folder.root / x)]:
+        folder.note(
+            f'{len(lonely)} label files, such as {lonely[0]}, have no image: they are left out.'
+        )
     if empty := list(label_of.values()).count(''):
         folder.note(
             f'{empty} of {len(label_of)} images have no label file (.txt): they are taken as '
@@ -165,14 +170,19 @@ def _read_lists(folder: Folder) -> dict[str, list[str]]:
 
 
 def _refuse_without_names(folder: Folder, labels: list[str], why: str) -> None:
-    """Refuse labels that look like YOLO's: a class and a box or a polygon on the first line."""
+    """Refuse labels that look like YOLO's."""
     for label in labels:
-        numbers = read_text(folder.root / label).strip().split('\n')[0].split()
-        if len(numbers) >= 5 and all(re.fullmatch(r'\d+(\.\d+)?(e-\d+)?', n) for n in numbers):
+        if _is_label(folder.root / label):
             raise UserError(
                 f'{folder.root / label} looks like a label of YOLO, but no file names the classes'
                 f'{why}: add classes.txt with a name on each line, or data.yaml'
             )
+
+
+def _is_label(path: Path) -> bool:
+    """Whether a file has a class and a box or a polygon on its first line."""
+    numbers = read_text(path).strip().split('\n')[0].split()
+    return len(numbers) >= 5 and all(re.fullmatch(r'\d*\.?\d+(e-\d+)?', n) for n in numbers)
 
 
 def _splits(path: str, content: dict[str, Any], folder: Folder) -> dict[str, list[str]]:
