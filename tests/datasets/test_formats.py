@@ -431,12 +431,17 @@ def test_images_in_no_list_of_voc_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'masks, instances', [('SegmentationClass', 'SegmentationObject'), ('semantic', 'instance')]
+    'masks, others',
+    [
+        ('SegmentationClass', 'SegmentationObject'),
+        ('semantic', 'instance'),
+        ('masks_machine', 'masks_human'),
+    ],
 )
-def test_masks_of_instances_are_no_images(masks: str, instances: str, tmp_path: Path) -> None:
-    """As in the folders of VOC and KITTI."""
+def test_masks_in_other_forms_are_no_images(masks: str, others: str, tmp_path: Path) -> None:
+    """As in the folders of VOC, KITTI and Supervisely."""
     write_masks(tmp_path, f'images {masks}', np.arange(3))
-    shutil.copytree(tmp_path / masks, tmp_path / instances)
+    shutil.copytree(tmp_path / masks, tmp_path / others)
     assert not any('have no mask' in note for note in read_segmented(tmp_path, 0.5, 0, None).notes)
 
 

@@ -29,7 +29,7 @@ MORE_IN_MASKS = (
     re.compile('_[LP]$'),
 )
 CITYSCAPES_END = '_leftImg8bit'
-NO_MASK = re.compile('_gtCoarse_|_gtFine_(color|instance)|SegmentationObject/')
+NO_MASK = re.compile('_gtCoarse_|_gtFine_(color|instance)|SegmentationObject/|masks_human/')
 INSTANCE = re.compile('(^|/)instance/')  # KITTI's, with files of the same names in semantic/
 FOLDERS = dict(
     leftimg8bit='images', gtfine='gt', trainannot='train annot', valannot='val annot',
