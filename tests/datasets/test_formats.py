@@ -1042,6 +1042,14 @@ def test_splits_in_longer_names_are_no_classes(inner: str, tmp_path: Path) -> No
     ]
 
 
+def test_images_of_a_test_without_classes_are_left_out(tmp_path: Path) -> None:
+    """Also in a folder of the same name in that of the test, which is no class."""
+    write_pictures(tmp_path, [f'train/train/{x}/{i}.jpg' for x in ('cat', 'dog') for i in '12'])
+    write_pictures(tmp_path, ['test/test/1.jpg'])
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.classes == ('cat', 'dog') and len(found.splits['val'].labels) == 2
+
+
 @pytest.mark.parametrize('splits', ['', 'train/ val/'])
 def test_folders_of_classes_without_images_are_told(splits: str, tmp_path: Path) -> None:
     for split in splits.split() or ['']:

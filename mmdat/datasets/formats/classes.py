@@ -478,10 +478,8 @@ def _read_folders(folder: Folder) -> dict[str, dict[str, str]]:
     for top, split in splits.items() if by_split else [('', 'train')]:
         below = [path for path in deeper if top in ('', path.parts[depth])]
         at = depth + by_split
-        # A folder alone in that of its split, as packers make it, is no class.
-        if by_split and all(len(path.parts) > at + 2 for path in below):
-            names = {path.parts[at] for path in below}
-            at += len(names) == 1 and split_of(*names) == split
+        if by_split and {path.parts[at] for path in below if len(path.parts) > at + 1} == {top}:
+            at += 1  # a folder in another of the same name, as packers make it
         for path in below:
             if split and len(path.parts) > at + 1:
                 # Macs write letters and their signs apart.
