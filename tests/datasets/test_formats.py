@@ -167,6 +167,16 @@ MEANINGS = {
         ('id2label.json', '{"0": "sky", "1": "road"}'),
         (('sky', 'road'), False, None),
     ),
+    'a name for 255': (
+        [0, 1, 255],
+        ('id2label.json', '{"0": "sky", "1": "road", "255": "Ignored"}'),
+        (('sky', 'road'), False, None),
+    ),
+    'a class at 255': (
+        [0, 1, 255],
+        ('id2label.json', '{"0": "sky", "1": "road", "255": "car"}'),
+        (('sky', 'road', 'car'), False, {0: 'sky', 1: 'road', 255: 'car'}),
+    ),
     'no names': ([0, 1, 255], None, (('background', 'class_1'), False, None)),
 }
 
@@ -477,6 +487,7 @@ def test_the_folders_of_cityscapes_are_read(ids: str, kind: str, tmp_path: Path)
         ),
         ([255], 'road\nsky', 'hold nothing but 255'),
         ([0], '', 'there is nothing to tell it from'),
+        ([0, 255], '0 sky\n255 void', "the class 'sky' alone: there is nothing to tell it from"),
         ([*range(0, 256, 4), 255], '', 'hold 65 gray values from 0 to 255, whose classes no file'),
         ([*range(64), *range(0, 254, 2)], '', 'hold 159 gray values .* resized or saved as JPEG'),
     ],

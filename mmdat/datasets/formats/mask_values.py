@@ -36,6 +36,7 @@ PAPERS = (
 # Values without names are no classes if there are more than MOST_GRAYS and one is above
 # MOST_NUMBERED.
 MOST_GRAYS, MOST_NUMBERED = 32, 200
+NO_CLASS = re.compile('ignore|void|unlabel', re.IGNORECASE)  # in a name for 255
 MOST_READ = 2000  # masks that are looked at
 Color = tuple[int, int, int]
 # Names of classes by value, where None is ignored, or in the order of the values.
@@ -256,6 +257,8 @@ def _meaning_by_value(
             'the file with the names of the classes does not have: add them'
         )
     named = {0: names.get(0)} | {value: names[value] for value in sorted(names) if value}
+    if NO_CLASS.search(named.get(IGNORED) or ''):
+        del named[IGNORED]  # as without a name
     if zero:
         named[0] = None if zero == 'ignored' else named[0] or 'background'
     classes, nothing = _classes(named), named[0] is None
