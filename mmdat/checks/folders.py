@@ -94,22 +94,30 @@ def _refuse(error: OSError) -> NoReturn:
     ) from error
 
 
-def read_lines(path: str) -> list[str]:
-    """Read the lines of a text file that are not blank, without blanks around them.
+def read_text(path: str | Path, remedy: str = '') -> str:
+    """Read a text file in UTF-8, with or without a byte order mark, which programs may write.
+
+    Args:
+        remedy: What to do where it cannot be read.
 
     Raises:
         UserError: If it cannot be read, or is not encoded in UTF-8.
     """
     try:
-        with open(path, encoding='utf-8-sig') as file:  # programs may write a byte order mark
-            lines = [line.strip() for line in file]
+        return Path(path).read_text(encoding='utf-8-sig')
     except OSError as error:
-        raise UserError(
-            f'list {path} cannot be read ({error.strerror}): check data_root and ann_file'
-        ) from None
+        raise UserError(f'{path} cannot be read ({error.strerror}){remedy}') from None
     except UnicodeDecodeError:
-        raise UserError(f'list {path} is not encoded in UTF-8: save it so') from None
-    return [line for line in lines if line]
+        raise UserError(f'{path} is not encoded in UTF-8: save it so') from None
+
+
+def read_lines(path: str | Path, remedy: str = '') -> list[str]:
+    """Read the lines of a text file that are not blank, without blanks around them.
+
+    Args:
+        remedy: As for :func:`read_text`.
+    """
+    return list(filter(None, map(str.strip, read_text(path, remedy).split('\n'))))
 
 
 def check_data_roots(cfg: Config, splits: Sequence[str]) -> None:

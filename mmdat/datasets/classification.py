@@ -90,7 +90,7 @@ def _read_list(path: str, classes: Sequence[str]) -> list[tuple[str, int]]:
     """Read a list of images and their classes."""
     numbers = _numbers(classes)
     images = []
-    for line in read_lines(path):
+    for line in read_lines(path, ': check data_root and ann_file'):
         # Names of files and classes may hold any of these signs.
         for sign in re.finditer(r'[\t;, ]', line):
             label = _composed(line[sign.end() :].strip().strip('"'))

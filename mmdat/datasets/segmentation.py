@@ -111,7 +111,7 @@ class SegmentationDataset(BaseSegDataset):
     def _listed(self, images: dict[str, str], folder: str) -> dict[str, str]:
         """Return the images that ``ann_file`` lists."""
         listed, missing = {}, []
-        for line in read_lines(self.ann_file):
+        for line in read_lines(self.ann_file, ': check data_root and ann_file'):
             name = line if line in images else os.path.splitext(line)[0]
             if name in images:
                 listed[name] = images[name]

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mmdat.checks.folders import is_hidden
+from mmdat.checks.folders import is_hidden, read_lines
 from mmdat.errors import UserError, enumerate_names, list_first
 
 from .files import (
@@ -25,7 +25,6 @@ from .files import (
     check_distinct,
     files_named,
     is_image,
-    read_lines,
     read_names,
     split_of,
     take_paths,

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 from urllib.parse import unquote
 
-from mmdat.checks.folders import find_files
+from mmdat.checks.folders import find_files, read_lines, read_text
 from mmdat.checks.images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, read_header
 from mmdat.errors import UserError
 
@@ -79,29 +79,6 @@ def split_of(path: str) -> str | None:
 def split_of_folder(path: str) -> str | None:
     """Name the split that the folders of a file speak of, whatever the file is called."""
     return split_of(str(PurePosixPath(path).parent))
-
-
-def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        UserError: If it cannot be read.
-    """
-    try:
-        return path.read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError:
-        raise UserError(f'{path} is not UTF-8: save it as such') from None
-    except OSError as error:
-        raise UserError(f'{path} cannot be read ({error.strerror})') from None
-
-
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file that are not blank, without blanks at their ends.
-
-    Raises:
-        UserError: If it cannot be read.
-    """
-    return list(filter(None, map(str.strip, read_text(path).splitlines())))
 
 
 def read_json(path: Path) -> Any:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from mmdat.checks.folders import read_lines, read_text
 from mmdat.checks.images import open_image
 from mmdat.checks.masks import IGNORED, is_background
 from mmdat.errors import UserError, enumerate_names
 
-from .files import Folder, choose_first, files_named, read_lines, read_text
+from .files import Folder, choose_first, files_named
 from .mask_pairs import CITYSCAPES_END
 
 # Values in the labelIds files of Cityscapes, of the classes that are trained on, in their order.

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from mmdat.checks.folders import read_lines, read_text
 from mmdat.errors import UserError, enumerate_names
 
 from .content import coco_content
@@ -23,9 +24,7 @@ from .files import (
     check_names,
     files_named,
     is_image,
-    read_lines,
     read_names,
-    read_text,
     split_of,
     split_of_folder,
     upright_size,
