@@ -305,7 +305,8 @@ def _check_segmentor(cfg: Config) -> None:
         return
     test_cfg = value_at(cfg, 'model.test_cfg') or {}
     mode = test_cfg.get('mode', 'whole')
-    if mode not in ('whole', 'slide'):
+    # mmsegmentation's DepthEstimator has 'slide_flip', and those of users may have others.
+    if mode not in ('whole', 'slide') and class_name(cfg.model).endswith('EncoderDecoder'):
         raise UserError(f'model.test_cfg.mode is {mode!r}: {suggest(mode, ("slide", "whole"))}')
     for key in ('crop_size', 'stride'):
         if mode == 'slide' and not _is_pair(test_cfg.get(key)):

@@ -5,6 +5,7 @@ from typing import Any
 
 import mmdet
 import mmpretrain
+import mmseg
 import pytest
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
@@ -22,6 +23,7 @@ THEIRS = [
         (mmdet, 'rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py'),
         (mmdet, 'swin/mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco.py'),
         (mmpretrain, 'convnext/convnext-tiny_32xb128_in1k.py'),
+        (mmseg, 'vpd/vpd_sd_4xb8-25k_nyu-480x480.py'),
     ]
 ]
 
