@@ -384,7 +384,7 @@ def _readers(model: nn.Module, channels: list[int]) -> Iterator[tuple[str, Any, 
     neck_channels = getattr(neck, 'in_channels', None)
     if isinstance(neck_channels, Sequence):
         yield 'neck', list(neck_channels), channels
-    if neck_channels is not None:
+    if neck is not None and any(hasattr(part, 'in_channels') for part in neck.modules()):
         return
     # A neck without channels, if any, pools the last map.
     width = getattr(getattr(model, 'head', None), 'in_channels', None)

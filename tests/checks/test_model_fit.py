@@ -109,6 +109,17 @@ def test_parts_for_other_channels_are_refused(
         check_channels(model(**wrong))
 
 
+def test_several_necks_may_lead_to_other_channels() -> None:
+    whole = model(head=linear_head(8))
+    linear = dict(type='LinearNeck', in_channels=128, out_channels=8)
+    necks = [dict(type='GlobalAveragePooling'), linear]
+    whole.neck = MODELS.build([dict(part, _scope_='mmpretrain') for part in necks])
+    check_channels(whole)
+    del whole.neck[1]
+    with pytest.raises(UserError, match='model.head.in_channels is 8, but model.backbone returns'):
+        check_channels(whole)
+
+
 @pytest.mark.parametrize('in_index', [4, -5])
 def test_a_head_that_reads_a_map_that_is_not_there_is_refused(in_index: int) -> None:
     head = dict(fcn_head(128), in_index=in_index)
