@@ -1831,7 +1831,10 @@ def test_boxes_of_voc_with_sides_in_the_other_order_are_told(tmp_path: Path) -> 
 def test_difficult_boxes_of_voc_are_told_of(tmp_path: Path) -> None:
     write_boxes_of_voc(tmp_path)
     text = (tmp_path / '2.xml').read_text()
-    (tmp_path / '2.xml').write_text(text.replace('<bndbox>', '<difficult>1</difficult><bndbox>'))
+    text = text.replace('<bndbox>', '<difficult>1</difficult><bndbox>')
+    start, end = text.index('<object>'), text.index('</annotation>')
+    deleted = text[start:end].replace('<object>', '<object><deleted>1</deleted>')
+    (tmp_path / '2.xml').write_text(f'{text[:end]}{deleted}</annotation>')
     found = read_detection(tmp_path, 0.5, 0)
     assert found.notes[0].startswith('1 objects are marked as difficult (difficult is 1): they are')
     assert sum(found.objects(split)['a'] for split in ('train', 'val')) == 4

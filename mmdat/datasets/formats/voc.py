@@ -4,7 +4,7 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmdat.errors import UserError
 
@@ -20,36 +20,31 @@ def read_voc(folder: Folder) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: If a file cannot be read, or if its image is not there.
     """
-    trees: dict[str, ET.Element] = {}
+    files: dict[str, _File] = {}
     for path in folder.files:
         if path.lower().endswith('.xml'):
-            root = _parse(folder.root / path)
+            root, where = _parse(folder.root / path), folder.root / path
             if root.tag == 'annotations' and {'image', 'track'} & {item.tag for item in root}:
                 raise UserError(
-                    f'{folder.root / path} is in the format "CVAT for images" or "for '
-                    'video": export the task as "COCO 1.0", which has all its shapes'
+                    f'{where} is in the format "CVAT for images" or "for video": export the task '
+                    'as "COCO 1.0", which has all its shapes'
                 )
             if root.tag == 'annotation':
-                trees[path] = root
-    if not trees:
+                name = (root.findtext('filename') or '').strip() or PurePosixPath(path).stem
+                # LabelMe marks objects as deleted.
+                items = [x for x in root.findall('object') if x.findtext('deleted') != '1']
+                files[path] = _File(name, _size(root), [_object(item, where) for item in items])
+    if not files:
         return {}
     listed = image_sets(folder, 'Main')
     splits: dict[str, list[str]] = {}
-    for path in trees:
+    for path in files:
         split = listed.get(PurePosixPath(path).stem) if listed else None
         if listed and split is None:
             continue
         splits.setdefault(split or split_of(path) or SPLITS[0], []).append(path)
-    objects = {
-        path: [
-            _object(item, folder.root / path)
-            for item in tree.findall('object')
-            if item.findtext('deleted') != '1'  # as LabelMe marks it
-        ]
-        for path, tree in trees.items()
-    }
-    total = sum(map(len, objects.values()))
-    turned = [path for path, items in objects.items() for item in items if item['is_turned']]
+    total = sum(len(file.objects) for file in files.values())
+    turned = [path for path, file in files.items() for item in file.objects if item['is_turned']]
     if 2 * len(turned) > total:
         raise UserError(
             f'{len(turned)} of {total} boxes have an xmin above their xmax, or ymin above ymax, '
@@ -61,33 +56,21 @@ def read_voc(folder: Folder) -> dict[str, dict[str, Any]]:
             f'{len(turned)} boxes have an xmin above their xmax, or ymin above ymax, such as in '
             f'{turned[0]}: the two are exchanged.'
         )
-    difficult = sum(
-        (item.findtext('difficult') or '').strip() == '1'
-        for paths in splits.values()
-        for path in paths
-        for item in trees[path].findall('object')
-    )
-    if difficult:
+    used = [path for paths in splits.values() for path in paths]
+    if difficult := sum(item['is_difficult'] for path in used for item in files[path].objects):
         folder.note(
             f'{difficult} objects are marked as difficult (difficult is 1): they are learned and '
             "looked for as all others, though Pascal VOC's own figures ignore them."
         )
-    names = sorted({item['name'] for items in objects.values() for item in items})
-    found = find_each(
-        folder,
-        {
-            path: (trees[path].findtext('filename') or '').strip() or PurePosixPath(path).stem
-            for paths in splits.values()
-            for path in paths
-        },
-    )
+    names = sorted({item['name'] for file in files.values() for item in file.objects})
+    found = find_each(folder, {path: files[path].image for path in used})
     return {
         split: coco_content(
             [
                 (
                     found[path],
-                    _size(trees[path]) or upright_size(folder.root / found[path]),
-                    objects[path],
+                    files[path].size or upright_size(folder.root / found[path]),
+                    files[path].objects,
                 )
                 for path in paths
             ],
@@ -95,6 +78,14 @@ def read_voc(folder: Folder) -> dict[str, dict[str, Any]]:
         )
         for split, paths in splits.items()
     }
+
+
+class _File(NamedTuple):
+    """What is read of a file: the name and size of its image, and its objects."""
+
+    image: str
+    size: tuple[int, int] | None
+    objects: list[dict[str, Any]]
 
 
 def _parse(path: Path) -> ET.Element:
@@ -118,7 +109,7 @@ def _parse(path: Path) -> ET.Element:
 
 
 def _object(item: ET.Element, path: Path) -> dict[str, Any]:
-    """Read the name, box and outline of an object, and whether the box's sides are exchanged.
+    """Read name, box and outline of an object, and whether it is turned round or difficult.
 
     An outline, as Roboflow and LabelMe write it, may do without a box.
 
@@ -146,8 +137,11 @@ def _object(item: ET.Element, path: Path) -> dict[str, Any]:
             '(polygon): mend it, or take it out'
         ) from None
     is_turned = has_box and (xs[0] > xs[1] or ys[0] > ys[1])
+    is_difficult = (item.findtext('difficult') or '').strip() == '1'
     box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    return dict(name=name, bbox=box, segmentation=rings, is_turned=is_turned)
+    return dict(
+        name=name, bbox=box, segmentation=rings, is_turned=is_turned, is_difficult=is_difficult
+    )
 
 
 def _ring(polygon: ET.Element) -> list[float]:
