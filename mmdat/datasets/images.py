@@ -16,6 +16,7 @@ from mmdat.checks.images import (
     MORE_CHANNELS,
     UNREADABLE_SUFFIXES,
     has_more_channels,
+    is_utf8,
     open_image,
 )
 from mmdat.errors import reason
@@ -53,7 +54,7 @@ def read_image(
     try:
         with fileio.get_local_path(path) as file, quiet_opencv():
             image = _decode(str(file), is_turning)
-            pages = cv2.imcount(str(file))
+            pages = cv2.imcount(str(file)) if is_utf8(file) else 1
             is_rich = has_more_channels(str(file))
     except (OSError, ValueError, SyntaxError, MemoryError, cv2.error) as error:  # as PIL raises
         raise UnreadableError(_reason(path, error)) from error

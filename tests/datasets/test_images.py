@@ -1,5 +1,6 @@
 """Each kind of image is read upright, in its own size and with the right colors."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -37,6 +38,12 @@ def read(path: Path) -> tuple[np.ndarray, list[str]]:
     image = read_image(str(path), notes.append)
     assert image.dtype == np.uint8 and image.ndim == 3
     return image[..., ::-1], notes
+
+
+def test_a_name_that_is_not_in_utf_8_is_read(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b'/caf\xe9.png'))
+    Image.fromarray(RGB).save(path)
+    assert (read(path)[0] == RGB).all(), 'OpenCV ended the process'
 
 
 def test_channels_that_are_left_out_are_told(tmp_path: Path) -> None:
