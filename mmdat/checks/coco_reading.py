@@ -38,8 +38,8 @@ FIELDS: dict[str, dict[str, Rule]] = {
 }
 # How many boxes are compared with their segmentations, at most and at least.
 SAMPLE, FEW = 1000, 4
-# How many boxes must lie as corners would for a warning, and for a refusal.
-SUSPICIOUS, CERTAIN = 10, 50
+# How many boxes without outlines must lie as corners would for a warning.
+SUSPICIOUS = 10
 # How a box is written by mistake -> what makes x, y, width, height of it.
 READINGS: dict[str, Callable[..., list[float]]] = {
     'x1, y1, x2, y2': lambda x, y, right, bottom: [x, y, right - x, bottom - y],
@@ -253,7 +253,7 @@ class Reading:
             )
 
     def check_boxes(self, annotations: list[dict]) -> None:
-        """Refuse boxes that seem to be corners; else count those that cannot be right."""
+        """Refuse boxes that are corners; else count those that seem to be, or cannot be right."""
         beyond, num_boxes = self._num_beyond, len(annotations)
         if 2 * beyond > num_boxes == self._num_like_corners:
             self._refuse(
@@ -264,8 +264,13 @@ class Reading:
             self.findings['boxes reach beyond their image by more than a pixel'] = beyond
         pairs = list(self._boxes_and_outlines(annotations))
         if len(pairs) < FEW:
-            if num_boxes >= SUSPICIOUS and num_boxes == self._num_like_corners:
-                self._check_corners(num_boxes)
+            all_like_corners = num_boxes >= SUSPICIOUS and num_boxes == self._num_like_corners
+            # Boxes of large objects could be corners, too, but do not lie top left of the middle.
+            if all_like_corners and 4 * self._num_top_left >= 3 * num_boxes:
+                self.findings[
+                    'boxes lie in the top left of their image, and all could be x1, y1, x2, y2: if '
+                    'they are, write bbox as x, y, width, height'
+                ] = self._num_top_left
             return
         elsewhere = [(box, outline) for box, outline in pairs if overlap(box, outline) < 0.5]
         if 2 * len(elsewhere) < len(pairs):
@@ -285,21 +290,6 @@ class Reading:
         if self._needs_masks and len(elsewhere) == len(pairs):
             self._refuse(f'all {problem}')
         self.findings[problem] = len(elsewhere)
-
-    def _check_corners(self, num_boxes: int) -> None:
-        """Refuse or count boxes without polygons that could all be corners.
-
-        Those of large objects could be, too, but these do not lie top left of the middle.
-        """
-        if 4 * self._num_top_left < 3 * num_boxes:
-            return
-        problem = (
-            'boxes lie in the top left of their image, and all could be x1, y1, x2, y2: write bbox '
-            'as x, y, width, height'
-        )
-        if num_boxes >= CERTAIN:
-            self._refuse(f'{self._num_top_left} of the {num_boxes} {problem}')
-        self.findings[problem] = self._num_top_left
 
     def _boxes_and_outlines(
         self, annotations: list[dict]

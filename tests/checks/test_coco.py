@@ -384,10 +384,9 @@ def test_boxes_that_all_lie_as_corners_would_are_found(tmp_path: Path) -> None:
 
     for number, box in ((9, [10, 15, 25, 30]), (50, [15, 15, 60, 60]), (50, [0, 0, 89, 89])):
         assert problems(number, box) == []  # few, or large
-    (warning,) = problems(10, [10, 15, 25, 30])
-    assert '10 of the boxes lie in the top left of their image, and all could be x1' in warning
-    with pytest.raises(UserError, match=r'50 of the 50 boxes lie in the top left of their image'):
-        problems(50, [10, 15, 25, 30])
+    for number in (10, 1000):  # no error, as clocks and logos may all lie there
+        (warning,) = problems(number, [10, 15, 25, 30])
+        assert f'{number} of the boxes lie in the top left of their image, and all cou' in warning
 
 
 def test_names_that_are_nearly_alike_are_told(tmp_path: Path) -> None:
