@@ -73,8 +73,7 @@ def _average_precision(
         for sample in predictions
         for detection in _coco_detections(sample, dataset.cat_ids, metric)
     ]
-    found = ground_truth.loadRes(detections) if detections else COCO()
-    evaluation = COCOeval(ground_truth, found, metric)
+    evaluation = COCOeval(ground_truth, ground_truth.loadRes(detections), metric)
     evaluation.params.catIds = dataset.cat_ids
     evaluation.params.imgIds = [sample['img_id'] for sample in predictions]
     evaluation.evaluate()

@@ -86,6 +86,10 @@ class CheckedCOCO(COCO):
     def loadCats(self, ids: Any = ()) -> list[dict]:  # noqa: N802  pycocotools' name
         return super().loadCats([ids] if isinstance(ids, str) else ids)
 
+    def loadRes(self, resFile: Any) -> Any:  # noqa: N802, N803  pycocotools' names
+        """Take results, also of a model that found nothing, where pycocotools fails."""
+        return super().loadRes(resFile) if resFile else COCO()
+
 
 @DATASETS.register_module()
 class CocoDataset(MMDetCocoDataset):

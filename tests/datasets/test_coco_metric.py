@@ -137,6 +137,21 @@ def test_figures_of_classes_have_their_names(tmp_path: Path) -> None:
     assert figures['coco/bbox_mAP'] == 0.5
 
 
+def test_a_model_that_finds_nothing_has_an_average_precision_of_zero(tmp_path: Path) -> None:
+    path = write(tmp_path, content())
+    dataset = build(path)
+    samples = truth_of(dataset)
+    for sample in samples:
+        sample['pred_instances'] = {
+            key: value[:0] for key, value in sample['pred_instances'].items()
+        }
+    metric = CocoMetric(ann_file=path, metric=['bbox', 'segm', 'proposal'], classwise=True)
+    figures = evaluate(metric, dataset, samples)
+    names = ('bbox_mAP', 'segm_mAP', 'AR@100', 'box_precision')
+    assert [figures[f'coco/{name}'] for name in names] == [0, 0, 0, 0]
+    assert figures['coco/bbox_mAP_l'] == -1, 'there is no large object'
+
+
 def test_figures_of_good_files_are_those_of_mmdet(tmp_path: Path) -> None:
     path = write(tmp_path, content())
     dataset = build(path, metainfo=dict(classes=('box', 'disk')))
