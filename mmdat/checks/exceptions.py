@@ -16,9 +16,10 @@ from mmengine.registry import OPTIMIZERS, Registry
 from mmengine.runner import BaseLoop, Runner
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from mmdat.errors import UserError, nearest, reason, suggest
+from mmdat.errors import UserError, list_first, nearest, reason, suggest
 from mmdat.files import file_fault
 
 from .config_keys import RUNNER_KEYS, parameters
@@ -61,11 +62,6 @@ SENTENCES = {
     r'Initialize dataset with `reduce_zero_label`': (
         'the data set and LoadAnnotations disagree on reduce_zero_label: leave it out of '
         'LoadAnnotations, or use mmdat.LoadSegmentationMap'
-    ),
-    r'Expected to have finished reduction in the prior iteration': (
-        'some trained parameters had no gradient in a step, which several processes cannot train: '
-        'find their names with TORCH_DISTRIBUTED_DEBUG=DETAIL, then take them out of the model or '
-        'set find_unused_parameters=True in the config'
     ),
     r"step\(\) missing 1 required positional argument: 'closure'": (
         'optim_wrapper.optimizer computes the loss several times a step, as LBFGS does, which no '
@@ -121,6 +117,8 @@ def _explain(error: Exception, cfg: Config) -> str | None:
     for pattern, sentence in SENTENCES.items():
         if match := re.search(pattern, text):
             return sentence.format(*match.groups(), split=split)
+    if match := re.search(r'did not receive grad for rank \d+: ([\d ]+)', text):
+        return _without_gradient({*map(int, match[1].split())}, owners)
     if isinstance(error, RuntimeError) and re.search(LOST_PROCESS, text):
         return (
             'another process of this run has ended or cannot be reached, see its log: training '
@@ -187,6 +185,22 @@ def _unloaded(error: Exception, text: str, innermost: FrameType) -> str | None:
     in_toolbox = innermost.f_globals['__name__'].partition('.')[0] in PACKING
     # A user's own code may be wrong, and a model may predict nothing: neither is the pipeline's.
     return lacked if in_toolbox and not lacked.startswith('pred_') else None
+
+
+def _without_gradient(indices: set[int], owners: list[Any]) -> str | None:
+    """Name the parameters that had no gradient, by their indices among those that are trained."""
+    wrapper = next((x for x in owners if isinstance(x, DistributedDataParallel)), None)
+    if wrapper is None:
+        return None
+    trained = [name for name, x in wrapper.module.named_parameters() if x.requires_grad]
+    names = [name for index, name in enumerate(trained) if index in indices]
+    remedy = 'take them out of the model'
+    if all(name.startswith('backbone.norms.') for name in names):
+        remedy = 'leave the maps that nothing reads out of model.backbone.out_indices'
+    return (
+        f'trained parameters had no gradient in a step ({list_first(names)}), which several '
+        f'processes cannot train: {remedy}, or set find_unused_parameters=True in the config'
+    )
 
 
 def _misfit(text: str, modules: list[nn.Module], innermost: FrameType) -> str | None:

@@ -437,16 +437,34 @@ def test_what_is_no_mistake_of_the_user_passes() -> None:
         raise ZeroDivisionError
 
 
-def test_a_parameter_without_gradient_is_told_in_several_processes() -> None:
+@pytest.mark.parametrize(
+    'name, remedy',
+    [
+        ('backbone', 'take them out of the model'),
+        ('backbone.norms', 'leave the maps .*out_indices'),
+    ],
+)
+def test_a_parameter_without_gradient_is_told_in_several_processes(name: str, remedy: str) -> None:
     class FirstAlone(nn.ModuleList):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self[0](x)
 
+    class Whole(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.get_submodule(name)(x)
+
+    whole: Any = Whole()
+    layers = FirstAlone([nn.Linear(1, 1) for _ in '123'])
+    layers[1].requires_grad_(False)
+    whole.backbone = nn.ModuleDict(dict(norms=layers)) if '.' in name else layers
     distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        model = nn.parallel.DistributedDataParallel(FirstAlone([nn.Linear(1, 1) for _ in '12']))
+        model = nn.parallel.DistributedDataParallel(whole)
         model(torch.ones(1, 1)).sum().backward()
-        sentence = 'had no gradient in a step, .* or set find_unused_parameters=True in the config'
+        sentence = (
+            rf'had no gradient in a step \({name}.2.weight, {name}.2.bias\), .*: {remedy}, or '
+            'set find_unused_parameters=True in the config'
+        )
         with pytest.raises(UserError, match=sentence), explained(Config()):
             model(torch.ones(1, 1))
     finally:
