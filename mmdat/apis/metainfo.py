@@ -15,6 +15,7 @@ from mmdat.checks import config_tree
 from mmdat.checks.masks import ANNOTATION_LOADERS
 from mmdat.checks.model_fit import head_classes, proposes_regions
 from mmdat.errors import UserError
+from mmdat.visualization.predictions import colors_of
 
 # Transforms that load an 8-bit image of a file, or take one in memory.
 IMAGE_LOADERS = ('LoadImageFromFile', 'LoadImageFromNDArray', 'LoadImageFromWebcam')
@@ -95,7 +96,9 @@ def metainfo_of(dataset: dict[str, Any], trained_on: Any) -> dict[str, Any]:
         with DATASETS.switch_scope_and_registry(None) as registry:  # of the scope of the config
             kind = registry.get(dataset['type'])
     known = {key: value for key, value in config_tree.first_metainfo(trained_on).items() if value}
-    return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {}), **known}
+    defaults = getattr(kind, 'METAINFO', {})
+    metainfo = {**defaults, **(dataset.get('metainfo') or {}), **known}
+    return {**metainfo, 'palette': colors_of(metainfo, defaults)}
 
 
 def class_names(metainfo: Mapping[str, Any], model: nn.Module) -> tuple[str, ...]:

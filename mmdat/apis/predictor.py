@@ -122,8 +122,8 @@ class Predictor:
             metainfo = metainfo_of(dataset, meta.get('dataset_meta'))
         self._model.to(device)
         self.classes = class_names(metainfo, self._model)
-        palette = metainfo.get('palette')
-        if not isinstance(palette, (list, tuple)) or len(palette) < len(self.classes):
+        palette = metainfo['palette']
+        if len(palette) < len(self.classes):  # where not all have names
             palette = distinct_colors(len(self.classes))
         self.palette = [tuple(map(int, color)) for color in palette]
         is_detector = self.toolbox == 'mmdet'

@@ -24,6 +24,7 @@ from mmdat.checks.config_tree import transforms
 from mmdat.checks.images import is_turning, names_in, read_header
 from mmdat.errors import UserError, enumerate_names
 from mmdat.registry import DATASETS
+from mmdat.visualization.predictions import colors_of
 
 # Annotation file -> `file_name` of an image whose size the file lacks -> its width and height.
 # Metrics, which do not know the folder of the images, read the same file.
@@ -153,8 +154,7 @@ class CocoDataset(MMDetCocoDataset):
                 f'the config names no classes for {path}: they are the {len(in_file)} of the file, '
                 f'{enumerate_names(in_file)}'
             )
-        if len(self._metainfo.get('palette') or ()) < len(self._metainfo['classes']):
-            self._metainfo.pop('palette', None)
+        self._metainfo['palette'] = colors_of(self._metainfo, self.METAINFO)
         return coco
 
     def _read_size(self, name: Any) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from mmdat.checks.images import IMAGE_SUFFIXES
 from mmdat.checks.masks import IGNORED
 from mmdat.errors import UserError, enumerate_names
 from mmdat.registry import DATASETS
+from mmdat.visualization.predictions import distinct_colors
 
 
 @DATASETS.register_module()
@@ -69,6 +70,9 @@ class SegmentationDataset(BaseSegDataset):
         super().__init__(
             img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, metainfo=metainfo, **kwargs
         )
+        if not self.METAINFO.get('palette') and 'palette' not in (metainfo or {}):
+            # mmseg's, drawn at random, can be alike.
+            self._metainfo['palette'] = distinct_colors(len(self._metainfo.get('classes') or ()))
 
     def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
         """Return the class of each value of a mask, 255 for ignored ones; None to take it as is."""

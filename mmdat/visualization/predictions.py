@@ -1,7 +1,8 @@
 """Pictures of what a model predicts, drawn on the image in its own size but for small ones."""
 
 import colorsys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,6 +32,21 @@ def distinct_colors(number: int) -> list[tuple[int, int, int]]:
         red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
         colors.append((round(255 * red), round(255 * green), round(255 * blue)))
     return colors
+
+
+def colors_of(metainfo: Mapping[str, Any], defaults: Mapping[str, Any]) -> Sequence[Color]:
+    """RGB colors of the classes in ``metainfo``: its palette, or distinct ones.
+
+    Args:
+        metainfo: Of a data set, with ``classes`` and, possibly, ``palette``.
+        defaults: What the data set's kind has for them: its colors are of its classes alone.
+    """
+    classes, palette = tuple(metainfo.get('classes') or ()), metainfo.get('palette')
+    is_default = palette == defaults.get('palette')
+    is_of_others = is_default and classes != tuple(defaults.get('classes') or ())
+    if not isinstance(palette, (list, tuple)) or len(palette) < len(classes) or is_of_others:
+        return distinct_colors(len(classes))
+    return palette
 
 
 def draw_instances(

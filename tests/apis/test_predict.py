@@ -741,7 +741,7 @@ def test_the_transforms_are_those_of_a_test(model: Callable[[str], Model]) -> No
     cfg.pop('test_pipeline')  # what is left is for training
     with pytest.raises(UserError, match='has no transforms for a test: add test_dataloader or'):
         pipeline_of(cfg)
-    assert metainfo_of({}, None) == {}
+    assert metainfo_of({}, None) == dict(palette=[])
 
 
 def test_the_output_may_lie_among_the_inputs_but_not_over_them(

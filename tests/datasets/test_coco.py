@@ -16,6 +16,7 @@ from mmdat.checks.classes import check_same
 from mmdat.checks.coco import check_classes_occur, check_left_out, check_object_counts
 from mmdat.datasets import CocoDataset
 from mmdat.errors import UserError
+from mmdat.visualization.predictions import distinct_colors
 
 CLASSES = dict(classes=('box', 'disk'))
 COCO_CLASSES = MMDetCocoDataset.METAINFO['classes']
@@ -127,14 +128,22 @@ def test_classes_are_those_of_the_file_if_the_config_names_none(coco_root: Path)
     change(coco_root, 'val2017', group)
     dataset = build(coco_root, metainfo=dict(palette=[(1, 2, 3)]))
     assert dataset.metainfo['classes'] == ('cross', 'disk', 'box')
-    assert 'palette' not in dataset.metainfo
+    assert dataset.metainfo['palette'] == distinct_colors(3), 'one color is none for three classes'
     assert dataset.cat_ids == [2, 9, 12]
     with pytest.raises(UserError, match=r"train data are 'box' and 'disk', those of the val data"):
         check_same(dict(train=build(coco_root, 'train2017', metainfo=None), val=dataset))
     of_coco = [dict(id=100 - number, name=name) for number, name in enumerate(COCO_CLASSES)]
     change(coco_root, 'val2017', lambda content: content['categories'].extend(of_coco))
     change(coco_root, 'val2017', lambda content: content['annotations'][0].update(category_id=100))
-    assert build(coco_root, metainfo=None).metainfo['classes'] == COCO_CLASSES
+    metainfo = build(coco_root, metainfo=None).metainfo
+    assert metainfo['classes'] == COCO_CLASSES
+    assert metainfo['palette'] == MMDetCocoDataset.METAINFO['palette']
+
+
+def test_colors_of_coco_are_not_those_of_other_classes(coco_root: Path) -> None:
+    assert build(coco_root).metainfo['palette'] == distinct_colors(2)
+    given = dict(CLASSES, palette=[(1, 2, 3), (4, 5, 6)])
+    assert build(coco_root, metainfo=given).metainfo['palette'] == given['palette']
 
 
 @pytest.mark.parametrize('forms', [('NFC', 'NFD'), ('NFD', 'NFC')])

@@ -15,6 +15,7 @@ from mmdat.checks.masks import check_mask_values
 from mmdat.datasets.segmentation import SegmentationDataset
 from mmdat.datasets.segmentation_map import LoadSegmentationMap
 from mmdat.errors import UserError
+from mmdat.visualization.predictions import distinct_colors
 
 VALUES = {0: 'ground', 7: None, 100: 'road', 255: 'car'}
 
@@ -140,7 +141,7 @@ def test_any_values_become_classes_also_in_the_stock_transform(tmp_path: Path, l
         dataset = build(tmp_path, mask_values=VALUES, metainfo=metainfo, pipeline=[load()])
         assert dataset[0]['gt_seg_map'].tolist() == expected
         assert dataset.metainfo['classes'] == (classes or ('ground', 'road', 'car'))
-        assert len(dataset.metainfo['palette']) == 3
+        assert dataset.metainfo['palette'] == distinct_colors(3)
         check_mask_values(DataFiles(dataset, True), pytest.fail)
 
 
