@@ -24,7 +24,7 @@ from mmdat.deployment.writing import OPSET, Traced, quiet, trace, write
 from mmdat.errors import UserError, enumerate_names, reason
 from mmdat.version import __version__
 
-from .metainfo import class_names, dataset_of, metainfo_of, pipeline_of
+from .metainfo import class_names, dataset_of, metainfo_of, pipeline_of, warn_of_other_names
 from .model import build_model, load_config, load_weights
 from .toolboxes import toolbox_of
 
@@ -66,7 +66,9 @@ def export(
         with explained(cfg), quiet():
             model = build_model(cfg).eval().requires_grad_(False)  # nor does what a .pt2 returns
             trained_on = load_weights(model, checkpoint).get('dataset_meta')
-            classes = class_names(metainfo_of(dataset_of(cfg), trained_on), model)
+            dataset = dataset_of(cfg)
+            classes = class_names(metainfo_of(dataset, trained_on), model)
+        warn_of_other_names(dataset, trained_on, checkpoint)
         exportable, own = _exportable(model, toolbox)
         smallest = max(
             getattr(model.backbone, 'smallest_image', 32), getattr(exportable, 'smallest_image', 1)

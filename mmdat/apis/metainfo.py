@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import nn
 
+from mmdat import checks
 from mmdat.checks import config_tree
 from mmdat.checks.masks import ANNOTATION_LOADERS
 from mmdat.checks.model_fit import head_classes, proposes_regions
-from mmdat.errors import UserError
+from mmdat.errors import UserError, enumerate_names
 from mmdat.visualization.predictions import colors_of
 
 # Transforms that load an 8-bit image of a file, or take one in memory.
@@ -99,6 +101,23 @@ def metainfo_of(dataset: dict[str, Any], trained_on: Any) -> dict[str, Any]:
     defaults = getattr(kind, 'METAINFO', {})
     metainfo = {**defaults, **(dataset.get('metainfo') or {}), **known}
     return {**metainfo, 'palette': colors_of(metainfo, defaults)}
+
+
+def warn_of_other_names(dataset: dict[str, Any], trained_on: Any, checkpoint: str) -> None:
+    """Warn of names of classes in a config that give way to those of a checkpoint."""
+    given = (dataset.get('metainfo') or {}).get('classes')
+    trained = config_tree.first_metainfo(trained_on).get('classes') or ()
+    if not isinstance(given, (list, tuple)) or len(given) != len(trained):
+        return
+    pairs = (
+        [unicodedata.normalize('NFC', str(name)) for name in pair]
+        for pair in zip(given, trained, strict=True)
+    )
+    if other := [f'{new} -> {old}' for new, old in pairs if new != old]:
+        checks.log_warning(
+            f'{len(other)} of the {len(given)} classes have another name in the config than in '
+            f'{checkpoint}, whose names are taken: {enumerate_names(other)}'
+        )
 
 
 def class_names(metainfo: Mapping[str, Any], model: nn.Module) -> tuple[str, ...]:

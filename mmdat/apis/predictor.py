@@ -34,6 +34,7 @@ from .metainfo import (
     image_ids,
     metainfo_of,
     pipeline_of,
+    warn_of_other_names,
 )
 from .model import build_model, load_config, load_weights
 from .results import Instances, Mask
@@ -119,7 +120,9 @@ class Predictor:
             meta = load_weights(self._model, os.fspath(checkpoint))
             self._pipeline = Compose(pipeline_of(cfg))
             dataset = dataset_of(cfg)
-            metainfo = metainfo_of(dataset, meta.get('dataset_meta'))
+            trained_on = meta.get('dataset_meta')
+            metainfo = metainfo_of(dataset, trained_on)
+        warn_of_other_names(dataset, trained_on, os.fspath(checkpoint))
         self._model.to(device)
         self.classes = class_names(metainfo, self._model)
         palette = metainfo['palette']

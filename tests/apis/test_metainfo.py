@@ -4,7 +4,7 @@ import pytest
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from torch import nn
 
-from mmdat.apis.metainfo import class_names, metainfo_of
+from mmdat.apis.metainfo import class_names, metainfo_of, warn_of_other_names
 from mmdat.visualization.predictions import distinct_colors
 
 
@@ -40,6 +40,24 @@ def test_colors_of_coco_are_those_of_its_classes_alone() -> None:
         assert metainfo_of(dataset, trained_on)['palette'] == known['palette']
     own = dict(classes=('a', 'b'), palette=[[1, 2, 3], [4, 5, 6]])
     assert metainfo_of(dataset, own)['palette'] == own['palette']
+
+
+def test_names_in_a_config_that_give_way_to_the_checkpoint_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr('mmdat.checks.log_warning', told.append)
+    trained_on = dict(classes=('cat', 'caf\u00e9', 'cow'))
+    for classes in (None, 'names.txt', ['cat', 'cafe\u0301', 'cow'], ('cat', 'dog')):
+        warn_of_other_names(dict(metainfo=dict(classes=classes)), trained_on, 'a.pth')
+    warn_of_other_names(dict(metainfo=trained_on), None, 'a.pth')
+    assert not told
+    renamed = dict(metainfo=dict(classes=('cat', 'caf\u00e9', 'calf')))
+    warn_of_other_names(renamed, trained_on, 'a.pth')
+    assert told == [
+        '1 of the 3 classes have another name in the config than in a.pth, whose names are taken: '
+        "'calf -> cow'"
+    ]
 
 
 def test_what_finds_objects_alone_names_no_class() -> None:

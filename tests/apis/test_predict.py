@@ -563,6 +563,19 @@ def test_an_option_without_effect_is_told(
     assert told == sentences
 
 
+def test_a_config_cannot_rename_the_classes_of_a_checkpoint_in_silence(
+    model: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr('mmdat.checks.log_warning', told.append)
+    config, checkpoint = model(DETECTOR)
+    cfg = Config.fromfile(config)
+    names = Predictor(cfg, checkpoint).classes
+    cfg.test_dataloader.dataset.metainfo = dict(classes=('human', *names[1:]))
+    assert not told and Predictor(cfg, checkpoint).classes == names
+    assert len(told) == 1 and f"{checkpoint}, whose names are taken: 'human -> person'" in told[0]
+
+
 @pytest.mark.parametrize(
     'image, got',
     [
