@@ -116,7 +116,7 @@ class Predictor:
         self._slice_size = slice_size
         with in_toolbox(cfg):
             self._model = build_model(cfg).eval()
-            _raise_thresholds(self._model, self._score_thr)
+            _raise_thresholds(self._model, self._score_thr, is_given=score_thr is not None)
             meta = load_weights(self._model, os.fspath(checkpoint))
             self._pipeline = Compose(pipeline_of(cfg))
             dataset = dataset_of(cfg)
@@ -293,11 +293,20 @@ def _group_by_shape(items: Sequence[dict[str, Any]]) -> Iterable[list[int]]:
     return batches.values()
 
 
-def _raise_thresholds(model: nn.Module, score_thr: float) -> None:
-    """Raise the thresholds of a detector's heads, which draw masks of all that is above them."""
+def _raise_thresholds(model: nn.Module, score_thr: float, is_given: bool) -> None:
+    """Raise the thresholds of a detector's heads, which draw masks of all that is above them.
+
+    Warns of one that is given in vain, as a head's is higher.
+    """
     for name in ('bbox_head', 'roi_head'):
         test_cfg: Any = getattr(getattr(model, name, None), 'test_cfg', None) or {}
         if 'score_thr' in test_cfg:
+            if is_given and score_thr < test_cfg.score_thr:
+                checks.log_warning(
+                    f'objects from a score of {score_thr:g} on are asked for, but score_thr='
+                    f'{test_cfg.score_thr:g} in model.test_cfg leaves out those below: lower it in '
+                    'the config'
+                )
             # Heads keep what is above their threshold, and what is at it is to be kept.
             test_cfg.score_thr = max(test_cfg.score_thr, math.nextafter(score_thr, 0))
 

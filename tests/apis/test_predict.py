@@ -547,6 +547,15 @@ def test_options_change_a_copy_of_a_config_in_memory(model: Callable[[str], Mode
         (CLASSIFIER, dict(score_thr=0.3), ['--score-thr has no effect: it is for detectors']),
         (SEGMENTOR, dict(overlap=0.2, slice_size=64), []),
         (DETECTOR, dict(score_thr=0.3), []),
+        (DETECTOR, dict(cfg_options={'model.test_cfg.rcnn.score_thr': 0.4}), []),
+        (
+            DETECTOR,
+            dict(score_thr=0.3, cfg_options={'model.test_cfg.rcnn.score_thr': 0.4}),
+            [
+                'objects from a score of 0.3 on are asked for, but score_thr=0.4 in model.test_cfg '
+                'leaves out those below: lower it in the config'
+            ],
+        ),
     ],
 )
 def test_an_option_without_effect_is_told(
