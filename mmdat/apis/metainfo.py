@@ -99,7 +99,10 @@ def metainfo_of(dataset: dict[str, Any], trained_on: Any) -> dict[str, Any]:
             kind = registry.get(dataset['type'])
     known = {key: value for key, value in config_tree.first_metainfo(trained_on).items() if value}
     defaults = getattr(kind, 'METAINFO', {})
-    metainfo = {**defaults, **(dataset.get('metainfo') or {}), **known}
+    given = dataset.get('metainfo') or {}
+    metainfo = {**defaults, **given, **known}
+    if 'palette' in given:  # the training says what the classes are; colors can be chosen anew
+        metainfo['palette'] = given['palette']
     return {**metainfo, 'palette': colors_of(metainfo, defaults)}
 
 

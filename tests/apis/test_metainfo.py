@@ -40,6 +40,8 @@ def test_colors_of_coco_are_those_of_its_classes_alone() -> None:
         assert metainfo_of(dataset, trained_on)['palette'] == known['palette']
     own = dict(classes=('a', 'b'), palette=[[1, 2, 3], [4, 5, 6]])
     assert metainfo_of(dataset, own)['palette'] == own['palette']
+    chosen = dict(dataset, metainfo=dict(palette=[[7, 8, 9], [1, 1, 1]]))
+    assert metainfo_of(chosen, own)['palette'] == chosen['metainfo']['palette']
 
 
 def test_names_in_a_config_that_give_way_to_the_checkpoint_are_told(
