@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import os
 import re
@@ -216,6 +217,27 @@ def test_what_zero_means_can_be_told(tmp_path: Path) -> None:
     assert read_segmented(tmp_path, 0.2, 0, 'ignored').classes == ('road', 'sky')
     told = read_segmented(tmp_path, 0.2, 0, 'background')
     assert told.classes == ('background', 'road', 'sky') and not told.zero_is_nothing
+
+
+@pytest.mark.parametrize(
+    'values, names, is_told',
+    [
+        ([[0, 1], [0, 255]], '', True),
+        ([[0, 1], [255, 255]], '_background_\nroad\n', True),
+        ([[0, 1], [0, 1, 255], [0, 255]], '', False),  # unlabeled parts
+        ([[0, 1], [0, 255]], '{"0": "nothing", "1": "road", "255": "sky"}', False),
+        ([[0, 128], [0, 255]], '', False),
+    ],
+)
+def test_masks_of_1_beside_masks_of_255_are_told(
+    values: list[list[int]], names: str, is_told: bool, tmp_path: Path
+) -> None:
+    write_masks(tmp_path, PLAIN, np.arange(2))
+    for path, own in zip(sorted(tmp_path.glob('masks/*/*')), itertools.cycle(values), strict=False):
+        Image.fromarray(np.resize(own, (8, 8)).astype(np.uint8)).save(path)
+    (tmp_path / ('id2label.json' if names.startswith('{') else 'classes.txt')).write_text(names)
+    notes = ' '.join(read_segmented(tmp_path, 0.2, 0, None).notes)
+    assert ('Some masks have 1, others 255, which is ignored: if' in notes) == is_told
 
 
 CAR_DOG = {1: 'car', 2: 'dog'}

@@ -75,6 +75,7 @@ class MaskContents:
         palette: Value -> color, of the first mask that has one.
         needs_rewriting: Whether a training would read other values, as of 16 bits or several
             channels.
+        are_two_kinds: Whether 1 and 255 are in masks, but in none are both.
 
     Raises:
         UserError: If a mask cannot be read.
@@ -89,7 +90,7 @@ class MaskContents:
         if step > 1:
             folder.note(f'Of {len(paths)} masks every {step}th was read to find the classes.')
         color_of: dict[int, Color] = {}
-        by_color = differ = False
+        by_color = differ = together = False
         with ThreadPoolExecutor() as threads:
             for values, colors, palette, has_alpha in threads.map(self._read, paths[::step]):
                 self.values |= values
@@ -97,6 +98,7 @@ class MaskContents:
                 self.palette = self.palette or palette
                 self.needs_rewriting |= has_alpha or max(values, default=0) > IGNORED
                 by_color |= bool(colors)
+                together |= {1, IGNORED} <= values
                 own = {value: palette[value] for value in values} if palette else {}
                 differ |= any(color_of.get(value, color) != color for value, color in own.items())
                 color_of.update(own)
@@ -108,6 +110,7 @@ class MaskContents:
             by_color, self.needs_rewriting = False, True
         if not by_color:
             self.colors = set()
+        self.are_two_kinds = not together and {1, IGNORED} <= self.values
 
     @staticmethod
     def _read(path: Path) -> tuple[set[int], set[Color], list[Color] | None, bool]:
