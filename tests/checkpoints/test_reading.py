@@ -166,6 +166,11 @@ def test_a_pickle_is_read_up_to_the_first_name_that_tells(
 def test_a_missing_or_broken_file_is_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='there is no checkpoint'):
         read_weights(tmp_path / 'missing.pth')
+    for moment, name in enumerate(('b.pth', 'a.pth')):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (moment, moment))
+    with pytest.raises(UserError, match=r'is a folder: give a file, such as .*a\.pth$'):
+        read_weights(tmp_path)
     (tmp_path / 'last_checkpoint').write_text('runs/epoch_3.pth\n')
     with pytest.raises(UserError, match=r'It names a checkpoint: give runs/epoch_3\.pth$'):
         read_weights(tmp_path / 'last_checkpoint')
