@@ -26,6 +26,7 @@ IN_THE_FILE_ALONE = (
     'Param groups = ',
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
+    'The prefix is not set in metric class',
 )
 
 
