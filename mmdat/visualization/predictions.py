@@ -42,11 +42,13 @@ def colors_of(metainfo: Mapping[str, Any], defaults: Mapping[str, Any]) -> Seque
         defaults: What the data set's kind has for them: its colors are of its classes alone.
     """
     classes, palette = tuple(metainfo.get('classes') or ()), metainfo.get('palette')
+    others = distinct_colors(len(classes))
+    if not isinstance(palette, (list, tuple)) or len(palette) < len(classes):
+        return others
+    if any(np.shape(color) != (3,) for color in palette):  # one color for all, which mmdet takes
+        return others
     is_default = palette == defaults.get('palette')
-    is_of_others = is_default and classes != tuple(defaults.get('classes') or ())
-    if not isinstance(palette, (list, tuple)) or len(palette) < len(classes) or is_of_others:
-        return distinct_colors(len(classes))
-    return palette
+    return others if is_default and classes != tuple(defaults.get('classes') or ()) else palette
 
 
 def draw_instances(

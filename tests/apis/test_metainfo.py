@@ -1,5 +1,6 @@
 """What a model's classes are called, without its data."""
 
+import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from torch import nn
@@ -42,6 +43,9 @@ def test_colors_of_coco_are_those_of_its_classes_alone() -> None:
     assert metainfo_of(dataset, own)['palette'] == own['palette']
     chosen = dict(dataset, metainfo=dict(palette=[[7, 8, 9], [1, 1, 1]]))
     assert metainfo_of(chosen, own)['palette'] == chosen['metainfo']['palette']
+    for palette in ('random', (7, 8, 9), ['red', 'blue'], [(7, 8, 9)], np.ones((2, 3))):
+        other = dict(dataset, metainfo=dict(palette=palette))
+        assert metainfo_of(other, own)['palette'] == distinct_colors(2), palette
 
 
 def test_names_in_a_config_that_give_way_to_the_checkpoint_are_told(
