@@ -159,8 +159,10 @@ def local_file(source: str) -> Path:
             f'a file, or what starts with {", ".join((*WEB, published.PREFIX, *ZOOS))}'
         )
     path = Path(source).expanduser()
-    if source and (files := sorted(path.glob('*.pth'), key=lambda file: file.stat().st_mtime)):
-        raise UserError(f'checkpoint {source} is a folder: give a file, such as {files[-1]}')
+    files = [file for file in path.glob('*.pth') if file.is_file()] if source else []
+    if files:
+        newest = max(files, key=lambda file: file.stat().st_mtime)
+        raise UserError(f'checkpoint {source} is a folder: give a file, such as {newest}')
     if not path.is_file():
         raise UserError(f'there is no checkpoint {source!r}: give the path of a file')
     return path

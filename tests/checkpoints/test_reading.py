@@ -169,6 +169,7 @@ def test_a_missing_or_broken_file_is_told_in_a_sentence(tmp_path: Path) -> None:
     for moment, name in enumerate(('b.pth', 'a.pth')):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (moment, moment))
+    (tmp_path / 'latest.pth').symlink_to('moved.pth')  # as work dirs of mmcv 1 have
     with pytest.raises(UserError, match=r'is a folder: give a file, such as .*a\.pth$'):
         read_weights(tmp_path)
     (tmp_path / 'last_checkpoint').write_text('runs/epoch_3.pth\n')
