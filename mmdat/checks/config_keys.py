@@ -434,13 +434,13 @@ def _is_custom(cfg: Config, path: str) -> bool:
 def _near_twins(value: Any, path: str) -> Iterator[tuple[str, str]]:
     """Yield each key that is spelled almost like an earlier one of its dict, with that one.
 
-    A number in it is no slip, as in ``stage_1_thr`` and ``stage_2_thr``.
+    Another number in it is no slip, as in ``stage_1_thr`` and ``stage_2_thr``; one more is.
     """
     earlier: list[str] = []
     for key, item in items(value):
         if isinstance(key, str):
             for twin in get_close_matches(key, earlier, n=1, cutoff=0.85):
-                if re.sub(r'\d', '', key) != re.sub(r'\d', '', twin):
+                if re.sub(r'\d+', '0', key) != re.sub(r'\d+', '0', twin):
                     yield f'{path}.{key}', twin
             earlier.append(key)
         yield from _near_twins(item, f'{path}.{key}')

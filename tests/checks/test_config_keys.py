@@ -80,6 +80,10 @@ def test_variables_of_a_base_pass(variables: str, tmp_path: Path) -> None:
             r"'model.test_cfg.rcnn.max_per_imgg': did you mean 'max_per_img'",
         ),
         (
+            'model = dict(test_cfg=dict(rcnn=dict(max_per_img1=1)))',
+            r"'model.test_cfg.rcnn.max_per_img1': did you mean 'max_per_img'",
+        ),
+        (
             'optim_wrapper = dict(paramwise_cfg=dict(custom_key=dict()))',
             r"'optim_wrapper.paramwise_cfg.custom_key': did you mean 'custom_keys'",
         ),
