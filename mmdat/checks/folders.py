@@ -146,7 +146,8 @@ def _is_joined(dataset: Mapping[str, Any]) -> bool:
     prefixes = dataset.get('data_prefix')
     paths = [*prefixes.values()] if isinstance(prefixes, Mapping) else [prefixes]
     paths += [dataset['ann_file']] if dataset.get('ann_file') else []
-    return not dataset.get('backend_args') and not all(is_abs(str(path)) for path in paths)
+    backend = (dataset.get('backend_args') or {}).get('backend', 'local')
+    return backend == 'local' and not all(is_abs(str(path)) for path in paths)
 
 
 def check_lists(cfg: Config, splits: Sequence[str]) -> None:

@@ -116,6 +116,7 @@ def test_a_data_root_in_which_nothing_lies_need_not_be_there(paths: dict[str, An
         dict(data_prefix=dict(img='/a'), ann_file='a.json'),
         dict(data_prefix=dict(img_path='/a', seg_map_path='b')),
         dict(ann_file='/a.json', backend_args=None),
+        dict(ann_file='a.json', backend_args=dict(backend='local')),
     ],
 )
 def test_a_data_root_in_which_something_lies_must_be_there(paths: dict[str, Any]) -> None:
