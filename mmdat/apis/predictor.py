@@ -298,17 +298,18 @@ def _raise_thresholds(model: nn.Module, score_thr: float, is_given: bool) -> Non
 
     Warns of one that is given in vain, as a head's is higher.
     """
-    for name in ('bbox_head', 'roi_head'):
-        test_cfg: Any = getattr(getattr(model, name, None), 'test_cfg', None) or {}
-        if 'score_thr' in test_cfg:
-            if is_given and score_thr < test_cfg.score_thr:
-                checks.log_warning(
-                    f'objects from a score of {score_thr:g} on are asked for, but score_thr='
-                    f'{test_cfg.score_thr:g} in model.test_cfg leaves out those below: lower it in '
-                    'the config'
-                )
-            # Heads keep what is above their threshold, and what is at it is to be kept.
-            test_cfg.score_thr = max(test_cfg.score_thr, math.nextafter(score_thr, 0))
+    heads = (getattr(model, name, None) for name in ('bbox_head', 'roi_head', 'mask_head'))
+    configs: list[Any] = [getattr(head, 'test_cfg', None) or {} for head in heads]
+    configs = [test_cfg for test_cfg in configs if 'score_thr' in test_cfg]
+    highest = max((test_cfg.score_thr for test_cfg in configs), default=0)
+    if is_given and score_thr < highest:
+        checks.log_warning(
+            f'objects from a score of {score_thr:g} on are asked for, but score_thr={highest:g} in '
+            'model.test_cfg leaves out those below: lower it in the config'
+        )
+    for test_cfg in configs:
+        # Heads keep what is above their threshold, and what is at it is to be kept.
+        test_cfg.score_thr = max(test_cfg.score_thr, math.nextafter(score_thr, 0))
 
 
 def _bound_masks(sample: BaseDataElement) -> None:

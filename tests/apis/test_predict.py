@@ -14,7 +14,7 @@ import torch
 from helpers import nano
 from helpers.disk import full_disk
 from mmcv.transforms import Compose
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from PIL import Image
 from pycocotools import mask as mask_api
@@ -33,7 +33,7 @@ from mmdat.apis.metainfo import (
 from mmdat.apis.model import build_model
 from mmdat.apis.predict import Summary, print_summary
 from mmdat.apis.prediction_files import PredictionFiles
-from mmdat.apis.predictor import Predictor
+from mmdat.apis.predictor import Predictor, _raise_thresholds
 from mmdat.apis.results import Prediction
 from mmdat.errors import UserError
 
@@ -570,6 +570,20 @@ def test_an_option_without_effect_is_told(
     config, checkpoint = model(name)
     Predictor(Path(config), Path(checkpoint), **options)
     assert told == sentences
+
+
+def test_thresholds_of_all_kinds_of_heads_are_raised_and_told_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr('mmdat.checks.log_warning', told.append)
+    for names in (['mask_head'], ['bbox_head', 'mask_head']):  # as in SOLO, and in YOLACT
+        heads = {name: SimpleNamespace(test_cfg=ConfigDict(score_thr=0.1)) for name in names}
+        model: Any = SimpleNamespace(**heads)
+        _raise_thresholds(model, 0.05, is_given=True)
+        assert len(told) == 1 and 'score_thr=0.1' in told.pop()
+        _raise_thresholds(model, 0.3, is_given=True)
+        assert all(0.29 < head.test_cfg.score_thr < 0.3 for head in heads.values()) and not told
 
 
 def test_a_config_cannot_rename_the_classes_of_a_checkpoint_in_silence(
