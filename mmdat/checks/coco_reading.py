@@ -372,7 +372,7 @@ def _segmentation_problem(segmentation: Any, image: dict) -> str | None:
 
 def _add_up(counts: Any, pixels: int) -> bool:
     """Whether run lengths, which may be compressed, cover an image."""
-    # To decode compressed ones as masks would take ten times as long.
+    # Decoding takes several times as long for masks of up to a few hundred signs.
     runs = run_lengths(counts) if isinstance(counts, str) else counts
     return are_finite(runs) and min(runs, default=0) >= 0 and sum(runs) == pixels
 
