@@ -1993,6 +1993,7 @@ def test_images_of_lists_of_voc_that_are_not_there_are_told(kind: str, tmp_path:
 def test_labels_of_yolo_without_images_are_told(tmp_path: Path) -> None:
     write_boxes_of_yolo(tmp_path)
     (tmp_path / 'readme.txt').write_text('Exported on 1 2 3 4 5\n')
+    (tmp_path / 'latin.txt').write_bytes('größe\n'.encode('latin-1'))
     assert not any('label files' in note for note in read_detection(tmp_path, 0.5, 0).notes)
     for name in '24':
         (tmp_path / f'{name}.jpg').unlink(missing_ok=True)

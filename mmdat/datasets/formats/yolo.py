@@ -1,5 +1,6 @@
 """YOLO's text files: a line for each object, with its class and shares of the image's sides."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -180,7 +181,9 @@ def _refuse_without_names(folder: Folder, labels: list[str], why: str) -> None:
 
 def _is_label(path: Path) -> bool:
     """Whether a file has a class and a box or a polygon on its first line."""
-    numbers = read_text(path).strip().split('\n')[0].split()
+    numbers: list[str] = []
+    with contextlib.suppress(UserError):  # as of a text in another encoding, which is no label
+        numbers = read_text(path).strip().split('\n')[0].split()
     return len(numbers) >= 5 and all(re.fullmatch(r'\d*\.?\d+(e-\d+)?', n) for n in numbers)
 
 
