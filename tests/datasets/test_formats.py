@@ -477,6 +477,12 @@ def test_masks_in_other_forms_are_no_images(masks: str, others: str, tmp_path: P
     assert not any('have no mask' in note for note in read_segmented(tmp_path, 0.5, 0, None).notes)
 
 
+def test_masks_of_humans_are_masks(tmp_path: Path) -> None:
+    """Supervisely's other form of a mask has the same name."""
+    write_masks(tmp_path, 'images masks_human', np.arange(3))
+    assert read_segmented(tmp_path, 0.5, 0, None).splits['train'].masks.startswith('masks_human')
+
+
 @pytest.mark.parametrize('ids, kind', [('labelTrainIds', 'png'), ('labelIds', 'jpg')])
 def test_the_folders_of_cityscapes_are_read(ids: str, kind: str, tmp_path: Path) -> None:
     ends = dict.fromkeys([ids, 'labelIds', 'instanceIds', 'color'])

@@ -29,8 +29,9 @@ MORE_IN_MASKS = (
     re.compile('_[LP]$'),
 )
 CITYSCAPES_END = '_leftImg8bit'
-NO_MASK = re.compile('_gtCoarse_|_gtFine_(color|instance)|SegmentationObject/|masks_human/')
-INSTANCE = re.compile('(^|/)instance/')  # KITTI's, with files of the same names in semantic/
+NO_MASK = re.compile('_gtCoarse_|_gtFine_(color|instance)|SegmentationObject/')
+# Folders that are of no use if another has files of the same names, as KITTI's and Supervisely's.
+INSTEAD = {'instance': 'semantic', 'masks_human': 'masks_machine'}
 FOLDERS = dict(
     leftimg8bit='images', gtfine='gt', trainannot='train annot', valannot='val annot',
     testannot='test annot', ground_truth='gt', **{'ground truth': 'gt', 'ground-truth': 'gt'},
@@ -110,8 +111,8 @@ def _key_files(
         parts = _parts(path)
         if NO_MASK.search(path):
             continue
-        semantic = INSTANCE.sub(r'\1semantic/', path)
-        if semantic != path and semantic in files:
+        better = '/'.join(INSTEAD.get(part, part) for part in path.split('/'))
+        if better != path and better in files:
             continue
         ends = [(*parts[:-1], name) for name in _names_of_images(parts[-1])]
         is_beside = _without_end(parts) in marked
