@@ -797,9 +797,11 @@ def test_lists_that_divide_in_no_known_way_are_told(files: dict, tmp_path: Path)
 def test_tables_of_images_are_not_passed_over(tmp_path: Path) -> None:
     """Folders may be mere parts, as HAM10000's are; of several tables one may have the classes."""
     write_pictures(tmp_path, [f'part_{i % 2}/my {i}.jpg' for i in range(4)])
+    write_pictures(tmp_path, ['part_0/0.jpg', 'part_1/1.jpg'])
     table = tmp_path / 'meta.csv'
     table.write_text('patient,image_id,label\n7,my 0,a\n7,my 1,a\n8,my 2,b\n9,my 3,b\n')
     (tmp_path / 'pixels.csv').write_text('0,1,label\n3,17,2\n5,19,1\n')
+    (tmp_path / 'results.csv').write_text('epoch,loss\n2,0.7\n3,0.5\n')
     (tmp_path / 'latin.csv').write_bytes('größe\n'.encode('latin-1'))
     note = 'The folders are the classes, but meta.csv may have others of the same images: give the'
     assert note in read_classified(tmp_path, 0.5, 0).notes[0]

@@ -219,8 +219,9 @@ def _tables_of_images(folder: Folder) -> list[str]:
             with contextlib.suppress(UserError):  # which need not be of the data
                 lines = read_lines(folder.root / path)[:MOST_LINES]
                 cells = [map(str.strip, re.split('[\t;,"]', line)) for line in lines]
-                # A number alone may be anything.
-                named = [any(not x.isdecimal() and folder.find(x, path) for x in y) for y in cells]
+                # A number alone may be anything, and 0.5 is not the image 0.jpg.
+                texts = [[x for x in row if not x.replace('.', '').isdecimal()] for row in cells]
+                named = [any(folder.find(x, path) for x in row) for row in texts]
                 if 2 * sum(named) >= len(named) > 0:
                     found.append(path)
     return found
