@@ -415,6 +415,14 @@ def test_frames_of_many_videos_are_found_in_no_time(tmp_path: Path) -> None:
     assert folder.find('1500/rgb/0.jpg', 'a.json') is None
 
 
+def test_images_of_a_list_are_those_of_its_split(tmp_path: Path) -> None:
+    """Also if copies lie beside the list."""
+    write_pictures(tmp_path, [f'data/{folder}/0.jpg' for folder in ('', 'train', 'test')])
+    folder = Folder(tmp_path, 0.2, 0)
+    assert folder.find('0.jpg', 'data/test.csv') == 'data/test/0.jpg'
+    assert folder.find('0.jpg', 'data/list.csv') == 'data/0.jpg'
+
+
 # Images and masks of which one could be taken for another's -> images that have masks.
 ALIKE = {
     'a.png a_L.png a_mask.png': dict(a='a_mask'),

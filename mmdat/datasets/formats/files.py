@@ -193,8 +193,10 @@ class Folder:
         if not wanted:
             return None
         ends = ['/'.join(wanted[start:]) for start in range(len(wanted))]
-        beside = ['/'.join([*_folded(near)[:-1], *wanted])] if len(wanted) == 1 else []
-        names = [*beside, *ends, PurePosixPath(wanted[-1]).stem]
+        beside = '/'.join([*_folded(near)[:-1], *wanted])
+        # As the list train.csv, beside folders train and test, an image may be of another split.
+        is_alike = len(wanted) == 1 and split_of(near) == split_of_folder(near)
+        names = [*[beside] * is_alike, *ends, PurePosixPath(wanted[-1]).stem]
         candidates = next(filter(None, map(self._by_name.get, names)), [])
         if not candidates and (match := UPLOADED.fullmatch(wanted[-1])):
             candidates = self._without_blanks.get(match[1].replace(' ', '_'), [])
