@@ -308,12 +308,13 @@ def _write_segmented(draft: Draft, cfg: Config, path: Path, found: Segmented, ba
 
 def _question(found: Segmented) -> str:
     """Ask whether it is right what 0 in the masks was taken for."""
+    zero = 'black' if found.rewritten and found.palette and not found.zero_is_clear else '0'
     if found.zero_is_nothing:
         meaning = f'0 in the masks is no class, and 1 is {found.classes[0]!r}'
         other = 'If 0 is a class too, write this anew with --zero background.'
     else:
-        meaning = f'0 in the masks is the class {found.classes[0]!r}'
-        other = 'If 0 is where nothing is known, write this anew with --zero ignored.'
+        meaning = f'{zero} in the masks is the class {found.classes[0]!r}'
+        other = f'If {zero} is where nothing is known, write this anew with --zero ignored.'
     return f'{meaning}.' if found.zero_is_clear else f'{meaning}. {other}'
 
 

@@ -171,7 +171,8 @@ def test_masks_in_color_beside_their_images_are_found(tmp_path: Path) -> None:
         write_images(tmp_path / 'data', [f'{index}.png', f'{index}_mask.png'])
         pixels = np.array([[[0, 0, 0], [9, 8, 7]]], np.uint8).repeat(40, 0).repeat(48, 1)
         Image.fromarray(pixels).save(tmp_path / 'data' / f'{index}_mask.png')
-    new_config(nano('mmseg'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+    lines = new_config(nano('mmseg'), str(tmp_path / 'data'), str(tmp_path / 'mine.py'))
+    assert any("black in the masks is the class 'background'. If" in line for line in lines)
     cfg = Config.fromfile(tmp_path / 'mine.py')
     # mmsegmentation pads no images of a test, so that those of a batch would need one size.
     assert cfg.val_dataloader.batch_size == cfg.test_dataloader.batch_size == 1
