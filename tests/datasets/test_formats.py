@@ -226,6 +226,8 @@ def test_what_zero_means_can_be_told(tmp_path: Path) -> None:
         ([[0, 1], [255, 255]], '_background_\nroad\n', True),
         ([[0, 1], [0, 1, 255], [0, 255]], '', False),  # unlabeled parts
         ([[0, 1], [0, 255]], '{"0": "nothing", "1": "road", "255": "sky"}', False),
+        ([[0, 1], [0, 255]], '{"0": "nothing", "1": "road", "255": "void"}', False),
+        ([[0, 1], [0, 255]], '{"0": "nothing", "1": "road"}', True),
         ([[0, 128], [0, 255]], '', False),
     ],
 )

@@ -120,7 +120,7 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
         )
     meaning = meaning_of(look.values, names, zero, kind)
     _check_several(meaning.classes, zero == 'ignored' or meaning.zero_is_nothing)
-    if look.are_two_kinds and IGNORED not in (meaning.values or {}):
+    if look.are_two_kinds and IGNORED not in {*names, *(meaning.values or {})}:
         folder.note(
             'Some masks have 1, others 255, which is ignored: if 255 is a class there, write its '
             'number into them.'
