@@ -94,7 +94,6 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         if len(in_folders) < 2:
             named = _read_lists(tables, folder)
     kind = 'lists of images and classes' if named else 'a folder for each class'
-    others = [] if named or data.is_file() else _tables_of_images(folder)
     if not named:
         named = _divide_by_lists(_read_folders(folder), folder)
     else:
@@ -102,6 +101,10 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         if all(name.isdecimal() for split in named.values() for name in split.values()):
             folder.note('The classes have numbers alone: name them in classes.txt, a line each.')
     classes = sorted({name for split in named.values() for name in split.values()}, key=_in_order)
+    others = []
+    if kind == 'a folder for each class' and data.is_dir():
+        of_classes = {path for split in named.values() for path in split}
+        others = _tables_of(of_classes if len(classes) > 1 else {*folder.paths}, folder)
     if joined := [name for name in classes if _is_joined(name, classes)]:
         folder.note(
             f'{len(joined)} classes, such as {joined[0]!r}, consist of the names of others: an '
@@ -211,8 +214,8 @@ def _has_classes(path: Path) -> bool:
     return not keys.isdisjoint(CLASS_COLUMNS)
 
 
-def _tables_of_images(folder: Folder) -> list[str]:
-    """List the tables of no split in which most of the first lines name an image."""
+def _tables_of(images: Collection[str], folder: Folder) -> list[str]:
+    """List the tables of no split in which most of the first lines name one of some images."""
     found = []
     for path in folder.files:
         if path.lower().endswith(LISTS[1:]) and not split_of(path):
@@ -221,7 +224,7 @@ def _tables_of_images(folder: Folder) -> list[str]:
                 cells = [map(str.strip, re.split('[\t;,"]', line)) for line in lines]
                 # A number alone may be anything, and 0.5 is not the image 0.jpg.
                 texts = [[x for x in row if not x.replace('.', '').isdecimal()] for row in cells]
-                named = [any(folder.find(x, path) for x in row) for row in texts]
+                named = [any(folder.find(x, path) in images for x in row) for row in texts]
                 if 2 * sum(named) >= len(named) > 0:
                     found.append(path)
     return found
