@@ -229,6 +229,7 @@ def test_what_zero_means_can_be_told(tmp_path: Path) -> None:
         ([[0, 1], [0, 255]], '{"0": "nothing", "1": "road", "255": "void"}', False),
         ([[0, 1], [0, 255]], '{"0": "nothing", "1": "road"}', True),
         ([[0, 128], [0, 255]], '', False),
+        ([[0, 1], [0, 2, 255]], '', False),  # unlabeled parts of a class that is rare
     ],
 )
 def test_masks_of_1_beside_masks_of_255_are_told(

@@ -75,7 +75,7 @@ class MaskContents:
         palette: Value -> color, of the first mask that has one.
         needs_rewriting: Whether a training would read other values, as of 16 bits or several
             channels.
-        are_two_kinds: Whether 1 and 255 are in masks, but in none are both.
+        are_two_kinds: Whether masks hold, beside 0, either 1 or 255, and both occur.
 
     Raises:
         UserError: If a mask cannot be read.
@@ -110,7 +110,7 @@ class MaskContents:
             by_color, self.needs_rewriting = False, True
         if not by_color:
             self.colors = set()
-        self.are_two_kinds = not together and {1, IGNORED} <= self.values
+        self.are_two_kinds = not together and {1, IGNORED} == self.values - {0}
 
     @staticmethod
     def _read(path: Path) -> tuple[set[int], set[Color], list[Color] | None, bool]:

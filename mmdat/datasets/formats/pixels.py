@@ -122,8 +122,8 @@ def read_segmented(data: Path, share: float, seed: int, zero: str | None) -> Seg
     _check_several(meaning.classes, zero == 'ignored' or meaning.zero_is_nothing)
     if look.are_two_kinds and IGNORED not in {*names, *(meaning.values or {})}:
         folder.note(
-            'Some masks have 1, others 255, which is ignored: if 255 is a class there, write its '
-            'number into them.'
+            'Some masks have 1, others 255, which is ignored: if both are one class, write 1 in '
+            'place of 255.'
         )
     common |= dict(
         classes=meaning.classes,
