@@ -260,7 +260,7 @@ def _meaning_by_value(
             f'the masks hold the values {enumerate_names(map(str, sorted(unknown)))}, which '
             'the file with the names of the classes does not have: add them'
         )
-    named = {0: names.get(0)} | {value: names[value] for value in sorted(names) if value}
+    named = {value: names.get(value) for value in sorted({0, *names})}
     if NO_CLASS.search(named.get(IGNORED) or ''):
         del named[IGNORED]  # as without a name
     if zero:
