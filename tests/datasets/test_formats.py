@@ -805,6 +805,14 @@ def test_lists_that_divide_in_no_known_way_are_told(files: dict, tmp_path: Path)
     assert note in read_classified(tmp_path, 0.5, 0).notes
 
 
+def test_a_list_may_have_trains_alone(tmp_path: Path) -> None:
+    write_pictures(tmp_path, [f'{name}.jpg' for name in 'abc'])
+    (tmp_path / 'train.txt').write_text('a.jpg train\nb.jpg bus\n')
+    (tmp_path / 'val.txt').write_text('c.jpg train\n')
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.classes == ('bus', 'train') and found.splits['val'].labels == {'c.jpg': 1}
+
+
 def test_tables_of_images_are_not_passed_over(tmp_path: Path) -> None:
     """Folders may be mere parts, as HAM10000's are; of several tables one may have the classes."""
     write_pictures(tmp_path, [f'part_{i % 2}/my {i}.jpg' for i in range(4)])

@@ -357,8 +357,10 @@ def _items(folder: Folder, path: str, rows: list[list[str]]) -> list[tuple[str, 
     body = [[*row, ''] for row in rows[has_header:]]  # the last cell is the split without a column
     rest = [index for index in range(len(header)) if index != at]
     parts = [index for index in rest if has_header and header[index].lower() in SPLIT_COLUMNS]
-    # Whatever it is called, a column of nothing but words of splits is one.
-    parts += [x for x in rest if body and all(row[x].lower() in SPLIT_WORDS for row in body)]
+    # Whatever it is called, a column of nothing but words of splits is one, if another may have
+    # the class, which may be a train.
+    if body and len(rest) > 1:
+        parts += [x for x in rest if all(row[x].lower() in SPLIT_WORDS for row in body)]
     split = parts[0] if parts else -1
     rest = [index for index in rest if index != split]
     if not rest:
