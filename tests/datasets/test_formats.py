@@ -923,6 +923,14 @@ def test_what_a_column_may_mean_is_told(text: str, note: str, tmp_path: Path) ->
     assert any(said.startswith(note) for said in read_classified(tmp_path, 0.5, 0).notes)
 
 
+def test_folders_whose_names_consist_of_others_are_classes(tmp_path: Path) -> None:
+    names = ('hot', 'dog', 'hot dog')
+    write_pictures(tmp_path, [f'{name}/{i}.jpg' for name in names for i in '12'])
+    found = read_classified(tmp_path, 0.5, 0)
+    assert found.classes == ('dog', 'hot', 'hot dog')
+    assert not any('consist' in note for note in found.notes)
+
+
 def test_lines_of_json_are_a_list(tmp_path: Path) -> None:
     write_pictures(tmp_path, ['train/a.jpg', 'train/b.jpg', 'test/c.jpg'])
     lines = '{{"file_name": "{}.jpg", "label": "{}", "boxes": [1, 2]}}\n'

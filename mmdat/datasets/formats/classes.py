@@ -101,15 +101,16 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         if all(name.isdecimal() for split in named.values() for name in split.values()):
             folder.note('The classes have numbers alone: name them in classes.txt, a line each.')
     classes = sorted({name for split in named.values() for name in split.values()}, key=_in_order)
-    others = []
-    if kind == 'a folder for each class' and data.is_dir():
-        of_classes = {path for split in named.values() for path in split}
-        others = _tables_of(of_classes if len(classes) > 1 else {*folder.paths}, folder)
-    if joined := [name for name in classes if _is_joined(name, classes)]:
+    joined = [name for name in classes if _is_joined(name, classes)]
+    if joined and kind != 'a folder for each class':
         folder.note(
             f'{len(joined)} classes, such as {joined[0]!r}, consist of the names of others: an '
             'image has one class here, and these are classes of their own.'
         )
+    others = []
+    if kind == 'a folder for each class' and data.is_dir():
+        of_classes = {path for split in named.values() for path in split}
+        others = _tables_of(of_classes if len(classes) > 1 else {*folder.paths}, folder)
     if len(classes) < 2:
         raise NotRecognizedError(
             f'{data} has images of {len(classes) or "no"} classes: at least 2 are needed to tell '
