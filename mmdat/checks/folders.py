@@ -15,7 +15,14 @@ from mmdat.errors import UserError, Warn, enumerate_names
 
 from . import config_tree
 from .coco_repairs import plain_name
-from .images import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES, DataFiles, map_in_threads, names_in
+from .images import (
+    IMAGE_SUFFIXES,
+    UNREADABLE_SUFFIXES,
+    DataFiles,
+    is_local,
+    map_in_threads,
+    names_in,
+)
 from .mmengine_private import is_subset, which_images
 
 # Default scope of a toolbox -> the data set of the papers, and the variable with its folder.
@@ -146,8 +153,7 @@ def _is_joined(dataset: Mapping[str, Any]) -> bool:
     prefixes = dataset.get('data_prefix')
     paths = [*prefixes.values()] if isinstance(prefixes, Mapping) else [prefixes]
     paths += [dataset['ann_file']] if dataset.get('ann_file') else []
-    backend = (dataset.get('backend_args') or {}).get('backend', 'local')
-    return backend == 'local' and not all(is_abs(str(path)) for path in paths)
+    return is_local(dataset.get('backend_args')) and not all(is_abs(str(path)) for path in paths)
 
 
 def check_lists(cfg: Config, splits: Sequence[str]) -> None:

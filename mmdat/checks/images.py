@@ -232,9 +232,14 @@ def are_loaded(dataset: Any, key: str, loaders: set[str]) -> bool:
         return False
     return (
         loader_of(dataset, loaders) is not None
-        and not getattr(dataset, 'backend_args', None)
+        and is_local(getattr(dataset, 'backend_args', None))
         and '://' not in str(dataset.get_data_info(0).get(key, '://'))
     )
+
+
+def is_local(backend_args: Mapping[str, Any] | None) -> bool:
+    """Whether the files of a data set are read from this machine's disk, as mmengine reads them."""
+    return (backend_args or {}).get('backend', 'local') == 'local'
 
 
 def loader_of(dataset: Any, loaders: set[str]) -> Any:

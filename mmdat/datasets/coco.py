@@ -21,7 +21,7 @@ from mmdat.checks.coco import (
 )
 from mmdat.checks.coco_reading import SizeOf
 from mmdat.checks.config_tree import transforms
-from mmdat.checks.images import is_turning, names_in, read_header
+from mmdat.checks.images import is_local, is_turning, names_in, read_header
 from mmdat.errors import UserError, enumerate_names
 from mmdat.registry import DATASETS
 from mmdat.visualization.predictions import colors_of
@@ -159,7 +159,7 @@ class CocoDataset(MMDetCocoDataset):
 
     def _read_size(self, name: Any) -> tuple[int, int] | None:
         """Read width and height of an image, as it is loaded, from its file."""
-        if self.backend_args or not isinstance(name, str):
+        if not is_local(self.backend_args) or not isinstance(name, str):
             return None
         header = read_header(self._find(name, os.path.join(self.data_prefix['img'], name)))
         if header is None:
@@ -173,7 +173,7 @@ class CocoDataset(MMDetCocoDataset):
         image, annotations = raw_data_info['raw_img_info'], raw_data_info['raw_ann_info']
         if len(info['instances']) < len(annotations):
             self.tally.leave_out(annotations, image, self.cat_ids)
-        if not self.backend_args:
+        if is_local(self.backend_args):
             info['img_path'] = self._find(image['file_name'], info['img_path'])
         return info
 

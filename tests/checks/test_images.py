@@ -117,6 +117,16 @@ def test_images_of_each_toolbox_are_checked(kind: type, coco_root: Path) -> None
         check_image_files(DataFiles(dataset, False), warn=pytest.fail)
 
 
+@pytest.mark.parametrize('kind', [CocoDataset, BaseSegDataset])
+def test_images_of_the_local_backend_are_checked(kind: type, coco_root: Path) -> None:
+    (coco_root / 'val2017' / '1.png').write_bytes(b'no image')
+    dataset = build(kind, coco_root, backend_args=dict(backend='local'))
+    with pytest.raises(UserError, match=r'1.png is not an image that can be read: mend it, or'):
+        check_image_files(DataFiles(dataset, False), warn=pytest.fail)
+    dataset.backend_args = dict(backend='http')
+    check_image_files(DataFiles(dataset, False), warn=pytest.fail)
+
+
 def test_files_that_are_not_loaded_as_images_pass(coco_root: Path) -> None:
     dataset = build(BaseSegDataset, coco_root, loader='mmseg.LoadBiomedicalImageFromFile')
     (coco_root / 'val2017' / '1.png').write_bytes(b'no image')
