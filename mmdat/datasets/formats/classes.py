@@ -101,8 +101,8 @@ def read_classified(data: Path, share: float, seed: int) -> Classified:
         if all(name.isdecimal() for split in named.values() for name in split.values()):
             folder.note('The classes have numbers alone: name them in classes.txt, a line each.')
     classes = sorted({name for split in named.values() for name in split.values()}, key=_in_order)
-    joined = [name for name in classes if _is_joined(name, classes)]
-    if joined and kind != 'a folder for each class':
+    known = {*classes} if kind != 'a folder for each class' else set()
+    if joined := [name for name in classes if _is_joined(name, known)]:
         folder.note(
             f'{len(joined)} classes, such as {joined[0]!r}, consist of the names of others: an '
             'image has one class here, and these are classes of their own.'
@@ -154,10 +154,10 @@ def _holds_no_class(name: str) -> bool:
     return name in NO_CLASSES or split_of(name) is not None
 
 
-def _is_joined(name: str, classes: Collection[str]) -> bool:
+def _is_joined(name: str, classes: set[str]) -> bool:
     """Whether the name of a class lists others, as tables with several classes of an image do."""
     parts = [{*map(str.strip, name.split(sign))} for sign in '|;, ' if sign in name]
-    return any(part <= {*classes} for part in parts)
+    return any(part <= classes for part in parts)
 
 
 def _in_order(name: str) -> tuple[int, str]:
