@@ -260,6 +260,7 @@ def check_class_folders(datasets: Mapping[str, Any]) -> None:
             folders = getattr(single, 'folder_to_idx', {})
             classes = list(single.metainfo.get('classes') or ()) if folders else []
             plain = list(map(plain_name, classes))
+            names = {*plain}
             for folder, number in folders.items() if classes else ():
                 where = single.img_prefix
                 if is_hidden(folder):
@@ -268,7 +269,7 @@ def check_class_folders(datasets: Mapping[str, Any]) -> None:
                         f'class: remove it, or {remedy}'
                     )
                 own = plain_name(folder)
-                if plain[number] != own and own in plain:
+                if plain[number] != own and own in names:
                     raise UserError(
                         f"the images in the folder {folder} of {where} count as '{classes[number]}'"
                         ', since folders are numbered by name, not as in metainfo.classes: sort '
